@@ -1,0 +1,1 @@
+"""Cancel orders at Ripio Trade, with structured concurrency."""
