@@ -1,7 +1,7 @@
 """How far the venue's clock is from ours: an interval, never a point, and never a guess (pure).
 
-The only public sign of the venue's clock is the ``Date`` header of the upgrade, in whole seconds. It was made between our
-request and its answer, so the offset (venue minus ours) lies in ``[Date - answered, Date + 1 s - requested]``.
+The only public sign of the venue's clock is the ``Date`` header of the upgrade, in whole seconds. It was made between
+our request and its answer, so the offset (venue minus ours) lies in ``[Date - answered, Date + 1 s - requested]``.
 Several connections intersect their intervals.
 """
 
@@ -52,7 +52,7 @@ class OffsetInterval:
         )
 
     def intersect(self, other: OffsetInterval) -> OffsetInterval:
-        """Return what both allow; if they contradict each other (a clock was set meanwhile), the newer one, ``other``."""
+        """Return what both allow; if they contradict each other (a clock was set meanwhile), the newer, ``other``."""
         low, high = max(self.low, other.low), min(self.high, other.high)
         return OffsetInterval(low, high) if low <= high else other
 

@@ -14,7 +14,7 @@ TOKEN_VARIABLE = "RIPIO_API_TOKEN"  # noqa: S105 - the name of a variable, not a
 SECRET_VARIABLE = "RIPIO_API_SECRET"  # noqa: S105 - the name of a variable, not a secret
 
 
-def _checked_credential(instance: Credentials, attribute: attrs.Attribute[str], value: str) -> None:
+def _checked_credential(_instance: Credentials, attribute: attrs.Attribute[str], value: str) -> None:
     # The value itself must not get into the message.
     if not isinstance(value, str):
         raise ConfigurationError(f"Credentials need a string as {attribute.name}, not {type(value).__name__}.")

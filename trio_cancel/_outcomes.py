@@ -79,8 +79,8 @@ class _Outcome:
         request: the order that was to be canceled.
         attempts: the requests that were written for it, oldest first.
         error: the venue's last error, where it sent one.
-        after_unanswered: True if an earlier attempt was unanswered or answered 5xx, so that it may have been the one that
-            took effect.
+        after_unanswered: True if an earlier attempt was unanswered or answered 5xx, so that it may have been the one
+            that took effect.
     """
 
     kind: ClassVar[str]

@@ -1,0 +1,210 @@
+"""Models to JSON text and back, and the signature (pure).
+
+Out: cattrs turns a :class:`CancelRequest` (which cannot be invalid) into the business parameters, msgspec into the compact
+UTF-8 JSON that JavaScript's ``JSON.stringify`` gives; those very bytes are signed and sent.
+
+In: msgspec checks types while it parses and keeps each number's text (``float_hook=Decimal``), so that no digit is lost and
+no string, null or boolean passes for a number. Whatever does not fit the contract becomes a :class:`BadReply`; if its
+id and status can still be read they are kept, for it may speak of a pending request.
+"""
+
+from __future__ import annotations
+
+import hmac
+from binascii import b2a_base64
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import attrs
+import msgspec
+from cattrs.gen import make_dict_unstructure_fn
+from cattrs.preconf.msgspec import make_converter
+
+from trio_cancel._models import CanceledOrder, CancelRequest, Credentials
+
+_encode_json = msgspec.json.Encoder().encode
+
+_converter = make_converter()
+_to_params = make_dict_unstructure_fn(CancelRequest, _converter, _cattrs_omit_if_default=True)
+_converter.register_unstructure_hook(CancelRequest, _to_params)
+
+
+def business_params(request: CancelRequest) -> bytes:
+    """Return the compact JSON of what the signature covers: ``{"id":"…"}`` or ``{"external_id":"…"}``."""
+    return _encode_json(_to_params(request))
+
+
+class Signer:
+    """Writes signed requests for one account.
+
+    The message of the HMAC-SHA256 is the decimal timestamp followed directly by the compact business parameters
+    (venue.md, "WebSocket API, authentication"). The key's state is prepared once and copied for each request.
+    """
+
+    __slots__ = ("_mac", "_middle")
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._mac = hmac.new(credentials.api_secret.encode(), digestmod="sha256")
+        token = _encode_json(credentials.api_token)
+        self._middle = b'","method":"order.cancel","params":{"api_token":' + token + b',"timestamp":'
+
+    def __repr__(self) -> str:
+        return "<Signer>"
+
+    def encode(self, request_id: str, request: CancelRequest, timestamp: int) -> bytes:
+        """Return the JSON text of a signed request (seed: "Request").
+
+        Args:
+            request_id: ASCII without quotes or backslashes; the caller has made it.
+            request: the order to cancel.
+            timestamp: Unix milliseconds.
+        """
+        params = _encode_json(_to_params(request))
+        digits = b"%d" % timestamp
+        mac = self._mac.copy()
+        mac.update(digits + params)
+        signature = b2a_base64(mac.digest(), newline=False)
+        return b"".join(
+            (
+                b'{"id":"',
+                request_id.encode(),
+                self._middle,
+                digits,
+                b',"signature":"',
+                signature,
+                b'",',
+                params[1:],
+                b"}",
+            )
+        )
+
+
+@attrs.frozen
+class Reply:
+    """An answer that fits the contract's types; what it means is decided in ``_verdict``."""
+
+    id: str | None
+    status: int
+    order: CanceledOrder | None = None
+    error_code: int | None = None
+    message: str = ""
+    has_error: bool = False
+
+
+@attrs.frozen
+class BadReply:
+    """An answer that breaks the contract, and as much of it as could be read."""
+
+    reason: str
+    id: str | None = None
+    status: int | None = None
+
+
+class _Error(msgspec.Struct):
+    error_code: int
+    message: str = ""
+
+
+_Date = Annotated[datetime, msgspec.Meta(tz=True)]
+# Numbers are taken untyped and checked below: typed as Decimal, msgspec would take "0.1" and "NaN" as well.
+_Number = Any
+
+
+class _Order(msgspec.Struct):
+    id: str
+    create_date: _Date
+    update_date: _Date
+    executed_amount: _Number
+    remaining_amount: _Number
+    remaining_value: _Number
+    requested_amount: _Number
+    requested_value: _Number
+    total_value: _Number
+    status: str
+    type: str
+    pair: str
+    price: _Number = None
+    external_id: str | None = None
+    side: str | None = None
+    average_execution_price: _Number = None
+
+
+class _Reply(msgspec.Struct):
+    id: str | None
+    status: int
+    result: _Order | None = None
+    error: _Error | None = None
+
+
+_decode = msgspec.json.Decoder(_Reply, float_hook=Decimal).decode
+# Numbers stay text here: one that no decimal can hold must not hide the id beside it.
+_decode_anything = msgspec.json.Decoder(float_hook=str).decode
+# What those two raise: bad JSON or types; a number beyond decimal's exponents; nesting beyond the stack.
+_BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecodeError, ValueError)
+
+
+def _decimal(value: Any, name: str) -> Decimal:
+    if value.__class__ is Decimal:
+        return value
+    if value.__class__ is int:
+        return Decimal(value)
+    raise ValueError(f"{name} is no number")
+
+
+def _utc(date: datetime) -> datetime:
+    return date if date.tzinfo is UTC else date.astimezone(UTC)
+
+
+def decode_reply(text: bytes | str) -> Reply | BadReply:
+    """Read one text message of the venue (seed: "Response", "Error Response"). Never raises for what it says."""
+    try:
+        raw = _decode(text)
+        result = raw.result
+        error = raw.error
+        if result is None:
+            if error is None:
+                return Reply(raw.id, raw.status)
+            return Reply(raw.id, raw.status, None, error.error_code, error.message, True)
+        price = result.price
+        average = result.average_execution_price
+        order = CanceledOrder(
+            result.id,
+            _utc(result.create_date),
+            _utc(result.update_date),
+            _decimal(result.executed_amount, "executed_amount"),
+            _decimal(result.remaining_amount, "remaining_amount"),
+            _decimal(result.remaining_value, "remaining_value"),
+            _decimal(result.requested_amount, "requested_amount"),
+            _decimal(result.requested_value, "requested_value"),
+            _decimal(result.total_value, "total_value"),
+            result.status,
+            result.type,
+            result.pair,
+            price if price is None else _decimal(price, "price"),
+            result.external_id,
+            result.side,
+            average if average is None else _decimal(average, "average_execution_price"),
+        )
+        if error is None:
+            return Reply(raw.id, raw.status, order)
+        return Reply(raw.id, raw.status, order, error.error_code, error.message, True)
+    except _BAD_TEXT as error_:
+        return _salvage(text, error_)
+
+
+def _salvage(text: bytes | str, error: BaseException) -> BadReply:
+    # Only the kind of the fault is kept: the text itself may be of any size and hold anything.
+    reason = str(error).partition("\n")[0][:200] or type(error).__name__
+    try:
+        value = _decode_anything(text)
+    except _BAD_TEXT:
+        return BadReply(f"it is no JSON ({reason})")
+    if not isinstance(value, dict):
+        return BadReply(f"it is no JSON object but {type(value).__name__}")
+    id_, status = value.get("id"), value.get("status")
+    return BadReply(
+        reason,
+        id_ if isinstance(id_, str) else None,
+        status if isinstance(status, int) and not isinstance(status, bool) else None,
+    )
