@@ -1,0 +1,58 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+
+import attrs
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.peers import PEERS
+from benchmarks.plan import FULL, SMOKE, WORKS
+from benchmarks.runner import run
+from benchmarks.summary import Summary
+from benchmarks.tables import tables, target_table
+from benchmarks.targets import verdicts
+
+
+def main() -> int:
+    """Run the benchmarks; 1 if a job failed, else 0 (a target that is not met is no failure)."""
+    arguments = _parser().parse_args()
+    plan = SMOKE if arguments.smoke else FULL
+    plan = attrs.evolve(plan, rounds=arguments.rounds or plan.rounds, orders=arguments.orders or plan.orders)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        results = run(plan, frozenset(arguments.only), frozenset(arguments.peers), progress)
+    summary = Summary.of(results.samples)
+    console = Console()
+    for table in tables(summary):
+        console.print(table.rich())
+    if not arguments.smoke:
+        console.print(target_table(verdicts(summary)).rich())
+    if arguments.report:
+        from benchmarks.report import write_report  # matplotlib takes a second to import
+
+        write_report(summary, arguments.report)
+    for job, reason in results.failures.items():
+        print(f"failed: {job.work} {job.scheme} {job.peer} ({job.orders:,}): {reason}", file=sys.stderr)
+    return 1 if results.failures else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure trio_cancel and its competitors side by side, on this machine, over loopback.",
+    )
+    parser.add_argument("--smoke", action="store_true", help="run everything once with tiny counts: figures mean nothing")
+    parser.add_argument("--report", type=pathlib.Path, metavar="DIR", help="write SVG charts and Markdown tables there")
+    parser.add_argument("--only", nargs="+", choices=WORKS, default=[], metavar="WORK", help=", ".join(WORKS))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], metavar="PEER", help=", ".join(PEERS))
+    parser.add_argument("--rounds", type=int, help=f"rounds, interleaved ({FULL.rounds})")
+    parser.add_argument("--orders", type=int, help=f"orders of a bulk cancel ({FULL.orders:,}); the rest in proportion")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""A bare trio stream that exchanges the same bytes and does nothing else: what one round trip costs on trio at least.
+
+The frames are made beforehand, nothing is signed, nothing decoded: it reads until the reply's last byte is there.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import trio
+
+from benchmarks.framing import frame_length, masked_frame
+from benchmarks.job import Job, ssl_context
+from benchmarks.peers import Client
+from benchmarks.peers.by_hand import request
+
+
+@asynccontextmanager
+async def open_client(job: Job) -> AsyncGenerator[Client]:
+    """Connect, upgrade, and make the frames."""
+    frames = {order_id: masked_frame(request(order_id)[1]) for order_id in job.warm_ids() + job.order_ids()}
+    async with await _open_stream(job) as stream:
+        await _upgrade(stream, urlsplit(job.url).netloc)
+
+        async def exchange(order_id: str) -> bool:
+            await stream.send_all(frames[order_id])
+            received = await stream.receive_some(65536)
+            length = frame_length(received)
+            while len(received) < length:
+                received += await stream.receive_some(65536)
+            return len(received) == length
+
+        yield Client(one=exchange)
+
+
+async def _open_stream(job: Job) -> trio.abc.Stream:
+    address = urlsplit(job.url)
+    assert address.hostname is not None
+    assert address.port is not None
+    context = ssl_context(job.ca)
+    if context is None:
+        return await trio.open_tcp_stream(address.hostname, address.port)
+    stream = await trio.open_ssl_over_tcp_stream(
+        address.hostname, address.port, ssl_context=context, https_compatible=True
+    )
+    await stream.do_handshake()
+    return stream
+
+
+async def _upgrade(stream: trio.abc.Stream, host: str) -> None:
+    key = base64.b64encode(os.urandom(16)).decode()
+    head = (
+        f"GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    await stream.send_all(head.encode())
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += await stream.receive_some(65536)
+    assert answer.startswith(b"HTTP/1.1 101"), answer

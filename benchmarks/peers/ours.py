@@ -1,0 +1,32 @@
+"""trio_cancel, by its public names and with its default settings."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+from benchmarks.job import API_SECRET, API_TOKEN, Job, ssl_context
+from benchmarks.peers import Client
+from trio_cancel import Canceled, Credentials, TradingWS, open_trading_ws
+
+CREDENTIALS = Credentials(API_TOKEN, API_SECRET)
+
+
+@asynccontextmanager
+async def open_client(job: Job) -> AsyncGenerator[Client]:
+    """Connect."""
+    async with open_trading_ws(job.url, credentials=CREDENTIALS, ssl_context=ssl_context(job.ca)) as ws:
+        yield _ways(ws)
+
+
+def _ways(ws: TradingWS) -> Client:
+    async def one(order_id: str) -> bool:
+        return (await ws.cancel(order_id)).status == "canceled"
+
+    async def task(order_id: str) -> bool:
+        return isinstance(await ws.try_cancel(order_id), Canceled)
+
+    async def bulk(order_ids: Sequence[str]) -> int:
+        return (await ws.cancel_many(order_ids)).counts.get("canceled", 0)
+
+    return Client(one=one, task=task, bulk=bulk)

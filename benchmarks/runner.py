@@ -1,0 +1,92 @@
+"""Starts the venue, then one client process a job, round after round, and gathers their samples."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import msgspec
+from rich.progress import Progress
+
+from benchmarks.cores import client_and_venue
+from benchmarks.job import Job, Sample, sample_from_json, to_json
+from benchmarks.plan import Plan
+from benchmarks.venue import Addresses
+
+_JOB_TIMEOUT = 600.0
+"""Seconds after which a client process is given up: the longest takes about a minute on a slow machine."""
+
+
+@attrs.frozen
+class Results:
+    """What a run gave: the samples, and for each job that failed the last line that its process wrote."""
+
+    samples: list[Sample] = attrs.field(factory=list)
+    failures: dict[Job, str] = attrs.field(factory=dict)
+
+
+def run(plan: Plan, only: frozenset[str], peers: frozenset[str], progress: Progress) -> Results:
+    """Run every job of the plan once a round; a job that fails is not tried again.
+
+    Args:
+        plan: The sizes.
+        only: The works wanted; all if empty.
+        peers: The competitors wanted; all if empty.
+        progress: Where to show what is running.
+
+    Returns:
+        The samples of all rounds, in the order in which they were taken.
+    """
+    client_core, venue_core = client_and_venue()
+    results = Results()
+    with _venue(venue_core) as addresses:
+        jobs = [job for job in plan.jobs(addresses, client_core, only) if not peers or job.peer in peers]
+        bar = progress.add_task("", total=plan.rounds * len(jobs))
+        for number in range(1, plan.rounds + 1):
+            for job in jobs:
+                progress.update(bar, description=f"round {number}: {job.work} {job.scheme} {job.peer}")
+                if job not in results.failures:
+                    _measure(job, addresses, results)
+                progress.advance(bar)
+    return results
+
+
+@contextmanager
+def _venue(core: int | None) -> Iterator[Addresses]:
+    pinned = [] if core is None else ["--core", str(core)]
+    command = [sys.executable, "-m", "benchmarks.venue", *pinned]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError("The venue did not start: its own message is above.")
+        yield msgspec.json.decode(line, type=Addresses)
+        # Leaving closes its standard input, which ends it.
+
+
+def _measure(job: Job, addresses: Addresses, results: Results) -> None:
+    venue_before = _venue_cpu(addresses)
+    command = [sys.executable, "-m", "benchmarks.client", to_json(job)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_JOB_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        results.failures[job] = f"gave no result within {_JOB_TIMEOUT:.0f} s"
+        return
+    if done.returncode:
+        results.failures[job] = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
+        return
+    sample = sample_from_json(done.stdout)
+    if "cpu_us" in sample.figures:
+        answered = job.orders * job.times + job.warm
+        sample.figures["venue_us"] = (_venue_cpu(addresses) - venue_before) / answered * 1e6
+    results.samples.append(sample)
+
+
+def _venue_cpu(addresses: Addresses) -> float:
+    """Processor seconds that the venue has used."""
+    with urllib.request.urlopen(addresses.ws.replace("ws:", "http:") + "cpu") as reply:
+        return float(reply.read())

@@ -1,0 +1,119 @@
+"""The tables of a run: built once, shown in the terminal by rich or written as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+from rich.table import Table as RichTable
+
+from benchmarks.peers import PEERS
+from benchmarks.summary import Spread, Summary
+from benchmarks.targets import Verdict
+
+_COLUMNS = {
+    "cpu_us": "client CPU a cancel, µs",
+    "rate": "cancels/s",
+    "p50_us": "p50, µs",
+    "p99_us": "p99, µs",
+    "connect_ms": "connect, ms",
+    "peak_mib": "peak memory, MiB",
+    "venue_us": "venue CPU a cancel, µs",
+    "import_ms": "import, ms",
+    "account_kb": "memory a connection, kB",
+    "opened_s": "until all are open, s",
+    "report_bytes": "memory an order, bytes",
+    "growth_kb": "growth after the first tenth, kB",
+    "without_s": "without journal, s",
+    "journal_s": "with journal, s",
+    "journal_ratio": "ratio",
+    "sign_us": "signing, µs",
+    "encode_us": "encoding, µs",
+    "mask_us": "masking, µs",
+    "decode_us": "decoding, µs",
+    "tls_us": "TLS, µs",
+    "floor_ws_us": "sum without TLS, µs",
+    "floor_wss_us": "sum with TLS, µs",
+}
+"""Every figure that a table can show, in the order of its columns."""
+
+_TITLES = {
+    "floor": "The floor: what one cancel costs without I/O",
+    "single": "One at a time",
+    "tasks": "One task a cancel, 256 in flight",
+    "bulk": "Bulk",
+    "growth": "How the cost of a bulk cancel grows",
+    "import": "Import, in a fresh interpreter",
+    "accounts": "Connections open at once in one process",
+    "report": "Memory of a bulk report",
+    "stream": "Memory of a cancel stream",
+    "journal": "Cost of the journal",
+}
+
+
+@attrs.frozen
+class Table:
+    """One table: a title, the columns' headings, and rows of text; the first column names, the others are figures."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+    def rich(self) -> RichTable:
+        """For the terminal."""
+        table = RichTable(title=self.title, title_justify="left", title_style="bold")
+        for number, heading in enumerate(self.headings):
+            table.add_column(heading, justify="right" if number else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """For a document."""
+        lines = [self.headings, ["---", *["--:" for _ in self.headings[1:]]], *self.rows]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return f"### {self.title}\n\n{body}\n"
+
+
+def tables(summary: Summary) -> Iterator[Table]:
+    """A table for each work and scheme that was measured."""
+    for work, title in _TITLES.items():
+        for scheme in ("ws", "wss", ""):
+            for size in summary.sizes(work):
+                table = _table(summary, work, scheme, size, title)
+                if table.rows:
+                    yield table
+
+
+def target_table(verdicts: list[Verdict]) -> Table:
+    """The targets, what was reached, and whether that is enough."""
+    rows = []
+    for verdict in verdicts:
+        value = "not measured" if verdict.value is None else f"{verdict.value:,.2f} {verdict.unit}"
+        met = {True: "yes", False: "no", None: ""}[verdict.met]
+        rows.append([verdict.work, verdict.against, value, f"{verdict.most:,.2f} {verdict.unit}", met])
+    return Table("Targets", ["measured", "against", "reached", "at most", "met"], rows)
+
+
+def _table(summary: Summary, work: str, scheme: str, size: int, title: str) -> Table:
+    peers = [peer for peer in summary.peers(work, scheme) if any(_cells(summary, work, scheme, peer, size))]
+    cells = [_cells(summary, work, scheme, peer, size) for peer in peers]
+    shown = [number for number in range(len(_COLUMNS)) if any(row[number] for row in cells)]
+    headings = ["", *[list(_COLUMNS.values())[number] for number in shown]]
+    labels = [PEERS[peer].label if peer in PEERS else peer for peer in peers]
+    rows = [[label, *[row[number] for number in shown]] for label, row in zip(labels, cells, strict=True)]
+    over = f", {scheme}://" if scheme else ""
+    return Table(f"{title}{over} ({size:,})", headings, rows)
+
+
+def _cells(summary: Summary, work: str, scheme: str, peer: str, size: int) -> list[str]:
+    return [_text(summary.spread(work, scheme, peer, figure, size)) for figure in _COLUMNS]
+
+
+def _text(spread: Spread | None) -> str:
+    """A median with its spread, such as `21.4 (20.9–22.0)`."""
+    if spread is None:
+        return ""
+    digits = 0 if abs(spread.median) >= 100 else 1 if abs(spread.median) >= 10 else 2
+    median, low, high = (f"{value:,.{digits}f}" for value in (spread.median, spread.low, spread.high))
+    return median if low == high else f"{median} ({low}–{high})"
