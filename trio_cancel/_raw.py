@@ -1,0 +1,169 @@
+"""Bytes without TLS: a socket used directly, or a stream of somebody else's.
+
+The reader task calls ``receive``, the writer task ``send``; ``close`` may be called by anybody and wakes both. Every
+error comes as ``trio.BrokenResourceError`` with its cause.
+
+Cancellation: ``receive`` loses nothing; ``send`` leaves ``sent`` true.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+import trio
+
+RECEIVE_SIZE = 2**16
+# What a system call says about a socket that we closed ourselves (POSIX, Windows).
+_CLOSED = {errno.EBADF, errno.ENOTSOCK}
+
+
+class Raw(Protocol):
+    """``sent`` counts the bytes that were accepted, also of a send that failed or was cancelled."""
+
+    sent: int
+
+    async def receive(self) -> bytes: ...
+
+    async def send(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+    async def aclose_forcefully(self) -> None: ...
+
+
+class SocketRaw:
+    """A connected socket, used directly: no scheduler pass that is not needed."""
+
+    __slots__ = ("_ran_ahead", "_socket", "sent")
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._ran_ahead = False
+        self.sent = 0
+
+    async def receive(self) -> bytes:
+        if self._ran_ahead:
+            # The last call found bytes at once and did not yield. Yielding now rather than then lets those bytes be
+            # handled sooner and more of them gather, and a cancellation here loses none.
+            self._ran_ahead = False
+            await trio.lowlevel.checkpoint()
+        sock = self._socket
+        try:
+            data = sock.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            raise _broken(exc) from exc
+        else:
+            self._ran_ahead = True
+            return data
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(sock)
+                return sock.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                continue
+            except (OSError, trio.ClosedResourceError) as exc:
+                raise _broken(exc) from exc
+
+    async def send(self, data: bytes) -> None:
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as exc:
+            raise _broken(exc) from exc
+        self.sent += sent
+        if sent == len(data):
+            return
+        with memoryview(data) as view:
+            while sent < len(data):
+                try:
+                    await trio.lowlevel.wait_writable(self._socket)
+                    with view[sent:] as rest:
+                        count = self._socket.send(rest)
+                except BlockingIOError:
+                    continue
+                except (OSError, trio.ClosedResourceError) as exc:
+                    raise _broken(exc) from exc
+                sent += count
+                self.sent += count
+
+    def close(self) -> None:
+        if self._socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+    async def aclose_forcefully(self) -> None:
+        self.close()
+
+
+class StreamRaw:
+    """A stream of somebody else's.
+
+    With ``async send_some(data) -> int`` bytes are counted as it takes them. With ``send_all`` alone nobody knows how
+    far a failed call came, so everything given to it counts as accepted before it is called: it MAY have been sent.
+    """
+
+    __slots__ = ("_closed", "_scopes", "_send_some", "_stream", "sent")
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._send_some: Callable[[bytes], Awaitable[int]] | None = getattr(stream, "send_some", None)
+        self._scopes: set[trio.CancelScope] = set()  # of those who wait in the stream
+        self._closed = False
+        self.sent = 0
+
+    async def receive(self) -> bytes:
+        with self._until_closed():
+            return bytes(await self._stream.receive_some(RECEIVE_SIZE))
+        raise trio.BrokenResourceError("this stream was closed")
+
+    async def send(self, data: bytes) -> None:
+        with self._until_closed():
+            if self._send_some is None:
+                self.sent += len(data)
+                await self._stream.send_all(data)
+                return
+            sent = 0
+            while sent < len(data):
+                count = await self._send_some(data[sent:] if sent else data)
+                sent += count
+                self.sent += count
+            return
+        raise trio.BrokenResourceError("this stream was closed")
+
+    @contextmanager
+    def _until_closed(self) -> Iterator[None]:
+        """Map errors, and leave at once when the stream is closed under us."""
+        if self._closed:
+            raise trio.BrokenResourceError("this stream was closed")
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                raise _broken(exc) from exc
+            finally:
+                self._scopes.discard(scope)
+
+    def close(self) -> None:
+        self._closed = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def aclose_forcefully(self) -> None:
+        self.close()
+        with trio.CancelScope(shield=True), suppress(OSError, trio.BrokenResourceError):
+            await trio.aclose_forcefully(self._stream)
+
+
+def _broken(exc: Exception) -> trio.BrokenResourceError:
+    if isinstance(exc, trio.ClosedResourceError) or (isinstance(exc, OSError) and exc.errno in _CLOSED):
+        return trio.BrokenResourceError("this stream was closed")
+    return trio.BrokenResourceError(f"the connection broke: {exc}")

@@ -1,0 +1,143 @@
+"""TLS as a codec: ciphertext in, plaintext out, and back. No I/O here; the cryptography is the standard library's.
+
+One owner drives it: the reader calls :meth:`TLSCodec.open`, the writer :meth:`TLSCodec.seal`; nothing here awaits, so
+they cannot interleave. All ciphertext leaves through :meth:`TLSCodec.seal`, so records stay in order.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import Sequence
+
+#: Most plaintext that a record can hold, in bytes (RFC 8446, section 5.1).
+MAX_RECORD = 2**14
+
+
+@functools.cache
+def default_ssl_context() -> ssl.SSLContext:
+    """The system's trusted certificates, host names checked. Built once a process: it costs some 30 ms and 1 MB."""
+    context = ssl.create_default_context()
+    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2: a write would have to wait for a read
+    return context
+
+
+class TLSCodec:
+    """One TLS client connection over two memory buffers.
+
+    Args:
+        context: trust and protocol versions.
+        server_hostname: the name (or address) that the certificate must be for.
+    """
+
+    __slots__ = ("_error", "_incoming", "_object", "_outgoing", "ended")
+
+    def __init__(self, context: ssl.SSLContext, server_hostname: str) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self._error: ssl.SSLError | None = None
+        self.ended = False  # the peer has said that nothing follows
+
+    @property
+    def unread(self) -> bool:
+        """True if :meth:`open` has something to give or to raise without any further bytes."""
+        return self._error is not None or self._incoming.pending > 0
+
+    @property
+    def pending_output(self) -> bool:
+        """True if the protocol itself has something to say; the next :meth:`seal` puts it first."""
+        return self._outgoing.pending > 0
+
+    def handshake(self, data: bytes) -> tuple[bool, bytes]:
+        """Take one step of the handshake.
+
+        Args:
+            data: ciphertext from the peer, ``b""`` for the first step.
+
+        Returns:
+            Whether the handshake is done, and bytes to send first.
+
+        Raises:
+            ssl.SSLCertVerificationError: the certificate is not trusted or is for another name.
+            ssl.SSLError: the handshake failed otherwise.
+        """
+        if data:
+            self._incoming.write(data)
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False, self._outgoing.read()
+        return True, self._outgoing.read()
+
+    def open(self, data: bytes) -> bytes:
+        """Turn ciphertext into all the plaintext that it completes, however many records that is.
+
+        Args:
+            data: ciphertext from the peer; ``b""`` for what came glued to the end of the handshake.
+
+        Returns:
+            Plaintext, perhaps none.
+
+        Raises:
+            ssl.SSLError: the peer broke the protocol or sent an alert. Plaintext before it comes first: the call that
+                met the error returns it, and the next call raises.
+        """
+        if self._error is not None:
+            raise self._error
+        incoming, read = self._incoming, self._object.read
+        if data:
+            incoming.write(data)
+        parts: list[bytes] = []
+        # OpenSSL takes whole records out of the buffer, so an empty buffer means that there is no more to read: that
+        # saves an exception for each call.
+        while incoming.pending and not self.ended:
+            try:
+                part = read(MAX_RECORD)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                self.ended = True
+                break
+            except ssl.SSLError as exc:
+                if not parts:
+                    raise
+                self._error = exc
+                break
+            if not part:
+                self.ended = True
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def seal(self, chunks: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
+        """Encrypt whole chunks, as many of them into one record as fit.
+
+        Args:
+            chunks: what to send; perhaps none, to get the protocol's own output.
+
+        Returns:
+            The ciphertext (it must be sent whole and in order), and for each group of chunks its end: (number of
+            chunks up to there, offset in the ciphertext where the record ends that holds the last byte of the last).
+
+        Raises:
+            ssl.SSLError: the connection cannot take data any more.
+        """
+        outgoing, write = self._outgoing, self._write
+        ends: list[tuple[int, int]] = []
+        first = size = 0  # of the group that is gathering
+        for index, chunk in enumerate(chunks):
+            if size and size + len(chunk) > MAX_RECORD:
+                write(b"".join(chunks[first:index]))
+                ends.append((index, outgoing.pending))
+                first, size = index, 0
+            size += len(chunk)
+        if first < len(chunks):
+            if size:
+                write(b"".join(chunks[first:]))
+            ends.append((len(chunks), outgoing.pending))
+        return outgoing.read(), ends
+
+    def _write(self, data: bytes) -> None:
+        sent = self._object.write(data)
+        while sent < len(data):  # OpenSSL may take one record a call
+            sent += self._object.write(data[sent:])
