@@ -1,0 +1,149 @@
+"""The venue without its connections: judges each message, applies it to the book, writes the log (no I/O, no task).
+
+A message is received (read, counted against the limits, its signature and timestamp checked, at that moment) and,
+after the venue's processing delay, processed (a fault picked, the order looked at, the cancel applied).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import attrs
+
+from trio_cancel._models import Credentials
+from trio_cancel.sandbox import _protocol as protocol
+from trio_cancel.sandbox._book import Book, Order, OrderStatus, UnknownOrder
+from trio_cancel.sandbox._faults import CustomReply, Fault, Faults
+from trio_cancel.sandbox._limits import Limits
+from trio_cancel.sandbox._log import ConnectionRecord, Log, RequestRecord
+from trio_cancel.sandbox._plan import FaultPlan
+from trio_cancel.sandbox._protocol import Refusal, Request
+
+FAULTY_ANSWERS = {
+    Fault.ERROR_500_BEFORE: protocol.INTERNAL,
+    Fault.ERROR_503_BEFORE: protocol.UNAVAILABLE,
+    Fault.ERROR_408_BEFORE: protocol.TIMED_OUT,
+    Fault.REFUSE_429: protocol.TOO_MANY,
+    Fault.REFUSE_DAILY: protocol.DAILY_LIMIT,
+    Fault.REFUSE_40011: protocol.BAD_SIGNATURE,
+    Fault.REFUSE_UNKNOWN_CODE: protocol.UNKNOWN_CODE,
+    Fault.ERROR_500_AFTER: protocol.INTERNAL,
+    Fault.ERROR_503_AFTER: protocol.UNAVAILABLE,
+    Fault.ERROR_408_AFTER: protocol.TIMED_OUT,
+}
+
+
+@attrs.frozen
+class Received:
+    """A message on its way to being processed."""
+
+    record: RequestRecord
+    request: Request
+    refusal: Refusal | None
+
+
+@attrs.frozen
+class Answer:
+    """What a processed request would be told, and the fault that is in the way of it, if any."""
+
+    request_id: str | None
+    text: str
+    order: Order | None
+    fault: Fault | CustomReply | None
+
+
+class Exchange:
+    """One account at the venue: book, limits, fault plan and log.
+
+    Args:
+        credentials: the account's.
+        clock: returns Unix milliseconds.
+        rng: draws order ids and faults; give a seeded one for runs that repeat.
+        limits: of requests.
+        faults: chances of misbehaviour.
+        full_results: whether results also carry ``side`` and ``average_execution_price``.
+        log_limit: how many requests and connections the log keeps, None for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Credentials,
+        clock: Callable[[], int],
+        rng: random.Random,
+        limits: Limits,
+        faults: Faults,
+        full_results: bool = False,
+        log_limit: int | None = None,
+    ) -> None:
+        self._clock = clock
+        self._verifier = protocol.Verifier(credentials)
+        self._full_results = full_results
+        self.clock_skew = 0
+        self.limits = limits
+        self.book = Book(now=self.now, rng=random.Random(rng.getrandbits(64)))
+        self.plan = FaultPlan(faults, random.Random(rng.getrandbits(64)))
+        self.log = Log(log_limit)
+
+    def now(self) -> int:
+        """Return the venue's Unix time in milliseconds, its skew included."""
+        return self._clock() + self.clock_skew
+
+    def receive(self, text: str, connection: ConnectionRecord, moment: float) -> Received:
+        """Take up a message that came at time ``moment`` (s, trio's clock)."""
+        now = self.now()
+        request = protocol.read_request(text)
+        record = RequestRecord(
+            number=self.log.received,
+            connection=connection.number,
+            received_at=moment,
+            received_ms=now,
+            request_id=request.id,
+            method=request.method,
+            params=request.business,
+            timestamp=request.timestamp,
+            signature=request.signature,
+        )
+        self.log.add(record)
+        connection.requests += 1
+        return Received(record, request, self.limits.refusal(moment) or self._verifier.refusal(request, now))
+
+    def process(self, received: Received, moment: float, *, silent: bool = False) -> Answer:
+        """Judge a message at time ``moment``, apply it unless a fault forbids, and return what to answer.
+
+        With ``silent`` nobody will hear the answer: then no fault is picked.
+        """
+        record, request, refusal = received.record, received.request, received.refusal
+        order: Order | None = None
+        if refusal is None:
+            try:
+                order = self.book.get(**request.order)
+            except UnknownOrder:
+                refusal = protocol.NOT_FOUND
+            else:
+                record.order_id = order.id
+                if order.status is OrderStatus.PENDING_CREATION:
+                    refusal = protocol.NOT_FOUND
+                elif not order.status.active:
+                    refusal = protocol.NOT_ACTIVE
+        fault = None if silent else self.plan.for_request(record, succeeds=refusal is None)
+        applies = True if fault is None else fault.applies
+        if isinstance(fault, Fault):
+            record.fault = fault
+            refusal = FAULTY_ANSWERS.get(fault, refusal)
+            record.note = str(fault)
+        elif fault is not None:
+            record.note = "custom reply"
+        if order is not None and order.status.active and applies:
+            order = self.book.cancel(order.id)
+            record.applied_at = moment
+        if refusal is not None:
+            text = protocol.render_refusal(request.id, refusal)
+            record.status, record.error_code = refusal.status, refusal.error_code
+        else:
+            assert order is not None
+            text = protocol.render_result(request.id, protocol.render_order(order, full=self._full_results))
+            record.status = 200 if applies else None
+        self.log.processed(record)
+        return Answer(request.id, text, order if refusal is None else None, fault)

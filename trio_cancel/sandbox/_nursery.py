@@ -1,0 +1,26 @@
+"""A nursery for a context manager: its tasks end with the block, and what the block raises comes out as it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import trio
+
+
+@asynccontextmanager
+async def open_services() -> AsyncGenerator[trio.Nursery]:
+    """Open a nursery whose tasks are cancelled when the block is left; a single exception comes out of no group."""
+    error: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield nursery
+            finally:
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        error = group.exceptions[0]
+    if error is not None:  # outside the handler, so that the group does not become its context
+        raise error

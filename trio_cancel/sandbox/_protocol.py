@@ -1,0 +1,218 @@
+"""The venue's side of ``order.cancel``: request text in, a checked request or a refusal out, reply text back (pure).
+
+Written from the venue's contract alone, with the standard library's JSON and HMAC: no code is shared with the client,
+so that one misreading cannot hide the other. Errors have exactly the form of the seed's "Error Response Examples".
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from json.encoder import encode_basestring
+from typing import Any, NoReturn
+
+import attrs
+
+from trio_cancel._models import Credentials
+from trio_cancel.sandbox._book import Order
+
+METHOD = "order.cancel"
+MAX_AGE = 5_000  # ms; source: venue.md, REST's default, assumed for the WebSocket
+MAX_AHEAD = 1_000  # ms
+AUTHENTICATION = frozenset({"api_token", "timestamp", "signature"})  # all other params are signed, in their order
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@attrs.frozen
+class Refusal:
+    """An error answer: the HTTP status and the venue's error object."""
+
+    status: int
+    error_code: int
+    message: str
+
+
+# Source of the first four: seed, "Common Error Codes"; of their status and full stops: its examples, where it has them.
+NOT_FOUND = Refusal(404, 40401, "Order not found.")
+NOT_ACTIVE = Refusal(400, 40408, "Cannot cancel an already canceled or fully executed order.")
+BAD_SIGNATURE = Refusal(400, 40011, "Invalid signature.")
+MISSING_PARAMETERS = Refusal(400, 40010, "Missing required parameters.")
+# Source of these two messages: REST v4, limits. The codes from here on are made up: no public page has them.
+TOO_MANY = Refusal(429, 42900, "Too many requests")
+DAILY_LIMIT = Refusal(429, 42901, "Limit Exceeded")
+UNKNOWN_CODE = Refusal(418, 41899, "I am a teapot.")
+TIMED_OUT = Refusal(408, 40800, "Request timed out.")
+INTERNAL = Refusal(500, 50000, "Internal server error.")
+UNAVAILABLE = Refusal(503, 50300, "Service unavailable.")
+
+
+@attrs.frozen
+class Request:
+    """What a text message asks for, as far as it can be read.
+
+    ``id`` is None where there is none to answer to. ``business`` are the params without token, timestamp and
+    signature, in the order received. ``refusal`` says what is missing, None for a complete request.
+    """
+
+    id: str | None
+    method: str | None = None
+    business: dict[str, Any] = attrs.Factory(dict)
+    api_token: str = attrs.field(default="", repr=False)
+    timestamp: int | None = None
+    signature: str = ""
+    refusal: Refusal | None = None
+
+    @property
+    def order(self) -> dict[str, str]:
+        """``{"id": …}`` or ``{"external_id": …}``, as the book's methods take it; empty where neither or both came."""
+        named = {name: self.business[name] for name in ("id", "external_id") if name in self.business}
+        return named if len(named) == 1 and _is_text(*named.values()) else {}
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=Decimal).decode
+_encode_any = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=float).encode
+
+
+def quote(text: str) -> str:
+    """Return a JSON string as JavaScript's ``JSON.stringify`` writes it: raw but for quotes, controls, lone surrogates."""
+    return _without_surrogates(encode_basestring(text))
+
+
+def _without_surrogates(text: str) -> str:
+    return text if text.isascii() else _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _is_text(*values: object) -> bool:
+    return all(isinstance(value, str) and value for value in values)
+
+
+def read_json(text: str) -> Any:
+    """Return the document in a message, floats as Decimal.
+
+    Raises:
+        ValueError: if it is no JSON, or nested or long beyond what the parser takes.
+    """
+    try:
+        return _decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_request(text: str) -> Request:
+    """Read a request. Never raises: whatever is wrong with it becomes its ``refusal`` (40010)."""
+    try:
+        document = read_json(text)
+    except ValueError:
+        return Request(None, refusal=MISSING_PARAMETERS)
+    if not isinstance(document, dict):
+        return Request(None, refusal=MISSING_PARAMETERS)
+    request_id, method, params = document.get("id"), document.get("method"), document.get("params")
+    if not isinstance(request_id, str) or not request_id:
+        request_id = None
+    if not isinstance(method, str) or not isinstance(params, dict):
+        return Request(request_id, method if isinstance(method, str) else None, refusal=MISSING_PARAMETERS)
+    timestamp = params.get("timestamp")
+    token, signature = params.get("api_token"), params.get("signature")
+    request = Request(
+        request_id,
+        method,
+        {name: value for name, value in params.items() if name not in AUTHENTICATION},
+        token if isinstance(token, str) else "",
+        timestamp if isinstance(timestamp, int) and not isinstance(timestamp, bool) else None,
+        signature if isinstance(signature, str) else "",
+    )
+    complete = (
+        request_id is not None
+        and method == METHOD
+        and request.api_token
+        and request.signature
+        and request.timestamp is not None
+        and request.order  # one of the two, not both
+    )
+    return request if complete else attrs.evolve(request, refusal=MISSING_PARAMETERS)
+
+
+def signed_text(request: Request) -> str:
+    """Return what the signature covers: the timestamp, then the compact JSON of the business parameters."""
+    business = request.business
+    if len(business) == 1:
+        ((name, value),) = business.items()
+        if isinstance(value, str):
+            return f"{request.timestamp}{{{quote(name)}:{quote(value)}}}"
+    return f"{request.timestamp}{_without_surrogates(_encode_any(business))}"
+
+
+class Verifier:
+    """Checks token, timestamp and signature against one account's credentials."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._token = credentials.api_token.encode()
+        self._keyed = hmac.new(credentials.api_secret.encode(), digestmod=hashlib.sha256)
+
+    def refusal(self, request: Request, now: int) -> Refusal | None:
+        """Return why the venue refuses a request at Unix time ``now`` (ms) before it looks at the order, or None."""
+        if request.refusal is not None:
+            return request.refusal
+        assert request.timestamp is not None
+        if not -MAX_AHEAD <= now - request.timestamp <= MAX_AGE:
+            return BAD_SIGNATURE
+        try:
+            signed = signed_text(request)
+        except RecursionError:  # extra parameters so deep that they can be read and not written
+            return BAD_SIGNATURE
+        keyed = self._keyed.copy()
+        keyed.update(signed.encode())
+        expected = base64.b64encode(keyed.digest())
+        received = request.signature.encode(errors="replace"), request.api_token.encode(errors="replace")
+        if hmac.compare_digest(received[0], expected) and hmac.compare_digest(received[1], self._token):
+            return None
+        return BAD_SIGNATURE
+
+
+def number(value: Decimal) -> str:
+    """Return a JSON number with every digit of the value and no needless zeros."""
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def date(milliseconds: int) -> str:
+    """Return a Unix time in milliseconds as the venue writes dates: ``2024-03-27T13:27:19.853Z``."""
+    return (_EPOCH + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def render_order(order: Order, *, full: bool = False) -> str:
+    """Return an order as JSON, fields in the seed's order; ``full`` adds ``side`` and ``average_execution_price``."""
+    more = f',"side":"{order.side}","average_execution_price":{number(order.average_execution_price)}' if full else ""
+    return (
+        f'{{"id":{quote(order.id)},"create_date":"{date(order.create_date)}","update_date":"{date(order.update_date)}"'
+        f',"executed_amount":{number(order.executed_amount)},"remaining_amount":{number(order.remaining_amount)}'
+        f',"remaining_value":{number(order.remaining_value)},"requested_amount":{number(order.requested_amount)}'
+        f',"requested_value":{number(order.requested_value)},"total_value":{number(order.requested_value)}'
+        f',"status":"{order.status}","type":"{order.type}"'
+        f',"price":{"null" if order.price is None else number(order.price)},"pair":{quote(order.pair)}'
+        f',"external_id":{"null" if order.external_id is None else quote(order.external_id)}{more}}}'
+    )
+
+
+def render_result(request_id: str | None, result: str) -> str:
+    """Return the text of a 200 answer around a result that is JSON already."""
+    return f'{{"id":{"null" if request_id is None else quote(request_id)},"status":200,"result":{result}}}'
+
+
+def render_refusal(request_id: str | None, refusal: Refusal) -> str:
+    """Return the text of an error answer, in the form of the seed's examples."""
+    return (
+        f'{{"id":{"null" if request_id is None else quote(request_id)},"status":{refusal.status},"result":null'
+        f',"error":{{"error_code":{refusal.error_code},"message":{quote(refusal.message)}}}}}'
+    )

@@ -1,0 +1,281 @@
+"""The sandbox exchange as a server: over TCP, TLS or any stream.
+
+`open_sandbox` owns the nursery in which everything runs: the listener with one task a connection, and the requests
+that wait for the venue's processing delay. Leaving the block, or cancelling it, ends them all at once.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import ssl
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from os import PathLike
+from pathlib import Path
+
+import trio
+
+from trio_cancel._models import Credentials
+from trio_cancel.sandbox._book import Book
+from trio_cancel.sandbox._certificate import Certificate, make_certificate
+from trio_cancel.sandbox._connection import Connection, Gone, Habits
+from trio_cancel.sandbox._exchange import Exchange
+from trio_cancel.sandbox._faults import CustomReply, Fault, Faults, Point
+from trio_cancel.sandbox._limits import Limits
+from trio_cancel.sandbox._log import Log
+from trio_cancel.sandbox._nursery import open_services
+from trio_cancel.sandbox._plan import Script
+from trio_cancel.sandbox._side_door import SideDoor
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_CREDENTIALS = Credentials("sandbox-token", "sandbox-secret")
+HANDSHAKE_WITHIN = 10.0  # s
+BACKLOG = 1024  # connections waiting to be accepted: tests open a thousand at once
+
+
+def unix_milliseconds() -> int:
+    """Return the system's time as the venue counts it."""
+    return time.time_ns() // 1_000_000
+
+
+class Sandbox:
+    """A running sandbox exchange; made by `open_sandbox`.
+
+    Attributes:
+        book: its orders, for the test's side: `Book.create`, `Book.fill`, `Book.get`, `Book.open_orders`.
+        log: what was received, applied and answered.
+        credentials: what its clients sign with.
+        url: where it listens; None without a listener.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        credentials: Credentials,
+        habits: Habits,
+        certificate: Certificate | None,
+        nursery: trio.Nursery,
+        rng: random.Random,
+    ) -> None:
+        self._exchange = exchange
+        self._habits = habits
+        self._certificate = certificate
+        self._nursery = nursery
+        self._rng = rng
+        self._side_door = SideDoor(exchange.book)
+        self.credentials = credentials
+        self.book: Book = exchange.book
+        self.log: Log = exchange.log
+        self._port: int | None = None
+
+    @property
+    def url(self) -> str:
+        """The url for `open_trading_ws`.
+
+        Raises:
+            RuntimeError: if the sandbox has no listener (``port=None``).
+        """
+        if self._port is None:
+            raise RuntimeError("This sandbox has no url: it was opened with port=None and serves streams only.")
+        return f"{'ws' if self._certificate is None else 'wss'}://{LOOPBACK}:{self._port}"
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """A client's context that trusts this sandbox; None without TLS."""
+        return None if self._certificate is None else self._certificate.client
+
+    @property
+    def ca_pem(self) -> bytes | None:
+        """The authority's certificate, PEM; None without TLS."""
+        return None if self._certificate is None else self._certificate.ca_pem
+
+    def write_ca(self, path: str | PathLike[str]) -> None:
+        """Write the authority's certificate to a file, for a client in another process.
+
+        Raises:
+            RuntimeError: if the sandbox has no TLS.
+        """
+        if self._certificate is None:
+            raise RuntimeError("This sandbox has no certificate: open it with tls=True.")
+        Path(path).write_bytes(self._certificate.ca_pem)
+
+    @property
+    def clock_skew(self) -> int:
+        """Milliseconds that the venue's clock is ahead of the real one; may be set at any time."""
+        return self._exchange.clock_skew
+
+    @clock_skew.setter
+    def clock_skew(self, milliseconds: int) -> None:
+        self._exchange.clock_skew = milliseconds
+
+    def now(self) -> int:
+        """Return the venue's Unix time in milliseconds, its skew included."""
+        return self._exchange.now()
+
+    # Faults
+
+    @property
+    def faults(self) -> Faults:
+        """The chances of misbehaviour; new ones may be set at any time."""
+        return self._exchange.plan.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._exchange.plan.faults = faults
+
+    @property
+    def fault_counts(self) -> Counter[Fault]:
+        """How often each fault has fired."""
+        return Counter(self._exchange.plan.counts)
+
+    def script(self, script: Script | None) -> None:
+        """Have a function decide what hits each request: it gets the `RequestRecord`, returns a fault or None.
+
+        It is asked before the tables and chances, which decide where it returns None. None takes it away.
+        """
+        self._exchange.plan.script = script
+
+    def fault_on(self, order: str, *faults: Fault | CustomReply | None) -> None:
+        """Set what hits the next requests for an order (id or external id), one after another; None: nothing.
+
+        Raises:
+            ValueError: if one cannot hit a request.
+        """
+        self._exchange.plan.for_order(order, faults)
+
+    def fault_on_upgrade(self, *faults: Fault | None) -> None:
+        """Set what happens to the next connections, one after another; None: nothing."""
+        self._exchange.plan.for_next(Point.UPGRADE, faults)
+
+    def fault_on_close(self, *faults: Fault | None) -> None:
+        """Set what happens at the next Closes by clients, one after another; None: nothing."""
+        self._exchange.plan.for_next(Point.CLOSE, faults)
+
+    # Serving
+
+    async def serve_stream(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection over any stream until it ends, without TLS of its own; always closes the stream."""
+        await Connection(
+            stream,
+            exchange=self._exchange,
+            side_door=self._side_door.answer,
+            nursery=self._nursery,
+            rng=self._rng,
+            habits=self._habits,
+        ).serve()
+
+    def accept(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection over any stream in a task of the sandbox's own."""
+        self._nursery.start_soon(self.serve_stream, stream)
+
+    async def _serve_socket(self, stream: trio.SocketStream) -> None:
+        if self._certificate is None:
+            await self.serve_stream(stream)
+            return
+        secure = trio.SSLStream(stream, self._certificate.server, server_side=True, https_compatible=True)
+        done = False
+        try:
+            with trio.move_on_after(HANDSHAKE_WITHIN):
+                await secure.do_handshake()
+                done = True
+        except Gone:
+            pass
+        finally:
+            if not done:
+                await trio.aclose_forcefully(stream)
+        if done:
+            await self.serve_stream(secure)
+
+    async def _listen(self, port: int) -> None:
+        listeners = await trio.open_tcp_listeners(port, host=LOOPBACK, backlog=BACKLOG)
+        self._port = listeners[0].socket.getsockname()[1]
+        self._nursery.start_soon(partial(trio.serve_listeners, self._serve_socket, listeners))
+
+
+@asynccontextmanager
+async def open_sandbox(
+    *,
+    port: int | None = 0,
+    tls: bool = False,
+    credentials: Credentials | None = None,
+    rate: float | None = None,
+    burst: float | None = None,
+    daily_limit: int | None = None,
+    delay: float | tuple[float, float] = 0.0,
+    idle_timeout: float | None = 60.0,
+    ping_interval: float | None = 30.0,
+    full_results: bool = False,
+    faults: Faults | None = None,
+    clock: Callable[[], int] = unix_milliseconds,
+    clock_skew: int = 0,
+    seed: int | None = None,
+    log_limit: int | None = None,
+) -> AsyncGenerator[Sandbox]:
+    """Run a sandbox exchange on the loopback interface for the length of the block.
+
+    Args:
+        port: to listen on, 0 for a free one, None for no listener (then use `Sandbox.serve_stream`).
+        tls: with a certificate made on the spot; needs trustme (extras ``cli`` and ``testing``).
+        credentials: of its one account; ``sandbox-token`` and ``sandbox-secret`` when left out.
+        rate: requests a second, all connections together; none refused when left out. Over it: 429 "Too many requests".
+        burst: requests at once after a pause.
+        daily_limit: requests in 24 h. Over it: 429 "Limit Exceeded".
+        delay: seconds that the venue takes for a request: fixed, or (least, most) drawn for each.
+        idle_timeout: seconds until a silent connection is closed; pongs that answer no ping do not count.
+        ping_interval: seconds between the venue's pings.
+        full_results: whether results carry ``side`` and ``average_execution_price`` too.
+        faults: chances of misbehaviour; none when left out.
+        clock: returns Unix milliseconds.
+        clock_skew: milliseconds that the venue's clock is ahead.
+        seed: makes order ids, delays and faults repeat; random when left out.
+        log_limit: how many requests and connections the log keeps, the newest; all when left out.
+
+    Raises:
+        OSError: if the port is taken.
+        RuntimeError: if TLS is wanted and trustme is not installed.
+        ValueError: if a limit or a time makes no sense.
+    """
+    rng = random.Random(seed)
+    account = credentials or DEFAULT_CREDENTIALS
+    for name, span in (("delay", delay), ("idle_timeout", idle_timeout), ("ping_interval", ping_interval)):
+        for seconds in span if isinstance(span, tuple) else (span,):
+            if seconds is not None and not (0 <= seconds < math.inf and (seconds or name == "delay")):
+                raise ValueError(f"{name} must be a number of seconds, not {seconds!r}.")
+    exchange = Exchange(
+        credentials=account,
+        clock=clock,
+        rng=rng,
+        limits=Limits(rate, burst, daily_limit),
+        faults=faults or Faults(),
+        full_results=full_results,
+        log_limit=log_limit,
+    )
+    exchange.clock_skew = clock_skew
+    habits = Habits(delay, idle_timeout, ping_interval)
+    certificate = make_certificate() if tls else None
+    async with open_services() as nursery:
+        sandbox = Sandbox(
+            exchange, credentials=account, habits=habits, certificate=certificate, nursery=nursery, rng=rng
+        )
+        if port is not None:
+            await sandbox._listen(port)
+        yield sandbox
+
+
+async def serve_sandbox(
+    *, task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED, **options: object
+) -> None:
+    """Run a sandbox exchange until cancelled, for ``nursery.start``: gives the `Sandbox` once it listens.
+
+    Args:
+        task_status: trio's.
+        options: those of `open_sandbox`.
+    """
+    async with open_sandbox(**options) as sandbox:  # type: ignore[arg-type]  # checked by open_sandbox's own signature
+        task_status.started(sandbox)
+        await trio.sleep_forever()
