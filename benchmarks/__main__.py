@@ -17,6 +17,9 @@ from benchmarks.summary import Summary
 from benchmarks.tables import tables, target_table
 from benchmarks.targets import verdicts
 
+_WIDTH = 140
+"""Columns of a table that is written to a file."""
+
 
 def main() -> int:
     """Run the benchmarks; 1 if a job failed, else 0 (a target that is not met is no failure)."""
@@ -26,7 +29,7 @@ def main() -> int:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         results = run(plan, frozenset(arguments.only), frozenset(arguments.peers), progress)
     summary = Summary.of(results.samples)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     for table in tables(summary):
         console.print(table.rich())
     if not arguments.smoke:
@@ -45,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Measure trio_cancel and its competitors side by side, on this machine, over loopback.",
     )
-    parser.add_argument("--smoke", action="store_true", help="run everything once with tiny counts: figures mean nothing")
+    parser.add_argument("--smoke", action="store_true", help="run everything once, with tiny counts")
     parser.add_argument("--report", type=pathlib.Path, metavar="DIR", help="write SVG charts and Markdown tables there")
     parser.add_argument("--only", nargs="+", choices=WORKS, default=[], metavar="WORK", help=", ".join(WORKS))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], metavar="PEER", help=", ".join(PEERS))

@@ -14,7 +14,7 @@ def masked_frame(payload: bytes) -> bytes:
     return head + mask + (int.from_bytes(payload, "big") ^ keys).to_bytes(length, "big")
 
 
-def frame_length(data: bytes) -> int:
+def frame_length(data: bytes | bytearray) -> int:
     """The whole length of the server's frame that `data` begins with (an unmasked one up to 65 535 bytes)."""
     length = data[1] & 0x7F
     return 2 + length if length < 126 else 4 + int.from_bytes(data[2:4], "big")

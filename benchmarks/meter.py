@@ -31,11 +31,13 @@ class Meter:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._cpu, self._wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
 
     def figures(self) -> dict[str, float]:
-        """Microseconds of processor and wall time a cancel, cancels a second, percentiles, peak memory of the process."""
+        """Processor and wall time a cancel, cancels a second, percentiles, peak memory of the process."""
         figures = {
             "cpu_us": self._cpu / self._orders * 1e6,
             "wall_us": self._wall / self._orders * 1e6,
@@ -56,7 +58,7 @@ def peak_memory() -> int:
 
 
 def memory() -> int:
-    """The resident memory of this process now, in bytes, after a garbage collection; its peak where only that is known."""
+    """The resident memory of this process in bytes, after a garbage collection; where unknown, its peak."""
     gc.collect()
     if _STATM.exists():
         return int(_STATM.read_text().split()[1]) * resource.getpagesize()

@@ -25,7 +25,7 @@ class Plan:
     accounts: int = 1_000
     report: int = 100_000
     stream: int = 1_000_000
-    imports: int = 5
+    imports: int = 3
 
     def jobs(self, addresses: Addresses, core: int | None, only: frozenset[str]) -> Iterator[Job]:
         """One round: every job once, the competitors next to each other within each work."""
@@ -64,7 +64,5 @@ class Plan:
 
 
 FULL = Plan()
-SMOKE = Plan(
-    rounds=1, orders=60, growth=(10, 20, 40), accounts=4, report=50, stream=200, imports=1
-)
+SMOKE = Plan(rounds=1, orders=60, growth=(10, 20, 40), accounts=4, report=50, stream=200, imports=1)
 """Every piece of code runs once, and no figure means anything."""

@@ -42,7 +42,6 @@ _TITLES = {
     "single": "One at a time",
     "tasks": "One task a cancel, 256 in flight",
     "bulk": "Bulk",
-    "growth": "How the cost of a bulk cancel grows",
     "import": "Import, in a fresh interpreter",
     "accounts": "Connections open at once in one process",
     "report": "Memory of a bulk report",
@@ -63,7 +62,7 @@ class Table:
         """For the terminal."""
         table = RichTable(title=self.title, title_justify="left", title_style="bold")
         for number, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if number else "left", overflow="fold")
+            table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -83,16 +82,34 @@ def tables(summary: Summary) -> Iterator[Table]:
                 table = _table(summary, work, scheme, size, title)
                 if table.rows:
                     yield table
+    if summary.sizes("growth"):
+        yield _growth_table(summary)
 
 
 def target_table(verdicts: list[Verdict]) -> Table:
-    """The targets, what was reached, and whether that is enough."""
-    rows = []
-    for verdict in verdicts:
-        value = "not measured" if verdict.value is None else f"{verdict.value:,.2f} {verdict.unit}"
-        met = {True: "yes", False: "no", None: ""}[verdict.met]
-        rows.append([verdict.work, verdict.against, value, f"{verdict.most:,.2f} {verdict.unit}", met])
+    """The targets that were measured, what was reached, and whether that is enough."""
+    rows = [
+        [
+            verdict.work,
+            verdict.against,
+            f"{verdict.value:,.2f} {verdict.unit}",
+            f"{verdict.most:,.2f} {verdict.unit}",
+            "yes" if verdict.met else "no",
+        ]
+        for verdict in verdicts
+    ]
     return Table("Targets", ["measured", "against", "reached", "at most", "met"], rows)
+
+
+def _growth_table(summary: Summary) -> Table:
+    """One column a size, so that the growth can be read along a row."""
+    sizes = summary.sizes("growth")
+    rows = [
+        [PEERS[peer].label, *[_text(summary.spread("growth", "wss", peer, "cpu_us", size)) for size in sizes]]
+        for peer in summary.peers("growth", "wss")
+    ]
+    title = "How the cost of a bulk cancel grows, wss://: client CPU a cancel, µs"
+    return Table(title, ["", *[f"{size:,} orders" for size in sizes]], rows)
 
 
 def _table(summary: Summary, work: str, scheme: str, size: int, title: str) -> Table:
@@ -111,9 +128,9 @@ def _cells(summary: Summary, work: str, scheme: str, peer: str, size: int) -> li
 
 
 def _text(spread: Spread | None) -> str:
-    """A median with its spread, such as `21.4 (20.9–22.0)`."""
+    """A median with its spread, such as `21.4 (20.9-22.0)`."""
     if spread is None:
         return ""
     digits = 0 if abs(spread.median) >= 100 else 1 if abs(spread.median) >= 10 else 2
     median, low, high = (f"{value:,.{digits}f}" for value in (spread.median, spread.low, spread.high))
-    return median if low == high else f"{median} ({low}–{high})"
+    return median if low == high else f"{median} ({low}-{high})"

@@ -10,6 +10,10 @@ from benchmarks.peers import AIOHTTP, BARE_STREAM, BY_HAND, OURS, PEERS, WEBSOCK
 from benchmarks.startup import OUR_PARTS
 from benchmarks.summary import Summary
 
+_TIMES = "×"  # noqa: RUF001 - the multiplication sign is meant
+_Target = tuple[str, str, float | None, float, str]
+"""A verdict's fields, with None for a value that was not measured."""
+
 
 @attrs.frozen
 class Verdict:
@@ -17,22 +21,26 @@ class Verdict:
 
     work: str
     against: str
-    value: float | None
+    value: float
     most: float
-    unit: str = "×"
+    unit: str
 
     @property
-    def met(self) -> bool | None:
-        """Whether the target is reached; None if it was not measured."""
-        return None if self.value is None else self.value <= self.most
+    def met(self) -> bool:
+        """Whether the target is reached."""
+        return self.value <= self.most
 
 
 def verdicts(summary: Summary) -> list[Verdict]:
-    """Every target with what this run reached; the ratios are those of medians."""
-    return [*_ratios(summary), *_absolutes(summary)]
+    """Every target that this run measured, with what it reached; the ratios are those of medians."""
+    return [
+        Verdict(work, against, value, most, unit)
+        for work, against, value, most, unit in (*_ratios(summary), *_absolutes(summary))
+        if value is not None
+    ]
 
 
-def _ratios(summary: Summary) -> Iterator[Verdict]:
+def _ratios(summary: Summary) -> Iterator[_Target]:
     for work, scheme, figure, rival, most in (
         ("bulk", "wss", "cpu_us", AIOHTTP, 0.85),
         ("bulk", "wss", "cpu_us", BY_HAND, 0.10),
@@ -46,35 +54,35 @@ def _ratios(summary: Summary) -> Iterator[Verdict]:
         measured = {"cpu_us": "client CPU a cancel", "p50_us": "p50"}[figure]
         ours = _median(summary, work, scheme, OURS, figure)
         theirs = _median(summary, work, scheme, rival, figure)
-        yield Verdict(f"{work}, {scheme}, {measured}", PEERS[rival].label, _ratio(ours, theirs), most)
+        yield (f"{work}, {scheme}, {measured}", PEERS[rival].label, _ratio(ours, theirs), most, _TIMES)
     for scheme in ("wss", "ws"):
         ours = _median(summary, "bulk", scheme, OURS, "cpu_us")
         floor = _median(summary, "floor", "", "floor", f"floor_{scheme}_us")
-        yield Verdict(f"bulk, {scheme}, client CPU a cancel", "the floor without I/O", _ratio(ours, floor), 2.0)
+        yield (f"bulk, {scheme}, client CPU a cancel", "the floor without I/O", _ratio(ours, floor), 2.0, _TIMES)
     sizes = summary.sizes("growth") or [0]
     small, large = (_median(summary, "growth", "wss", OURS, "cpu_us", size) for size in (sizes[0], sizes[-1]))
-    yield Verdict(f"client CPU a cancel, bulk of {sizes[-1]:,}", f"bulk of {sizes[0]:,}", _ratio(large, small), 1.1)
+    yield (f"client CPU a cancel, bulk of {sizes[-1]:,}", f"bulk of {sizes[0]:,}", _ratio(large, small), 1.1, _TIMES)
     ours, parts = (_median(summary, "import", "", peer, "import_ms") for peer in (OURS, OUR_PARTS))
-    yield Verdict("import trio_cancel", f"importing {OUR_PARTS}", _ratio(ours, parts), 1.35)
+    yield ("import trio_cancel", f"importing {OUR_PARTS}", _ratio(ours, parts), 1.35, _TIMES)
     journal = _median(summary, "journal", "wss", OURS, "journal_ratio")
-    yield Verdict("bulk, wss, wall time with the journal", "without", journal, 1.6)
+    yield ("bulk, wss, wall time with the journal", "without", journal, 1.6, _TIMES)
 
 
-def _absolutes(summary: Summary) -> Iterator[Verdict]:
+def _absolutes(summary: Summary) -> Iterator[_Target]:
     for work, figure, what, most, unit in (
         ("accounts", "account_kb", "accounts open at once, memory each", 150.0, "kB"),
         ("accounts", "opened_s", "accounts open at once, until all are connected", 10.0, "s"),
         ("report", "report_bytes", "orders in a report, memory each", 2000.0, "bytes"),
     ):
         size = (summary.sizes(work) or [0])[-1]
-        yield Verdict(f"{size:,} {what}", "", _median(summary, work, "wss", OURS, figure), most, unit)
+        yield (f"{size:,} {what}", "", _median(summary, work, "wss", OURS, figure), most, unit)
 
 
 def _median(
     summary: Summary, work: str, scheme: str, peer: str, figure: str, orders: int | None = None
 ) -> float | None:
     spread = summary.spread(work, scheme, peer, figure, orders)
-    return spread and spread.median
+    return None if spread is None else spread.median
 
 
 def _ratio(value: float | None, other: float | None) -> float | None:

@@ -9,6 +9,7 @@ from benchmarks.job import IN_FLIGHT
 from benchmarks.peers import Client
 from benchmarks.works import timed
 
+
 async def work(client: Client, orders: Sequence[str], latencies: list[float]) -> int:
     """Start a task for each order as soon as fewer than `IN_FLIGHT` are running."""
     assert client.task is not None

@@ -70,7 +70,7 @@ def answer(request: bytes | memoryview) -> bytes:
     return _REPLY % (_quote(decoded.id), _quote(params.id), _quote(params.external_id))
 
 
-class _Listener(picows.WSListener):  # type: ignore[misc]  # picows has no types for its compiled base class
+class _Listener(picows.WSListener):
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         if frame.msg_type == picows.WSMsgType.TEXT:
             transport.send(picows.WSMsgType.TEXT, answer(frame.get_payload_as_memoryview()))

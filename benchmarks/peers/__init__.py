@@ -50,7 +50,7 @@ class Peer:
 
     def load(self) -> OpenClient:
         """Import the competitor's module."""
-        return cast(OpenClient, importlib.import_module(f"benchmarks.peers.{self.module}").open_client)
+        return cast("OpenClient", importlib.import_module(f"benchmarks.peers.{self.module}").open_client)
 
 
 OURS = "ours"

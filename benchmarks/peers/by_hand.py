@@ -38,4 +38,4 @@ def request(order_id: str) -> tuple[str, bytes]:
 
 def is_canceled(reply: Reply) -> bool:
     """Whether a decoded reply says that the order is canceled."""
-    return reply["status"] == 200 and reply["result"]["status"] == "canceled"
+    return bool(reply["status"] == 200 and reply["result"]["status"] == "canceled")

@@ -16,7 +16,7 @@ from benchmarks.peers import Client
 from benchmarks.peers.by_hand import Reply, is_canceled
 
 
-class _Venue(Exchange):
+class _Venue(Exchange):  # type: ignore[misc]  # ccxt has no types
     def describe(self) -> dict[str, Any]:
         ours = {
             "id": "venue",

@@ -17,9 +17,7 @@ from benchmarks.peers.asyncio_client import AsyncioClient
 @asynccontextmanager
 async def open_client(job: Job) -> AsyncGenerator[Client]:
     """Connect without compression, with a queue that holds a whole window of replies."""
-    async with connect(
-        job.url, ssl=ssl_context(job.ca), compression=None, proxy=None, max_queue=2 * IN_FLIGHT
-    ) as ws:
+    async with connect(job.url, ssl=ssl_context(job.ca), compression=None, proxy=None, max_queue=2 * IN_FLIGHT) as ws:
         by_hand = AsyncioClient(partial(ws.send, text=True))
         reader = asyncio.create_task(_read(ws, by_hand))
         yield by_hand.client()
