@@ -27,6 +27,7 @@ from trio_cancel.sandbox._log import ConnectionRecord as ConnectionRecord
 from trio_cancel.sandbox._log import Log as Log
 from trio_cancel.sandbox._log import RequestRecord as RequestRecord
 from trio_cancel.sandbox._server import Sandbox as Sandbox
+from trio_cancel.sandbox._server import SandboxOptions as SandboxOptions
 from trio_cancel.sandbox._server import open_sandbox as open_sandbox
 from trio_cancel.sandbox._server import serve_sandbox as serve_sandbox
 from trio_cancel.sandbox._side_door import SandboxControl as SandboxControl

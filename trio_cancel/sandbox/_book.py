@@ -1,4 +1,4 @@
-"""The sandbox's order book: orders, their states, and the steps between them (pure: no I/O, no task, time is handed in).
+"""The sandbox's order book: orders, their states, the steps between them (pure: no I/O, no task, time is handed in).
 
 States and steps (source: seed, "Order Status"; the states' names: REST orders of the venue)::
 
@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 import attrs
@@ -112,7 +113,7 @@ def exact(value: Decimal | int | str, name: str) -> Decimal:
     Raises:
         InvalidOrder: if it is a float (which is not exact), no number, not finite, not positive, or absurdly long.
     """
-    if isinstance(value, float) or isinstance(value, bool) or not isinstance(value, Decimal | int | str):
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
         raise InvalidOrder(f"{name} must be a Decimal, an int or a string, not {type(value).__name__}.")
     try:
         number = Decimal(value)
@@ -181,17 +182,16 @@ class Book:
             raise InvalidOrder(f"type must be limit or market, not {type!r}.")
         if not 0 <= delay < 1e9:
             raise InvalidOrder("delay must be a number of seconds, 0 or more.")
-        if id is None:
-            id = str(UUID(int=self._rng.getrandbits(128), version=4)).upper()
-        if id in self._orders:
-            raise InvalidOrder(f"There is an order {id} already.")
+        order_id = id if id is not None else str(UUID(int=self._rng.getrandbits(128), version=4)).upper()
+        if order_id in self._orders:
+            raise InvalidOrder(f"There is an order {order_id} already.")
         if external_id is not None and external_id in self._by_external_id:
             older = self._settled(self._orders[self._by_external_id[external_id]])
             if older.status.active or older.status is OrderStatus.PENDING_CREATION:
                 raise InvalidOrder(f"The active order {older.id} has the external id {external_id} already.")
         now = self._now()
         order = Order(
-            id=id,
+            id=order_id,
             external_id=external_id,
             pair=pair,
             side=side,
@@ -203,9 +203,9 @@ class Book:
             effective_date=now + round(delay * 1000),
             status=OrderStatus.PENDING_CREATION if delay else OrderStatus.OPEN,
         )
-        self._orders[id] = order
+        self._orders[order_id] = order
         if external_id is not None:
-            self._by_external_id[external_id] = id
+            self._by_external_id[external_id] = order_id
         return order
 
     def get(self, id: str | None = None, *, external_id: str | None = None) -> Order:
@@ -267,9 +267,7 @@ class Book:
     def open_orders(self, *, pending: bool = False) -> list[Order]:
         """Return the active orders, oldest first; with ``pending`` also those whose creation is on its way."""
         return [
-            order
-            for order in self
-            if order.status.active or (pending and order.status is OrderStatus.PENDING_CREATION)
+            order for order in self if order.status.active or (pending and order.status is OrderStatus.PENDING_CREATION)
         ]
 
     def _active(self, id: str | None, external_id: str | None) -> Order:
@@ -286,7 +284,7 @@ class Book:
             self._orders[order.id] = order
         return order
 
-    def _put(self, order: Order, status: OrderStatus, **changes: Decimal) -> Order:
+    def _put(self, order: Order, status: OrderStatus, **changes: Any) -> Order:
         order = attrs.evolve(order, status=status, update_date=self._now(), **changes)
         self._orders[order.id] = order
         return order

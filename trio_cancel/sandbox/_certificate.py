@@ -26,7 +26,7 @@ def make_certificate() -> Certificate:
         RuntimeError: if trustme is not installed.
     """
     try:
-        import trustme  # noqa: PLC0415 - an extra, needed for TLS only
+        import trustme  # an extra, needed for TLS only
     except ImportError:
         raise RuntimeError("A sandbox with TLS needs trustme: pip install 'trio-cancel[testing]'.") from None
     authority = trustme.CA()

@@ -1,9 +1,9 @@
-"""One connection at the sandbox: reads messages, has them processed, writes the answers, keeps the time.
+"""One connection at the sandbox: reads messages, has them processed, has the answers written, keeps the time.
 
 The task that calls `Connection.serve` owns the stream and closes it, whatever happens. It runs the upgrade, then
 reads; beside it, in a nursery of its own, one task writes what is queued (the only one that writes) and one sends pings
-and ends an idle connection; each delayed answer waits in a task more. Answers that wait for the venue's processing
-delay run in the exchange's nursery: a request that was received is processed even when its connection is gone.
+and ends an idle connection; each delayed answer waits in a task more. Requests that wait for the venue's processing
+delay do so in the exchange's nursery: what was received is processed even when its connection is gone.
 
 Cancelled anywhere, the stream is closed and its record says so; nothing is left half done on the book.
 """
@@ -19,21 +19,18 @@ from wsproto import WSConnection
 from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
-from trio_cancel.sandbox._delivery import PING, PONG, End, Mood, Step, close_frame, deliver, frame
+from trio_cancel.sandbox._delivery import PING, PONG, TEXT, End, Mood, Step, close_frame, deliver, frame
 from trio_cancel.sandbox._exchange import Exchange, Received
 from trio_cancel.sandbox._faults import Fault, Point
 from trio_cancel.sandbox._log import ConnectionRecord, RequestRecord
+from trio_cancel.sandbox._outbox import Gone, Outbox, finish
 from trio_cancel.sandbox._tally import FrameTally
 from trio_cancel.sandbox._upgrade import READ_SIZE, NoUpgrade, answer_upgrade, read_upgrade, response
 
 SIDE_DOOR = "/sandbox"
-UPGRADE_WITHIN = 10.0  # s, from the first byte of TCP to the whole request
-CLOSE_WITHIN = 5.0  # s, from our Close to the client's
-LINGER = 1.0  # s, from our end of stream to the client's: closing earlier could reset what it has not read yet
+UPGRADE_WITHIN = 10.0  # s, from the start of the connection to the whole request
+CLOSE_WITHIN = 5.0  # s, from the end that we began to the client's
 MAX_MESSAGE = 2**20  # bytes
-MAX_BACKLOG = 2**24  # bytes of answers that wait for a client that does not read
-
-Gone = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 @attrs.frozen
@@ -80,17 +77,14 @@ class Connection:
         self._rng = rng
         self._habits = habits
         self.record: ConnectionRecord = exchange.log.add_connection(trio.current_time())
+        self._outbox = Outbox(stream, self._end)
         self._mood = Mood.FAIR
         self._tally = FrameTally()
         self._parts: list[str] = []
         self._parts_size = 0
-        self._queue: list[tuple[Step, RequestRecord | None]] = []
-        self._backlog = 0
-        self._writer = trio.lowlevel.ParkingLot()
         self._heard_at = 0.0
         self._pings = 0
         self._doomed = False  # what comes is no message any more: the client sent Close, or broke the protocol
-        self._close_sent = False
         self._ended = False
 
     async def serve(self) -> None:
@@ -99,13 +93,13 @@ class Connection:
             websocket = await self._upgrade()
             self.record.upgraded_at = self._heard_at = trio.current_time()
             async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._write)
+                self._nursery.start_soon(self._outbox.run)
                 self._nursery.start_soon(self._keep_time)
                 await self._read(websocket)
                 self._nursery.cancel_scope.cancel()
         except NoUpgrade as reason:
             self._note(str(reason))
-            await self._finish()
+            await finish(self._stream)
         except Gone:
             self._note("the stream broke")
         finally:
@@ -142,7 +136,7 @@ class Connection:
                 if self._mood is Mood.NOT_READING:
                     await trio.sleep_forever()
                 self._take(websocket)
-                data = await self._stream.receive_some(READ_SIZE)
+                data = bytes(await self._stream.receive_some(READ_SIZE))
                 if not data:
                     self._note("the client ended the stream")
                     return
@@ -201,7 +195,7 @@ class Connection:
         if self._mood in (Mood.DEAF, Mood.STALLED):
             self.record.unread += 1
         elif self.record.path == SIDE_DOOR:
-            self._put(Step(frame(1, self._side_door(text).encode())))
+            self._put(Step(frame(TEXT, self._side_door(text).encode())))
         else:
             received = self._exchange.receive(text, self.record, trio.current_time())
             delay = self._habits.delay
@@ -219,7 +213,7 @@ class Connection:
         silent = self._ended or self._mood is not Mood.FAIR
         answer = self._exchange.process(received, trio.current_time(), silent=silent)
         if silent:
-            received.record.note = received.record.note or "the connection was given up before the answer"
+            received.record.note = "the connection was given up before the answer"
             return
         for step in deliver(answer, self._exchange.plan.faults, self._rng):
             if step.mood is not None:
@@ -235,9 +229,18 @@ class Connection:
         self._mood = mood
         self._note(why)
         if mood is not Mood.DEAF:
-            self._nursery.start_soon(self._drop_after, self._exchange.plan.faults.hold, why)
+            self._nursery.start_soon(self._end_after, self._exchange.plan.faults.hold, why)
 
-    # Ending
+    # Writing and ending
+
+    def _put(self, step: Step, record: RequestRecord | None = None) -> None:
+        if step.end is not End.STAY and not self._outbox.ending:
+            self._nursery.start_soon(self._end_after, CLOSE_WITHIN, "the client did not close in time")
+        self._outbox.put(step, record)
+
+    async def _put_later(self, step: Step, record: RequestRecord) -> None:
+        await trio.sleep(step.after)
+        self._put(step, record)
 
     def _close(self, code: int, reason: str, end: End = End.CLOSE) -> None:
         if self._mood is Mood.FAIR:  # any other mood has nothing more to say
@@ -251,118 +254,43 @@ class Connection:
             return
         code = self.record.close_code or 1005
         hold = self._exchange.plan.faults.hold
-        fault = None if self._mood is Mood.DEAF else self._exchange.plan.at(Point.CLOSE)
+        answered = self._mood is Mood.DEAF  # our Close was first, theirs is the answer
+        trading = self.record.path != SIDE_DOOR
+        fault = self._exchange.plan.at(Point.CLOSE) if trading and not answered else None
         self.record.fault = self.record.fault or fault
-        ended = self._mood is Mood.DEAF  # ours was first: theirs was the answer
         self._mood = Mood.DEAF
         match fault:
             case Fault.CLOSE_IGNORED:
-                self._nursery.start_soon(self._drop_after, hold, str(fault))
+                self._nursery.start_soon(self._end_after, hold, str(fault))
             case Fault.CLOSE_WITHOUT_END:
                 self._put(Step(close_frame(code)))
-                self._nursery.start_soon(self._drop_after, hold, str(fault))
+                self._nursery.start_soon(self._end_after, hold, str(fault))
             case Fault.CLOSE_PINGED:
                 pings = b"".join(frame(PING, b"closing %d" % count) for count in range(3))
                 self._put(Step(pings + close_frame(code), end=End.FINISH))
             case _:
-                self._put(Step(b"" if ended else close_frame(code), end=End.FINISH))
+                self._put(Step(b"" if answered else close_frame(code), end=End.FINISH))
 
-    async def _drop_after(self, seconds: float, why: str) -> None:
-        await trio.sleep(seconds)
+    def _end(self, why: str) -> None:
         self._note(why)
         self._nursery.cancel_scope.cancel()
 
-    async def _finish(self) -> None:
-        """End the stream so that the client reads all of it; bounded."""
-        raw = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
-        with trio.move_on_after(LINGER):
-            try:
-                if isinstance(raw, trio.abc.HalfCloseableStream):
-                    await raw.send_eof()
-                while await raw.receive_some(READ_SIZE):
-                    pass
-            except Gone:
-                pass
-
-    # Writing
-
-    def _put(self, step: Step, record: RequestRecord | None = None) -> None:
-        if self._close_sent:
-            if step.data or step.end is End.STAY:
-                return
-        elif step.end is not End.STAY:
-            self._close_sent = True
-            self._nursery.start_soon(self._drop_after, CLOSE_WITHIN, "the client did not close in time")
-        self._backlog += len(step.data)
-        if self._backlog > MAX_BACKLOG:
-            self._note("the client does not read its answers")
-            self._nursery.cancel_scope.cancel()
-        self._queue.append((step, record))
-        self._writer.unpark()
-
-    async def _put_later(self, step: Step, record: RequestRecord) -> None:
-        await trio.sleep(step.after)
-        self._put(step, record)
-
-    async def _write(self) -> None:
-        try:
-            while True:
-                if not self._queue:
-                    await self._writer.park()
-                batch, self._queue = self._queue, []
-                self._backlog = 0
-                while batch:
-                    batch = await self._write_some(batch)
-        except Gone:
-            self._note("the stream broke")
-            self._nursery.cancel_scope.cancel()
-
-    async def _write_some(self, batch: list[tuple[Step, RequestRecord | None]]) -> list[tuple[Step, RequestRecord | None]]:
-        """Write as many steps at once as go together; return the rest."""
-        size = 1
-        if not batch[0][0].slowly:
-            while size < len(batch) and not batch[size][0].slowly and batch[size - 1][0].end is End.STAY:
-                size += 1
-        data = b"".join([step.data for step, _ in batch[:size]])
-        last = batch[size - 1][0]
-        if last.slowly:
-            for index in range(len(data)):
-                await self._stream.send_all(data[index : index + 1])
-                await trio.sleep(last.slowly)
-        elif data:
-            await self._stream.send_all(data)
-        now = trio.current_time()
-        for step, record in batch[:size]:
-            if record is not None and step.payload is not None:
-                record.sent_at = now
-        match last.end:
-            case End.STAY | End.CLOSE:
-                return batch[size:]
-            case End.FINISH:
-                raw = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
-                if isinstance(raw, trio.abc.HalfCloseableStream):
-                    await raw.send_eof()
-                    await trio.sleep(LINGER)
-            case End.DROP:
-                pass
-        self._nursery.cancel_scope.cancel()
-        await trio.sleep_forever()
-        raise AssertionError
+    async def _end_after(self, seconds: float, why: str) -> None:
+        await trio.sleep(seconds)
+        self._end(why)
 
     async def _keep_time(self) -> None:
-        idle = self._habits.idle_timeout
-        interval = self._habits.ping_interval
+        idle, interval = self._habits.idle_timeout, self._habits.ping_interval
         next_ping = trio.current_time() + interval if interval is not None else float("inf")
         while True:
             await trio.sleep_until(min(next_ping, self._heard_at + idle if idle is not None else float("inf")))
             now = trio.current_time()
             if idle is not None and now - self._heard_at >= idle:
+                if self._mood is not Mood.FAIR:
+                    self._end("idle")
                 self._close(1001, "idle")
-                if self._mood is not Mood.DEAF:
-                    self._note("idle")
-                    self._nursery.cancel_scope.cancel()
-                await trio.sleep_forever()
-            if now >= next_ping and interval is not None:
+                return
+            if interval is not None and now >= next_ping:
                 next_ping = now + interval
                 if self._mood is Mood.FAIR:
                     self._pings += 1

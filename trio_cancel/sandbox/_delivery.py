@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import struct
 from enum import Enum
+from itertools import pairwise
 
 import attrs
 
@@ -82,16 +83,15 @@ def say(text: str) -> Step:
     return Step(frame(TEXT, text.encode()), text)
 
 
-def deliver(answer: Answer, faults: Faults, rng: random.Random) -> tuple[Step, ...]:  # noqa: PLR0911 - a table in words
+def deliver(answer: Answer, faults: Faults, rng: random.Random) -> tuple[Step, ...]:
     """Return the steps for an answer: one honest frame, or what the fault makes of it."""
     fault, text = answer.fault, answer.text
+    if isinstance(fault, CustomReply):
+        payload = fault.payload
+        return (say(payload) if isinstance(payload, str) else Step(frame(BINARY, payload), payload),)
     match fault:
         case None:
             return (say(text),)
-        case CustomReply(payload=str() as payload):
-            return (say(payload),)
-        case CustomReply(payload=payload):
-            return (Step(frame(BINARY, bytes(payload)), bytes(payload)),)
         case Fault.DROP_BEFORE | Fault.DROP_AFTER:
             return (Step(end=End.DROP, mood=Mood.DEAF),)
         case Fault.CLOSE_BEFORE | Fault.CLOSE_AFTER:
@@ -145,7 +145,9 @@ def _wrong_text(answer: Answer, fault: Fault, rng: random.Random) -> str:
             return protocol.render_refusal(None, protocol.INTERNAL)
         case Fault.MALFORMED_JSON:
             text = answer.text
-            return rng.choice((text[:-1], text[: len(text) // 2], text + "}", text.replace('"status"', "NaN", 1), "", "ok"))
+            return rng.choice(
+                (text[:-1], text[: len(text) // 2], text + "}", text.replace('"status"', "NaN", 1), "", "ok")
+            )
         case Fault.WRONG_SCHEMA:
             return rng.choice(
                 (
@@ -164,7 +166,7 @@ def _wrong_text(answer: Answer, fault: Fault, rng: random.Random) -> str:
         case Fault.OK_WITH_ERROR:
             return f"{answer.text[:-1]},{error}}}"
         case Fault.OK_WITHOUT_RESULT:
-            rest = rng.choice(("", ",\"result\":null"))
+            rest = rng.choice(("", ',"result":null'))
             return f'{{"id":{request_id},"status":200{rest}}}'
         case Fault.OTHER_ORDER | Fault.OTHER_STATUS:
             assert answer.order is not None
@@ -189,7 +191,7 @@ def _fragments(text: str, rng: random.Random) -> bytes:
     payload = text.encode()
     cuts = [0, *sorted(rng.randrange(len(payload) + 1) for _ in range(rng.randint(1, 4))), len(payload)]
     frames = []
-    for index, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for index, (start, stop) in enumerate(pairwise(cuts)):
         frames.append(frame(TEXT if index == 0 else CONTINUATION, payload[start:stop], fin=index == len(cuts) - 2))
         if index < len(cuts) - 2:
             frames.append(frame(PING, b"between"))

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import attrs
 
+
 class Point(StrEnum):
     """Where a fault can fire."""
 
@@ -145,7 +146,9 @@ def _checked_chances(chances: Mapping[Fault, float]) -> Mapping[Fault, float]:
     for point in Point:
         share = [chance for fault, chance in checked.items() if fault.point is point]
         if any(not 0 <= chance <= 1 for chance in share) or sum(share) > 1 + 1e-9:
-            raise ValueError(f"The chances of all faults at the point {point} must be 0 or more, and at most 1 together.")
+            raise ValueError(
+                f"The chances of all faults at the point {point} must be 0 or more, and at most 1 together."
+            )
     return MappingProxyType(checked)
 
 

@@ -118,9 +118,10 @@ class Log:
         """Yield the log as lines of text, the same for two runs that went the same way."""
         for connection in self.connections:
             yield (
-                f"connection {connection.number} opened {connection.opened_at:.6f} closed {_time(connection.closed_at)} "
-                f"requests {connection.requests} incomplete {connection.incomplete} unread {connection.unread} "
-                f"close {connection.close_code} fault {connection.fault} note {connection.note}"
+                f"connection {connection.number} opened {_time(connection.opened_at)} "
+                f"closed {_time(connection.closed_at)} requests {connection.requests} unread {connection.unread} "
+                f"incomplete {connection.incomplete} close {connection.close_code} fault {connection.fault} "
+                f"note {connection.note}"
             )
         for record in self.requests:
             yield (

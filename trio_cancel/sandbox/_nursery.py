@@ -19,8 +19,9 @@ async def open_services() -> AsyncGenerator[trio.Nursery]:
             finally:
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
+        errors = group.exceptions
+        if len(errors) != 1:
             raise
-        error = group.exceptions[0]
+        (error,) = errors
     if error is not None:  # outside the handler, so that the group does not become its context
         raise error

@@ -46,7 +46,7 @@ class FaultPlan:
         }
 
     def for_order(self, key: str, faults: Iterable[Fault | CustomReply | None]) -> None:
-        """Set what hits the next requests for an order, named by id or external id, one after another; None: nothing."""
+        """Set what hits the next requests for an order (id or external id), one after another; None: nothing."""
         planned = list(faults)
         for fault in planned:
             if isinstance(fault, Fault) and fault.point is not Point.REQUEST:
@@ -74,8 +74,7 @@ class FaultPlan:
         chosen: Fault | CustomReply | None = self.script(record) if self.script is not None else None
         if chosen is None and self._orders:
             for key in (record.order_id, *record.params.values()):
-                planned = self._orders.get(key) if isinstance(key, str) else None
-                if planned is not None:
+                if isinstance(key, str) and (planned := self._orders.get(key)) is not None:
                     chosen = planned.popleft()
                     if not planned:
                         del self._orders[key]

@@ -72,7 +72,7 @@ class Request:
     @property
     def order(self) -> dict[str, str]:
         """``{"id": …}`` or ``{"external_id": …}``, as the book's methods take it; empty where neither or both came."""
-        named = {name: self.business[name] for name in ("id", "external_id") if name in self.business}
+        named: dict[str, str] = {name: self.business[name] for name in ("id", "external_id") if name in self.business}
         return named if len(named) == 1 and _is_text(*named.values()) else {}
 
 
@@ -85,7 +85,7 @@ _encode_any = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), defaul
 
 
 def quote(text: str) -> str:
-    """Return a JSON string as JavaScript's ``JSON.stringify`` writes it: raw but for quotes, controls, lone surrogates."""
+    """Return a JSON string as JavaScript's ``JSON.stringify`` writes it: raw but for quotes, controls, surrogates."""
     return _without_surrogates(encode_basestring(text))
 
 

@@ -16,18 +16,20 @@ from contextlib import asynccontextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import trio
 
 from trio_cancel._models import Credentials
 from trio_cancel.sandbox._book import Book
 from trio_cancel.sandbox._certificate import Certificate, make_certificate
-from trio_cancel.sandbox._connection import Connection, Gone, Habits
+from trio_cancel.sandbox._connection import Connection, Habits
 from trio_cancel.sandbox._exchange import Exchange
 from trio_cancel.sandbox._faults import CustomReply, Fault, Faults, Point
 from trio_cancel.sandbox._limits import Limits
 from trio_cancel.sandbox._log import Log
 from trio_cancel.sandbox._nursery import open_services
+from trio_cancel.sandbox._outbox import Gone
 from trio_cancel.sandbox._plan import Script
 from trio_cancel.sandbox._side_door import SideDoor
 
@@ -267,8 +269,28 @@ async def open_sandbox(
         yield sandbox
 
 
+class SandboxOptions(TypedDict, total=False):
+    """The keywords of `open_sandbox`."""
+
+    port: int | None
+    tls: bool
+    credentials: Credentials | None
+    rate: float | None
+    burst: float | None
+    daily_limit: int | None
+    delay: float | tuple[float, float]
+    idle_timeout: float | None
+    ping_interval: float | None
+    full_results: bool
+    faults: Faults | None
+    clock: Callable[[], int]
+    clock_skew: int
+    seed: int | None
+    log_limit: int | None
+
+
 async def serve_sandbox(
-    *, task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED, **options: object
+    *, task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED, **options: Unpack[SandboxOptions]
 ) -> None:
     """Run a sandbox exchange until cancelled, for ``nursery.start``: gives the `Sandbox` once it listens.
 
@@ -276,6 +298,6 @@ async def serve_sandbox(
         task_status: trio's.
         options: those of `open_sandbox`.
     """
-    async with open_sandbox(**options) as sandbox:  # type: ignore[arg-type]  # checked by open_sandbox's own signature
+    async with open_sandbox(**options) as sandbox:
         task_status.started(sandbox)
         await trio.sleep_forever()

@@ -62,12 +62,12 @@ class SideDoor:
         try:
             message = read_json(text)
             if not isinstance(message, dict):
-                raise BookError("A message must be a JSON object.")  # noqa: TRY301 - all refusals are answered in one place
+                raise BookError("A message must be a JSON object.")
             request_id = message["id"] if isinstance(message.get("id"), str) else None
             method = self._methods.get(str(message.get("method")))
             params = message.get("params", {})
             if method is None or not isinstance(params, dict):
-                raise BookError(f"method must be one of {', '.join(self._methods)}, params an object.")  # noqa: TRY301
+                raise BookError(f"method must be one of {', '.join(self._methods)}, params an object.")
             answer = {"status": 200, "result": method(**params)}
         except UnknownOrder as error:
             answer = {"status": 404, "result": None, "error": {"message": str(error)}}
@@ -136,7 +136,9 @@ class SandboxControl:
                 self._count += 1
                 request_id = str(self._count)
                 try:
-                    await self._websocket.send_message(json.dumps({"id": request_id, "method": method, "params": params}))
+                    await self._websocket.send_message(
+                        json.dumps({"id": request_id, "method": method, "params": params})
+                    )
                     while True:
                         answer = json.loads(await self._websocket.get_message())
                         if answer["id"] == request_id:  # an earlier one's caller was cancelled

@@ -29,7 +29,7 @@ STATUS = {
 }
 
 
-class NoUpgrade(Exception):  # noqa: N818 - a way out, not an error of the sandbox's
+class NoUpgrade(Exception):
     """The connection did not become a WebSocket; the text says why."""
 
 
@@ -63,14 +63,16 @@ async def read_upgrade(stream: trio.abc.Stream) -> Upgrade:
         if not data:
             raise NoUpgrade("the client left before its upgrade request was complete")
         try:
-            websocket.receive_data(data)
+            websocket.receive_data(bytes(data))
             for event in websocket.events():
                 if isinstance(event, Request):
                     origin = any(name.lower() == b"origin" for name, _ in event.extra_headers)
                     return Upgrade(websocket, event.target.partition("?")[0], origin)
-        except (RemoteProtocolError, ValueError) as problem:  # UnicodeError in a header is a ValueError
-            await stream.send_all(response(400, {}, b"This is a WebSocket server.\n"))
-            raise NoUpgrade(f"no upgrade request: {problem}") from problem
+            continue
+        except (RemoteProtocolError, ValueError) as error:  # UnicodeError in a header is a ValueError
+            problem = error
+        await stream.send_all(response(400, {}, b"This is a WebSocket server.\n"))
+        raise NoUpgrade(f"no upgrade request: {problem}") from problem
 
 
 async def answer_upgrade(
@@ -84,7 +86,7 @@ async def answer_upgrade(
     """
     # Source of the headers: venue.md, "the server is uWebSockets v20 … Date". A Date has whole seconds, rounded down.
     dated = {"Date": formatdate(now // 1000, usegmt=True), "uWebSockets": "20"}
-    if fault in STATUS:
+    if fault is not None and fault in STATUS:
         status = STATUS[fault]
         endless = fault is Fault.UPGRADE_ENDLESS
         if faults.retry_after is not None and status in (429, 503):
@@ -125,6 +127,8 @@ async def _trickle_on(stream: trio.abc.Stream, faults: Faults) -> None:
 def _with_wrong_key(accepted: bytes) -> bytes:
     lines = accepted.split(b"\r\n")
     return b"\r\n".join(
-        b"Sec-WebSocket-Accept: d3JvbmcgYWNjZXB0IGtleSE9PT0=" if line.lower().startswith(b"sec-websocket-accept") else line
+        b"Sec-WebSocket-Accept: d3JvbmcgYWNjZXB0IGtleSE9PT0="
+        if line.lower().startswith(b"sec-websocket-accept")
+        else line
         for line in lines
     )
