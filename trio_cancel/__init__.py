@@ -1,1 +1,48 @@
-"""Cancel orders at Ripio Trade, with structured concurrency."""
+"""Cancel orders at Ripio Trade over its WebSocket, and know what became of every one.
+
+``async with open_trading_ws() as ws`` is the one door. See the README beside this package's sources.
+"""
+
+from trio_cancel._batch import Batch as Batch
+from trio_cancel._client import TradingWS as TradingWS
+from trio_cancel._client import open_trading_ws as open_trading_ws
+from trio_cancel._clock import OffsetInterval as OffsetInterval
+from trio_cancel._errors import CancelNotSent as CancelNotSent
+from trio_cancel._errors import ConfigurationError as ConfigurationError
+from trio_cancel._errors import ConnectionLost as ConnectionLost
+from trio_cancel._errors import HandshakeFailed as HandshakeFailed
+from trio_cancel._errors import Interrupted as Interrupted
+from trio_cancel._errors import InvalidReply as InvalidReply
+from trio_cancel._errors import InvalidRequest as InvalidRequest
+from trio_cancel._errors import InvalidSignature as InvalidSignature
+from trio_cancel._errors import JournalError as JournalError
+from trio_cancel._errors import MissingParameters as MissingParameters
+from trio_cancel._errors import NoReply as NoReply
+from trio_cancel._errors import NotWritten as NotWritten
+from trio_cancel._errors import OrderNotActive as OrderNotActive
+from trio_cancel._errors import OrderNotFound as OrderNotFound
+from trio_cancel._errors import OrdersLeft as OrdersLeft
+from trio_cancel._errors import OutcomeUnknown as OutcomeUnknown
+from trio_cancel._errors import RateLimited as RateLimited
+from trio_cancel._errors import SessionClosed as SessionClosed
+from trio_cancel._errors import TradingError as TradingError
+from trio_cancel._errors import VenueError as VenueError
+from trio_cancel._errors import VenueUnavailable as VenueUnavailable
+from trio_cancel._models import CanceledOrder as CanceledOrder
+from trio_cancel._models import CancelRequest as CancelRequest
+from trio_cancel._models import Credentials as Credentials
+from trio_cancel._observer import Observer as Observer
+from trio_cancel._observer import Statistics as Statistics
+from trio_cancel._outcomes import AlreadyClosed as AlreadyClosed
+from trio_cancel._outcomes import Attempt as Attempt
+from trio_cancel._outcomes import Canceled as Canceled
+from trio_cancel._outcomes import CancelReport as CancelReport
+from trio_cancel._outcomes import NotFound as NotFound
+from trio_cancel._outcomes import NotSent as NotSent
+from trio_cancel._outcomes import Outcome as Outcome
+from trio_cancel._outcomes import Rejected as Rejected
+from trio_cancel._outcomes import Unknown as Unknown
+from trio_cancel._outcomes import VenueReply as VenueReply
+from trio_cancel._pacing import Pacer as Pacer
+from trio_cancel._session import SessionState as SessionState
+from trio_cancel._stream import CancelStream as CancelStream

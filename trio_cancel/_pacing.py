@@ -1,7 +1,7 @@
 """How fast requests may start: a rate that the user sets, and one that is found out from the venue's answers (pure).
 
-Both are told the time and only ever say when the next request may start. A :class:`Pacer` may be shared by the sessions of one
-account; a :class:`Governor` belongs to one session.
+Both are told the time and only ever say when the next request may start. A :class:`Pacer` may be shared by the sessions
+of one account; a :class:`Governor` belongs to one session.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Pacer:
 class Governor:
     """As fast as the venue takes it, found out with care.
 
-    The window of requests in flight starts small and grows with each answer. The first 429 switches to a pace: slow, doubling
-    until the next 429, then halved, then growing slowly with one small decrease per burst of 429s. All 429s of requests that
-    were written before a decrease belong to its burst.
+    The window of requests in flight starts small and grows with each answer. The first 429 switches to a pace: slow,
+    doubling until the next 429, then halved, then growing slowly with one small decrease per burst of 429s. All 429s of
+    requests that were written before a decrease belong to its burst.
     """
 
     __slots__ = ("_decreased_at", "_doubling", "_grown_at", "_next_at", "_since_decrease", "rate", "window")

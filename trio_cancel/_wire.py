@@ -1,11 +1,11 @@
 """Models to JSON text and back, and the signature (pure).
 
-Out: cattrs turns a :class:`CancelRequest` (which cannot be invalid) into the business parameters, msgspec into the compact
-UTF-8 JSON that JavaScript's ``JSON.stringify`` gives; those very bytes are signed and sent.
+Out: cattrs turns a :class:`CancelRequest` (which cannot be invalid) into the business parameters, msgspec into the
+compact UTF-8 JSON that JavaScript's ``JSON.stringify`` gives; those very bytes are signed and sent.
 
-In: msgspec checks types while it parses and keeps each number's text (``float_hook=Decimal``), so that no digit is lost and
-no string, null or boolean passes for a number. Whatever does not fit the contract becomes a :class:`BadReply`; if its
-id and status can still be read they are kept, for it may speak of a pending request.
+In: msgspec checks types while it parses and keeps each number's text (``float_hook=Decimal``), so that no digit is lost
+and no string, null or boolean passes for a number. Whatever does not fit the contract becomes a :class:`BadReply`; if
+its id and status can still be read they are kept, for it may speak of a pending request.
 """
 
 from __future__ import annotations

@@ -1,0 +1,188 @@
+"""Bulk cancels: a batch that can be interrupted and still accounts for every order, and a stream without end.
+
+A :class:`Batch` materialises its input before anything is sent and keeps one slot for each distinct order. The
+dispatcher asks it for the next order when there is room (no task an order, no queue that grows) and settles orders into
+their slots; a memory channel of size 1 only tells ``run`` that the last one has settled. If ``run`` is cancelled, what
+is not written is withdrawn, what is written goes on settling into its slot while the connection lives, and ``report``
+tells it all at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import trio
+
+from trio_cancel._dispatch import Dispatcher
+from trio_cancel._errors import InvalidRequest, NoReply, NotWritten
+from trio_cancel._models import CancelRequest
+from trio_cancel._outcomes import CancelReport, NotSent, Outcome
+from trio_cancel._pending import Pending, Terms
+
+
+def as_request(item: object, index: int | None = None) -> CancelRequest:
+    """Return an order id or a request as a request.
+
+    Raises:
+        InvalidRequest: naming the item's index, if one is given.
+    """
+    if item.__class__ is CancelRequest:
+        return item  # type: ignore[return-value]  # mypy does not follow __class__
+    where = "" if index is None else f"Item {index} of the requests: "
+    if isinstance(item, CancelRequest):
+        return item
+    if not isinstance(item, str):
+        raise InvalidRequest(f"{where}an order id (a string) or a CancelRequest is needed, not {type(item).__name__}.")
+    try:
+        return CancelRequest(item)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{where}{error}") from None
+
+
+def as_requests(requests: Iterable[str | CancelRequest]) -> list[CancelRequest]:
+    """Materialise and check the input of a bulk cancel.
+
+    Raises:
+        InvalidRequest: for a bare string, or an item that is no request, naming its index.
+    """
+    if isinstance(requests, str | bytes | CancelRequest):
+        kind = type(requests).__name__
+        raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not one {kind}; put it into a list.")
+    try:
+        items = iter(requests)
+    except TypeError:
+        raise InvalidRequest(f"A bulk cancel needs an iterable, not {type(requests).__name__}.") from None
+    return [as_request(item, index) for index, item in enumerate(items)]
+
+
+class _Item(Pending):
+    """One order of a batch."""
+
+    __slots__ = ("_batch", "_slot")
+
+    def __init__(self, batch: Batch, slot: int, request: CancelRequest, terms: Terms, now: float) -> None:
+        super().__init__(request, terms, urgent=False, now=now)
+        self._batch = batch
+        self._slot = slot
+
+    def deliver(self) -> None:
+        self._batch._settled(self._slot, self)
+
+
+class Batch:
+    """A bulk cancel that exists before anything is sent. Made by :meth:`TradingWS.batch`.
+
+    ``await batch.run()`` under any cancel scope; ``batch.report()`` at any time, also afterwards.
+    """
+
+    def __init__(
+        self,
+        requests: list[CancelRequest],
+        terms: Terms,
+        dispatcher: Dispatcher,
+        check_open: Callable[[], None],
+        report_flags: Callable[[], bool],
+    ) -> None:
+        slots: dict[CancelRequest, int] = {}
+        # Where each input's outcome is: an order that stands there twice is canceled once.
+        self._slot_of = [slots.setdefault(request, len(slots)) for request in requests]
+        self._requests = list(slots)
+        self._outcomes: list[Outcome | None] = [None] * len(slots)
+        self._under_way: dict[int, Pending] = {}
+        self._next = 0
+        self._unsettled = len(slots)
+        self._terms = terms
+        self._dispatcher = dispatcher
+        self._check_open = check_open
+        self._journal_failed = report_flags
+        self._started = False
+        self._ended = False
+        self._refused: BaseException | None = None
+        self._done, self._wait_done = trio.open_memory_channel[None](1)
+        self.held_since = 0.0
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    async def run(self) -> CancelReport:
+        """Cancel every order; return the report once each has its outcome.
+
+        It never raises for what the venue says, and never because of one order.
+
+        Raises:
+            SessionClosed: the session's block has ended.
+            trio.BusyResourceError: it is running or has run; a batch runs once.
+
+        Cancelled: no further order is written; what is in flight is tracked on, see :meth:`report`.
+        """
+        self._check_open()
+        if self._started:
+            raise trio.BusyResourceError("a batch runs once; make another for another run")
+        self._started = True
+        try:
+            if self._unsettled:
+                self.held_since = trio.current_time()
+                self._dispatcher.counters.queued += len(self._requests)
+                self._dispatcher.submit_source(self, self.held_since)
+                await self._wait_done.receive()
+            else:
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._ended = True
+            self._dispatcher.queue.remove_source(self)
+            for pending in list(self._under_way.values()):
+                self._dispatcher.abandon(pending)
+        return self.report()
+
+    def report(self) -> CancelReport:
+        """Return one outcome for every input, in its order, as far as is known now.
+
+        What is in flight is :class:`Unknown`, what has not been written :class:`NotSent`; such an outcome is not
+        ``final`` while it can still change. Each call tells the latest.
+        """
+        outcomes = [outcome or self._outcome_now(slot) for slot, outcome in enumerate(self._outcomes)]
+        return CancelReport(tuple(outcomes[slot] for slot in self._slot_of), journal_failed=self._journal_failed())
+
+    def _outcome_now(self, slot: int) -> Outcome:
+        pending = self._under_way.get(slot)
+        if pending is not None and pending.flights:
+            return pending.conclude(NoReply("no answer has come yet"), self._dispatcher.clock, final=False)
+        request = self._requests[slot]
+        if self._refused is not None:
+            return NotSent(request, cause=self._refused)
+        if self._ended:
+            return NotSent(request, cause=NotWritten("the batch was interrupted before its turn came"))
+        return NotSent(request, cause=NotWritten("its turn has not come yet"), final=False)
+
+    # What the dispatcher calls
+
+    def next(self, now: float) -> Pending | None:
+        """Return the next order, or None."""
+        slot = self._next
+        if slot >= len(self._requests):
+            return None
+        self._next = slot + 1
+        pending = _Item(self, slot, self._requests[slot], self._terms, now)
+        self._under_way[slot] = pending
+        return pending
+
+    def refuse(self, cause: BaseException) -> None:
+        """Settle everything that has not been asked for: it will never be sent."""
+        self._refused = cause
+        self._unsettled -= len(self._requests) - self._next
+        self._next = len(self._requests)
+        self._tell_if_done()
+
+    def give_up_after(self) -> float:
+        """Return how many seconds without any connection it waits."""
+        return self._terms.give_up_after
+
+    def _settled(self, slot: int, pending: Pending) -> None:
+        self._outcomes[slot] = pending.outcome
+        self._under_way.pop(slot, None)
+        self._unsettled -= 1
+        self._tell_if_done()
+
+    def _tell_if_done(self) -> None:
+        if not self._unsettled and not self._ended:
+            self._done.send_nowait(None)

@@ -1,0 +1,314 @@
+"""The one door: ``open_trading_ws`` and the object that it yields.
+
+Nothing here waits for the network. A single cancel registers an order with the dispatcher and waits at a memory channel
+of size 1 of its own; if it is cancelled there, the order is withdrawn if it is not written, and tracked on if it is.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Literal
+
+import trio
+
+from trio_cancel._batch import Batch, as_requests
+from trio_cancel._clock import OffsetInterval
+from trio_cancel._connection import Dialing
+from trio_cancel._endpoint import parse_endpoint
+from trio_cancel._errors import ConfigurationError, InvalidRequest
+from trio_cancel._models import CanceledOrder, CancelRequest, Credentials
+from trio_cancel._observer import Notifier, Observer, Statistics
+from trio_cancel._outcomes import CancelReport, Outcome
+from trio_cancel._pacing import Pacer
+from trio_cancel._pending import Pending, Terms
+from trio_cancel._session import Session, SessionState, run_session
+from trio_cancel._stream import CancelStream, run_stream
+from trio_cancel._transport import Dial
+from trio_cancel._world import World
+
+DEFAULT_URL = "wss://ws-api.ripio.com"
+"""The venue (WebSocket API, general information)."""
+URL_VARIABLE = "TRIO_CANCEL_URL"
+
+
+class _Single(Pending):
+    """A cancel with a channel of its own."""
+
+    __slots__ = ("_channel",)
+
+    def __init__(
+        self, request: CancelRequest, terms: Terms, now: float, channel: trio.MemorySendChannel[Outcome]
+    ) -> None:
+        super().__init__(request, terms, urgent=True, now=now)
+        self._channel = channel
+
+    def deliver(self) -> None:
+        assert self.outcome is not None
+        with suppress(trio.BrokenResourceError):  # the caller has left; the dispatcher has logged it
+            self._channel.send_nowait(self.outcome)
+
+
+class TradingWS:
+    """An open session. Made by :func:`open_trading_ws`; usable from any task while its block lasts."""
+
+    def __init__(self, session: Session, terms: Terms) -> None:
+        self._session = session
+        self._terms = terms
+
+    def __repr__(self) -> str:
+        return f"<TradingWS {self._session.state.value}>"
+
+    @property
+    def state(self) -> SessionState:
+        """``connecting``, ``connected``, ``reconnecting``, ``failed`` or ``closed``."""
+        return self._session.state
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the state is ``failed``."""
+        return self._session.failure
+
+    @property
+    def clock(self) -> OffsetInterval | None:
+        """Where the venue's clock minus ours lies, as far as its answers told; None if they told nothing."""
+        return self._session.dispatcher.clock
+
+    def statistics(self) -> Statistics:
+        """Return what the session has seen so far, as a frozen value."""
+        return self._session.statistics()
+
+    async def ping(self) -> float:
+        """Send a WebSocket ping and return the seconds until its pong.
+
+        Raises:
+            trio.BrokenResourceError: there is no connection now.
+
+        Cancelled: the pong is ignored. There is no deadline in here; use a scope of your own.
+        """
+        self._session.check_open()
+        return await self._session.ping()
+
+    async def cancel(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> CanceledOrder:
+        """Cancel one order; return it as the venue canceled it.
+
+        The same as ``(await ws.try_cancel(…)).unwrap()``.
+
+        Args:
+            id: the venue's order id, or a whole request.
+            external_id: your own id of the order, instead.
+
+        Raises:
+            InvalidRequest: not exactly one of the two, or no usable string. Nothing was sent.
+            OrderNotActive, OrderNotFound, VenueError: the venue's refusals (seed: "Common Error Codes").
+            OutcomeUnknown: it may or may not be off the book.
+            CancelNotSent: the venue cannot have seen the request.
+            SessionClosed: the session's block has ended.
+
+        Cancelled: see :meth:`try_cancel`.
+        """
+        return (await self.try_cancel(id, external_id=external_id)).unwrap()
+
+    async def try_cancel(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> Outcome:
+        """Cancel one order; return what became of it. It never raises for what the venue says.
+
+        Args:
+            id: the venue's order id, or a whole request.
+            external_id: your own id of the order, instead.
+
+        Returns:
+            One of the six outcomes. It comes within ``give_up_after`` of the first write (plus a small bound); before
+            that window and pace may hold it back, where only your own scope bounds the wait.
+
+        Raises:
+            InvalidRequest: not exactly one of the two, or no usable string. Nothing was sent.
+            SessionClosed: the session's block has ended.
+
+        Cancelled: a request that is not written is withdrawn; one that is being written is finished, so that the order
+        may be canceled all the same. ``trio.Cancelled`` comes out at once.
+        """
+        request = _one_request(id, external_id)
+        session = self._session
+        session.check_open()
+        send, receive = trio.open_memory_channel[Outcome](1)
+        pending = _Single(request, self._terms, trio.current_time(), send)
+        try:
+            session.dispatcher.submit(pending, pending.held_since)
+            return await receive.receive()
+        finally:
+            if pending.outcome is None:
+                receive.close()
+                session.dispatcher.abandon(pending)
+
+    def batch(self, requests: Iterable[str | CancelRequest]) -> Batch:
+        """Make a bulk cancel that can be interrupted and still accounts for every order. Nothing is sent yet.
+
+        Args:
+            requests: order ids or requests; any finite iterable. It is read whole, now.
+
+        Raises:
+            InvalidRequest: a bare string, or an item that is no request, naming its index.
+            SessionClosed: the session's block has ended.
+        """
+        self._session.check_open()
+        session = self._session
+        return Batch(as_requests(requests), self._terms, session.dispatcher, session.check_open, lambda: False)
+
+    async def cancel_many(self, requests: Iterable[str | CancelRequest]) -> CancelReport:
+        """Cancel many orders; return one outcome for each, in the order given.
+
+        Bounded in flight, as fast as the venue takes it. It never raises because of one order.
+
+        Args:
+            requests: order ids or requests; any finite iterable. One that stands there twice is canceled once.
+
+        Raises:
+            InvalidRequest: a bare string, or an item that is no request, naming its index. Nothing was sent.
+            SessionClosed: the session's block has ended.
+
+        Cancelled: no further order is written, and the report is lost; where you want it, use :meth:`batch`.
+        """
+        return await self.batch(requests).run()
+
+    def open_cancel_stream(
+        self, requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest]
+    ) -> AbstractAsyncContextManager[CancelStream]:
+        """Cancel an input without end, in constant memory: ``async with ws.open_cancel_stream(ids) as outcomes``.
+
+        Args:
+            requests: order ids or requests; any sync or async iterable. Items are taken as there is room for them, and
+                not compared with each other.
+
+        Returns:
+            An async context manager that yields a :class:`CancelStream`: ``async for outcome in outcomes`` gives the
+            outcomes in the order of completion. Leaving the block early stops the intake; ``outcomes.unsettled`` then
+            names what was in flight.
+
+        Raises:
+            InvalidRequest: a bare string; while iterating: an item that is no request, after the outcomes of those
+                before.
+            SessionClosed: the session's block has ended.
+        """
+        self._session.check_open()
+        return run_stream(requests, self._terms, self._session.dispatcher)
+
+
+def _one_request(id: str | CancelRequest | None, external_id: str | None) -> CancelRequest:
+    if isinstance(id, CancelRequest):
+        if external_id is not None:
+            raise InvalidRequest("A CancelRequest names its order already; external_id must not be given as well.")
+        return id
+    return CancelRequest(id, external_id)
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ConfigurationError(f"{name} must be a finite number of seconds greater than 0, not {value!r}.")
+    return float(value)
+
+
+def open_trading_ws(
+    url: str | None = None,
+    *,
+    credentials: Credentials | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    dial: Dial | None = None,
+    allow_insecure: bool = False,
+    connect_timeout: float = 10.0,
+    reply_timeout: float = 12.0,
+    give_up_after: float = 30.0,
+    retry: bool = True,
+    pacer: Pacer | None = None,
+    clock_offset: float | Literal["auto"] = 0.0,
+    observer: Observer | None = None,
+) -> AbstractAsyncContextManager[TradingWS]:
+    """Open a session with the venue, as an async context manager.
+
+    Args:
+        url: ``wss://…``; from ``TRIO_CANCEL_URL`` if None, else ``wss://ws-api.ripio.com``.
+        credentials: from ``RIPIO_API_TOKEN`` and ``RIPIO_API_SECRET`` if None.
+        ssl_context: for ``wss``; the system's trusted certificates if None.
+        dial: an async callable returning a connected ``trio.abc.Stream``, called instead of opening a TCP connection:
+            as ``dial(host, port)`` if it takes two arguments, else as ``dial()``. TLS goes over it if the url says
+            ``wss``.
+        allow_insecure: take a plain ``ws://`` url to any host. The token then travels in clear.
+        connect_timeout: seconds for a connection to be open, from name resolution to the WebSocket upgrade.
+        reply_timeout: seconds after its write from which a request counts as unanswered.
+        give_up_after: seconds after the first write until an order is given up; the clock stands still while pace or
+            window hold the order back.
+        retry: False makes one attempt an order.
+        pacer: a rate limit of your own, perhaps shared between sessions of one account; if None, as fast as the venue
+            takes it, found out with care.
+        clock_offset: seconds to add to our clock before signing; ``"auto"`` corrects by the least amount that agrees
+            with the venue's ``Date`` header, and only if the clocks surely differ.
+        observer: told what happens.
+
+    Returns:
+        An async context manager that yields a :class:`TradingWS`. An exception raised in its block comes out as it is.
+        Leaving the block takes at most 2 s with any peer; what is still in flight then is Unknown.
+
+    Raises:
+        ConfigurationError: at once, if the url, the credentials or a keyword cannot be used.
+        HandshakeFailed: on entering, if the first connection fails; later ones are tried again.
+
+    Cancelled: while entering, nothing stays open. A cancel scope around it ends the block, not the connection, before
+    the block's own clean-up has run.
+    """
+    if url is None:
+        url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    endpoint = parse_endpoint(url, allow_insecure=allow_insecure)
+    if credentials is None:
+        credentials = Credentials.from_env()
+    elif not isinstance(credentials, Credentials):
+        raise ConfigurationError(f"credentials must be Credentials(token, secret), not {type(credentials).__name__}.")
+    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
+        raise ConfigurationError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}.")
+    if pacer is not None and not isinstance(pacer, Pacer):
+        raise ConfigurationError(f"pacer must be a Pacer(rate, burst), not {type(pacer).__name__}.")
+    if dial is not None and not callable(dial):
+        raise ConfigurationError(f"dial must be an async callable that returns a stream, not {type(dial).__name__}.")
+    auto = clock_offset == "auto"
+    if not auto and (
+        isinstance(clock_offset, bool) or not isinstance(clock_offset, int | float) or not math.isfinite(clock_offset)
+    ):
+        raise ConfigurationError(f'clock_offset must be a number of seconds or "auto", not {clock_offset!r}.')
+    terms = Terms(_seconds("reply_timeout", reply_timeout), _seconds("give_up_after", give_up_after), bool(retry))
+    return _open(
+        Dialing(endpoint, ssl_context, dial, _seconds("connect_timeout", connect_timeout)),
+        credentials,
+        terms,
+        World(),
+        pacer=pacer,
+        correct_clock=auto,
+        correction=0.0 if isinstance(clock_offset, str) else float(clock_offset),
+        observer=observer,
+    )
+
+
+@asynccontextmanager
+async def _open(
+    dialing: Dialing,
+    credentials: Credentials,
+    terms: Terms,
+    world: World,
+    *,
+    pacer: Pacer | None,
+    correct_clock: bool,
+    correction: float,
+    observer: Observer | None,
+) -> AsyncGenerator[TradingWS]:
+    session = Session(
+        dialing,
+        credentials,
+        world,
+        pacer=pacer,
+        notify=None if observer is None else Notifier(observer),
+        correct_clock=correct_clock,
+        correction=correction,
+        intents=None,
+    )
+    async with run_session(session):
+        yield TradingWS(session, terms)

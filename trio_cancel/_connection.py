@@ -1,0 +1,253 @@
+"""One connection from its upgrade to its end.
+
+In the connection's nursery: trio-websocket's reader (through our tap, which hands small texts straight to the
+dispatcher), the writer (the only one that writes to the socket), the slow reader (large, fragmented and binary
+messages, which come by way of trio-websocket) and the keepalive. They run in the session's shielded scope and under
+KeyboardInterrupt protection, so nothing that befalls a caller reaches them.
+
+The writer owns what it has admitted until it is signed: if it is cancelled before, the orders go back into the queue.
+If it is cancelled in a write, the stream's own count says which frames the socket has not wholly accepted; those were
+not sent. Whatever ends the connection, the dispatcher learns it in ``finally``, after every message that came before.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from trio_cancel._bell import Bell
+from trio_cancel._dispatch import Dispatcher
+from trio_cancel._endpoint import Endpoint
+from trio_cancel._errors import ConnectionLost, HandshakeFailed
+from trio_cancel._frames import encode_text
+from trio_cancel._pending import Flight, Pending
+from trio_cancel._transport import ByteStream, Dial, open_stream
+from trio_cancel._websocket import Link, upgrade
+from trio_cancel._world import World
+
+PING_INTERVAL = 15.0
+"""Seconds between two pings: well under the 60 s after which the venue drops an idle connection."""
+PONG_DEADLINE = 10.0
+"""Seconds to wait for a pong before the connection counts as dead."""
+WRITE_DEADLINE = 5.0
+"""Seconds that one write may be stalled by a peer that does not read."""
+FLUSH_TIME = 0.5
+"""Seconds in which a Close frame may still leave, and messages be delivered, after a connection has failed."""
+CLOSE_TIME = 1.0
+"""Seconds for an orderly close when the session ends."""
+
+
+class IntentLog(Protocol):
+    """Where intents are made durable before the first byte of their requests is written."""
+
+    async def intend(self, admitted: list[Pending]) -> None:
+        """Return when the intents are durable, or have failed to be so and been reported."""
+
+
+@attrs.frozen
+class Dialing:
+    """How to open a connection."""
+
+    endpoint: Endpoint
+    ssl_context: ssl.SSLContext | None
+    dial: Dial | None
+    connect_timeout: float
+
+
+class Connection:
+    """One connection; :meth:`serve` is its whole life."""
+
+    def __init__(self, number: int, dispatcher: Dispatcher, world: World, intents: IntentLog | None) -> None:
+        self.number = number
+        self.bell = Bell()  # rings for the writer
+        self.link: Link
+        self._dispatcher = dispatcher
+        self._world = world
+        self._intents = intents
+        self._over = trio.Event()
+        self._flushed = trio.Event()
+        self._cause: BaseException | None = None
+
+    def end(self, cause: BaseException | None) -> None:
+        """End the connection; the first cause counts."""
+        if not self._over.is_set():
+            self._cause = cause
+            self._over.set()
+
+    async def close(self) -> None:
+        """Say goodbye, as far as the peer lets us within ``CLOSE_TIME``, and end."""
+        with trio.move_on_after(CLOSE_TIME):
+            await self.link.aclose(1000)
+        self.end(None)
+
+    async def serve(self, dialing: Dialing, opened: Callable[[Connection], None]) -> BaseException | None:
+        """Connect, serve until the connection ends, and leave nothing open.
+
+        Args:
+            dialing: how to connect.
+            opened: called once requests can be written.
+
+        Returns:
+            Why the connection ended; None if we closed it.
+
+        Raises:
+            HandshakeFailed: it could not be opened, with the real reason, within ``connect_timeout``.
+        """
+        stream: ByteStream | None = None
+        stage = "the TCP and TLS connection was not made"
+        failed: HandshakeFailed | None = None
+        up = False
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    with trio.move_on_after(dialing.connect_timeout) as scope:
+                        stream = await open_stream(dialing.endpoint, ssl_context=dialing.ssl_context, dial=dialing.dial)
+                        stage = "the WebSocket upgrade was not answered"
+                        self.link = await upgrade(
+                            nursery,
+                            stream,
+                            dialing.endpoint,
+                            on_text=self._read,
+                            wake=self.bell.ring,
+                            wall_clock=self._world.wall,
+                        )
+                        up = True
+                    if up:
+                        opened(self)
+                        await self._run(nursery)
+                    else:
+                        assert scope.cancelled_caught
+                        where, seconds = dialing.endpoint.origin, f"{dialing.connect_timeout:g} s"
+                        failed = HandshakeFailed(f"No connection to {where} within {seconds}: {stage}.")
+                except HandshakeFailed as error:
+                    failed = error
+                finally:
+                    nursery.cancel_scope.cancel()
+        finally:
+            if stream is not None:
+                await stream.aclose_forcefully()
+            if up:
+                self._dispatcher.connection_down(self.number, self._cause, trio.current_time())
+        if failed is not None:
+            raise failed
+        return self._cause
+
+    async def _run(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._write)
+        nursery.start_soon(self._read_slow)
+        nursery.start_soon(self._keep_alive)
+        nursery.start_soon(self._watch_reader)
+        await self._over.wait()
+        with trio.move_on_after(FLUSH_TIME):
+            # A Close frame that says what the peer did wrong, if there is one, is worth half a second.
+            if self.link.closing and not self.link.stream.poisoned:
+                await self._flushed.wait()
+
+    def _read(self, text: bytes | str) -> None:
+        """Hand one text message to the dispatcher; called in the reader's task."""
+        dispatcher = self._dispatcher
+        dispatcher.read(text, self.number, trio.current_time(), self._world.wall())
+        if dispatcher.over_budget:
+            self._end_for_noise()
+
+    def _end_for_noise(self) -> None:
+        self.end(ConnectionLost("the venue sent too many messages that are no answers"))
+
+    @trio.lowlevel.enable_ki_protection
+    async def _watch_reader(self) -> None:
+        link = self.link
+        await link.ended.wait()
+        if link.failure is not None:
+            self.end(ConnectionLost(str(link.failure)))
+        elif link.close_code is not None:
+            reason = f", {link.close_reason}" if link.close_reason else ""
+            self.end(ConnectionLost(f"the venue closed the connection ({link.close_code}{reason})"))
+        else:
+            self.end(ConnectionLost("the venue closed the connection without a word"))
+
+    @trio.lowlevel.enable_ki_protection
+    async def _read_slow(self) -> None:
+        async for message in self.link.messages():
+            if isinstance(message, str):
+                self._read(message)
+            else:
+                dispatcher = self._dispatcher
+                dispatcher.count_binary(trio.current_time())
+                if dispatcher.over_budget:
+                    self._end_for_noise()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _keep_alive(self) -> None:
+        while True:
+            await trio.sleep(PING_INTERVAL)
+            with trio.move_on_after(PONG_DEADLINE) as scope:
+                try:
+                    await self.link.ping()
+                except trio.BrokenResourceError:
+                    return  # the reader tells why
+            if scope.cancelled_caught:
+                self.end(ConnectionLost(f"no pong came within {PONG_DEADLINE:g} s"))
+                return
+
+    @trio.lowlevel.enable_ki_protection
+    async def _write(self) -> None:
+        link = self.link
+        bell = self.bell
+        take = self._dispatcher.take
+        while True:
+            control = link.take_control()
+            admitted: list[Pending] = []
+            ask_at = math.inf
+            if not link.closing:
+                admitted, ask_at = take(trio.current_time())
+            if admitted or control or link.stream.pending_output:
+                if not await self._write_once(control, admitted):
+                    return
+            elif link.closing:
+                self._flushed.set()
+                await bell.wait()
+            elif ask_at == math.inf:
+                await bell.wait()
+            else:
+                with trio.move_on_at(ask_at):
+                    await bell.wait()
+
+    async def _write_once(self, control: list[bytes], admitted: list[Pending]) -> bool:
+        """Write control frames and requests in one go; return False if the connection broke."""
+        dispatcher = self._dispatcher
+        stream = self.link.stream
+        flights: list[Flight] = []
+        cause: BaseException = ConnectionLost("the connection broke before it was written")
+        before = stream.accepted
+        whole = False
+        try:
+            if admitted and self._intents is not None:
+                await self._intents.intend(admitted)
+            chunks = control
+            if admitted and not self.link.closing:
+                flights, texts = dispatcher.sign(admitted, self.number, trio.current_time(), self._world.wall())
+                masks = self._world.random_bytes(4 * len(texts))
+                chunks = control + [encode_text(text, masks[4 * i : 4 * i + 4]) for i, text in enumerate(texts)]
+            with trio.move_on_after(WRITE_DEADLINE) as scope:
+                await stream.send(chunks)
+                whole = True
+            if scope.cancelled_caught:
+                cause = ConnectionLost(f"the venue did not read for {WRITE_DEADLINE:g} s")
+                self.end(cause)
+        except trio.BrokenResourceError as error:
+            cause = error
+            self.end(ConnectionLost(str(error)))
+        finally:
+            if not whole:
+                now = trio.current_time()
+                accepted = max(0, stream.accepted - before - len(control))
+                dispatcher.not_written(flights[accepted:], cause, now)
+                dispatcher.put_back(admitted, now)
+            elif not flights:
+                dispatcher.put_back(admitted, trio.current_time())
+        return whole

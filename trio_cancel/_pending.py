@@ -1,0 +1,169 @@
+"""One order's cancel while it is under way: its attempts, its clock, and what they add up to (pure).
+
+A :class:`Pending` belongs to the dispatcher from the moment it is handed in until it settles; whoever waits for it
+learns the outcome through :meth:`Pending.deliver`, which only delivers what has been settled before.
+
+Its clock (``give_up_after``) runs from the first write on. While it is held back it stands still, but for the time in
+which there is no connection: see :meth:`Pending.spent`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from trio_cancel._clock import OffsetInterval
+from trio_cancel._errors import NoReply, NotWritten
+from trio_cancel._models import CancelRequest
+from trio_cancel._outcomes import Attempt, NotSent, Outcome, Rejected, Unknown, VenueReply
+
+
+@attrs.frozen
+class Terms:
+    """How long and how often an order is tried.
+
+    Attributes:
+        reply_timeout: seconds after its write from which an attempt counts as unanswered.
+        give_up_after: seconds after the first write until the last attempt is given up.
+        retry: whether there is more than one attempt.
+    """
+
+    reply_timeout: float = 12.0
+    give_up_after: float = 30.0
+    retry: bool = True
+
+
+class State(enum.Enum):
+    """Where an order's cancel stands."""
+
+    QUEUED = enum.auto()
+    """Not yet let through by window and pace."""
+    ADMITTED = enum.auto()
+    """Let through; about to be signed and written."""
+    IN_FLIGHT = enum.auto()
+    """Written; an answer can come."""
+    RETRYING = enum.auto()
+    """Waits for its next attempt."""
+    SETTLED = enum.auto()
+
+
+class Flight:
+    """One attempt on one connection."""
+
+    __slots__ = (
+        "answered_at",
+        "connection",
+        "deadline",
+        "doubtful",
+        "pending",
+        "request_id",
+        "status",
+        "written",
+        "written_at",
+    )
+
+    def __init__(
+        self, pending: Pending, request_id: str, connection: int, written: float, written_at: float, deadline: float
+    ) -> None:
+        self.pending = pending
+        self.request_id = request_id
+        self.connection = connection
+        self.written = written  # trio's clock
+        self.written_at = written_at  # Unix seconds
+        self.deadline = deadline  # trio's clock
+        self.answered_at: float | None = None
+        self.status: int | None = None
+        self.doubtful = False  # answered 5xx or 408: it may have been applied
+
+
+class Pending:
+    """One order's cancel until it settles."""
+
+    __slots__ = (
+        "abandoned",
+        "doubt",
+        "error",
+        "flights",
+        "held_since",
+        "no_more",
+        "not_before",
+        "outcome",
+        "request",
+        "retries",
+        "running_from",
+        "state",
+        "terms",
+        "time_spent",
+        "urgent",
+    )
+
+    def __init__(self, request: CancelRequest, terms: Terms, *, urgent: bool, now: float) -> None:
+        self.request = request
+        self.terms = terms
+        self.urgent = urgent
+        self.state = State.QUEUED
+        self.flights: list[Flight] = []
+        self.outcome: Outcome | None = None
+        self.error: VenueReply | None = None  # the venue's last error
+        self.doubt: BaseException | None = None  # why an attempt left the order unknown
+        self.abandoned = False  # the caller has left: no further attempt
+        self.no_more = False  # refused for good: no further attempt, only answers to earlier ones
+        self.retries = 0
+        self.not_before = now
+        self.held_since = now
+        self.running_from: float | None = None
+        self.time_spent = 0.0
+
+    def deliver(self) -> None:
+        """Hand ``self.outcome`` to whoever waits; never raises, never blocks."""
+        raise AssertionError("each kind of Pending delivers in its own way")
+
+    def spent(self, now: float, down_since: float | None) -> float:
+        """Return the seconds of ``give_up_after`` that are used up.
+
+        Args:
+            now: trio's clock.
+            down_since: since when there is no connection; None if there is one.
+        """
+        if self.running_from is not None:
+            return self.time_spent + now - self.running_from
+        if down_since is None:
+            return self.time_spent
+        return self.time_spent + now - max(down_since, self.held_since)
+
+    def hold(self, now: float, running_until: float) -> None:
+        """Stop the clock: since ``running_until`` only the pacer has held it back."""
+        if self.running_from is not None:
+            self.time_spent += max(0.0, running_until - self.running_from)
+            self.running_from = None
+            self.held_since = now
+
+    def doubtful_but(self, flight: Flight | None) -> bool:
+        """Return True if an attempt other than ``flight`` is unanswered or was answered 5xx."""
+        return any(f is not flight and (f.answered_at is None or f.doubtful) for f in self.flights)
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Return the attempts that were written, as values."""
+        return tuple(Attempt(f.request_id, f.written_at, f.answered_at, f.status) for f in self.flights)
+
+    def conclude(self, cause: BaseException | None, clock: OffsetInterval | None, *, final: bool = True) -> Outcome:
+        """Return what the attempts add up to if nothing more comes.
+
+        After an attempt that was unanswered or answered 5xx it is Unknown; else a refusal makes it Rejected; else
+        nothing was written.
+        """
+        if self.flights and self.doubtful_but(None):
+            return Unknown(
+                self.request,
+                self.attempts(),
+                error=self.error,
+                after_unanswered=True,
+                cause=self.doubt or cause or NoReply(f"no answer within {self.terms.reply_timeout:g} s"),
+                final=final,
+            )
+        if self.error is not None:
+            late = clock if self.error.error_code == 40011 and clock is not None and clock.excludes_zero else None
+            return Rejected(self.request, self.attempts(), error=self.error, clock=late)
+        cause = cause or NotWritten(f"it could not be written within {self.terms.give_up_after:g} s")
+        return NotSent(self.request, self.attempts(), cause=cause, final=final)

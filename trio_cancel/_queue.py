@@ -1,0 +1,111 @@
+"""Who comes next: single cancels before retries of bulk ones before new bulk ones (pure).
+
+Single and scope-exit cancels stand in line one by one. A bulk cancel is a :class:`Source` that is asked for its next
+order only when there is room for it, so that no queue grows with the input; several take turns.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from trio_cancel._pending import Pending, State
+
+
+class Source(Protocol):
+    """A bulk cancel, as the queue sees it."""
+
+    held_since: float
+    """Trio's clock when it was handed in."""
+
+    def next(self, now: float) -> Pending | None:
+        """Return the next order, or None if there is none now."""
+
+    def refuse(self, cause: BaseException) -> None:
+        """Settle everything that has not been asked for yet: it will never be sent."""
+
+    def give_up_after(self) -> float:
+        """Return how many seconds without any connection it waits."""
+
+
+class Queue:
+    """Everything that waits to be written."""
+
+    __slots__ = ("_retries", "_sources", "_urgent")
+
+    def __init__(self) -> None:
+        self._urgent: deque[Pending] = deque()
+        self._retries: list[Pending] = []
+        self._sources: deque[Source] = deque()
+
+    def add(self, pending: Pending) -> None:
+        """Put a single cancel in line."""
+        self._urgent.append(pending)
+
+    def add_source(self, source: Source) -> None:
+        """Let a bulk cancel take its turns."""
+        self._sources.append(source)
+
+    def remove_source(self, source: Source) -> None:
+        """Forget a bulk cancel; one that is not there is no error."""
+        if source in self._sources:
+            self._sources.remove(source)
+
+    def retry(self, pending: Pending) -> None:
+        """Put an order in line for its next attempt, not before ``pending.not_before``."""
+        self._retries.append(pending)
+
+    def retrying(self) -> list[Pending]:
+        """Return the orders that wait for their next attempt."""
+        if self._retries:
+            self._retries = [p for p in self._retries if p.state is State.RETRYING]
+        return self._retries
+
+    def next_urgent(self) -> Pending | None:
+        """Return the next single cancel, or None."""
+        while self._urgent:
+            pending = self._urgent.popleft()
+            if pending.state is State.QUEUED:
+                return pending
+        return None
+
+    def next_retry(self, now: float) -> Pending | None:
+        """Return the next order whose next attempt is due, single ones first, or None."""
+        if not self._retries:
+            return None
+        due = [p for p in self.retrying() if p.not_before <= now]
+        if not due:
+            return None
+        chosen = next((p for p in due if p.urgent), due[0])
+        self._retries.remove(chosen)
+        return chosen
+
+    def next_bulk(self, now: float) -> Pending | None:
+        """Return the next order of the bulk cancels, which take turns, or None."""
+        sources = self._sources
+        for _ in range(len(sources)):
+            pending = sources[0].next(now)
+            if len(sources) > 1:
+                sources.rotate(-1)
+            if pending is not None:
+                return pending
+        return None
+
+    def next_due(self) -> float | None:
+        """Return when the earliest next attempt is due, or None."""
+        return min((p.not_before for p in self.retrying()), default=None)
+
+    def heads(self) -> list[Pending]:
+        """Return the single cancels that have not been tried yet, oldest first."""
+        return [p for p in self._urgent if p.state is State.QUEUED]
+
+    def sources(self) -> list[Source]:
+        """Return the bulk cancels."""
+        return list(self._sources)
+
+    def clear(self) -> tuple[list[Pending], list[Source]]:
+        """Take everything out: the single cancels not tried yet, and the bulk ones."""
+        taken = self.heads(), list(self._sources)
+        self._urgent.clear()
+        self._sources.clear()
+        return taken

@@ -1,0 +1,266 @@
+"""Connections over time: open one, serve it, replace it, until the session ends or cannot go on.
+
+Task tree at rest::
+
+    open_trading_ws()                         the caller's task runs the block's body
+    └── session nursery                       every task below runs in one shielded scope
+        ├── connections                       opens a connection, serves it, replaces it
+        │   └── connection nursery
+        │       ├── trio-websocket's reader   peels replies off for the dispatcher
+        │       ├── writer                    admits, signs, writes
+        │       ├── slow reader               large, fragmented, binary messages
+        │       ├── keepalive                 a ping every 15 s
+        │       └── watcher                   waits for the reader's end
+        └── timer                             reply and give-up deadlines
+
+The body is no child of these tasks and they are no children of the scopes around it: a scope that fires around
+``open_trading_ws`` cancels the body only, whose clean-up can still use the connection. Only :meth:`Session.close` ends
+the tasks. Pending orders belong to the dispatcher; the connections task owns ``state``.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import trio
+
+from trio_cancel._bell import Bell
+from trio_cancel._clock import offset_from_date
+from trio_cancel._connection import Connection, Dialing, IntentLog
+from trio_cancel._dispatch import Dispatcher
+from trio_cancel._errors import HandshakeFailed, SessionClosed
+from trio_cancel._models import Credentials
+from trio_cancel._observer import Notifier, Statistics, logger
+from trio_cancel._pacing import Pacer
+from trio_cancel._wire import Signer
+from trio_cancel._world import World
+
+BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
+"""Seconds (before jitter) until the first and the last repeated try to connect."""
+HEALTHY_AFTER = 5.0
+"""Seconds from which a connection counts as healthy, so that the next is tried quickly."""
+
+
+class SessionState(enum.StrEnum):
+    """Where a session stands."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    RECONNECTING = "reconnecting"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+class Session:
+    """The tasks behind one ``open_trading_ws`` block."""
+
+    def __init__(
+        self,
+        dialing: Dialing,
+        credentials: Credentials,
+        world: World,
+        *,
+        pacer: Pacer | None,
+        notify: Notifier | None,
+        correct_clock: bool,
+        correction: float,
+        intents: IntentLog | None,
+    ) -> None:
+        self.state = SessionState.CONNECTING
+        self.failure: HandshakeFailed | None = None
+        self._dialing = dialing
+        self._world = world
+        self._notify = notify
+        self._correct_clock = correct_clock
+        self._intents = intents
+        self._connection: Connection | None = None
+        self._connections = 0
+        self._opened_at = 0.0
+        self._first = trio.Event()
+        self._scope = trio.CancelScope(shield=True)
+        self._ended = trio.Event()
+        self._timer_bell = Bell()
+        self._timer_at = math.inf
+        self.dispatcher = Dispatcher(
+            sign=Signer(credentials).encode,
+            id_prefix=world.id_prefix(),
+            pacer=pacer,
+            notify=notify,
+            jitter=world.jitter,
+            wake_writer=self._wake_writer,
+            wake_timer=self._wake_timer,
+        )
+        self.dispatcher.correction = correction
+
+    # For the block
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks and wait for the first connection.
+
+        Raises:
+            HandshakeFailed: the first connection failed; nothing is tried again.
+        """
+        nursery.start_soon(self._tasks)
+        await self._first.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def close(self) -> None:
+        """End every task, after an orderly close as far as the peer takes part, within 2 s. Never cancelled."""
+        with trio.CancelScope(shield=True):
+            self.dispatcher.stop(SessionClosed("the session's block has ended"))
+            if self.state is not SessionState.FAILED:
+                self.state = SessionState.CLOSED
+            if self._connection is not None:
+                await self._connection.close()
+            self.kill()
+            await self._ended.wait()
+            self.state = SessionState.CLOSED
+
+    def kill(self) -> None:
+        """End every task at once."""
+        self._scope.cancel()
+
+    def check_open(self) -> None:
+        """Raise SessionClosed if the block has ended."""
+        if self.state is SessionState.CLOSED:
+            raise SessionClosed("This session is closed: its block has ended. Open a new one with open_trading_ws().")
+
+    async def ping(self) -> float:
+        """Send a ping; return the seconds until its pong. The caller bounds it."""
+        connection = self._connection
+        if connection is None:
+            raise trio.BrokenResourceError("there is no connection now")
+        before = trio.current_time()
+        await connection.link.ping()
+        return trio.current_time() - before
+
+    def statistics(self) -> Statistics:
+        """Return what was seen so far."""
+        dispatcher = self.dispatcher
+        governor = dispatcher.governor
+        return dispatcher.counters.snapshot(
+            pending=dispatcher.pending_count, rate=governor.rate, window=governor.window
+        )
+
+    # Tasks
+
+    @trio.lowlevel.enable_ki_protection
+    async def _tasks(self) -> None:
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._timer_task)
+                    nursery.start_soon(self._connections_task)
+        finally:
+            self._ended.set()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _timer_task(self) -> None:
+        while True:
+            with trio.move_on_at(self._timer_at):
+                await self._timer_bell.wait()
+            now = trio.current_time()
+            if now >= self._timer_at:
+                self._timer_at = math.inf
+                self._wake_timer(self.dispatcher.expire(now))
+
+    def _wake_timer(self, at: float) -> None:
+        if at < self._timer_at:
+            self._timer_at = at
+            self._timer_bell.ring()
+
+    def _wake_writer(self) -> None:
+        if self._connection is not None:
+            self._connection.bell.ring()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _connections_task(self) -> None:
+        tries = 0
+        while True:
+            delay = 0.0
+            try:
+                await self._serve_one()
+            except HandshakeFailed as error:
+                if self._is_final(error):
+                    self._fail(error)
+                    return
+                delay = error.retry_after or 0.0
+                logger.warning("no connection: %s", error)
+                if self._notify is not None:
+                    self._notify("connection_failed", error)
+            if self._opened_at and trio.current_time() - self._opened_at >= HEALTHY_AFTER:
+                tries = 0
+            self._opened_at = 0.0
+            self.state = SessionState.RECONNECTING
+            spread = self._world.jitter.uniform(0.5, 1.0)
+            await trio.sleep(max(delay, min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(tries, 10)) * spread))
+            tries += 1
+
+    async def _serve_one(self) -> None:
+        number = self._connections + 1
+        connection = Connection(number, self.dispatcher, self._world, self._intents)
+        try:
+            cause = await connection.serve(self._dialing, self._opened)
+        finally:
+            self._connection = None
+        if cause is not None:
+            logger.warning("connection %d ended: %s", number, cause)
+        if self._notify is not None:
+            self._notify("connection_lost", number, cause)
+
+    def _opened(self, connection: Connection) -> None:
+        self._connection = connection
+        self._connections = connection.number
+        self._opened_at = trio.current_time()
+        dispatcher = self.dispatcher
+        dispatcher.counters.connections += 1
+        handshake = connection.link.handshake
+        seen = offset_from_date(handshake.date, handshake.requested_at, handshake.answered_at)
+        if seen is not None:
+            dispatcher.clock = seen if dispatcher.clock is None else dispatcher.clock.intersect(seen)
+            if self._correct_clock:
+                dispatcher.correction = dispatcher.clock.nearest_to_zero / 1000
+        self.state = SessionState.CONNECTED
+        logger.info("connection %d to %s is open", connection.number, self._dialing.endpoint.origin)
+        if self._notify is not None:
+            self._notify("connection_opened", connection.number)
+        dispatcher.connection_up()
+        self._first.set()
+
+    def _is_final(self, error: HandshakeFailed) -> bool:
+        """Return True if trying again cannot help. The first connection fails fast; later only what is hopeless does.
+
+        403 is final on the first connection only: it may also be a firewall's temporary ban.
+        """
+        return not self._connections or error.final or error.status == 401
+
+    def _fail(self, error: HandshakeFailed) -> None:
+        self.failure = error
+        self.state = SessionState.FAILED
+        logger.error("the session has failed: %s", error)
+        if self._notify is not None:
+            self._notify("connection_failed", error)
+        self.dispatcher.stop(error)
+        self._first.set()
+
+
+@asynccontextmanager
+async def run_session(session: Session) -> AsyncGenerator[Session]:
+    """Run the session's tasks around a block, whose exception comes out as it is, in no group."""
+    manager = trio.open_nursery()
+    nursery = await manager.__aenter__()
+    try:
+        await session.start(nursery)
+        yield session
+    finally:
+        # Not `async with`: the nursery would wrap the block's exception in a group. Its tasks have ended by then, so
+        # that leaving it neither waits nor can be cancelled; a second KeyboardInterrupt may come out of close().
+        try:
+            await session.close()
+        finally:
+            session.kill()
+            await manager.__aexit__(None, None, None)

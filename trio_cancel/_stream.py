@@ -1,0 +1,204 @@
+"""A bulk cancel of an input without end, in constant memory.
+
+One task (the intake) takes items from the user's iterable into a small shelf; the dispatcher takes orders from the
+shelf when there is room; outcomes leave through a bounded memory channel in the order of completion. The intake stops
+at a shelf that is full, and an order leaves the shelf only while what is in flight and what is not yet received fit
+into the channel, so that delivering never blocks and nothing grows with the input.
+
+If the block is left early, the intake stops, the shelf is dropped (those were not sent) and ``unsettled`` names what
+was in flight. A failing iterable ends the stream after the outcomes of what it gave, with its own exception.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager, nullcontext
+from typing import Any
+
+import trio
+
+from trio_cancel._batch import as_request
+from trio_cancel._bell import Bell
+from trio_cancel._dispatch import Dispatcher
+from trio_cancel._errors import InvalidRequest
+from trio_cancel._models import CancelRequest
+from trio_cancel._outcomes import NotSent, Outcome
+from trio_cancel._pacing import WINDOW_MOST
+from trio_cancel._pending import Pending, Terms
+
+SHELF = 64
+"""Items taken from the input ahead of their turn."""
+ROOM = 2 * WINDOW_MOST
+"""Orders in flight and outcomes not yet received, together at most."""
+YIELD_EVERY = 64
+"""Items after which the intake lets others run, for an iterable that never waits."""
+
+
+class _Item(Pending):
+    """One order of a stream."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: CancelStream, request: CancelRequest, terms: Terms, now: float) -> None:
+        super().__init__(request, terms, urgent=False, now=now)
+        self._stream = stream
+
+    def deliver(self) -> None:
+        self._stream._settled(self)
+
+
+class CancelStream:
+    """Outcomes in the order of completion; iterate it with ``async for``. Made by :meth:`TradingWS.open_cancel_stream`."""
+
+    def __init__(self, terms: Terms, dispatcher: Dispatcher) -> None:
+        self._terms = terms
+        self._dispatcher = dispatcher
+        self._shelf: deque[CancelRequest] = deque()
+        self._in_flight: dict[Pending, None] = {}
+        self._send, self._receive = trio.open_memory_channel[Outcome](ROOM)
+        self._waiting = 0  # outcomes delivered and not yet received
+        self._intake_bell = Bell()
+        self._exhausted = False
+        self._closed = False
+        self._error: BaseException | None = None
+        self._refused: BaseException | None = None
+        self.held_since = trio.current_time()
+
+    def __aiter__(self) -> AsyncIterator[Outcome]:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        """Return the next outcome. Cancelled: none is lost."""
+        try:
+            outcome = await self._receive.receive()
+        except trio.EndOfChannel:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error from None
+            raise StopAsyncIteration from None
+        self._waiting -= 1
+        self._dispatcher.wake_writer()
+        return outcome
+
+    @property
+    def unsettled(self) -> tuple[CancelRequest, ...]:
+        """The orders that are in flight now; after the block: that were when it was left and have not settled since."""
+        return tuple(pending.request for pending in self._in_flight if pending.flights)
+
+    # What the dispatcher calls
+
+    def next(self, now: float) -> Pending | None:
+        """Return the next order, or None."""
+        if not self._shelf or len(self._in_flight) + self._waiting >= ROOM:
+            return None
+        pending = _Item(self, self._shelf.popleft(), self._terms, now)
+        self._in_flight[pending] = None
+        self._dispatcher.counters.queued += 1
+        if len(self._shelf) == SHELF // 2:
+            self._intake_bell.ring()
+        return pending
+
+    def refuse(self, cause: BaseException) -> None:
+        """Settle the shelf, and from now on every item as it comes: nothing will be sent."""
+        self._refused = cause
+        self._intake_bell.ring()
+
+    def give_up_after(self) -> float:
+        """Return how many seconds without any connection it waits."""
+        return self._terms.give_up_after
+
+    def _settled(self, pending: Pending) -> None:
+        self._in_flight.pop(pending, None)
+        if not self._closed:
+            assert pending.outcome is not None
+            self._waiting += 1
+            self._send.send_nowait(pending.outcome)
+            self._finish_if_done()
+
+    def _finish_if_done(self) -> None:
+        if self._exhausted and not self._in_flight and not self._shelf:
+            self._send.close()
+
+    # The intake task
+
+    async def _take_in(self, requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest]) -> None:
+        try:
+            if isinstance(requests, AsyncIterable):
+                iterator = aiter(requests)
+                async with aclosing(iterator) if isinstance(iterator, AsyncGenerator) else nullcontext():
+                    index = 0
+                    async for item in iterator:
+                        await self._put(item, index)
+                        index += 1
+            else:
+                for index, item in enumerate(requests):
+                    await self._put(item, index)
+        except Exception as error:  # the user's iterable failed: it comes out of the stream, after its outcomes
+            self._error = error
+        await self._settle_shelf()
+        self._exhausted = True
+        self._finish_if_done()
+
+    async def _put(self, item: Any, index: int) -> None:
+        self._shelf.append(as_request(item, index))
+        if self._refused is not None:
+            await self._settle_shelf()
+            return
+        if len(self._shelf) == 1:
+            self._dispatcher.wake_writer()
+        if index % YIELD_EVERY == 0:
+            await trio.lowlevel.checkpoint()
+        while len(self._shelf) >= SHELF and self._refused is None:
+            await self._intake_bell.wait()
+
+    async def _settle_shelf(self) -> None:
+        """If the session has failed, tell so for each order that waits."""
+        while self._refused is not None and self._shelf:
+            outcome = NotSent(self._shelf.popleft(), cause=self._refused)
+            self._waiting += 1
+            await self._send.send(outcome)
+
+    def _close(self) -> None:
+        self._closed = True
+        self._shelf.clear()
+        self._dispatcher.queue.remove_source(self)
+        for pending in list(self._in_flight):
+            self._dispatcher.abandon(pending)
+        self._send.close()
+        self._receive.close()
+
+
+@asynccontextmanager
+async def run_stream(
+    requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest],
+    terms: Terms,
+    dispatcher: Dispatcher,
+) -> AsyncGenerator[CancelStream]:
+    """Run a stream around a block, whose exception comes out as it is, in no group."""
+    if isinstance(requests, str | bytes | CancelRequest):
+        raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not one {type(requests).__name__}.")
+    if not isinstance(requests, Iterable | AsyncIterable):
+        raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not {type(requests).__name__}.")
+    stream = CancelStream(terms, dispatcher)
+    manager = trio.open_nursery()
+    nursery = await manager.__aenter__()
+    intake_ended = trio.Event()
+
+    async def intake() -> None:
+        try:
+            await stream._take_in(requests)
+        finally:
+            intake_ended.set()
+
+    try:
+        nursery.start_soon(intake)
+        dispatcher.submit_source(stream, stream.held_since)
+        yield stream
+    finally:
+        # As in run_session: no `async with`, so that the block's exception stays what it is.
+        stream._close()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await intake_ended.wait()
+        await manager.__aexit__(None, None, None)
