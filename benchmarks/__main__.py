@@ -32,8 +32,8 @@ def main() -> int:
     console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     for table in tables(summary):
         console.print(table.rich())
-    if not arguments.smoke:
-        console.print(target_table(verdicts(summary)).rich())
+    if not arguments.smoke and (reached := verdicts(summary)):
+        console.print(target_table(reached).rich())
     if arguments.report:
         from benchmarks.report import write_report  # matplotlib takes a second to import
 
@@ -41,6 +41,12 @@ def main() -> int:
     for job, reason in results.failures.items():
         print(f"failed: {job.work} {job.scheme} {job.peer} ({job.orders:,}): {reason}", file=sys.stderr)
     return 1 if results.failures else 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,8 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--report", type=pathlib.Path, metavar="DIR", help="write SVG charts and Markdown tables there")
     parser.add_argument("--only", nargs="+", choices=WORKS, default=[], metavar="WORK", help=", ".join(WORKS))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], metavar="PEER", help=", ".join(PEERS))
-    parser.add_argument("--rounds", type=int, help=f"rounds, interleaved ({FULL.rounds})")
-    parser.add_argument("--orders", type=int, help=f"orders of a bulk cancel ({FULL.orders:,}); the rest in proportion")
+    parser.add_argument("--rounds", type=_count, help=f"rounds, interleaved ({FULL.rounds})")
+    parser.add_argument(
+        "--orders", type=_count, help=f"orders of a bulk cancel ({FULL.orders:,}); others in proportion"
+    )
     return parser
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
-from benchmarks.peers import OURS, PEERS
+from benchmarks.peers import AIOHTTP, BY_HAND, OURS, PEERS
 from benchmarks.summary import Summary
 
 _STYLE: Any = {
@@ -27,6 +27,7 @@ _STYLE: Any = {
 }
 _OURS = {"wss": "#0f766e", "ws": "#7cc4bd"}
 _OTHERS = {"wss": "#7a8699", "ws": "#c8cfd9"}
+_MARKERS = {AIOHTTP: "s", BY_HAND: "^"}
 _FLOOR = "#b45309"
 _WHISKERS = {"ecolor": "#1c2430", "lw": 0.7}
 
@@ -118,14 +119,16 @@ def _lines(summary: Summary, title: str) -> Figure:
         spreads = {size: summary.spread("growth", "wss", peer, "cpu_us", size) for size in sizes}
         points = [(size, spread.median) for size, spread in spreads.items() if spread is not None]
         colour = (_OURS if peer == OURS else _OTHERS)["wss"]
-        axes.plot(*zip(*points, strict=True), color=colour, marker="o", lw=2 if peer == OURS else 1.4)
-        axes.annotate(PEERS[peer].label, points[-1], (8, 0), textcoords="offset points", va="center", color=colour)
+        marker = _MARKERS.get(peer, "o")
+        label = PEERS[peer].label
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, lw=2 if peer == OURS else 1.2, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.minorticks_off()
-    axes.set_xlim(sizes[0] / 1.3, sizes[-1] * 6)
+    axes.legend(loc="center right", frameon=False)
     axes.set_xlabel("orders in one bulk cancel")
     axes.set_ylabel("client CPU, µs a cancel")
     axes.grid(visible=True, color="#eceff3")

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from benchmarks.cores import client_and_venue
 from benchmarks.job import Job, Sample, sample_from_json, to_json
+from benchmarks.peers import PEERS
 from benchmarks.plan import Plan
 from benchmarks.venue import Addresses
 
@@ -35,7 +36,7 @@ def run(plan: Plan, only: frozenset[str], peers: frozenset[str], progress: Progr
     Args:
         plan: The sizes.
         only: The works wanted; all if empty.
-        peers: The competitors wanted; all if empty.
+        peers: The competitors wanted; all if empty. What is no competitor (the floor) is always measured.
         progress: Where to show what is running.
 
     Returns:
@@ -44,7 +45,9 @@ def run(plan: Plan, only: frozenset[str], peers: frozenset[str], progress: Progr
     client_core, venue_core = client_and_venue()
     results = Results()
     with _venue(venue_core) as addresses:
-        jobs = [job for job in plan.jobs(addresses, client_core, only) if not peers or job.peer in peers]
+        jobs = list(plan.jobs(addresses, client_core, only))
+        if peers:
+            jobs = [job for job in jobs if job.peer in peers or job.peer not in PEERS]
         bar = progress.add_task("", total=plan.rounds * len(jobs))
         for number in range(1, plan.rounds + 1):
             for job in jobs:

@@ -27,6 +27,6 @@ def _ways(ws: TradingWS) -> Client:
         return isinstance(await ws.try_cancel(order_id), Canceled)
 
     async def bulk(order_ids: Sequence[str]) -> int:
-        return (await ws.cancel_many(order_ids)).counts.get("canceled", 0)
+        return (await ws.cancel_many(order_ids)).counts["canceled"]
 
     return Client(one=one, task=task, bulk=bulk)
