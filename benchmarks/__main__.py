@@ -30,10 +30,11 @@ def main() -> int:
         results = run(plan, frozenset(arguments.only), frozenset(arguments.peers), progress)
     summary = Summary.of(results.samples)
     console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
-    for table in tables(summary):
-        console.print(table.rich())
+    shown = list(tables(summary))
     if not arguments.smoke and (reached := verdicts(summary)):
-        console.print(target_table(reached).rich())
+        shown.append(target_table(reached))
+    for table in shown:
+        console.print(f"\n[bold]{table.title}", table.rich())
     if arguments.report:
         from benchmarks.report import write_report  # matplotlib takes a second to import
 

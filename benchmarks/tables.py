@@ -59,8 +59,8 @@ class Table:
     rows: list[list[str]]
 
     def rich(self) -> RichTable:
-        """For the terminal."""
-        table = RichTable(title=self.title, title_justify="left", title_style="bold")
+        """For the terminal, below its title."""
+        table = RichTable()
         for number, heading in enumerate(self.headings):
             table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
         for row in self.rows:
