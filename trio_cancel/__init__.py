@@ -44,5 +44,7 @@ from trio_cancel._outcomes import Rejected as Rejected
 from trio_cancel._outcomes import Unknown as Unknown
 from trio_cancel._outcomes import VenueReply as VenueReply
 from trio_cancel._pacing import Pacer as Pacer
+from trio_cancel._scope import OrderScope as OrderScope
 from trio_cancel._session import SessionState as SessionState
+from trio_cancel._signals import cancel_on_signals as cancel_on_signals
 from trio_cancel._stream import CancelStream as CancelStream

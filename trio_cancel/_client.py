@@ -19,12 +19,13 @@ from trio_cancel._batch import Batch, as_requests
 from trio_cancel._clock import OffsetInterval
 from trio_cancel._connection import Dialing
 from trio_cancel._endpoint import parse_endpoint
-from trio_cancel._errors import ConfigurationError, InvalidRequest
+from trio_cancel._errors import ConfigurationError
 from trio_cancel._models import CanceledOrder, CancelRequest, Credentials
 from trio_cancel._observer import Notifier, Observer, Statistics
 from trio_cancel._outcomes import CancelReport, Outcome
 from trio_cancel._pacing import Pacer
 from trio_cancel._pending import Pending, Terms
+from trio_cancel._scope import OrderScope
 from trio_cancel._session import Session, SessionState, run_session
 from trio_cancel._stream import CancelStream, run_stream
 from trio_cancel._transport import Dial
@@ -130,7 +131,7 @@ class TradingWS:
         Cancelled: a request that is not written is withdrawn; one that is being written is finished, so that the order
         may be canceled all the same. ``trio.Cancelled`` comes out at once.
         """
-        request = _one_request(id, external_id)
+        request = CancelRequest.of(id, external_id)
         session = self._session
         session.check_open()
         send, receive = trio.open_memory_channel[Outcome](1)
@@ -195,13 +196,28 @@ class TradingWS:
         self._session.check_open()
         return run_stream(requests, self._terms, self._session.dispatcher)
 
+    def open_order_scope(self, *, grace: float = 30.0, settle: float = 10.0) -> OrderScope:
+        """Open a scope that no order outlives: ``async with ws.open_order_scope() as orders``.
 
-def _one_request(id: str | CancelRequest | None, external_id: str | None) -> CancelRequest:
-    if isinstance(id, CancelRequest):
-        if external_id is not None:
-            raise InvalidRequest("A CancelRequest names its order already; external_id must not be given as well.")
-        return id
-    return CancelRequest(id, external_id)
+        On leaving the block, however it is left, every order that was added and not discarded is canceled, shielded
+        from the cancellation that may have ended it.
+
+        Args:
+            grace: seconds that this may take. Within it, ``reply_timeout`` is at most a third of it, and requests are
+                tried again even if the session was opened with ``retry=False``.
+            settle: seconds after leaving for which "not found" is tried again, because the order's create may still be
+                on its way; unless ``orders.placed(…)`` has said that the venue has it.
+
+        Raises:
+            OrdersLeft: on leaving by the block's end or by cancellation, if an order is not surely off the book, with
+                the report. Another exception comes out as it is, with a note that names what is left.
+            ConfigurationError: ``grace`` or ``settle`` is no positive number of seconds.
+            SessionClosed: the session's block has ended.
+
+        Cancelled: while leaving, it goes on until ``grace`` is over; a second Ctrl-C ends it early.
+        """
+        self._session.check_open()
+        return OrderScope(self._session, self._terms, _seconds("grace", grace), _seconds("settle", settle), None)
 
 
 def _seconds(name: str, value: object) -> float:

@@ -24,6 +24,7 @@ from trio_cancel._errors import (
     NotWritten,
     VenueUnavailable,
 )
+from trio_cancel._holds import Holds
 from trio_cancel._models import CancelRequest
 from trio_cancel._observer import Counters, Notifier, logger
 from trio_cancel._outcomes import AlreadyClosed, Canceled, NotFound, Outcome, Unknown, VenueReply
@@ -62,6 +63,7 @@ class Dispatcher:
         self.queue = Queue()
         self.governor = Governor()
         self.counters = Counters()
+        self.holds = Holds()
         self.clock: OffsetInterval | None = None
         self.correction = 0.0  # seconds added to our clock before signing
         self.down_since: float | None = 0.0
@@ -525,6 +527,8 @@ class Dispatcher:
             if len(recent) > LATE_KEPT:
                 del recent[next(iter(recent))]
         self.counters.settled += 1
+        if self.holds:
+            self.holds.settled(outcome)
         if pending.abandoned:
             logger.info("%s settled as %s after its caller had left", pending.request, outcome.kind)
             if self._notify is not None:

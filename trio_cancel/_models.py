@@ -94,6 +94,19 @@ class CancelRequest:
             except UnicodeEncodeError:
                 raise InvalidRequest(f"{name} holds a character that UTF-8 cannot encode (a lone surrogate).") from None
 
+    @classmethod
+    def of(cls, id: str | CancelRequest | None, external_id: str | None = None) -> CancelRequest:
+        """Return a request from what a method's caller gave: an order id, a whole request, or an external id.
+
+        Raises:
+            InvalidRequest: as above, and for an external id beside a whole request.
+        """
+        if not isinstance(id, CancelRequest):
+            return cls(id, external_id)
+        if external_id is not None:
+            raise InvalidRequest("A CancelRequest names its order already; external_id must not be given as well.")
+        return id
+
     @property
     def key(self) -> str:
         """The id or external id, whichever it is."""

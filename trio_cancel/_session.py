@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVarTuple, Unpack
 
 import trio
 
@@ -42,6 +43,9 @@ BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 """Seconds (before jitter) until the first and the last repeated try to connect."""
 HEALTHY_AFTER = 5.0
 """Seconds from which a connection counts as healthy, so that the next is tried quickly."""
+
+
+_Args = TypeVarTuple("_Args")
 
 
 class SessionState(enum.StrEnum):
@@ -82,6 +86,7 @@ class Session:
         self._first = trio.Event()
         self._scope = trio.CancelScope(shield=True)
         self._ended = trio.Event()
+        self._nursery: trio.Nursery | None = None
         self._timer_bell = Bell()
         self._timer_at = math.inf
         self.dispatcher = Dispatcher(
@@ -124,6 +129,11 @@ class Session:
         """End every task at once."""
         self._scope.cancel()
 
+    def spawn(self, task: Callable[[Unpack[_Args]], Awaitable[None]], *args: Unpack[_Args]) -> None:
+        """Run a task beside the session's own, out of the reach of the block's scopes, to its end or the session's."""
+        assert self._nursery is not None
+        self._nursery.start_soon(_protected, task, *args)
+
     def check_open(self) -> None:
         """Raise SessionClosed if the block has ended."""
         if self.state is SessionState.CLOSED:
@@ -152,7 +162,8 @@ class Session:
     async def _tasks(self) -> None:
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as self._nursery:
+                    nursery = self._nursery
                     nursery.start_soon(self._timer_task)
                     nursery.start_soon(self._connections_task)
         finally:
@@ -246,6 +257,11 @@ class Session:
             self._notify("connection_failed", error)
         self.dispatcher.stop(error)
         self._first.set()
+
+
+@trio.lowlevel.enable_ki_protection
+async def _protected(task: Callable[[Unpack[_Args]], Awaitable[None]], *args: Unpack[_Args]) -> None:
+    await task(*args)
 
 
 @asynccontextmanager
