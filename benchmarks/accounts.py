@@ -24,17 +24,20 @@ def run_accounts(job: Job) -> dict[str, float]:
 async def _trio_accounts(open_client: OpenClient, job: Job) -> dict[str, float]:
     import trio
 
-    async def hold(task_status: trio.TaskStatus[None]) -> None:
+    opened = trio.Semaphore(0)
+
+    async def hold() -> None:
         async with open_client(job):
-            task_status.started()
+            opened.release()
             await trio.sleep_forever()
 
     async with open_client(job):  # whatever is built once a process is built before the count
         before, started = memory(), time.perf_counter()
         async with trio.open_nursery() as accounts:
-            async with trio.open_nursery() as openings:
-                for _ in range(job.orders):
-                    openings.start_soon(accounts.start, hold)
+            for _ in range(job.orders):
+                accounts.start_soon(hold)
+            for _ in range(job.orders):
+                await opened.acquire()
             figures = _figures(job, before, started)
             accounts.cancel_scope.cancel()
     return figures

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 
-
-def masked_frame(payload: bytes) -> bytes:
-    """A client's text frame; payloads up to 65 535 bytes."""
+def masked_frame(payload: bytes, mask: bytes) -> bytes:
+    """A client's text frame, masked with four random bytes; payloads up to 65 535 bytes."""
     length = len(payload)
     head = bytes((0x81, 0x80 | length)) if length < 126 else bytes((0x81, 0xFE)) + length.to_bytes(2, "big")
-    mask = os.urandom(4)
     keys = int.from_bytes((mask * (length // 4 + 1))[:length], "big")
     return head + mask + (int.from_bytes(payload, "big") ^ keys).to_bytes(length, "big")
 

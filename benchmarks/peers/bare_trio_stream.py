@@ -23,7 +23,7 @@ from benchmarks.peers.by_hand import request
 @asynccontextmanager
 async def open_client(job: Job) -> AsyncGenerator[Client]:
     """Connect and upgrade."""
-    frame = masked_frame(request("7155ED34-9EC4-4733-8B32-1E4319CB662F")[1])
+    frame = masked_frame(request("7155ED34-9EC4-4733-8B32-1E4319CB662F")[1], os.urandom(4))
     async with await _open_stream(job) as stream:
         await _upgrade(stream, urlsplit(job.url).netloc)
 
