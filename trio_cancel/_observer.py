@@ -1,4 +1,4 @@
-"""What a session tells about itself: an :class:`Observer` that you may pass, and :class:`Statistics` that you may ask for."""
+"""What a session tells about itself: to an :class:`Observer` as it happens, in :class:`Statistics` when asked."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ document.
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -256,7 +257,8 @@ class OrderScope:
         left_at: float,
     ) -> None:
         send, receive = trio.open_memory_channel[_Held](len(outcomes))
-        again: dict[CancelRequest, tuple[float, float]] = {}  # when, and how long was waited before
+        again: dict[CancelRequest, float] = {}  # when to ask again
+        waits = dict.fromkeys(outcomes, NOT_FOUND_FIRST)
 
         def submit(request: CancelRequest) -> None:
             now = trio.current_time()
@@ -267,8 +269,7 @@ class OrderScope:
         for request in outcomes:
             submit(request)
         while under_way or again:
-            next_at = min((at for at, _ in again.values()), default=float("inf"))
-            with trio.move_on_at(next_at):
+            with trio.move_on_at(min(again.values(), default=math.inf)):
                 pending = await receive.receive()
                 request = pending.request
                 del under_way[request]
@@ -277,15 +278,12 @@ class OrderScope:
                 now = trio.current_time()
                 if isinstance(outcome, NotFound) and not placed[request] and now < left_at + self._settle:
                     # Its create may still be on the way; the venue may take that long.
-                    waited = again.get(request, (0.0, NOT_FOUND_FIRST / 2))[1]
-                    wait = min(NOT_FOUND_MOST, waited * 2)
-                    again[request] = (min(now + wait, left_at + self._settle), wait)
-                else:
-                    again.pop(request, None)
+                    again[request] = min(now + waits[request], left_at + self._settle)
+                    waits[request] = min(NOT_FOUND_MOST, 2 * waits[request])
             now = trio.current_time()
-            for request, (at, _) in list(again.items()):
-                if at <= now and request not in under_way:
-                    submit(request)
+            for request in [request for request, at in again.items() if at <= now]:
+                del again[request]
+                submit(request)
 
 
 def _together(before: Outcome | None, after: Outcome) -> Outcome:

@@ -24,7 +24,7 @@ import enum
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVarTuple, Unpack
+from typing import TypeVarTuple
 
 import trio
 
@@ -129,7 +129,7 @@ class Session:
         """End every task at once."""
         self._scope.cancel()
 
-    def spawn(self, task: Callable[[Unpack[_Args]], Awaitable[None]], *args: Unpack[_Args]) -> None:
+    def spawn(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
         """Run a task beside the session's own, out of the reach of the block's scopes, to its end or the session's."""
         assert self._nursery is not None
         self._nursery.start_soon(_protected, task, *args)
@@ -260,7 +260,7 @@ class Session:
 
 
 @trio.lowlevel.enable_ki_protection
-async def _protected(task: Callable[[Unpack[_Args]], Awaitable[None]], *args: Unpack[_Args]) -> None:
+async def _protected(task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
     await task(*args)
 
 

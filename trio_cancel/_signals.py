@@ -21,7 +21,7 @@ _active: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("trio_cancel.cancel_o
 
 @asynccontextmanager
 async def cancel_on_signals() -> AsyncGenerator[None]:
-    """Let SIGTERM and SIGINT end the block in an orderly way: ``async with cancel_on_signals():`` around all you do.
+    """Let SIGTERM and SIGINT end the block in an orderly way.
 
     Use it once per program, in the main thread. The first signal cancels the block, so that order scopes and other
     clean-up run; a second one ends the grace of order scopes early.

@@ -49,7 +49,7 @@ class _Item(Pending):
 
 
 class CancelStream:
-    """Outcomes in the order of completion; iterate it with ``async for``. Made by :meth:`TradingWS.open_cancel_stream`."""
+    """Outcomes in the order of completion, for ``async for``. Made by :meth:`TradingWS.open_cancel_stream`."""
 
     def __init__(self, terms: Terms, dispatcher: Dispatcher) -> None:
         self._terms = terms
