@@ -17,7 +17,7 @@ from benchmarks.summary import Summary
 from benchmarks.tables import tables, target_table
 from benchmarks.targets import verdicts
 
-_WIDTH = 140
+_WIDTH = 220
 """Columns of a table that is written to a file."""
 
 

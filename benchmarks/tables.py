@@ -62,7 +62,7 @@ class Table:
         """For the terminal, below its title."""
         table = RichTable()
         for number, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
+            table.add_column(heading, justify="right" if number else "left", no_wrap=not number, overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         return table
