@@ -80,13 +80,19 @@ def _measure(job: Job, addresses: Addresses, results: Results) -> None:
         results.failures[job] = f"gave no result within {_JOB_TIMEOUT:.0f} s"
         return
     if done.returncode:
-        results.failures[job] = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
+        results.failures[job] = _reason(done.stderr) or f"exit status {done.returncode}"
         return
     sample = sample_from_json(done.stdout)
     if "cpu_us" in sample.figures:
         answered = job.orders * job.times + job.warm
         sample.figures["venue_us"] = (_venue_cpu(addresses) - venue_before) / answered * 1e6
     results.samples.append(sample)
+
+
+def _reason(traceback: str) -> str:
+    """The line of a traceback that names the error, without the frame that exception groups draw around it."""
+    lines = [line.strip(" |+-") for line in traceback.splitlines()]
+    return next((line for line in reversed(lines) if line), "")
 
 
 def _venue_cpu(addresses: Addresses) -> float:
