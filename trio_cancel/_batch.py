@@ -146,7 +146,7 @@ class Batch:
     def _outcome_now(self, slot: int) -> Outcome:
         pending = self._under_way.get(slot)
         if pending is not None and pending.flights:
-            return pending.conclude(NoReply("no answer has come yet"), self._dispatcher.clock, final=False)
+            return pending.conclude(NoReply("no answer has come yet"), self._dispatcher.table.clock, final=False)
         request = self._requests[slot]
         if self._refused is not None:
             return NotSent(request, cause=self._refused)

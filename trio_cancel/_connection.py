@@ -152,7 +152,7 @@ class Connection:
         """Hand one text message to the dispatcher; called in the reader's task."""
         dispatcher = self._dispatcher
         dispatcher.read(text, self.number, trio.current_time(), self._world.wall())
-        if dispatcher.over_budget:
+        if dispatcher.inbox.over_budget:
             self._end_for_noise()
 
     def _end_for_noise(self) -> None:
@@ -177,8 +177,8 @@ class Connection:
                 self._read(message)
             else:
                 dispatcher = self._dispatcher
-                dispatcher.count_binary(trio.current_time())
-                if dispatcher.over_budget:
+                dispatcher.inbox.count_binary(trio.current_time())
+                if dispatcher.inbox.over_budget:
                     self._end_for_noise()
 
     @trio.lowlevel.enable_ki_protection

@@ -109,7 +109,7 @@ class OrderScope:
         request = CancelRequest.of(id, external_id)
         self._check_open()
         self._session.check_open()
-        holds = self._session.dispatcher.holds
+        holds = self._session.dispatcher.table.holds
         if (holder := holds.holder(request)) is not None and holder is not self:
             raise InvalidRequest(f"Another scope holds {request} already; an order belongs to one scope.")
         known = request in self._placed
@@ -212,7 +212,7 @@ class OrderScope:
 
     def _release(self, request: CancelRequest) -> None:
         del self._placed[request]
-        self._session.dispatcher.holds.release(request)
+        self._session.dispatcher.table.holds.release(request)
         if self._journal is not None:
             self._journal.release(request)
 
@@ -234,7 +234,7 @@ class OrderScope:
             for request, pending in under_way.items():
                 if pending.outcome is None:
                     over = NoReply("no answer came before the scope's grace was over")
-                    outcomes[request] = _together(outcomes[request], pending.conclude(over, dispatcher.clock))
+                    outcomes[request] = _together(outcomes[request], pending.conclude(over, dispatcher.table.clock))
                     dispatcher.abandon(pending)
             self.report = CancelReport(
                 tuple(
@@ -245,7 +245,7 @@ class OrderScope:
             )
             for request in list(self._placed):
                 # What is left stays held in the journal, for `resume`; this scope's work is done.
-                self._session.dispatcher.holds.release(request)
+                self._session.dispatcher.table.holds.release(request)
             self._placed.clear()
             done.set()
 

@@ -232,9 +232,9 @@ class Session:
         handshake = connection.link.handshake
         seen = offset_from_date(handshake.date, handshake.requested_at, handshake.answered_at)
         if seen is not None:
-            dispatcher.clock = seen if dispatcher.clock is None else dispatcher.clock.intersect(seen)
+            dispatcher.table.clock = seen if dispatcher.table.clock is None else dispatcher.table.clock.intersect(seen)
             if self._correct_clock:
-                dispatcher.correction = dispatcher.clock.nearest_to_zero / 1000
+                dispatcher.correction = dispatcher.table.clock.nearest_to_zero / 1000
         self.state = SessionState.CONNECTED
         logger.info("connection %d to %s is open", connection.number, self._dialing.endpoint.origin)
         if self._notify is not None:

@@ -78,7 +78,7 @@ class CancelStream:
                 raise error from None
             raise StopAsyncIteration from None
         self._waiting -= 1
-        self._dispatcher.wake_writer()
+        self._dispatcher.table.wake_writer()
         return outcome
 
     @property
@@ -146,7 +146,7 @@ class CancelStream:
             await self._settle_shelf()
             return
         if len(self._shelf) == 1:
-            self._dispatcher.wake_writer()
+            self._dispatcher.table.wake_writer()
         if index % YIELD_EVERY == 0:
             await trio.lowlevel.checkpoint()
         while len(self._shelf) >= SHELF and self._refused is None:

@@ -1,0 +1,115 @@
+"""Every order under way, by its place in the window and by its request ids (pure).
+
+An order holds its place in the window from its admission until it settles. If its caller leaves, a request that is not
+written is withdrawn; one that is written stays in the table, so that a late answer still settles it while the
+connection lives, but it gives its place back when its reply is overdue. Settling forgets an order's request ids but for
+a bounded memory of the last ones, by which late and contradicting answers are told from unknown ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trio_cancel._clock import OffsetInterval
+from trio_cancel._errors import NoReply, NotWritten
+from trio_cancel._holds import Holds
+from trio_cancel._observer import Counters, Notifier, logger
+from trio_cancel._outcomes import Outcome
+from trio_cancel._pending import Flight, Pending, State
+from trio_cancel._queue import Queue
+
+LATE_KEPT = 1024
+"""How many overdue orders whose callers have left are still matched, and how many settled requests remembered."""
+
+
+class Table:
+    """See the module's docstring. ``queue`` holds what is not admitted yet, and what waits for its next attempt."""
+
+    def __init__(self, notify: Notifier | None, wake_writer: Callable[[], None]) -> None:
+        self.queue = Queue()
+        self.counters = Counters()
+        self.holds = Holds()
+        self.flights: dict[str, Flight] = {}
+        self.active: dict[Pending, None] = {}
+        self.active_urgent = 0
+        self.overdue: dict[Pending, None] = {}
+        self.recent: dict[str, tuple[str, bool]] = {}  # request id: how its order settled; whether it was answered
+        self.clock: OffsetInterval | None = None
+        self.stopped: BaseException | None = None  # failed or closed for good
+        self.notify = notify
+        self.wake_writer = wake_writer
+
+    def admit(self, pending: Pending) -> None:
+        """Give an order its place in the window, if it has none, and let it be signed."""
+        if pending.state is State.QUEUED:
+            self.active[pending] = None
+            if pending.urgent:
+                self.active_urgent += 1
+        pending.state = State.ADMITTED
+
+    def can_still_be_answered(self, pending: Pending) -> bool:
+        """Return True if an attempt of it is unanswered on a connection that lives."""
+        flights = self.flights
+        return any(f.answered_at is None and f.request_id in flights for f in pending.flights)
+
+    def retry(self, pending: Pending, at: float) -> None:
+        """Let it wait for its next attempt, not before ``at``."""
+        if self.stopped is not None:
+            self.settle(pending, pending.conclude(self.stopped, self.clock))
+            return
+        pending.state = State.RETRYING
+        pending.not_before = at
+        self.queue.retry(pending)
+        self.wake_writer()
+
+    def settle(self, pending: Pending, outcome: Outcome) -> None:
+        """End it with ``outcome`` and deliver that."""
+        if pending.state is State.SETTLED:
+            raise AssertionError("an order settles once")
+        pending.state = State.SETTLED
+        pending.outcome = outcome
+        if pending in self.active:
+            del self.active[pending]
+            self.active_urgent -= pending.urgent
+        elif self.overdue:
+            self.overdue.pop(pending, None)
+        recent = self.recent
+        for flight in pending.flights:
+            self.flights.pop(flight.request_id, None)
+            recent[flight.request_id] = (outcome.kind, flight.answered_at is not None)
+            if len(recent) > LATE_KEPT:
+                del recent[next(iter(recent))]
+        self.counters.settled += 1
+        if self.holds:
+            self.holds.settled(outcome)
+        if pending.abandoned:
+            logger.info("%s settled as %s after its caller had left", pending.request, outcome.kind)
+            if self.notify is not None:
+                self.notify("settled_late", outcome)
+        pending.deliver()
+
+    def abandon(self, pending: Pending) -> None:
+        """Note that the caller has left: withdraw what is not written, go on tracking what is."""
+        if pending.state is State.SETTLED:
+            return
+        pending.abandoned = True
+        if not pending.flights:
+            self.settle(pending, pending.conclude(NotWritten("its caller left before it was written"), None))
+        elif not self.can_still_be_answered(pending):
+            # Nothing more can come: its answers are here or its connections are gone.
+            self.settle(pending, pending.conclude(None, self.clock))
+        else:
+            pending.state = State.IN_FLIGHT
+            logger.warning("the caller of the cancel of %s left before its answer came", pending.request)
+
+    def let_go(self, pending: Pending) -> None:
+        """Give an abandoned order's place in the window back; a late answer still settles it."""
+        if pending.doubt is None:
+            pending.doubt = NoReply("no answer came in time, and its caller has left")
+        del self.active[pending]
+        self.active_urgent -= pending.urgent
+        self.overdue[pending] = None
+        if len(self.overdue) > LATE_KEPT:
+            oldest = next(iter(self.overdue))
+            self.settle(oldest, oldest.conclude(None, self.clock))
+        self.wake_writer()
