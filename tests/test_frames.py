@@ -191,7 +191,7 @@ def test_any_bytes_at_all(stream: bytes, places: list[int]) -> None:
 
 
 @given(st.lists(good, min_size=1, max_size=3))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_every_split_point_and_every_byte_alone(frames: list[bytes]) -> None:
     stream = b"".join(frames)[:700]
     for place in range(len(stream)):

@@ -67,7 +67,7 @@ def test_every_record_at_hand_is_drained() -> None:
 
 
 @given(st.lists(st.integers(0, 3000), max_size=5))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_records_cut_anywhere(places: list[int]) -> None:
     codec, server = connected()
     data = server.give(*[b"%d" % index * 50 for index in range(8)])
@@ -82,7 +82,7 @@ def test_records_cut_anywhere(places: list[int]) -> None:
         max_size=60,
     )
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_a_chunk_is_whole_where_its_record_ends(sizes: list[int]) -> None:
     codec, server = connected()
     chunks = [bytes([index % 256]) * size for index, size in enumerate(sizes)]

@@ -134,6 +134,62 @@ async def test_a_slow_reader_gets_everything() -> None:
     stream.close()
 
 
+async def test_a_socket_that_is_full_or_broken_at_once() -> None:
+    ours, theirs = tight_pair()
+    ours.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            ours.send(b"x" * 4096)
+    stream = ByteStream(SocketRaw(ours))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send, [b"late"])
+        await trio.testing.wait_all_tasks_blocked()
+        assert stream.accepted == 0
+        assert not read_all(theirs).endswith(b"late")
+    assert stream.accepted == 1
+    theirs.close()
+    with pytest.raises(trio.BrokenResourceError, match="broke"):
+        await stream.send([b"more"])
+    assert stream.accepted == 1
+    assert stream.poisoned
+    stream.close()
+
+
+async def test_a_wake_up_for_nothing() -> None:
+    """Another process's copy of the socket may be faster; `wait_readable` may be wrong."""
+    ours, theirs = tight_pair()
+    duplicate = ours.dup()
+    duplicate.setblocking(False)
+    stream = ByteStream(SocketRaw(ours))
+    with theirs, duplicate:
+        async with trio.open_nursery() as nursery:
+            got: list[bytes] = []
+
+            @nursery.start_soon
+            async def read() -> None:
+                got.append(await stream.receive())
+
+            await trio.testing.wait_all_tasks_blocked()
+            theirs.send(b"stolen")
+            nursery.start_soon(trio.lowlevel.wait_readable, duplicate)
+            duplicate.recv(100)
+            await trio.testing.wait_all_tasks_blocked()
+            theirs.send(b"kept")
+        assert got == [b"kept"]
+    stream.close()
+
+
+async def test_draining_ends_with_the_peer() -> None:
+    stream, theirs, _, _ = tls_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.drain)
+        theirs.send(b"anything")
+        await trio.testing.wait_all_tasks_blocked()
+        theirs.close()
+    stream.close()
+    await stream.drain()
+
+
 async def test_a_reset_in_the_middle() -> None:
     ours, theirs = tight_pair()
     stream = ByteStream(SocketRaw(ours))
@@ -152,7 +208,7 @@ async def test_a_reset_in_the_middle() -> None:
     stream.close()
 
 
-async def tls_pair() -> tuple[ByteStream, socket.socket, ssl.SSLObject, ssl.MemoryBIO]:
+def tls_pair() -> tuple[ByteStream, socket.socket, ssl.SSLObject, ssl.MemoryBIO]:
     """Ours over a tight socket, shaken hands with a server-side object."""
     ours, theirs = tight_pair()
     codec = TLSCodec(CLIENT_CONTEXT, "localhost")
@@ -182,7 +238,7 @@ def opened(server: ssl.SSLObject, incoming: ssl.MemoryBIO, data: bytes) -> bytes
 
 @pytest.mark.parametrize("size", [400, 9000, 30_000])
 async def test_over_tls_a_chunk_counts_when_its_record_is_accepted(size: int) -> None:
-    stream, theirs, server, incoming = await tls_pair()
+    stream, theirs, server, incoming = tls_pair()
     chunks = [bytes([65 + index % 26]) * size for index in range(200_000 // size)]
     with theirs:
         for _ in range(3):
@@ -204,7 +260,7 @@ async def test_over_tls_a_chunk_counts_when_its_record_is_accepted(size: int) ->
 
 
 async def test_tls_says_what_it_has_to_say_through_the_writer() -> None:
-    stream, theirs, _, _ = await tls_pair()
+    stream, theirs, _, _ = tls_pair()
     told = []
     stream.on_output = lambda: told.append(stream.pending_output)
     with theirs:
@@ -218,8 +274,31 @@ async def test_tls_says_what_it_has_to_say_through_the_writer() -> None:
         stream.close()
 
 
+async def test_the_end_of_tls_is_an_end_after_what_came_before() -> None:
+    ours, theirs = socket.socketpair()
+    async with trio.open_nursery() as nursery:
+        far = trio.SSLStream(
+            trio.SocketStream(trio.socket.from_stdlib_socket(theirs)), SERVER_CONTEXT, server_side=True
+        )
+
+        @nursery.start_soon
+        async def serve() -> None:
+            await far.send_all(b"last")
+            with suppress(trio.BrokenResourceError):
+                await far.aclose()
+
+        async def dial() -> trio.abc.Stream:
+            await trio.lowlevel.checkpoint()
+            return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+
+        stream = await open_stream(parse_endpoint("wss://localhost"), ssl_context=CLIENT_CONTEXT, dial=dial)
+        got = [await stream.receive(), await stream.receive(), await stream.receive()]
+        assert got == [b"last", b"", b""]
+        stream.close()
+
+
 async def test_an_end_without_close_notify_is_an_end() -> None:
-    stream, theirs, _, _ = await tls_pair()
+    stream, theirs, _, _ = tls_pair()
     theirs.close()
     assert await stream.receive() == b""
     stream.close()
@@ -358,6 +437,7 @@ async def test_opening(secure: bool, dialled: str) -> None:
         port = listeners[0].socket.getsockname()[1]
 
         async def memory() -> trio.abc.Stream:
+            await trio.lowlevel.checkpoint()
             ours, theirs = trio.testing.memory_stream_pair()
             nursery.start_soon(handler, theirs)
             return ours
@@ -470,6 +550,7 @@ async def test_a_dialled_stream_is_closed_when_cancelled(autojump_clock: trio.te
     foreign = Counting(10**6)
 
     async def dial() -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
         return foreign
 
     with trio.move_on_after(1) as scope:
@@ -480,6 +561,7 @@ async def test_a_dialled_stream_is_closed_when_cancelled(autojump_clock: trio.te
 
 async def test_a_dial_that_fails() -> None:
     async def dial(host: str, port: int) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
     with pytest.raises(HandshakeFailed, match="Connection refused") as caught:
@@ -495,6 +577,7 @@ async def test_socket_options(monkeypatch: pytest.MonkeyPatch) -> None:
         duplicate = kept.socket.dup()
 
         async def dial() -> trio.abc.Stream:
+            await trio.lowlevel.checkpoint()
             return kept
 
         stream = await open_stream(endpoint, dial=dial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -11,6 +12,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import trio
 import trio.testing
+import trio_websocket
+import trustme
 
 from trio_cancel._endpoint import parse_endpoint
 from trio_cancel._errors import ConnectionLost, HandshakeFailed
@@ -303,6 +306,16 @@ async def test_a_violation_closes_with_its_code_after_the_replies_before_it(wron
         assert str(code) in str(link.failure)
         assert link.closing
         assert link.close_code is None
+
+
+async def test_a_message_that_is_too_big_from_the_first_byte_of_a_piece_on() -> None:
+    async with linked() as (link, venue, client):
+        await venue.stream.send_all(frame(b"good"))
+        await trio.testing.wait_all_tasks_blocked()
+        await venue.stream.send_all(frame(b"x" * (MAX_MESSAGE_SIZE + 1))[:20])
+        await link.ended.wait()
+        assert client.texts == [b"good"]
+        assert await venue.frames() == [(8, struct.pack("!H", 1009) + b"message too big")]
 
 
 async def test_no_second_close_after_a_violation_while_closing() -> None:
@@ -631,6 +644,54 @@ async def test_connect_over_loopback_without_a_server() -> None:
                 wake=lambda: None,
                 wall_clock=lambda: 0.0,
             )
+
+
+async def test_over_loopback_with_tls_and_a_server_that_is_not_ours() -> None:
+    ca = trustme.CA()
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(theirs)
+    ours = ssl.create_default_context()
+    ca.configure_trust(ours)
+
+    async def serve(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await request.accept()
+        with suppress(trio_websocket.ConnectionClosed):
+            while True:
+                message = await connection.get_message()
+                await connection.send_message(message if message == "small" else "x" * 100_000)
+
+    client = Client()
+    async with trio.open_nursery() as nursery:
+        server: trio_websocket.WebSocketServer = await nursery.start(
+            trio_websocket.serve_websocket, serve, "localhost", 0, theirs
+        )
+        link = client.link = await connect(
+            nursery,
+            parse_endpoint(f"wss://localhost:{server.port}"),
+            ssl_context=ours,
+            on_text=client.texts.append,
+            wake=client.wake,
+            wall_clock=lambda: 0.0,
+        )
+        nursery.start_soon(client.write)
+        await link.stream.send([encode_text(text, MASK) for text in (b"small", b"big", b"small")])
+        assert await link.ping() > 0
+        assert len(await anext(aiter(link.messages()))) == 100_000
+        with trio.fail_after(5):
+            await link.aclose()
+            await link.stream.drain()
+        assert client.texts == [b"small", b"small"]
+        assert (link.failure, link.close_code) == (None, 1000)
+        await link.stream.aclose_forcefully()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_trio_websocket_may_call_besides() -> None:
+    async with linked() as (link, _, _):
+        await link._tap.wait_send_all_might_not_block()
+        await link._tap.aclose()
+        await link.ended.wait()
+        assert isinstance(link.failure, trio.BrokenResourceError)
 
 
 async def test_the_reader_is_protected_from_keyboard_interrupts() -> None:

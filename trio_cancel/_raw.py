@@ -17,6 +17,8 @@ from typing import Protocol
 import trio
 
 RECEIVE_SIZE = 2**16
+#: Seconds that a stream of somebody else's may take for closing forcefully, which should take none.
+CLOSE_GRACE = 1.0
 # What a system call says about a socket that we closed ourselves (POSIX, Windows).
 _CLOSED = {errno.EBADF, errno.ENOTSOCK}
 
@@ -159,7 +161,7 @@ class StreamRaw:
 
     async def aclose_forcefully(self) -> None:
         self.close()
-        with trio.CancelScope(shield=True), suppress(OSError, trio.BrokenResourceError):
+        with trio.move_on_after(CLOSE_GRACE, shield=True), suppress(OSError, trio.BrokenResourceError):
             await trio.aclose_forcefully(self._stream)
 
 

@@ -96,9 +96,6 @@ class TLSCodec:
                 part = read(MAX_RECORD)
             except ssl.SSLWantReadError:
                 break
-            except ssl.SSLZeroReturnError:
-                self.ended = True
-                break
             except ssl.SSLError as exc:
                 if not parts:
                     raise
@@ -138,6 +135,5 @@ class TLSCodec:
         return outgoing.read(), ends
 
     def _write(self, data: bytes) -> None:
-        sent = self._object.write(data)
-        while sent < len(data):  # OpenSSL may take one record a call
-            sent += self._object.write(data[sent:])
+        while data:  # OpenSSL may take one record a call
+            data = data[self._object.write(data) :]

@@ -25,7 +25,7 @@ import trio
 
 from trio_cancel._endpoint import Endpoint
 from trio_cancel._errors import HandshakeFailed
-from trio_cancel._raw import Raw, SocketRaw, StreamRaw
+from trio_cancel._raw import CLOSE_GRACE, Raw, SocketRaw, StreamRaw
 from trio_cancel._tls import TLSCodec, default_ssl_context
 
 #: Milliseconds until the system gives up on sent bytes that nobody acknowledges (half-open TCP).
@@ -173,37 +173,40 @@ async def open_stream(
     if not endpoint.secure:
         return ByteStream(raw)
     try:
-        tls = TLSCodec(ssl_context or default_ssl_context(), endpoint.host.rstrip("."))
-        await _shake_hands(raw, tls)
-    except ssl.SSLCertVerificationError as exc:
-        await raw.aclose_forcefully()
-        raise HandshakeFailed(
+        return ByteStream(raw, await _shake_hands(raw, endpoint, ssl_context or default_ssl_context()))
+    except BaseException:
+        with trio.move_on_after(CLOSE_GRACE, shield=True):
+            await raw.aclose_forcefully()
+        raise
+
+
+async def _shake_hands(raw: Raw, endpoint: Endpoint, context: ssl.SSLContext) -> TLSCodec:
+    try:
+        tls = TLSCodec(context, endpoint.host.rstrip("."))
+        done, output = tls.handshake(b"")
+        while True:
+            if output:
+                await raw.send(output)
+            if done:
+                return tls
+            data = await raw.receive()
+            if not data:
+                raise trio.BrokenResourceError("the peer closed the connection")
+            done, output = tls.handshake(data)
+    except (ssl.SSLError, trio.BrokenResourceError) as exc:
+        raise _tls_failure(exc, endpoint) from exc
+
+
+def _tls_failure(exc: Exception, endpoint: Endpoint) -> HandshakeFailed:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return HandshakeFailed(
             f"The certificate of {endpoint.origin} is not trusted ({exc.verify_message}); "
             "check the url, the system's clock and certificates, or pass ssl_context=.",
             final=True,
-        ) from exc
-    except (ssl.SSLError, trio.BrokenResourceError) as exc:
-        await raw.aclose_forcefully()
-        raise HandshakeFailed(
-            f"The TLS handshake with {endpoint.origin} failed ({_reason(exc)}); check that the url's port speaks TLS."
-        ) from exc
-    except BaseException:
-        await raw.aclose_forcefully()
-        raise
-    return ByteStream(raw, tls)
-
-
-async def _shake_hands(raw: Raw, tls: TLSCodec) -> None:
-    done, output = tls.handshake(b"")
-    while True:
-        if output:
-            await raw.send(output)
-        if done:
-            return
-        data = await raw.receive()
-        if not data:
-            raise trio.BrokenResourceError("the peer closed the connection")
-        done, output = tls.handshake(data)
+        )
+    return HandshakeFailed(
+        f"The TLS handshake with {endpoint.origin} failed ({_reason(exc)}); check that the url's port speaks TLS."
+    )
 
 
 async def _connect(endpoint: Endpoint, dial: Dial | None) -> Raw:

@@ -30,6 +30,7 @@ import trio_websocket
 from trio_cancel._endpoint import Endpoint
 from trio_cancel._errors import HandshakeFailed
 from trio_cancel._frames import MAX_MESSAGE_SIZE
+from trio_cancel._raw import CLOSE_GRACE
 from trio_cancel._tap import TapStream
 from trio_cancel._transport import ByteStream, Dial, open_stream
 
@@ -135,20 +136,12 @@ class Link:
         self._tap.queue_close(code, reason or "")
         await self.ended.wait()
 
-    async def messages(self) -> AsyncIterator[str | bytes]:
+    def messages(self) -> AsyncIterator[str | bytes]:
         """What did not come as small text: large or fragmented text (str), binary (bytes). Ends with the link.
 
         All of them are delivered, also those that were waiting when the link ended. One task may iterate.
         """
-        connection, peeler = self._tap.connection, self._tap.peeler
-        assert connection is not None
-        while True:
-            try:
-                message = await connection.get_message()
-            except trio_websocket.ConnectionClosed:
-                return
-            peeler.backlog -= peeler.passed.popleft()
-            yield message
+        return _SlowMessages(self._tap)
 
     def stop(self) -> None:
         """Stop the reader and close the stream at once."""
@@ -168,6 +161,26 @@ class Link:
             for scope in self._scopes:
                 scope.cancel()
             self._tap.wake()
+
+
+@attrs.frozen
+class _SlowMessages:
+    """An iterator rather than a generator: leaving one early leaves nothing to clean up."""
+
+    tap: TapStream
+
+    def __aiter__(self) -> _SlowMessages:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        assert self.tap.connection is not None
+        try:
+            message = await self.tap.connection.get_message()
+        except trio_websocket.ConnectionClosed:
+            raise StopAsyncIteration from None
+        peeler = self.tap.peeler
+        peeler.backlog -= peeler.passed.popleft()
+        return message
 
 
 @attrs.frozen
@@ -230,7 +243,8 @@ async def upgrade(
         raise _handshake_failure(tap, endpoint) from tap.failure
     except BaseException:
         link.stop()
-        await stream.aclose_forcefully()
+        with trio.move_on_after(CLOSE_GRACE, shield=True):
+            await stream.aclose_forcefully()
         raise
 
 
