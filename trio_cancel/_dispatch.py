@@ -51,6 +51,7 @@ class Dispatcher:
         self.correction = 0.0  # seconds added to our clock before signing
         self.down_since: float | None = 0.0
         self.down_because: BaseException | None = None
+        self._up_since = -math.inf
         self._sign = sign
         self._id_prefix = id_prefix
         self._next_id = 0
@@ -121,6 +122,8 @@ class Dispatcher:
             governor.start(now)
             if pacer is not None:
                 pacer.start(now)
+            if pending.state is State.RETRYING and self._is_paced(pending):
+                self._hold(pending, now)
             table.admit(pending)
             admitted.append(pending)
         due = queue.next_due()
@@ -183,9 +186,10 @@ class Dispatcher:
 
     # What the connection and the timer do
 
-    def connection_up(self) -> None:
+    def connection_up(self, now: float) -> None:
         """Note that requests can be written again."""
         self.down_since = self.down_because = None
+        self._up_since = now
         self.governor.reset_window()
         self.inbox.forget_bad()
         self.table.wake_writer()
@@ -239,8 +243,8 @@ class Dispatcher:
                     next_at = min(next_at, at)
                 continue
             left = terms.give_up_after - pending.spent(now, down_since)
-            if left <= 0 and self._held_by_pacer(pending, now):
-                pending.hold(now, pending.not_before)
+            if left <= 0 and self._is_held(pending, now):
+                self._hold(pending, now)
                 continue
             if left <= 0:
                 self.table.settle(pending, pending.conclude(self._no_connection(), self.table.clock))
@@ -275,13 +279,25 @@ class Dispatcher:
 
     # Shared steps
 
-    def _held_by_pacer(self, pending: Pending, now: float) -> bool:
-        return (
-            self._pacer is not None
-            and self.down_since is None
-            and pending.state is State.RETRYING
-            and pending.not_before <= now < self._pacer.ready_at()
-        )
+    def _is_paced(self, pending: Pending) -> bool:
+        """Return True if its clock stands still while a pace holds it back.
+
+        After a 429 it does so under the pace found out only as long as other orders get through: see ``_inbox``.
+        """
+        if self._pacer is not None:
+            return True
+        return self.governor.rate is not None and (pending.error is None or pending.error.status != 429)
+
+    def _is_held(self, pending: Pending, now: float) -> bool:
+        """Return True if only the pace keeps its next attempt from being written now."""
+        if pending.state is not State.RETRYING or self.down_since is not None or not self._is_paced(pending):
+            return False
+        ready = self.governor.ready_at() if self._pacer is None else self._pacer.ready_at()
+        return pending.not_before <= now < ready
+
+    def _hold(self, pending: Pending, now: float) -> None:
+        """Stop its clock: since its next attempt is due and there is a connection, only the pace has held it back."""
+        pending.hold(now, max(pending.not_before, self._up_since))
 
     def _no_connection(self) -> BaseException | None:
         if self.down_since is None:

@@ -111,11 +111,15 @@ class Inbox:
         table = self._table
         if pending.state is State.RETRYING and not pending.no_more:
             return  # a late answer to an older attempt; the next one is due already
-        if table.can_still_be_answered(pending):
-            if pending.no_more and pending.state is State.RETRYING:
+        ended = pending.no_more or pending.abandoned or not pending.terms.retry
+        # While another attempt may follow, only the answer to the latest one is worth waiting for.
+        latest = pending.flights[-1]
+        waits = latest.answered_at is None and latest.request_id in table.flights
+        if waits or (ended and table.can_still_be_answered(pending)):
+            if ended:
                 pending.state = State.IN_FLIGHT
             return
-        if pending.no_more or pending.abandoned or not pending.terms.retry:
+        if ended:
             table.settle(pending, pending.conclude(None, table.clock))
             return
         delay = 0.0

@@ -239,7 +239,7 @@ class Session:
         logger.info("connection %d to %s is open", connection.number, self._dialing.endpoint.origin)
         if self._notify is not None:
             self._notify("connection_opened", connection.number)
-        dispatcher.connection_up()
+        dispatcher.connection_up(trio.current_time())
         self._first.set()
 
     def _is_final(self, error: HandshakeFailed) -> bool:

@@ -1,0 +1,248 @@
+"""A dispatcher without sockets: its writer, reader and timer are played here, on a clock that is a number."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterable
+from typing import Any
+
+from trio_cancel._dispatch import Dispatcher
+from trio_cancel._models import CancelRequest
+from trio_cancel._observer import Notifier, Observer
+from trio_cancel._outcomes import Outcome
+from trio_cancel._pacing import Pacer
+from trio_cancel._pending import Flight, Pending, State, Terms
+
+WALL = 1_700_000_000.0
+"""Unix seconds when the desk's clock says 0."""
+
+
+def result(order_id: str, *, external_id: str | None = None, **changes: Any) -> dict[str, Any]:
+    """The result object of a cancel that worked."""
+    return {
+        "id": order_id,
+        "create_date": "2024-03-27T13:27:19.853Z",
+        "update_date": "2024-03-27T13:30:45.123Z",
+        "executed_amount": 0,
+        "remaining_amount": 1,
+        "remaining_value": 100,
+        "requested_amount": 1,
+        "requested_value": 100,
+        "total_value": 100,
+        "status": "canceled",
+        "type": "limit",
+        "price": 100,
+        "pair": "BTC_BRL",
+        "external_id": external_id,
+    } | changes
+
+
+def canceled(request_id: str | None, order_id: str = "o", **changes: Any) -> str:
+    """A 200 answer."""
+    return json.dumps({"id": request_id, "status": 200, "result": result(order_id, **changes)})
+
+
+def refusal(request_id: str | None, status: int, code: int | None = None, message: str = "No.") -> str:
+    """An error answer."""
+    error = {"error_code": status * 100 if code is None else code, "message": message}
+    return json.dumps({"id": request_id, "status": status, "result": None, "error": error})
+
+
+class Order(Pending):
+    """A cancel whose outcome is kept."""
+
+    __slots__ = ("delivered",)
+
+    def __init__(self, request: CancelRequest, terms: Terms, *, urgent: bool = True, now: float = 0.0) -> None:
+        super().__init__(request, terms, urgent=urgent, now=now)
+        self.delivered: list[Outcome] = []
+
+    def deliver(self) -> None:
+        assert self.outcome is not None
+        self.delivered.append(self.outcome)
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of the outcome, None while there is none."""
+        assert len(self.delivered) <= 1
+        return self.delivered[0].kind if self.delivered else None
+
+
+class Bulk:
+    """A source of orders, all of them at hand."""
+
+    def __init__(self, orders: Iterable[Order], held_since: float = 0.0, give_up: float = 30.0) -> None:
+        self.orders = list(orders)
+        self.held_since = held_since
+        self.refused: BaseException | None = None
+        self._give_up = give_up
+
+    def next(self, now: float) -> Pending | None:
+        return self.orders.pop(0) if self.orders else None
+
+    def refuse(self, cause: BaseException) -> None:
+        self.refused = cause
+
+    def give_up_after(self) -> float:
+        return self._give_up
+
+
+class Desk:
+    """One dispatcher with its clock.
+
+    ``written`` is what was signed, in order, as (time, request id, order key). With ``auto`` the writer writes whenever
+    it may while the clock goes on.
+    """
+
+    def __init__(
+        self,
+        *,
+        terms: Terms | None = None,
+        pacer: Pacer | None = None,
+        observer: Observer | None = None,
+        up: bool = True,
+        auto: bool = True,
+    ) -> None:
+        self.now = 0.0
+        self.terms = terms or Terms()
+        self.auto = auto
+        self.up = up
+        self.connection = 1 if up else 0
+        self.written: list[tuple[float, str, str]] = []
+        self.flights: list[Flight] = []
+        self._timer_at = math.inf
+        self.dispatcher = Dispatcher(
+            sign=lambda request_id, request, timestamp: f"{request_id} {request.key} {timestamp}".encode(),
+            id_prefix="r",
+            pacer=pacer,
+            notify=None if observer is None else Notifier(observer),
+            jitter=random.Random(7),
+            wake_writer=lambda: None,
+            wake_timer=self._wake_timer,
+        )
+        if up:
+            self.dispatcher.connection_up(self.now)
+
+    def _wake_timer(self, at: float) -> None:
+        self._timer_at = min(self._timer_at, at)
+
+    @property
+    def wall(self) -> float:
+        return WALL + self.now
+
+    # What callers do
+
+    def submit(self, order_id: str = "o", *, external_id: str | None = None) -> Order:
+        """Hand a single cancel in, and write it if that can be done now."""
+        request = CancelRequest(external_id=external_id) if external_id is not None else CancelRequest(order_id)
+        order = Order(request, self.terms, now=self.now)
+        self.dispatcher.submit(order, self.now)
+        self._after()
+        return order
+
+    def submit_bulk(self, *order_ids: str) -> tuple[Bulk, list[Order]]:
+        """Hand a bulk cancel in, and write what can be written now."""
+        orders = [Order(CancelRequest(order_id), self.terms, urgent=False, now=self.now) for order_id in order_ids]
+        source = Bulk(orders, self.now, self.terms.give_up_after)
+        self.dispatcher.submit_source(source, self.now)
+        self._after()
+        return source, orders
+
+    def abandon(self, order: Order) -> None:
+        self.dispatcher.abandon(order)
+        self._after()
+
+    # What the connection does
+
+    def write(self) -> list[Flight]:
+        """Let the writer take and sign once."""
+        if not self.up:
+            return []
+        admitted, _ = self.dispatcher.take(self.now)
+        flights, texts = self.dispatcher.sign(admitted, self.connection, self.now, self.wall)
+        assert len(flights) == len(texts)
+        for flight in flights:
+            self.written.append((self.now, flight.request_id, flight.pending.request.key))
+            self.flights.append(flight)
+        return flights
+
+    def answer(self, text: str, *, connection: int | None = None) -> None:
+        """Let the reader take one message."""
+        number = self.connection if connection is None else connection
+        self.dispatcher.read(text, number, self.now, self.wall)
+        self._after()
+
+    def down(self, cause: BaseException | None = None) -> None:
+        self.up = False
+        self.dispatcher.connection_down(self.connection, cause, self.now)
+        self._after()
+
+    def come_up(self) -> None:
+        self.up = True
+        self.connection += 1
+        self.dispatcher.connection_up(self.now)
+        self._after()
+
+    # Time
+
+    def wait(self, seconds: float) -> None:
+        """Let the clock go on; timer and writer act when their time comes."""
+        end = self.now + seconds
+        for _ in range(100_000):
+            at = min(self._timer_at, self._ask_at())
+            if at > end:
+                break
+            self.now = max(self.now, at)
+            self._after()
+        else:  # pragma: no cover - a busy loop is a failure
+            raise AssertionError("the clock stands still")
+        self.now = end
+        self._after()
+
+    def _ask_at(self) -> float:
+        if not self.auto or not self.up:
+            return math.inf
+        dispatcher = self.dispatcher
+        due = dispatcher.queue.next_due()
+        ready = dispatcher.governor.ready_at()
+        waits = bool(dispatcher.queue.heads() or dispatcher.queue.sources() or due is not None)
+        times = [at for at in (due, ready if waits else None) if at is not None and at > self.now]
+        if dispatcher._pacer is not None and waits and dispatcher._pacer.ready_at() > self.now:
+            times.append(dispatcher._pacer.ready_at())
+        return min(times, default=math.inf)
+
+    def _after(self) -> None:
+        """Let timer and writer act as often as they want to, now."""
+        for _ in range(1000):
+            acted = False
+            if self._timer_at <= self.now:
+                self._timer_at = math.inf
+                self._wake_timer(self.dispatcher.expire(self.now))
+                acted = True
+            if self.auto and self.up and self.write():
+                acted = True
+            if not acted:
+                return
+        raise AssertionError("timer or writer never rest")
+
+    # What tests look at
+
+    @property
+    def ids(self) -> list[str]:
+        """The request ids that were written, in order."""
+        return [request_id for _, request_id, _ in self.written]
+
+    @property
+    def times(self) -> list[float]:
+        """When they were."""
+        return [at for at, _, _ in self.written]
+
+    def only(self, order: Order) -> Outcome:
+        """The outcome of an order that has settled; nothing of it is left in the tables."""
+        assert order.state is State.SETTLED
+        (outcome,) = order.delivered
+        assert order not in self.dispatcher.table.active
+        assert all(flight.request_id not in self.dispatcher.table.flights for flight in order.flights)
+        return outcome
