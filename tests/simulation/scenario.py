@@ -1,0 +1,283 @@
+"""What happens in one run, drawn from its seed (values only)."""
+
+from __future__ import annotations
+
+import random
+from enum import StrEnum
+
+import attrs
+
+from trio_cancel.sandbox import Fault, Faults, Point
+
+from .stream import NetFault, Road
+
+REQUEST_FAULTS = tuple(fault for fault in Fault if fault.point is Point.REQUEST)
+UPGRADE_FAULTS = tuple(fault for fault in Fault if fault.point is Point.UPGRADE)
+CLOSE_FAULTS = tuple(fault for fault in Fault if fault.point is Point.CLOSE)
+DIAL_FAULTS = tuple(fault for fault in NetFault if fault.at_dial)
+WIRE_FAULTS = tuple(fault for fault in NetFault if not fault.at_dial)
+
+
+class OrderState(StrEnum):
+    """How an order stands when the run begins."""
+
+    OPEN = "open"
+    PARTIAL = "partial"
+    FILLED = "filled"
+    CANCELED = "canceled"
+    LATE = "late"  # its creation takes effect later
+    MISSING = "missing"
+
+
+@attrs.frozen
+class OrderPlan:
+    """One order."""
+
+    id: str
+    external_id: str | None = None
+    state: OrderState = OrderState.OPEN
+    delay: float = 0.0
+
+
+class Kind(StrEnum):
+    """What a caller does."""
+
+    CANCEL = "cancel"
+    TRY = "try_cancel"
+    BATCH = "batch"
+    MANY = "cancel_many"
+    STREAM = "stream"
+
+
+@attrs.frozen
+class Op:
+    """What one caller does.
+
+    Args:
+        kind: which of the library's doors.
+        orders: indices of the orders, and whether by external id.
+        start: seconds after the connection is open.
+        deadline: seconds until its scope is cancelled; None for never.
+        step: its scope is cancelled before that task step (of any task) after its start; None for never.
+        leave_after: a stream's block is left after so many outcomes.
+        pause: seconds that a stream's consumer takes for each outcome.
+        trickle: seconds between two items of a stream's input; None for a plain list.
+    """
+
+    kind: Kind
+    orders: tuple[tuple[int, bool], ...]
+    start: float = 0.0
+    deadline: float | None = None
+    step: int | None = None
+    leave_after: int | None = None
+    pause: float = 0.0
+    trickle: float | None = None
+
+
+@attrs.frozen
+class Fill:
+    """An execution on the venue's side: all that remains, or a part."""
+
+    at: float
+    order: int
+    whole: bool
+
+
+class ExitKind(StrEnum):
+    """How the session's block ends."""
+
+    DONE = "done"  # after every caller has returned, and a rest
+    LEFT = "left"  # while they wait
+    RAISED = "raised"  # the body raises while they wait
+    CANCELLED = "cancelled"  # a scope around the session is cancelled
+
+
+@attrs.frozen
+class Exit:
+    """When and how; ``at`` counts from the beginning of the run, ``step`` in task steps from there."""
+
+    kind: ExitKind = ExitKind.DONE
+    at: float = 0.0
+    step: int | None = None
+    rest: float = 0.0
+
+
+@attrs.frozen
+class Scenario:
+    """One run."""
+
+    seed: int
+    orders: tuple[OrderPlan, ...]
+    ops: tuple[Op, ...]
+    fills: tuple[Fill, ...] = ()
+    end: Exit = Exit()
+    # The client
+    connect_timeout: float = 10.0
+    reply_timeout: float = 12.0
+    give_up_after: float = 30.0
+    retry: bool = True
+    pacer: tuple[float, int] | None = None
+    clock_offset: float | None = 0.0
+    """None stands for "auto"."""
+    # The venue
+    rate: float | None = None
+    burst: float | None = None
+    daily_limit: int | None = None
+    delay: float | tuple[float, float] = 0.0
+    skew: int = 0
+    idle_timeout: float | None = 60.0
+    ping_interval: float | None = 30.0
+    full_results: bool = False
+    faults: Faults = Faults()
+    scripted: tuple[tuple[int, Fault], ...] = ()
+    """Order and fault: hits its first request."""
+    upgrades: tuple[Fault | None, ...] = ()
+    crossed: float = 0.0
+    """Chance that a reply is replaced by one to a request of an earlier connection: a lie that only its connection
+    gives away."""
+    # The network
+    roads: tuple[Road, ...] = ()
+
+
+def draw(seed: int) -> Scenario:
+    """Return the scenario of a seed."""
+    rng = random.Random(f"scenario {seed}")
+    orders = _orders(rng)
+    quiet = rng.random() < 0.1
+    request_faults = {} if quiet else _request_faults(rng)
+    upgrades = () if quiet else _upgrades(rng)
+    roads = _roads(rng, quiet=quiet, losing=bool(upgrades))
+    limited = rng.random() < 0.12
+    rate = rng.choice((2.0, 10.0, 50.0)) if limited else None
+    skewed = not quiet and rng.random() < 0.2
+    close = {rng.choice(CLOSE_FAULTS): 0.7} if not quiet and rng.random() < 0.25 else {}
+    reply_timeout = rng.choice((12.0, 12.0, 6.0, 2.0))
+    return Scenario(
+        seed,
+        orders,
+        _ops(rng, orders),
+        fills=tuple(
+            Fill(round(rng.uniform(0, 4), 3), rng.randrange(len(orders)), rng.random() < 0.5)
+            for _ in range(rng.choice((0, 0, 1, 3)))
+        ),
+        end=_exit(rng),
+        connect_timeout=rng.choice((10.0, 10.0, 3.0)),
+        reply_timeout=reply_timeout,
+        give_up_after=rng.choice((30.0, 30.0, 15.0, 5.0)),
+        retry=rng.random() < 0.8,
+        pacer=(rng.choice((1.0, 5.0, 20.0)), rng.choice((1, 5))) if rng.random() < 0.12 else None,
+        clock_offset=rng.choice((0.0, 0.0, None, 0.5)) if skewed else 0.0,
+        rate=rate,
+        burst=rng.choice((1.0, 10.0)) if limited else None,
+        daily_limit=rng.randrange(1, 10) if rng.random() < 0.03 else None,
+        delay=rng.choice((0.0, 0.0, 0.0, 0.05, (0.0, 0.2), (0.001, 3.0))),
+        skew=rng.choice((300, -300, 1500, -3000, 7000, -7000, 60_000)) if skewed else 0,
+        idle_timeout=rng.choice((60.0, 60.0, 20.0)),
+        ping_interval=rng.choice((30.0, 5.0, None)),
+        full_results=rng.random() < 0.3,
+        faults=Faults(
+            {**request_faults, **close},
+            late=(reply_timeout * 0.9, reply_timeout * 3),
+            hold=rng.choice((5.0, 120.0)),
+            trickle=rng.choice((0.002, 0.02)),
+            retry_after=rng.choice((1.0, 7.0, None)),
+        ),
+        upgrades=upgrades,
+        crossed=0.5 if not quiet and rng.random() < 0.1 else 0.0,
+        roads=roads,
+    )
+
+
+def _orders(rng: random.Random) -> tuple[OrderPlan, ...]:
+    states = [OrderState.OPEN] * 8 + [OrderState.PARTIAL] * 2 + list(OrderState)
+    count = rng.choice((1, 2, 3, 5, 8, 12, 30))
+    return tuple(
+        OrderPlan(
+            f"ORDER-{index}",
+            f"mine-{index}" if rng.random() < 0.5 else None,
+            state := rng.choice(states),
+            round(rng.uniform(0.01, 3), 3) if state is OrderState.LATE else 0.0,
+        )
+        for index in range(count)
+    )
+
+
+def _request_faults(rng: random.Random) -> dict[Fault, float]:
+    if rng.random() < 0.2:
+        return {}
+    chosen = rng.sample(REQUEST_FAULTS, rng.choice((1, 1, 2, 4, 8)))
+    share = rng.choice((0.1, 0.3, 0.6, 0.95)) / len(chosen)
+    return dict.fromkeys(chosen, share)
+
+
+def _upgrades(rng: random.Random) -> tuple[Fault | None, ...]:
+    if rng.random() < 0.7:
+        return ()
+    faults: list[Fault | None] = [rng.choice(UPGRADE_FAULTS) for _ in range(rng.choice((1, 1, 2, 4)))]
+    return tuple(faults) if rng.random() < 0.15 else (None, *faults)
+
+
+def _roads(rng: random.Random, *, quiet: bool, losing: bool) -> tuple[Road, ...]:
+    roads = []
+    for index in range(rng.choice((1, 2, 3))):
+        road = Road(
+            capacity=rng.choice((65_536, 65_536, 8_192, 1_000)),
+            latency=rng.choice((0.0, 0.0, 0.001, 0.05, 0.4)),
+            most=rng.choice((1 << 30, 1 << 30, 1_000, 100)),
+        )
+        fault: NetFault | None = None
+        if not quiet:
+            if losing and index == 0:
+                fault = rng.choice((NetFault.RESET_LOST, NetFault.RESET_KEPT, NetFault.CUT))
+            elif rng.random() < 0.4:
+                fault = rng.choice(WIRE_FAULTS)
+            elif rng.random() < (0.2 if index else 0.03):
+                fault = rng.choice(DIAL_FAULTS)
+        if fault is not None:
+            most = rng.choice((1_000, 3_000, 12_000))
+            road = attrs.evolve(
+                road,
+                fault=fault,
+                upward=fault is not NetFault.CUT and rng.random() < 0.5,
+                # The heads of an upgrade are some 200 bytes: the first connection should mostly come to be.
+                at_byte=rng.randrange(300) if rng.random() < (0.2 if index else 0.05) else rng.randrange(300, most),
+                seconds=round(rng.choice((rng.uniform(0, 2), rng.uniform(4, 9), rng.uniform(8, 40))), 3),
+            )
+        roads.append(road)
+    return tuple(roads)
+
+
+def _ops(rng: random.Random, orders: tuple[OrderPlan, ...]) -> tuple[Op, ...]:
+    ops = []
+    spread = rng.choice((0.0, 0.5, 5.0, 20.0))
+    for _ in range(rng.choice((1, 1, 2, 3, 5))):
+        kind = rng.choice(list(Kind))
+        single = kind in (Kind.CANCEL, Kind.TRY)
+        count = 1 if single else rng.randrange(len(orders) + 1) if rng.random() < 0.3 else len(orders)
+        picked = rng.choices(range(len(orders)), k=count) if rng.random() < 0.2 else rng.sample(range(len(orders)), count)
+        ends = rng.random()
+        ops.append(
+            Op(
+                kind,
+                tuple((index, orders[index].external_id is not None and rng.random() < 0.6) for index in picked),
+                start=round(rng.uniform(0, spread), 3),
+                deadline=rng.choice((0.0, round(rng.uniform(0, 0.1), 4), round(rng.uniform(0, 3), 3), 10.0, 33.0))
+                if ends < 0.25
+                else None,
+                step=rng.randrange(400) if 0.25 <= ends < 0.4 else None,
+                leave_after=rng.randrange(count + 1) if kind is Kind.STREAM and rng.random() < 0.3 else None,
+                pause=rng.choice((0.0, 0.0, 0.01, 1.0)) if kind is Kind.STREAM else 0.0,
+                trickle=rng.choice((None, 0.0, 0.05, 1.0)) if kind is Kind.STREAM else None,
+            )
+        )
+    return tuple(ops)
+
+
+def _exit(rng: random.Random) -> Exit:
+    mark = rng.random()
+    if mark < 0.65:
+        return Exit(rest=rng.choice((0.0, 1.0, 70.0)))
+    kind = rng.choice((ExitKind.LEFT, ExitKind.RAISED, ExitKind.CANCELLED))
+    at = rng.choice((0.0, round(rng.uniform(0, 1), 4), round(rng.uniform(0, 8), 3), round(rng.uniform(0, 40), 2)))
+    step = rng.randrange(300) if kind is ExitKind.CANCELLED and rng.random() < 0.5 else None
+    return Exit(kind, at, step)

@@ -1,0 +1,257 @@
+"""A connection in memory that behaves like a bad network: bounded buffers, latency, resets, stalls, black holes.
+
+A :class:`Wire` has two ends, each a ``trio.abc.HalfCloseableStream``; both directions are :class:`Pipe` objects. What the
+client's end was offered, what of it was accepted and what it read is kept on record for the checker.
+
+Cancellation: a send that is cancelled has accepted what ``Pipe.data`` holds; a receive that is cancelled loses nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from enum import StrEnum
+
+import attrs
+import trio
+
+from .record import Recorder, Stamp
+
+
+class NetFault(StrEnum):
+    """What can go wrong below the WebSocket."""
+
+    REFUSED = "net_refused"  # no TCP connection
+    HANGS = "net_hangs"  # the TCP connection is never made
+    SLOW = "net_slow"  # it takes a while
+    CERTIFICATE = "net_certificate"  # stands for an untrusted certificate: there is no TLS in a simulation
+    RESET_LOST = "net_reset_lost"  # reset; what was under way is lost
+    RESET_KEPT = "net_reset_kept"  # reset; what was under way still arrives
+    CUT = "net_cut"  # the venue's bytes end, as if it had closed
+    BLACKHOLE = "net_blackhole"  # half-open: nothing arrives any more, in either direction
+    STALL = "net_stall"  # one direction stops for a while
+
+    @property
+    def at_dial(self) -> bool:
+        """Whether it strikes before there is a connection."""
+        return self in _AT_DIAL
+
+
+_AT_DIAL = frozenset({NetFault.REFUSED, NetFault.HANGS, NetFault.SLOW, NetFault.CERTIFICATE})
+
+
+@attrs.frozen
+class Road:
+    """What one connection is like.
+
+    Args:
+        capacity: bytes that a direction holds before its sender must wait.
+        latency: seconds that bytes travel.
+        most: bytes that one send accepts, and one receive returns, at most.
+        fault: what goes wrong, if anything.
+        upward: whether bytes to the venue are counted for ``at_byte``, else those to the client.
+        at_byte: how many bytes pass before the fault strikes.
+        seconds: how long a stall or a slow connect lasts.
+    """
+
+    capacity: int = 65_536
+    latency: float = 0.0
+    most: int = 1 << 30
+    fault: NetFault | None = None
+    upward: bool = True
+    at_byte: int = 0
+    seconds: float = 0.0
+
+
+@attrs.define(eq=False)
+class Pipe:
+    """One direction."""
+
+    road: Road
+    data: bytearray = attrs.field(factory=bytearray)  # everything accepted
+    read: int = 0  # bytes that the receiver took
+    chunks: deque[tuple[float, bytes]] = attrs.field(factory=deque)
+    size: int = 0
+    frozen_until: float = -math.inf
+    eof: bool = False
+    broken: bool = False  # senders fail; receivers, too, once ``chunks`` is empty
+    sender_closed: bool = False
+    receiver_closed: bool = False
+    changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+
+    def wake(self) -> None:
+        self.changed.unpark_all()
+
+    def ready_at(self) -> float:
+        """When the receiver can go on without anything new: inf for never."""
+        if self.chunks:
+            return max(self.chunks[0][0], self.frozen_until)
+        return self.frozen_until if self.eof or self.broken else math.inf
+
+
+class Wire:
+    """One connection; ``number`` counts them."""
+
+    def __init__(self, number: int, road: Road, recorder: Recorder, rng: random.Random) -> None:
+        self.number = number
+        self.road = road
+        self.recorder = recorder
+        self.rng = rng
+        self.up = Pipe(road)
+        self.down = Pipe(road)
+        self.client = End(self, self.down, self.up, watched=True)
+        self.venue = End(self, self.up, self.down, watched=False)
+        self.offers: list[tuple[Stamp, int, int]] = []  # when, and which bytes, the client's end was offered
+        self.accepts: list[tuple[Stamp, int]] = []  # when, and how many bytes there were then
+        self.reads: list[tuple[Stamp, int]] = []
+        self.wrote_on = False  # bytes followed a write that was left unfinished
+        self.venue_number: int | None = None
+        self._rest: bytes | None = None
+        self._struck = False
+
+    def offered(self, data: bytes) -> None:
+        """Put on record what the client's end was offered."""
+        if self._rest is not None and data != self._rest:
+            self.wrote_on = True
+        start = len(self.up.data)
+        self.offers.append((self.recorder.stamp(), start, start + len(data)))
+
+    def accepted(self, data: bytes, count: int) -> None:
+        """Put on record what was accepted of it."""
+        self.accepts.append((self.recorder.stamp(), len(self.up.data)))
+        self._rest = data[count:] if count < len(data) else None
+
+    def room(self, pipe: Pipe) -> int:
+        """How many bytes a direction accepts now."""
+        room = min(pipe.road.capacity - pipe.size, pipe.road.most)
+        if not self._struck and self._counts(pipe):
+            room = min(room, max(0, self.road.at_byte - len(pipe.data)))
+        return room
+
+    def strike_if_due(self, pipe: Pipe) -> bool:
+        """Let the fault strike when enough bytes have passed."""
+        if self._struck or not self._counts(pipe) or len(pipe.data) < self.road.at_byte:
+            return False
+        self._struck = True
+        fault = self.road.fault
+        assert fault is not None
+        self.recorder.faults[fault] += 1
+        both = (self.up, self.down)
+        match fault:
+            case NetFault.RESET_LOST | NetFault.RESET_KEPT:
+                for each in both:
+                    each.broken = True
+                    if fault is NetFault.RESET_LOST:
+                        each.chunks.clear()
+            case NetFault.CUT:
+                self.down.eof = self.down.broken = self.up.broken = True
+            case NetFault.BLACKHOLE:
+                self.up.frozen_until = self.down.frozen_until = math.inf
+            case NetFault.STALL:
+                pipe.frozen_until = trio.current_time() + self.road.seconds
+        for each in both:
+            each.wake()
+        return True
+
+    def _counts(self, pipe: Pipe) -> bool:
+        fault = self.road.fault
+        return fault is not None and not fault.at_dial and pipe is (self.up if self.road.upward else self.down)
+
+
+class End(trio.abc.HalfCloseableStream):
+    """One end of a wire."""
+
+    def __init__(self, wire: Wire, incoming: Pipe, outgoing: Pipe, *, watched: bool) -> None:
+        self._wire = wire
+        self._in = incoming
+        self._out = outgoing
+        self._watched = watched
+        self.closed = False
+
+    async def send_some(self, data: bytes) -> int:
+        """Wait until at least a byte is accepted; return how many were. Cancelled: none was."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        wire, out = self._wire, self._out
+        if self._watched:
+            wire.offered(data)
+        while True:
+            if self.closed or out.sender_closed:
+                raise trio.ClosedResourceError("this end is closed")
+            wire.strike_if_due(out)
+            frozen = trio.current_time() < out.frozen_until
+            if out.broken or (out.receiver_closed and not frozen):
+                raise trio.BrokenResourceError("the other end has gone")
+            count = min(len(data), wire.room(out))
+            if count > 0 or not data:
+                break
+            with trio.move_on_at(out.frozen_until if frozen else math.inf):
+                await out.changed.park()
+        chunk = bytes(data[:count])
+        out.data += chunk
+        out.size += count
+        out.chunks.append((trio.current_time() + out.road.latency, chunk))
+        if self._watched:
+            wire.accepted(data, count)
+        out.wake()
+        wire.strike_if_due(out)
+        if wire.rng.random() < 0.5:  # a socket that takes bytes at once need not let others run
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return count
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        view = bytes(data)
+        sent = 0
+        while sent < len(view):
+            sent += await self.send_some(view[sent:])
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def send_eof(self) -> None:
+        if not self._out.broken:
+            self._out.eof = self._out.sender_closed = True
+            self._out.wake()
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        incoming, road = self._in, self._in.road
+        while True:
+            if self.closed:
+                raise trio.ClosedResourceError("this end is closed")
+            ready_at = incoming.ready_at()
+            if ready_at <= trio.current_time():
+                break
+            with trio.move_on_at(ready_at):
+                await incoming.changed.park()
+        if not incoming.chunks:
+            if incoming.eof:
+                return b""
+            raise trio.BrokenResourceError("the connection was reset")
+        most = min(max_bytes or 65_536, road.most)
+        taken = bytearray()
+        now = trio.current_time()
+        while incoming.chunks and incoming.chunks[0][0] <= now and len(taken) < most:
+            at, chunk = incoming.chunks.popleft()
+            count = min(len(chunk), most - len(taken))
+            taken += chunk[:count]
+            if count < len(chunk):
+                incoming.chunks.appendleft((at, chunk[count:]))
+        incoming.size -= len(taken)
+        incoming.read += len(taken)
+        if self._watched:
+            self._wire.reads.append((self._wire.recorder.stamp(), incoming.read))
+        incoming.wake()
+        return bytes(taken)
+
+    async def aclose(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._out.sender_closed = self._in.receiver_closed = True
+            if not self._out.broken:
+                self._out.eof = True
+            self._out.wake()
+            self._in.wake()
+        await trio.lowlevel.checkpoint()
