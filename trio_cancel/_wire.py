@@ -10,10 +10,10 @@ its id and status can still be read they are kept, for it may speak of a pending
 
 from __future__ import annotations
 
-import hmac
 from binascii import b2a_base64
 from datetime import UTC, datetime
 from decimal import Decimal
+from hashlib import sha256
 from typing import Annotated, Any
 
 import attrs
@@ -35,19 +35,26 @@ def business_params(request: CancelRequest) -> bytes:
     return _encode_json(_to_params(request))
 
 
+_BLOCK = 64  # bytes that SHA-256 takes at a time (RFC 2104: the key is padded to one block)
+
+
 class Signer:
     """Writes signed requests for one account.
 
     The message of the HMAC-SHA256 is the decimal timestamp followed directly by the compact business parameters
-    (venue.md, "WebSocket API, authentication"). The key's state is prepared once and copied for each request.
+    (venue.md, "WebSocket API, authentication"). The two hash states that depend on the key alone (RFC 2104) are
+    prepared once and copied for each request, which takes half the time of copying a ``hmac.HMAC``.
     """
 
-    __slots__ = ("_mac", "_middle")
+    __slots__ = ("_inner", "_middle", "_outer")
 
     def __init__(self, credentials: Credentials) -> None:
-        self._mac = hmac.new(credentials.api_secret.encode(), digestmod="sha256")
+        key = credentials.api_secret.encode()
+        key = (sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
+        self._inner = sha256(bytes(byte ^ 0x36 for byte in key))
+        self._outer = sha256(bytes(byte ^ 0x5C for byte in key))
         token = _encode_json(credentials.api_token)
-        self._middle = b'","method":"order.cancel","params":{"api_token":' + token + b',"timestamp":'
+        self._middle = b'","method":"order.cancel","params":{"api_token":%b,"timestamp":' % token
 
     def __repr__(self) -> str:
         return "<Signer>"
@@ -62,26 +69,21 @@ class Signer:
         """
         params = _encode_json(_to_params(request))
         digits = b"%d" % timestamp
-        mac = self._mac.copy()
-        mac.update(digits + params)
-        signature = b2a_base64(mac.digest(), newline=False)
-        return b"".join(
-            (
-                b'{"id":"',
-                request_id.encode(),
-                self._middle,
-                digits,
-                b',"signature":"',
-                signature,
-                b'",',
-                params[1:],
-                b"}",
-            )
+        inner = self._inner.copy()
+        inner.update(digits + params)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        signature = b2a_base64(outer.digest(), newline=False)
+        return b'{"id":"%b%b%b,"signature":"%b",%b}' % (
+            request_id.encode(),
+            self._middle,
+            digits,
+            signature,
+            params[1:],
         )
 
 
-@attrs.frozen
-class Reply:
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """An answer that fits the contract's types; what it means is decided in ``_verdict``."""
 
     id: str | None
@@ -101,7 +103,7 @@ class BadReply:
     status: int | None = None
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, gc=False):
     error_code: int
     message: str = ""
 
@@ -111,7 +113,7 @@ _Date = Annotated[datetime, msgspec.Meta(tz=True)]
 _Number = Any
 
 
-class _Order(msgspec.Struct):
+class _Order(msgspec.Struct, gc=False):
     id: str
     create_date: _Date
     update_date: _Date
@@ -130,7 +132,7 @@ class _Order(msgspec.Struct):
     average_execution_price: _Number = None
 
 
-class _Reply(msgspec.Struct):
+class _Reply(msgspec.Struct, gc=False):
     id: str | None
     status: int
     result: _Order | None = None
@@ -145,52 +147,47 @@ _BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecod
 
 
 def _decimal(value: Any, name: str) -> Decimal:
-    if value.__class__ is Decimal:
-        return value
     if value.__class__ is int:
         return Decimal(value)
     raise ValueError(f"{name} is no number")
 
 
-def _utc(date: datetime) -> datetime:
-    return date if date.tzinfo is UTC else date.astimezone(UTC)
+def _order(raw: _Order) -> CanceledOrder:
+    # Written out, because it runs once an order: `float_hook` has made Decimals of what is no integer.
+    create, update, price = raw.create_date, raw.update_date, raw.price
+    executed, remaining, left = raw.executed_amount, raw.remaining_amount, raw.remaining_value
+    requested, value, total = raw.requested_amount, raw.requested_value, raw.total_value
+    average = raw.average_execution_price
+    return CanceledOrder(
+        raw.id,
+        create if create.tzinfo is UTC else create.astimezone(UTC),
+        update if update.tzinfo is UTC else update.astimezone(UTC),
+        executed if executed.__class__ is Decimal else _decimal(executed, "executed_amount"),
+        remaining if remaining.__class__ is Decimal else _decimal(remaining, "remaining_amount"),
+        left if left.__class__ is Decimal else _decimal(left, "remaining_value"),
+        requested if requested.__class__ is Decimal else _decimal(requested, "requested_amount"),
+        value if value.__class__ is Decimal else _decimal(value, "requested_value"),
+        total if total.__class__ is Decimal else _decimal(total, "total_value"),
+        raw.status,
+        raw.type,
+        raw.pair,
+        price if price is None or price.__class__ is Decimal else _decimal(price, "price"),
+        raw.external_id,
+        raw.side,
+        average if average is None or average.__class__ is Decimal else _decimal(average, "average_execution_price"),
+    )
 
 
 def decode_reply(text: bytes | str) -> Reply | BadReply:
     """Read one text message of the venue (seed: "Response", "Error Response"). Never raises for what it says."""
     try:
         raw = _decode(text)
-        result = raw.result
-        error = raw.error
-        if result is None:
-            if error is None:
-                return Reply(raw.id, raw.status)
-            return Reply(raw.id, raw.status, None, error.error_code, error.message, True)
-        price = result.price
-        average = result.average_execution_price
-        order = CanceledOrder(
-            result.id,
-            _utc(result.create_date),
-            _utc(result.update_date),
-            _decimal(result.executed_amount, "executed_amount"),
-            _decimal(result.remaining_amount, "remaining_amount"),
-            _decimal(result.remaining_value, "remaining_value"),
-            _decimal(result.requested_amount, "requested_amount"),
-            _decimal(result.requested_value, "requested_value"),
-            _decimal(result.total_value, "total_value"),
-            result.status,
-            result.type,
-            result.pair,
-            price if price is None else _decimal(price, "price"),
-            result.external_id,
-            result.side,
-            average if average is None else _decimal(average, "average_execution_price"),
-        )
-        if error is None:
-            return Reply(raw.id, raw.status, order)
-        return Reply(raw.id, raw.status, order, error.error_code, error.message, True)
-    except _BAD_TEXT as error_:
-        return _salvage(text, error_)
+        order = None if raw.result is None else _order(raw.result)
+    except _BAD_TEXT as error:
+        return _salvage(text, error)
+    if raw.error is None:
+        return Reply(raw.id, raw.status, order)
+    return Reply(raw.id, raw.status, order, raw.error.error_code, raw.error.message, True)
 
 
 def _salvage(text: bytes | str, error: BaseException) -> BadReply:
