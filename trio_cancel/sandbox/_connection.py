@@ -139,7 +139,9 @@ class Connection:
                 data = bytes(await self._stream.receive_some(READ_SIZE))
                 if not data:
                     self._note("the client ended the stream")
-                    return
+                    self._outbox.peer_ended.set()
+                    self._put(Step(end=End.FINISH))  # after what it is owed
+                    await trio.sleep_forever()
                 self._tally.feed(data)
                 if not self._doomed:
                     websocket.receive_data(data)

@@ -55,6 +55,7 @@ class Outbox:
         self._queue: Batch = []
         self._backlog = 0
         self._waiting = trio.lowlevel.ParkingLot()
+        self.peer_ended = trio.Event()
         self.ending = False
         """Whether a step that ends the connection was put; frames put after it are dropped."""
 
@@ -105,7 +106,8 @@ class Outbox:
             raw = half_closeable(self._stream)
             if raw is not None:
                 await raw.send_eof()
-                await trio.sleep(LINGER)
+                with trio.move_on_after(LINGER):
+                    await self.peer_ended.wait()
         if last.end in (End.FINISH, End.DROP):
             self._end("")
             await trio.sleep_forever()

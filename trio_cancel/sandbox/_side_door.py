@@ -7,16 +7,16 @@ The venue documents no such methods, and a real venue has no such path: messages
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import attrs
 import trio
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, connect_websocket_url
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from trio_cancel.sandbox._book import Book, BookError, Order, OrderStatus, UnknownOrder
 from trio_cancel.sandbox._connection import SIDE_DOOR
@@ -158,7 +158,9 @@ def _named(id: str | None, external_id: str | None) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def open_sandbox_control(url: str, *, ssl_context: SSLContext | None = None) -> AsyncGenerator[SandboxControl]:
+async def open_sandbox_control(
+    url: str, *, ssl_context: ssl.SSLContext | None = None
+) -> AsyncGenerator[SandboxControl]:
     """Open the side door of a sandbox that runs in this or another process.
 
     Args:
@@ -170,13 +172,26 @@ async def open_sandbox_control(url: str, *, ssl_context: SSLContext | None = Non
     """
     parts = urlsplit(url)
     door = urlunsplit((parts.scheme, parts.netloc, SIDE_DOOR, "", ""))
-    async with open_services() as nursery:
-        try:
-            with trio.fail_after(CONNECT_WITHIN):
-                websocket = await connect_websocket_url(nursery, door, ssl_context=ssl_context)
-        except (HandshakeError, OSError, trio.TooSlowError) as error:
-            reason = str(error) or type(error).__name__
-            raise SandboxControlError(f"No sandbox answers at {door}: {reason}.") from error
-        yield SandboxControl(websocket)
-        with trio.move_on_after(CLOSE_WITHIN):
-            await websocket.aclose()
+    streams: list[trio.SocketStream] = []  # trio-websocket leaves a stream open when it is cancelled or refused
+    try:
+        async with open_services() as nursery:
+            try:
+                with trio.fail_after(CONNECT_WITHIN):
+                    host = parts.hostname or ""
+                    streams.append(await trio.open_tcp_stream(host, parts.port or 0))
+                    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = streams[0]
+                    if parts.scheme == "wss":
+                        context = ssl_context or ssl.create_default_context()
+                        secure = trio.SSLStream(streams[0], context, server_hostname=host, https_compatible=True)
+                        await secure.do_handshake()
+                        stream = secure
+                    websocket = await wrap_client_stream(nursery, stream, parts.netloc, SIDE_DOOR)
+            except (HandshakeError, OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+                reason = str(error.__cause__ or error) or type(error).__name__
+                raise SandboxControlError(f"No sandbox answers at {door}: {reason}.") from error
+            yield SandboxControl(websocket)
+            with trio.move_on_after(CLOSE_WITHIN):
+                await websocket.aclose()
+    finally:
+        for opened in streams:
+            await trio.aclose_forcefully(opened)
