@@ -6,14 +6,15 @@ at a shelf that is full, and an order leaves the shelf only while what is in fli
 into the channel, so that delivering never blocks and nothing grows with the input.
 
 If the block is left early, the intake stops, the shelf is dropped (those were not sent) and ``unsettled`` names what
-was in flight. A failing iterable ends the stream after the outcomes of what it gave, with its own exception.
+was in flight. Outcomes that had come and were not taken by then can still be iterated: none is lost. A failing iterable
+ends the stream after the outcomes of what it gave, with its own exception.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import trio
@@ -38,10 +39,8 @@ YIELD_EVERY = 64
 class _Item(Pending):
     """One order of a stream."""
 
-    __slots__ = ("_stream",)
-
     def __init__(self, stream: CancelStream, request: CancelRequest, terms: Terms, now: float) -> None:
-        super().__init__(request, terms, urgent=False, now=now)
+        super().__init__(request, terms, now)
         self._stream = stream
 
     def deliver(self) -> None:
@@ -157,7 +156,8 @@ class CancelStream:
         while self._refused is not None and self._shelf:
             outcome = NotSent(self._shelf.popleft(), cause=self._refused)
             self._waiting += 1
-            await self._send.send(outcome)
+            with suppress(trio.ClosedResourceError):  # the block was left while the channel was full
+                await self._send.send(outcome)
 
     def _close(self) -> None:
         self._closed = True
@@ -166,7 +166,6 @@ class CancelStream:
         for pending in list(self._in_flight):
             self._dispatcher.abandon(pending)
         self._send.close()
-        self._receive.close()
 
 
 @asynccontextmanager
