@@ -58,15 +58,14 @@ def as_requests(requests: Iterable[str | CancelRequest]) -> list[CancelRequest]:
 class _Item(Pending):
     """One order of a batch."""
 
-    __slots__ = ("_batch", "_slot")
-
-    def __init__(self, batch: Batch, slot: int, request: CancelRequest, terms: Terms, now: float) -> None:
-        super().__init__(request, terms, urgent=False, now=now)
+    def __init__(self, batch: Batch, slot: int, request: CancelRequest, now: float) -> None:
+        super().__init__(request, batch._terms, now)
         self._batch = batch
         self._slot = slot
 
     def deliver(self) -> None:
-        self._batch._settled(self._slot, self)
+        assert self.outcome is not None
+        self._batch._settled(self._slot, self.outcome)
 
 
 class Batch:
@@ -81,20 +80,20 @@ class Batch:
         terms: Terms,
         dispatcher: Dispatcher,
         check_open: Callable[[], None],
-        report_flags: Callable[[], bool],
+        journal_failed: Callable[[], bool],
     ) -> None:
         slots: dict[CancelRequest, int] = {}
         # Where each input's outcome is: an order that stands there twice is canceled once.
         self._slot_of = [slots.setdefault(request, len(slots)) for request in requests]
         self._requests = list(slots)
-        self._outcomes: list[Outcome | None] = [None] * len(slots)
-        self._under_way: dict[int, Pending] = {}
+        # For each order: None until its turn has come, then what is under way, then its outcome.
+        self._slots: list[Outcome | _Item | None] = [None] * len(slots)
         self._next = 0
         self._unsettled = len(slots)
         self._terms = terms
         self._dispatcher = dispatcher
         self._check_open = check_open
-        self._journal_failed = report_flags
+        self._journal_failed = journal_failed
         self._started = False
         self._ended = False
         self._refused: BaseException | None = None
@@ -130,8 +129,10 @@ class Batch:
         finally:
             self._ended = True
             self._dispatcher.queue.remove_source(self)
-            for pending in list(self._under_way.values()):
-                self._dispatcher.abandon(pending)
+            if self._unsettled:
+                for content in self._slots:
+                    if isinstance(content, _Item):
+                        self._dispatcher.abandon(content)
         return self.report()
 
     def report(self) -> CancelReport:
@@ -140,11 +141,13 @@ class Batch:
         What is in flight is :class:`Unknown`, what has not been written :class:`NotSent`; such an outcome is not
         ``final`` while it can still change. Each call tells the latest.
         """
-        outcomes = [outcome or self._outcome_now(slot) for slot, outcome in enumerate(self._outcomes)]
+        outcomes = [
+            self._outcome_now(slot, content) if content is None or isinstance(content, _Item) else content
+            for slot, content in enumerate(self._slots)
+        ]
         return CancelReport(tuple(outcomes[slot] for slot in self._slot_of), journal_failed=self._journal_failed())
 
-    def _outcome_now(self, slot: int) -> Outcome:
-        pending = self._under_way.get(slot)
+    def _outcome_now(self, slot: int, pending: _Item | None) -> Outcome:
         if pending is not None and pending.flights:
             return pending.conclude(NoReply("no answer has come yet"), self._dispatcher.table.clock, final=False)
         request = self._requests[slot]
@@ -162,8 +165,7 @@ class Batch:
         if slot >= len(self._requests):
             return None
         self._next = slot + 1
-        pending = _Item(self, slot, self._requests[slot], self._terms, now)
-        self._under_way[slot] = pending
+        pending = self._slots[slot] = _Item(self, slot, self._requests[slot], now)
         return pending
 
     def refuse(self, cause: BaseException) -> None:
@@ -177,11 +179,11 @@ class Batch:
         """Return how many seconds without any connection it waits."""
         return self._terms.give_up_after
 
-    def _settled(self, slot: int, pending: Pending) -> None:
-        self._outcomes[slot] = pending.outcome
-        self._under_way.pop(slot, None)
+    def _settled(self, slot: int, outcome: Outcome) -> None:
+        self._slots[slot] = outcome
         self._unsettled -= 1
-        self._tell_if_done()
+        if not self._unsettled:
+            self._tell_if_done()
 
     def _tell_if_done(self) -> None:
         if not self._unsettled and not self._ended:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Literal
 
 import trio
@@ -20,6 +21,8 @@ from trio_cancel._clock import OffsetInterval
 from trio_cancel._connection import Dialing
 from trio_cancel._endpoint import parse_endpoint
 from trio_cancel._errors import ConfigurationError
+from trio_cancel._journal import Journal, MovedJournal, open_journal
+from trio_cancel._journal_store import Account
 from trio_cancel._models import CanceledOrder, CancelRequest, Credentials
 from trio_cancel._observer import Notifier, Observer, Statistics
 from trio_cancel._outcomes import CancelReport, Outcome
@@ -35,16 +38,19 @@ DEFAULT_URL = "wss://ws-api.ripio.com"
 """The venue (WebSocket API, general information)."""
 URL_VARIABLE = "TRIO_CANCEL_URL"
 
+OpenJournal = Callable[[str, Callable[[], float]], AbstractAsyncContextManager[Journal]]
+"""Opens a journal for a session, given the prefix of its request ids and its wall clock."""
+
 
 class _Single(Pending):
     """A cancel with a channel of its own."""
 
-    __slots__ = ("_channel",)
+    urgent = True
 
     def __init__(
         self, request: CancelRequest, terms: Terms, now: float, channel: trio.MemorySendChannel[Outcome]
     ) -> None:
-        super().__init__(request, terms, urgent=True, now=now)
+        super().__init__(request, terms, now)
         self._channel = channel
 
     def deliver(self) -> None:
@@ -156,7 +162,8 @@ class TradingWS:
         """
         self._session.check_open()
         session = self._session
-        return Batch(as_requests(requests), self._terms, session.dispatcher, session.check_open, lambda: False)
+        journal_failed = session.journal_failed
+        return Batch(as_requests(requests), self._terms, session.dispatcher, session.check_open, journal_failed)
 
     async def cancel_many(self, requests: Iterable[str | CancelRequest]) -> CancelReport:
         """Cancel many orders; return one outcome for each, in the order given.
@@ -217,7 +224,8 @@ class TradingWS:
         Cancelled: while leaving, it goes on until ``grace`` is over; a second Ctrl-C ends it early.
         """
         self._session.check_open()
-        return OrderScope(self._session, self._terms, _seconds("grace", grace), _seconds("settle", settle), None)
+        session = self._session
+        return OrderScope(session, self._terms, _seconds("grace", grace), _seconds("settle", settle), session.journal)
 
 
 def _seconds(name: str, value: object) -> float:
@@ -239,6 +247,7 @@ def open_trading_ws(
     retry: bool = True,
     pacer: Pacer | None = None,
     clock_offset: float | Literal["auto"] = 0.0,
+    journal: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
 ) -> AbstractAsyncContextManager[TradingWS]:
     """Open a session with the venue, as an async context manager.
@@ -260,6 +269,8 @@ def open_trading_ws(
             takes it, found out with care.
         clock_offset: seconds to add to our clock before signing; ``"auto"`` corrects by the least amount that agrees
             with the venue's ``Date`` header, and only if the clocks surely differ.
+        journal: path of a file (SQLite; made if it is missing) in which holds and intents are durable before they have
+            an effect, and attempts and outcomes follow. One session writes it at a time, one account owns it.
         observer: told what happens.
 
     Returns:
@@ -268,6 +279,7 @@ def open_trading_ws(
 
     Raises:
         ConfigurationError: at once, if the url, the credentials or a keyword cannot be used.
+        JournalError: on entering, if the journal cannot be used; nothing was contacted, and it was not changed.
         HandshakeFailed: on entering, if the first connection fails; later ones are tried again.
 
     Cancelled: while entering, nothing stays open. A cancel scope around it ends the block, not the connection, before
@@ -286,6 +298,11 @@ def open_trading_ws(
         raise ConfigurationError(f"pacer must be a Pacer(rate, burst), not {type(pacer).__name__}.")
     if dial is not None and not callable(dial):
         raise ConfigurationError(f"dial must be an async callable that returns a stream, not {type(dial).__name__}.")
+    if journal is not None and not isinstance(journal, str | os.PathLike):
+        raise ConfigurationError(f"journal must be the path of a file, not {type(journal).__name__}.")
+    account = Account.of(endpoint, credentials)
+    if isinstance(journal, MovedJournal):
+        account = Account(journal.url, credentials)
     auto = clock_offset == "auto"
     if not auto and (
         isinstance(clock_offset, bool) or not isinstance(clock_offset, int | float) or not math.isfinite(clock_offset)
@@ -300,6 +317,7 @@ def open_trading_ws(
         pacer=pacer,
         correct_clock=auto,
         correction=0.0 if isinstance(clock_offset, str) else float(clock_offset),
+        journal=None if journal is None else partial(open_journal, journal, account),
         observer=observer,
     )
 
@@ -314,17 +332,22 @@ async def _open(
     pacer: Pacer | None,
     correct_clock: bool,
     correction: float,
+    journal: OpenJournal | None = None,
     observer: Observer | None,
 ) -> AsyncGenerator[TradingWS]:
-    session = Session(
-        dialing,
-        credentials,
-        world,
-        pacer=pacer,
-        notify=None if observer is None else Notifier(observer),
-        correct_clock=correct_clock,
-        correction=correction,
-        intents=None,
-    )
-    async with run_session(session):
+    prefix = world.id_prefix()
+    async with AsyncExitStack() as stack:
+        log = None if journal is None else await stack.enter_async_context(journal(prefix, world.wall))
+        session = Session(
+            dialing,
+            credentials,
+            world,
+            pacer=pacer,
+            notify=None if observer is None else Notifier(observer),
+            correct_clock=correct_clock,
+            correction=correction,
+            id_prefix=prefix,
+            journal=log,
+        )
+        await stack.enter_async_context(run_session(session))
         yield TradingWS(session, terms)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import ssl
 from collections.abc import Callable
-from typing import Protocol
 
 import attrs
 import trio
@@ -25,6 +24,7 @@ from trio_cancel._dispatch import Dispatcher
 from trio_cancel._endpoint import Endpoint
 from trio_cancel._errors import ConnectionLost, HandshakeFailed
 from trio_cancel._frames import encode_text
+from trio_cancel._intake import Intake, IntentLog
 from trio_cancel._pending import Flight, Pending
 from trio_cancel._transport import ByteStream, Dial, open_stream
 from trio_cancel._websocket import Link, upgrade
@@ -40,13 +40,6 @@ FLUSH_TIME = 0.5
 """Seconds in which a Close frame may still leave, and messages be delivered, after a connection has failed."""
 CLOSE_TIME = 1.0
 """Seconds for an orderly close when the session ends."""
-
-
-class IntentLog(Protocol):
-    """Where intents are made durable before the first byte of their requests is written."""
-
-    async def intend(self, admitted: list[Pending]) -> None:
-        """Return when the intents are durable, or have failed to be so and been reported."""
 
 
 @attrs.frozen
@@ -69,6 +62,8 @@ class Connection:
         self._dispatcher = dispatcher
         self._world = world
         self._intents = intents
+        self._intake = None if intents is None else Intake(dispatcher, intents, self.bell.ring)
+        self.order_bell = self.bell if self._intake is None else self._intake.bell  # rings for who admits orders
         self._over = trio.Event()
         self._flushed = trio.Event()
         self._cause: BaseException | None = None
@@ -138,6 +133,8 @@ class Connection:
         return self._cause
 
     async def _run(self, nursery: trio.Nursery) -> None:
+        if self._intake is not None:
+            nursery.start_soon(self._intake.run)
         nursery.start_soon(self._write)
         nursery.start_soon(self._read_slow)
         nursery.start_soon(self._keep_alive)
@@ -198,7 +195,7 @@ class Connection:
     async def _write(self) -> None:
         link = self.link
         bell = self.bell
-        take = self._dispatcher.take
+        take = self._dispatcher.take if self._intake is None else self._intake.take
         while True:
             control = link.take_control()
             admitted: list[Pending] = []
@@ -226,8 +223,6 @@ class Connection:
         before = stream.accepted
         whole = False
         try:
-            if admitted and self._intents is not None:
-                await self._intents.intend(admitted)
             chunks = control
             if admitted and not self.link.closing:
                 flights, texts = dispatcher.sign(admitted, self.number, trio.current_time(), self._world.wall())
@@ -236,6 +231,8 @@ class Connection:
             with trio.move_on_after(WRITE_DEADLINE) as scope:
                 await stream.send(chunks)
                 whole = True
+                if flights and self._intents is not None:
+                    self._intents.written(flights)
             if scope.cancelled_caught:
                 cause = ConnectionLost(f"the venue did not read for {WRITE_DEADLINE:g} s")
                 self.end(cause)

@@ -78,42 +78,35 @@ class Flight:
 
 
 class Pending:
-    """One order's cancel until it settles."""
+    """One order's cancel until it settles.
 
-    __slots__ = (
-        "abandoned",
-        "doubt",
-        "error",
-        "flights",
-        "held_since",
-        "no_more",
-        "not_before",
-        "outcome",
-        "request",
-        "retries",
-        "running_from",
-        "state",
-        "terms",
-        "time_spent",
-        "urgent",
-    )
+    What most orders never need is a default of the class, so that making one is cheap.
+    """
 
-    def __init__(self, request: CancelRequest, terms: Terms, *, urgent: bool, now: float) -> None:
+    urgent = False
+    """A single cancel, which overtakes those of bulk ones."""
+
+    state = State.QUEUED
+    outcome: Outcome | None = None
+    error: VenueReply | None = None
+    """The venue's last error."""
+    doubt: BaseException | None = None
+    """Why an attempt left the order unknown."""
+    abandoned = False
+    """The caller has left: no further attempt."""
+    no_more = False
+    """Refused for good: no further attempt, only answers to earlier ones."""
+    intent = 0
+    """Its number in the journal, once it has one."""
+    retries = 0
+    running_from: float | None = None
+    time_spent = 0.0
+
+    def __init__(self, request: CancelRequest, terms: Terms, now: float) -> None:
         self.request = request
         self.terms = terms
-        self.urgent = urgent
-        self.state = State.QUEUED
+        self.not_before = self.held_since = now
         self.flights: list[Flight] = []
-        self.outcome: Outcome | None = None
-        self.error: VenueReply | None = None  # the venue's last error
-        self.doubt: BaseException | None = None  # why an attempt left the order unknown
-        self.abandoned = False  # the caller has left: no further attempt
-        self.no_more = False  # refused for good: no further attempt, only answers to earlier ones
-        self.retries = 0
-        self.not_before = now
-        self.held_since = now
-        self.running_from: float | None = None
-        self.time_spent = 0.0
 
     def deliver(self) -> None:
         """Hand ``self.outcome`` to whoever waits; never raises, never blocks."""
@@ -145,7 +138,11 @@ class Pending:
 
     def attempts(self) -> tuple[Attempt, ...]:
         """Return the attempts that were written, as values."""
-        return tuple(Attempt(f.request_id, f.written_at, f.answered_at, f.status) for f in self.flights)
+        flights = self.flights
+        if len(flights) == 1:
+            flight = flights[0]
+            return (Attempt(flight.request_id, flight.written_at, flight.answered_at, flight.status),)
+        return tuple(Attempt(f.request_id, f.written_at, f.answered_at, f.status) for f in flights)
 
     def conclude(self, cause: BaseException | None, clock: OffsetInterval | None, *, final: bool = True) -> Outcome:
         """Return what the attempts add up to if nothing more comes.

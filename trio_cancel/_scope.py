@@ -36,7 +36,9 @@ drains: trio.lowlevel.RunVar[set[trio.CancelScope]] = trio.lowlevel.RunVar("trio
 class HoldLog(Protocol):
     """Where holds are made durable."""
 
-    failed: bool
+    @property
+    def failed(self) -> bool:
+        """True if it does not record all of it."""
 
     async def hold(self, request: CancelRequest) -> None:
         """Return when the hold is durable; raise JournalError if it cannot be."""
@@ -48,12 +50,12 @@ class HoldLog(Protocol):
 class _Held(Pending):
     """One order of a drain."""
 
-    __slots__ = ("_channel",)
+    urgent = True
 
     def __init__(
         self, request: CancelRequest, terms: Terms, now: float, channel: trio.MemorySendChannel[_Held]
     ) -> None:
-        super().__init__(request, terms, urgent=True, now=now)
+        super().__init__(request, terms, now)
         self._channel = channel
 
     def deliver(self) -> None:

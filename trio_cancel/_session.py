@@ -30,9 +30,10 @@ import trio
 
 from trio_cancel._bell import Bell
 from trio_cancel._clock import offset_from_date
-from trio_cancel._connection import Connection, Dialing, IntentLog
+from trio_cancel._connection import Connection, Dialing
 from trio_cancel._dispatch import Dispatcher
 from trio_cancel._errors import HandshakeFailed, SessionClosed
+from trio_cancel._journal import Journal
 from trio_cancel._models import Credentials
 from trio_cancel._observer import Notifier, Statistics, logger
 from trio_cancel._pacing import Pacer
@@ -71,7 +72,8 @@ class Session:
         notify: Notifier | None,
         correct_clock: bool,
         correction: float,
-        intents: IntentLog | None,
+        id_prefix: str,
+        journal: Journal | None,
     ) -> None:
         self.state = SessionState.CONNECTING
         self.failure: HandshakeFailed | None = None
@@ -79,7 +81,7 @@ class Session:
         self._world = world
         self._notify = notify
         self._correct_clock = correct_clock
-        self._intents = intents
+        self.journal = journal
         self._connection: Connection | None = None
         self._connections = 0
         self._opened_at = 0.0
@@ -91,7 +93,7 @@ class Session:
         self._timer_at = math.inf
         self.dispatcher = Dispatcher(
             sign=Signer(credentials).encode,
-            id_prefix=world.id_prefix(),
+            id_prefix=id_prefix,
             pacer=pacer,
             notify=notify,
             jitter=world.jitter,
@@ -99,6 +101,7 @@ class Session:
             wake_timer=self._wake_timer,
         )
         self.dispatcher.correction = correction
+        self.dispatcher.table.log = journal
 
     # For the block
 
@@ -124,6 +127,10 @@ class Session:
             self.kill()
             await self._ended.wait()
             self.state = SessionState.CLOSED
+
+    def journal_failed(self) -> bool:
+        """True if there is a journal and it does not record all of it."""
+        return self.journal is not None and self.journal.failed
 
     def kill(self) -> None:
         """End every task at once."""
@@ -186,7 +193,7 @@ class Session:
 
     def _wake_writer(self) -> None:
         if self._connection is not None:
-            self._connection.bell.ring()
+            self._connection.order_bell.ring()
 
     @trio.lowlevel.enable_ki_protection
     async def _connections_task(self) -> None:
@@ -213,7 +220,7 @@ class Session:
 
     async def _serve_one(self) -> None:
         number = self._connections + 1
-        connection = Connection(number, self.dispatcher, self._world, self._intents)
+        connection = Connection(number, self.dispatcher, self._world, self.journal)
         try:
             cause = await connection.serve(self._dialing, self._opened)
         finally:

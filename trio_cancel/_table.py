@@ -9,6 +9,7 @@ a bounded memory of the last ones, by which late and contradicting answers are t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from trio_cancel._clock import OffsetInterval
 from trio_cancel._errors import NoReply, NotWritten
@@ -22,6 +23,16 @@ LATE_KEPT = 1024
 """How many overdue orders whose callers have left are still matched, and how many settled requests remembered."""
 
 
+class CancelLog(Protocol):
+    """Where attempts and outcomes are recorded."""
+
+    def retried(self, pending: Pending) -> None:
+        """Note that an order waits for its next attempt."""
+
+    def settled(self, pending: Pending) -> None:
+        """Note that an order has its outcome."""
+
+
 class Table:
     """See the module's docstring. ``queue`` holds what is not admitted yet, and what waits for its next attempt."""
 
@@ -29,6 +40,7 @@ class Table:
         self.queue = Queue()
         self.counters = Counters()
         self.holds = Holds()
+        self.log: CancelLog | None = None
         self.flights: dict[str, Flight] = {}
         self.active: dict[Pending, None] = {}
         self.active_urgent = 0
@@ -60,6 +72,8 @@ class Table:
         pending.state = State.RETRYING
         pending.not_before = at
         self.queue.retry(pending)
+        if self.log is not None:
+            self.log.retried(pending)
         self.wake_writer()
 
     def settle(self, pending: Pending, outcome: Outcome) -> None:
@@ -80,6 +94,8 @@ class Table:
             if len(recent) > LATE_KEPT:
                 del recent[next(iter(recent))]
         self.counters.settled += 1
+        if self.log is not None:
+            self.log.settled(pending)
         if self.holds:
             self.holds.settled(outcome)
         if pending.abandoned:

@@ -1,0 +1,391 @@
+"""A journal of what was held, intended, tried and settled, so that a crash forgets no order.
+
+One task writes. It gathers what has come up since its last transaction, commits it in a thread, and tells those who
+wait. Two things are waited for: an intent (before its request's first byte is written) and a hold (before its order is
+placed). Attempts, outcomes and releases go along with the next transaction, at the latest after ``LAZY`` seconds.
+
+A journal must never block a kill switch: if it cannot write, or takes longer than ``PATIENCE``, that is logged at
+ERROR, :attr:`Journal.failed` says so, new holds are refused, and cancels go on without it. What was not written is kept
+and tried again; once all of it is written the journal works again.
+
+The tasks that call :meth:`Journal.intend` and :meth:`Journal.hold` may be cancelled there: an intent is then written
+all the same, a hold is released. The task itself runs in a shielded scope that only the end of the block ends, after
+a last transaction, for which it has ``CLOSING`` seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+import trio
+
+from trio_cancel._bell import Bell
+from trio_cancel._errors import JournalError
+from trio_cancel._journal_rows import AttemptRow, Changes, micros
+from trio_cancel._journal_store import Account, JournalStore, Store
+from trio_cancel._models import CancelRequest
+from trio_cancel._observer import logger
+from trio_cancel._pending import Flight, Pending, State
+
+LAZY = 0.25
+"""Seconds that an attempt, an outcome or a release may wait for company."""
+PATIENCE = 3.0
+"""Seconds that an intent or a hold waits for the disk."""
+RETRY = 1.0
+"""Seconds until a failed transaction is tried again."""
+CLOSING = 5.0
+"""Seconds that the end of the block waits for the last transaction."""
+SIGN_OF_LIFE = 300.0
+"""Seconds of silence after which the session notes that it lives; the age of external ids counts from there."""
+KEPT_MOST = 200_000
+"""Rows that are kept while the journal cannot write; beyond them the oldest are dropped."""
+
+FAILURES = (sqlite3.Error, OSError, RuntimeError)
+"""What a store or an executor raises that is the world's fault. RuntimeError: no further thread can be started."""
+
+_T = TypeVar("_T")
+
+
+class RunSync(Protocol):
+    """Runs a function that blocks, and is cancelled only at the price of abandoning it."""
+
+    def __call__(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
+        """Return what it returns."""
+
+
+class _Thread:
+    def __init__(self) -> None:
+        # A limiter of its own: a program that keeps trio's usual threads busy must not hold up its cancels.
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def __call__(self, function: Callable[..., _T], *args: object) -> _T:
+        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._limiter)
+
+
+OpenStore = Callable[[str | os.PathLike[str], Account, str, int], JournalStore]
+
+
+class MovedJournal(os.PathLike[str]):
+    """The path of a journal whose venue is reached at another url now."""
+
+    def __init__(self, path: str | os.PathLike[str], url: str) -> None:
+        self.path = os.fspath(path)
+        self.url = url
+
+    def __fspath__(self) -> str:
+        return self.path
+
+
+class Journal:
+    """See the module's docstring. Made by :func:`open_journal`."""
+
+    def __init__(self, path: str, store: JournalStore, run_sync: RunSync, wall: Callable[[], float]) -> None:
+        self.path = path
+        self.failure: BaseException | None = None  # why it cannot write now
+        self._store = store
+        self._run_sync = run_sync
+        self._wall = wall
+        begun = store.begun
+        self._session = begun.session
+        self._first_attempt = begun.attempt
+        self._next = begun.number
+        self._durable = begun.number - 1  # every number up to here is on the disk
+        self._dropped = False
+        self._held: dict[CancelRequest, int] = {}
+        self._changes = Changes()
+        self._settled: list[Pending] = []
+        self._retried: dict[Pending, None] = {}
+        self._written: deque[tuple[float, list[Flight]]] = deque()
+        self._urgent = False  # somebody waits
+        self._lazy = False  # the task knows that something lazy is there
+        self._closing = False
+        self._bell = Bell()
+        self._turn = trio.Event()  # set, and replaced, when a transaction has ended
+        self.ended = trio.Event()
+
+    @property
+    def failed(self) -> bool:
+        """True if it does not record all of it."""
+        return self.failure is not None or self._dropped
+
+    # For scopes
+
+    async def hold(self, request: CancelRequest) -> None:
+        """Record that a scope holds an order; return when that is durable.
+
+        Raises:
+            JournalError: it cannot be recorded now. Do not place the order.
+
+        Cancelled: the order is not held. Do not place it.
+        """
+        if self.failure is not None:
+            self._refuse()
+        number = self._next
+        self._next = number + 1
+        external = request.external_id is not None
+        self._changes.holds.append((number, self._session, int(external), request.key, micros(self._wall())))
+        held = False
+        try:
+            await self._until_durable(number)
+            if self._durable < number:
+                self._refuse()
+            self._held[request] = number
+            held = True
+        finally:
+            if not held:
+                self._let_go(number)
+
+    def release(self, request: CancelRequest) -> None:
+        """Record, soon, that an order is held no more; one that is not held is no error."""
+        number = self._held.pop(request, None)
+        if number is not None:
+            self._let_go(number)
+
+    # For the core
+
+    async def intend(self, admitted: list[Pending]) -> None:
+        """Return when it is durable that these orders are to be canceled, or the journal has failed."""
+        at = micros(self._wall())
+        number = self._next
+        session = self._session
+        rows = self._changes.intents
+        for pending in admitted:
+            if not pending.intent:
+                request = pending.request
+                if request.id is not None:
+                    rows.append((number, session, 0, request.id, at))
+                else:
+                    rows.append((number, session, 1, request.key, at))
+                pending.intent = number
+                number += 1
+        self._next = number
+        if self.failure is None:
+            await self._until_durable(max(pending.intent for pending in admitted))
+
+    def written(self, flights: list[Flight]) -> None:
+        """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
+        self._written.append((trio.current_time(), flights))
+        self._wake_lazily()
+
+    def retried(self, pending: Pending) -> None:
+        """Note that an order waits for its next attempt."""
+        if pending.flights:
+            self._retried[pending] = None
+            self._wake_lazily()
+
+    def settled(self, pending: Pending) -> None:
+        """Note that an order has its outcome."""
+        if pending.intent:
+            self._settled.append(pending)
+            self._wake_lazily()
+
+    # Waiting
+
+    def _wake_lazily(self) -> None:
+        if not self._lazy:
+            self._lazy = True
+            self._bell.ring()
+
+    async def _until_durable(self, number: int) -> None:
+        """Return when everything up to ``number`` is durable, or the journal has failed."""
+        with trio.move_on_after(PATIENCE) as scope:
+            while self._durable < number and self.failure is None:
+                self._urgent = True
+                self._bell.ring()
+                await self._turn.wait()
+        if scope.cancelled_caught:
+            self._fail(TimeoutError(f"the disk took longer than {PATIENCE:g} s"))
+
+    def _refuse(self) -> None:
+        raise JournalError(
+            f"The journal {self.path} cannot be written ({self.failure}), so that no new order can be held; "
+            "do not place it. Cancels go on."
+        ) from self.failure
+
+    def _let_go(self, number: int) -> None:
+        self._changes.releases.append((number, micros(self._wall())))
+        self._wake_lazily()
+
+    # The task
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Write until the block ends."""
+        try:
+            closing = False
+            while not closing:
+                await self._wait()
+                closing = self._closing
+                await self._commit()
+            await self._run_sync(self._store.close)
+        except FAILURES as error:
+            logger.error("the journal %s could not be closed: %s", self.path, error)
+        finally:
+            self.ended.set()
+
+    def close(self) -> None:
+        """Let the task write what is left, and end."""
+        self._closing = True
+        self._bell.ring()
+
+    async def _wait(self) -> None:
+        """Wait until something is to be written."""
+        if self.failure is not None:
+            with trio.move_on_after(RETRY):
+                while not self._closing:
+                    await self._bell.wait()
+            return
+        if not self._lazy and not self._urgent and not self._closing:
+            with trio.move_on_after(SIGN_OF_LIFE) as silence:
+                await self._bell.wait()
+            if silence.cancelled_caught:
+                self._changes.alive = micros(self._wall())
+                return
+        if not self._urgent and not self._closing:
+            with trio.move_on_after(LAZY):
+                while not self._urgent and not self._closing:
+                    await self._bell.wait()
+
+    async def _commit(self) -> None:
+        up_to = self._next - 1
+        changes = self._gather()
+        if not changes:
+            return
+        error: Exception | None = None
+        try:
+            await self._run_sync(self._store.commit, changes)
+        except FAILURES as caught:
+            error = caught
+        if error is None:
+            self._durable = up_to
+            if self.failure is not None:
+                logger.warning("the journal %s can be written again", self.path)
+                self.failure = None
+        else:
+            self._keep(changes)
+            self._fail(error)
+        self._tell()
+
+    def _gather(self) -> Changes:
+        """Take everything that has come up, as rows."""
+        changes, self._changes = self._changes, Changes()
+        self._urgent = False
+        now = micros(self._wall())
+        outcomes, attempts = changes.outcomes, changes.attempts
+        for pending in self._settled:
+            outcome = pending.outcome
+            assert outcome is not None
+            code = None if outcome.error is None else outcome.error.error_code
+            outcomes.append((pending.intent, outcome.kind, now, code))
+            self._add_attempts(pending, attempts)
+        self._settled.clear()
+        if self._retried:
+            for pending in self._retried:
+                if pending.state is not State.SETTLED:
+                    self._add_attempts(pending, attempts)
+            self._retried.clear()
+        before = trio.current_time() - LAZY
+        written = self._written
+        while written and (written[0][0] <= before or self._closing):
+            for flight in written.popleft()[1]:
+                if flight.pending.state is State.IN_FLIGHT:
+                    self._add_attempts(flight.pending, attempts)
+        self._lazy = bool(written)
+        attempts.sort()  # a table grows best at its end
+        if self._closing:
+            changes.closed = now
+        return changes
+
+    def _add_attempts(self, pending: Pending, rows: list[AttemptRow]) -> None:
+        intent, first = pending.intent, self._first_attempt
+        for flight in pending.flights:
+            answered = flight.answered_at
+            rows.append(
+                (
+                    first + int(flight.request_id.rpartition("-")[2]),
+                    intent,
+                    flight.connection,
+                    int(flight.written_at * 1_000_000),
+                    None if answered is None else int(answered * 1_000_000),
+                    flight.status,
+                )
+            )
+
+    def _keep(self, changes: Changes) -> None:
+        """Keep what could not be written for another try; not without end."""
+        self._changes = kept = changes.before(self._changes)
+        if len(kept) > KEPT_MOST:
+            self._dropped = True
+            for rows in (kept.attempts, kept.outcomes, kept.intents):
+                del rows[: len(rows) // 2]
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None:
+            logger.error(
+                "the journal %s cannot be written (%s): cancels go on unrecorded, new holds are refused",
+                self.path,
+                error,
+            )
+        self.failure = error
+        self._tell()
+
+    def _tell(self) -> None:
+        self._turn.set()
+        self._turn = trio.Event()
+
+
+@asynccontextmanager
+async def open_journal(
+    path: str | os.PathLike[str],
+    account: Account,
+    prefix: str,
+    wall: Callable[[], float],
+    *,
+    run_sync: RunSync | None = None,
+    open_store: OpenStore = Store.open,
+) -> AsyncGenerator[Journal]:
+    """Open a journal for one session, as an async context manager; its block's exception comes out as it is.
+
+    Args:
+        path: of the file.
+        account: whose it is.
+        prefix: what the session's request ids begin with.
+        wall: returns Unix seconds.
+        run_sync: runs what blocks; a thread if None.
+        open_store: opens the file.
+
+    Raises:
+        JournalError: on entering, if it cannot be used.
+    """
+    run_sync = run_sync or _Thread()
+    with trio.CancelScope(shield=True):  # a file that a thread has opened must not be lost
+        store = await run_sync(open_store, path, account, prefix, micros(wall()))
+    journal = Journal(os.fspath(path), store, run_sync, wall)
+    scope = trio.CancelScope(shield=True)
+    manager = trio.open_nursery()
+    nursery = await manager.__aenter__()
+
+    @trio.lowlevel.enable_ki_protection
+    async def write() -> None:
+        with scope:
+            await journal.run()
+
+    try:
+        nursery.start_soon(write)
+        yield journal
+    finally:
+        # Not `async with`: the nursery would wrap the block's exception in a group.
+        try:
+            journal.close()
+            with trio.move_on_after(CLOSING, shield=True) as closing:
+                await journal.ended.wait()
+            if closing.cancelled_caught:
+                logger.error("the journal %s could not be closed within %g s", journal.path, CLOSING)
+        finally:
+            scope.cancel()
+            await manager.__aexit__(None, None, None)
