@@ -7,6 +7,7 @@ closed, which its caller does.
 from __future__ import annotations
 
 import random
+import re
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -20,6 +21,7 @@ from trio_cancel.sandbox._delivery import PING, TEXT, frame
 from trio_cancel.sandbox._faults import Fault, Faults
 
 READ_SIZE = 64 * 1024
+WHOLE_HEAD = re.compile(rb"(?:(?!\n\r?\n).)*\n\r?\n", re.DOTALL)
 STATUS = {
     Fault.UPGRADE_401: 401,
     Fault.UPGRADE_403: 403,
@@ -58,14 +60,18 @@ async def read_upgrade(stream: trio.abc.Stream) -> Upgrade:
         trio.BrokenResourceError, trio.ClosedResourceError: as the stream does.
     """
     websocket = WSConnection(ConnectionType.SERVER)
+    head = b""  # the HTTP parser bounds it
     while True:
-        data = await stream.receive_some(READ_SIZE)
+        data = bytes(await stream.receive_some(READ_SIZE))
+        head += data
         if not data:
             raise NoUpgrade("the client left before its upgrade request was complete")
         try:
-            websocket.receive_data(bytes(data))
+            websocket.receive_data(data)
             for event in websocket.events():
                 if isinstance(event, Request):
+                    if not WHOLE_HEAD.fullmatch(head):
+                        raise ValueError("something follows it that may only follow the 101")  # wsproto would lose it
                     origin = any(name.lower() == b"origin" for name, _ in event.extra_headers)
                     return Upgrade(websocket, event.target.partition("?")[0], origin)
             continue
