@@ -1,0 +1,74 @@
+"""``trio-cancel cancel``: cancel the orders that arguments, a file or stdin name, and tell what became of each.
+
+Every line of input is read and checked before anything is sent. Each outcome is a line on stdout as it comes: JSON
+with ``--json`` or when stdout is no terminal, else text. Progress, the summary and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from trio_cancel._cli._failure import CommandError, say
+from trio_cancel._cli._input import Input, read_arguments, read_file
+from trio_cancel._cli._output import Output
+from trio_cancel._cli._run import Halt, Run
+from trio_cancel._cli._venue import CaFile, Url, find_venue
+
+
+async def cancel(
+    *ids: Annotated[str, Parameter(name="ID", help="The venue's order ids.")],
+    external_id: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", help="Your own id of an order; may be given several times.", allow_leading_hyphen=True),
+    ] = (),
+    from_: Annotated[
+        str | None,
+        Parameter(
+            name="--from",
+            allow_leading_hyphen=True,
+            help="A file (- for stdin): one id a line, or CSV or JSON lines with id and/or external_id.",
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, Parameter(negative="", help="Go on without the lines that are bad; then the status is at least 1.")
+    ] = False,
+    json: Annotated[bool, Parameter(negative="", help="Print JSON lines also on a terminal.")] = False,
+    url: Url = None,
+    ca_file: CaFile = None,
+    deadline: Annotated[
+        float | None, Parameter(help="Seconds for the whole run; what is not done then is told as it stands.")
+    ] = None,
+) -> int:
+    """Cancel orders and tell what became of each.
+
+    Exit status: 0 every order was canceled or already closed; 1 at least one was not found, rejected or not sent;
+    3 at least one is unknown; 2 usage, credentials, or everything was refused for the signature; 130 interrupted.
+    """
+    if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
+        raise CommandError("--deadline needs a number of seconds greater than 0.")
+    found = Input()
+    read_arguments(found, ids, external_id)
+    if from_ is not None:
+        read_file(found, from_)
+    _name_bad(found, skip_bad)
+    if not found.requests:
+        raise CommandError("There is nothing to cancel: give order ids, --external-id or --from FILE.")
+    venue = find_venue(url, ca_file)
+    output = Output(found.total, as_json=json)
+    run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline))
+    await output.cancel(run)
+    return output.summarize(run, skipped=len(found.bad))
+
+
+def _name_bad(found: Input, skip_bad: bool) -> None:
+    for where, why in found.bad:
+        say(f"{where}: {why}")
+    if found.bad and not skip_bad:
+        many = len(found.bad) != 1
+        raise CommandError(
+            f"Nothing was sent: {len(found.bad)} bad line{'s' if many else ''}. "
+            f"Correct {'them' if many else 'it'}, or go on without {'them' if many else 'it'} with --skip-bad."
+        )

@@ -1,0 +1,279 @@
+"""What the doctor looks at, one check after the other, each building on the one before.
+
+Everything happens in the caller's task, and each check is bounded by ``PATIENCE``. What fails is told with its reason;
+what cannot be looked at because of it is skipped, and told, too. No order is touched: the credentials are proved with a
+cancel of a random id that cannot exist.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+from uuid import uuid4
+
+import attrs
+import trio
+
+from trio_cancel._cli._figures import percentile
+from trio_cancel._cli._tally import INVALID_SIGNATURE
+from trio_cancel._client import TradingWS, open_trading_ws
+from trio_cancel._clock import OffsetInterval
+from trio_cancel._endpoint import Endpoint
+from trio_cancel._errors import ConfigurationError, HandshakeFailed
+from trio_cancel._models import SECRET_VARIABLE, TOKEN_VARIABLE, Credentials
+from trio_cancel._outcomes import AlreadyClosed, NotFound, NotSent, Outcome, Rejected, Unknown
+from trio_cancel._tls import default_ssl_context
+
+PATIENCE = 10.0
+"""Seconds for a check."""
+PINGS = 10
+EXPIRES_SOON = 14
+"""Days of a certificate's life from which it is worth a warning."""
+TIMESTAMP_LATE, TIMESTAMP_EARLY = 5000.0, 1000.0
+"""Milliseconds by which a request's timestamp may be behind or ahead of the venue's clock.
+
+Source: REST authentication (5 s back); nothing is published for the WebSocket, nor how far ahead it may be.
+"""
+TOO_MANY = 429
+
+
+class Result(StrEnum):
+    """How a check went."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@attrs.frozen
+class Check:
+    """One line of the doctor's.
+
+    Attributes:
+        name: what was looked at.
+        result: how it went.
+        detail: what was found, and what helps.
+        figures: numbers for programs; milliseconds, named so.
+    """
+
+    name: str
+    result: Result
+    detail: str
+    figures: dict[str, Any] = attrs.field(factory=dict)
+
+
+class _Failed(Exception):
+    """A check failed in a way that leaves nothing for those after it."""
+
+
+Tell = Callable[[Check], None]
+NAMES = ("dns", "tcp", "tls", "upgrade", "ping", "clock", "credentials")
+
+
+async def examine(
+    endpoint: Endpoint,
+    ssl_context: ssl.SSLContext | None,
+    find_credentials: Callable[[], Credentials],
+    tell: Tell,
+) -> None:
+    """Make all checks of ``NAMES``, in this order.
+
+    Args:
+        endpoint: the venue.
+        ssl_context: whom to trust; the system's trust if None.
+        find_credentials: returns them, or raises ConfigurationError.
+        tell: called with each check as it is made.
+    """
+    told: list[str] = []
+
+    def note(check: Check) -> None:
+        told.append(check.name)
+        tell(check)
+        if check.result is Result.FAILED and check.name != "clock":  # the venue's own word on a clock comes after it
+            raise _Failed
+
+    try:
+        note(await _within("dns", _resolve, endpoint))
+        note(await _within("tcp", _connect, endpoint))
+        note(await _within("tls", _shake_hands, endpoint, ssl_context))
+        await _examine_session(endpoint, ssl_context, find_credentials, note)
+    except _Failed:
+        for name in NAMES[len(told) :]:
+            tell(Check(name, Result.SKIPPED, f"{told[-1]} failed"))
+
+
+async def _within(name: str, check: Callable[..., Awaitable[Check]], *args: Any) -> Check:
+    with trio.move_on_after(PATIENCE):
+        return await check(*args)
+    return Check(name, Result.FAILED, f"no answer within {PATIENCE:g} s")
+
+
+async def _resolve(endpoint: Endpoint) -> Check:
+    started = time.perf_counter()
+    try:
+        found = await trio.socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        why = error.strerror or str(error)
+        return Check("dns", Result.FAILED, f"{endpoint.host} cannot be resolved ({why}); check the url and the network")
+    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    return _timed("dns", f"{endpoint.host} is {', '.join(addresses)}", started, addresses=addresses)
+
+
+async def _connect(endpoint: Endpoint) -> Check:
+    started = time.perf_counter()
+    try:
+        stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+    except OSError as error:
+        return Check("tcp", Result.FAILED, f"no connection to port {endpoint.port} ({reason(error)}); check the url")
+    check = _timed("tcp", f"connected to port {endpoint.port}", started)
+    await trio.aclose_forcefully(stream)
+    return check
+
+
+async def _shake_hands(endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> Check:
+    if not endpoint.secure:
+        return Check("tls", Result.SKIPPED, "the url says ws://: no TLS, nothing to check")
+    name = endpoint.host.rstrip(".")
+    started = time.perf_counter()
+    stream: trio.SSLStream[trio.SocketStream] | None = None
+    try:
+        tcp = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+        stream = trio.SSLStream(tcp, ssl_context or default_ssl_context(), server_hostname=name)
+        await stream.do_handshake()
+        return _judge_certificate(stream, started)
+    except (OSError, trio.BrokenResourceError) as error:
+        failed = reason(error)
+        remedy = "check the url, the system's clock and certificates, or name a --ca-file"
+        if not isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            remedy = "check that the port speaks TLS"
+        return Check("tls", Result.FAILED, f"{failed}; {remedy}")
+    finally:
+        if stream is not None:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+
+
+def _judge_certificate(stream: trio.SSLStream[trio.SocketStream], started: float) -> Check:
+    certificate: dict[str, Any] = stream.getpeercert()
+    ends = ssl.cert_time_to_seconds(certificate["notAfter"])
+    days = (ends - time.time()) / 86400
+    until = datetime.fromtimestamp(ends, UTC).date().isoformat()
+    version = str(stream.version())
+    detail = f"{version}, the certificate is trusted and good until {until} ({days:.0f} days)"
+    check = _timed("tls", detail, started, version=version, not_after=until, days=round(days, 1))
+    return attrs.evolve(check, result=Result.WARNING) if days < EXPIRES_SOON else check
+
+
+async def _examine_session(
+    endpoint: Endpoint, ssl_context: ssl.SSLContext | None, find_credentials: Callable[[], Credentials], note: Tell
+) -> None:
+    missing: ConfigurationError | None = None
+    try:
+        credentials = find_credentials()
+    except ConfigurationError as error:
+        missing = error
+        credentials = Credentials("no token", "no secret")  # signs nothing: no request is sent without real ones
+    started = time.perf_counter()
+    try:
+        async with open_trading_ws(
+            endpoint.url,
+            credentials=credentials,
+            ssl_context=ssl_context,
+            connect_timeout=PATIENCE,
+            reply_timeout=PATIENCE,
+            give_up_after=PATIENCE,
+            retry=False,
+        ) as ws:
+            note(_timed("upgrade", "it speaks WebSocket", started))
+            note(await _within("ping", _ping, ws))
+            note(judge_clock(ws.clock))
+            note(await _prove(ws) if missing is None else Check("credentials", Result.FAILED, str(missing)))
+    except HandshakeFailed as error:
+        note(Check("upgrade", Result.FAILED, str(error)))
+
+
+async def _ping(ws: TradingWS) -> Check:
+    times: list[float] = []
+    try:
+        for _ in range(PINGS):
+            times.append(1000 * await ws.ping())  # noqa: PERF401 - those before a failure count
+    except trio.BrokenResourceError as error:
+        return Check("ping", Result.FAILED, f"only {len(times)} of {PINGS} were answered ({error})")
+    times.sort()
+    figures = {f"p{percent}_ms": round(percentile(times, percent), 3) for percent in (50, 90)}
+    figures["max_ms"] = round(times[-1], 3)
+    detail = f"{PINGS} of {PINGS} answered: " + ", ".join(f"{k[:-3]} {v:.3g} ms" for k, v in figures.items())
+    return Check("ping", Result.OK, detail, figures)
+
+
+def judge_clock(offset: OffsetInterval | None) -> Check:
+    """Return what the offset means for signatures: zero excluded is worth a warning, too far off is a failure."""
+    if offset is None:
+        return Check("clock", Result.WARNING, "the venue does not tell its time (no Date header)")
+    figures = {"low_ms": round(offset.low), "high_ms": round(offset.high)}
+    between = f"the venue's clock minus ours lies between {offset.low:+.0f} and {offset.high:+.0f} ms"
+    if not offset.excludes_zero:
+        return Check("clock", Result.OK, between, figures)
+    off = offset.low > TIMESTAMP_LATE or offset.high < -TIMESTAMP_EARLY
+    return Check("clock", Result.FAILED if off else Result.WARNING, offset.advice, figures)
+
+
+async def _prove(ws: TradingWS) -> Check:
+    return judge_probe(await ws.try_cancel(str(uuid4()).upper()), ws.clock)
+
+
+def judge_probe(outcome: Outcome, clock: OffsetInterval | None) -> Check:
+    """Return what the answer to a cancel of an order that cannot exist says about the credentials."""
+    error = outcome.error
+    figures = {} if error is None else {"status": error.status, "error_code": error.error_code}
+    if isinstance(outcome, NotFound | AlreadyClosed):
+        detail = f"{figures['error_code']} for an order that cannot exist: token, secret and clock are right"
+        return Check("credentials", Result.OK, detail, figures)
+    if isinstance(outcome, Rejected) and error is not None:
+        if error.error_code == INVALID_SIGNATURE:
+            detail = f"the venue refuses the signature ({error.error_code}): {_suspect(clock)}"
+        elif error.status == TOO_MANY:
+            detail = "the venue limits requests (429); try again later"
+        else:
+            detail = f"the venue refused a cancel for another reason: {error}"
+    elif isinstance(outcome, NotSent | Unknown):
+        detail = f"no answer that proves anything: {outcome.cause}"
+    else:
+        detail = "the venue says that it canceled an order that cannot exist"
+    return Check("credentials", Result.FAILED, detail, figures)
+
+
+def _suspect(clock: OffsetInterval | None) -> str:
+    names = f"{TOKEN_VARIABLE} and {SECRET_VARIABLE}"
+    if clock is None:
+        return f"check {names}, and the clock"
+    if clock.excludes_zero:
+        return clock.advice
+    return f"the clocks agree, so check {names}"
+
+
+def _timed(name: str, detail: str, started: float, **figures: Any) -> Check:
+    milliseconds = (time.perf_counter() - started) * 1000
+    return Check(name, Result.OK, f"{detail}, in {milliseconds:.3g} ms", {**figures, "ms": round(milliseconds, 3)})
+
+
+def reason(error: BaseException) -> str:
+    """Return what went wrong in few words: of several failed addresses the first, of a wrapper what it wraps."""
+    while True:
+        cause = error.__cause__
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        if cause is None:
+            break
+        error = cause
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return str(error.reason or error)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

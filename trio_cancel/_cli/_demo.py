@@ -1,0 +1,76 @@
+"""``trio-cancel demo``: an exchange with TLS in this process, a book full of orders, and all of them canceled."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from trio_cancel._cli._orders import check_orders, place_orders
+from trio_cancel._cli._output import is_terminal
+from trio_cancel._cli._records import left_lines
+from trio_cancel._cli._run import Halt, Run, hear_signals
+from trio_cancel._cli._screen import Meter, latency_table, outcome_table, percentile_line, seconds, show
+from trio_cancel._cli._tally import Tally
+from trio_cancel._cli._venue import Venue
+from trio_cancel._endpoint import parse_endpoint
+from trio_cancel._models import CancelRequest
+from trio_cancel._outcomes import Outcome
+from trio_cancel.sandbox import Sandbox, open_sandbox
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def demo(*, orders: Annotated[int, Parameter(help="How many orders.")] = 1000) -> int:
+    """Cancel orders at an exchange of its own, and show how that went. It needs no credentials and no network.
+
+    The exchange runs in this process, over TLS; it checks every signature and keeps a book.
+    """
+    check_orders(orders, least=1)
+    tally = Tally()
+    console = Console(file=sys.stdout)
+    meter = Meter(orders, Console(stderr=True)) if is_terminal(sys.stderr) else None
+
+    def tell(outcome: Outcome, places: int) -> None:
+        tally.add(outcome, places)
+        if meter is not None:
+            meter.advance(places)
+
+    async with open_sandbox(tls=True) as exchange:
+        requests = dict.fromkeys(map(CancelRequest, place_orders(exchange, orders)), 1)
+        show(console, f"{orders} orders are open at a sandbox exchange in this process, {exchange.url}.", "")
+        venue = Venue(parse_endpoint(exchange.url), exchange.credentials, exchange.ssl_context)
+        run = Run(venue.open, requests, tell, _nothing, Halt())
+        started = time.perf_counter()
+        async with hear_signals(run.halt) as nursery:
+            if meter is not None:
+                nursery.start_soon(meter.run)
+            try:
+                await run.run()
+            finally:
+                if meter is not None:
+                    meter.close()
+        took = time.perf_counter() - started
+        _show_result(console, exchange, tally, run, took)
+    return run.halt.status(tally.status())
+
+
+def _show_result(console: Console, exchange: Sandbox, tally: Tally, run: Run, took: float) -> None:
+    still_open = len(exchange.book.open_orders())
+    show(console, outcome_table(tally), "")
+    show(
+        console,
+        f"{tally.off_book} of {tally.total} orders are off the book; the exchange's own book has {still_open} open.",
+        *([f"{tally.partly_filled} of them had been partly executed before."] if tally.partly_filled else []),
+        *left_lines(tally),
+        "",
+        f"throughput   {tally.total / took:,.0f} orders/s ({tally.total} in {seconds(took)})",
+    )
+    ordered = sorted(run.watch.latencies)
+    if ordered:
+        show(console, f"latency      {percentile_line(ordered)}", "", latency_table(ordered))

@@ -1,0 +1,60 @@
+"""``trio-cancel doctor``: check the way to the venue, the clock and the credentials, one line a check."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from trio_cancel._cli._checks import Check, Result, examine
+from trio_cancel._cli._failure import clean
+from trio_cancel._cli._output import is_terminal
+from trio_cancel._cli._tally import Status
+from trio_cancel._cli._venue import CaFile, Url, find_endpoint, trust
+from trio_cancel._models import Credentials
+
+_COLOURS = {Result.OK: 32, Result.WARNING: 33, Result.FAILED: 31, Result.SKIPPED: 2}
+
+
+async def doctor(
+    *,
+    url: Url = None,
+    ca_file: CaFile = None,
+    json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each check.")] = False,
+) -> int:
+    """Check the way to the venue, the clock and the credentials, one line a check. No order is touched.
+
+    Exit status: 0 nothing failed; 1 something did; 2 usage.
+    """
+    endpoint, ssl_context = find_endpoint(url), trust(ca_file)
+    results: list[Result] = []
+    coloured = is_terminal(sys.stdout)
+
+    def tell(check: Check) -> None:
+        results.append(check.result)
+        _write(_json_line(check) if json else _text_line(check, coloured))
+
+    if not json:
+        _write(f"{endpoint.origin}\n")
+    await examine(endpoint, ssl_context, Credentials.from_env, tell)
+    return Status.LEFT if Result.FAILED in results else Status.OK
+
+
+def _json_line(check: Check) -> str:
+    record = {"check": check.name, "result": check.result, "detail": check.detail, **check.figures}
+    return msgspec.json.encode(record).decode() + "\n"
+
+
+def _text_line(check: Check, coloured: bool) -> str:
+    word = f"{check.result:<8}"
+    if coloured:
+        word = f"\033[{_COLOURS[check.result]}m{word}\033[0m"
+    return f"{word} {check.name:<12} {clean(check.detail)}\n"
+
+
+def _write(text: str) -> None:
+    if sys.stdout is not None:
+        sys.stdout.write(text)
+        sys.stdout.flush()

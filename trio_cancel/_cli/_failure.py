@@ -1,0 +1,57 @@
+"""What a person is told when something is wrong: one clear line on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+
+class CommandError(Exception):
+    """The command cannot go on. Its text is one sentence: what is wrong and what helps.
+
+    Attributes:
+        status: the exit status.
+    """
+
+    def __init__(self, text: str, *, status: int = 2) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def clean(text: str) -> str:
+    """Return text from outside (ids, the venue's words) as one line that cannot steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else " " if character in "\t\r\n" else ascii(character)[1:-1]
+        for character in text
+    )
+
+
+def short(text: str, most: int) -> str:
+    """Return ``text`` in at most ``most`` characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def say(text: str) -> None:
+    """Write one line to stderr, if there is one that can be written to."""
+    write_stderr(f"trio-cancel: {clean(text)}\n")
+
+
+def write_stderr(text: str) -> None:
+    """Write to stderr, if there is one that can be written to: nothing depends on it."""
+    stream = sys.stderr
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):  # closed, or its reader has gone
+        pass
+
+
+def lone(error: BaseException) -> BaseException:
+    """Return what is wrong, without the groups around it: of several, an interrupt first, else the first."""
+    while isinstance(error, BaseExceptionGroup):
+        interrupts = [inner for inner in map(lone, error.exceptions) if isinstance(inner, KeyboardInterrupt)]
+        error = interrupts[0] if interrupts else error.exceptions[0]
+    return error

@@ -1,0 +1,114 @@
+"""What a run tells, and where: outcomes as lines on stdout, progress and the summary on stderr.
+
+The lines are JSON if that was asked for or stdout is no terminal, else text. Progress is shown only if stderr is a
+terminal; if stdout is one, too, the lines go above the bar. rich is loaded only where a terminal is there to see it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from trio_cancel._cli._failure import say, write_stderr
+from trio_cancel._cli._records import json_line, left_lines, text_line
+from trio_cancel._cli._run import Run, hear_signals
+from trio_cancel._cli._stdout import Stdout
+from trio_cancel._cli._tally import Status, Tally
+from trio_cancel._outcomes import Outcome
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trio_cancel._cli._screen import Meter
+
+UNAUTHORIZED = 401
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return True if there is a terminal at the other end."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+class Output:
+    """Tells outcomes as they come, and the summary in the end."""
+
+    def __init__(self, total: int, *, as_json: bool) -> None:
+        self.tally = Tally()
+        self._stdout = Stdout()
+        self._on_terminal = is_terminal(sys.stdout)
+        self._as_json = as_json or not self._on_terminal
+        self._console: Console | None = None
+        self._meter: Meter | None = None
+        if is_terminal(sys.stderr):
+            from rich.console import Console
+
+            from trio_cancel._cli._screen import Meter
+
+            self._console = Console(stderr=True)
+            self._meter = Meter(total, self._console)
+
+    def tell(self, outcome: Outcome, places: int) -> None:
+        """Tell an outcome: a line for each place in which its order was asked for. Never blocks, never raises."""
+        self.tally.add(outcome, places)
+        line = json_line(outcome) if self._as_json else f"{text_line(outcome)}\n".encode()
+        meter = self._meter
+        for _ in range(places):
+            if meter is not None and self._on_terminal:
+                meter.put(outcome, line.decode().rstrip("\n"))
+            else:
+                self._stdout.put(line)
+        if meter is not None:
+            meter.advance(places)
+
+    async def room(self) -> None:
+        """Wait until there is room for more lines."""
+        await self._stdout.room()
+
+    async def cancel(self, run: Run) -> None:
+        """Run a bulk cancel that tells here and hears signals; return when all its lines are out."""
+        async with hear_signals(run.halt) as nursery:
+            nursery.start_soon(self._stdout.run)
+            if self._meter is not None:
+                nursery.start_soon(self._meter.run)
+            try:
+                await run.run()
+            finally:
+                if self._meter is not None:
+                    self._meter.close()
+            self._stdout.close()
+            await run.halt.wait_printed(self._stdout.ended)
+            nursery.cancel_scope.cancel()
+
+    def summarize(self, run: Run, *, skipped: int = 0) -> Status:
+        """Write the summary to stderr and return the exit status.
+
+        Args:
+            run: the run that has ended.
+            skipped: bad lines that were left out.
+        """
+        tally = self.tally
+        if run.failure is not None:
+            say(str(run.failure))
+        elif run.halt.why is not None:
+            say(f"{run.halt.why}; what it left is told as it stands")
+        if self._console is not None:
+            from trio_cancel._cli._screen import outcome_table, show
+
+            show(self._console, outcome_table(tally))
+        else:
+            say(tally.sentence())
+        for line in left_lines(tally):
+            write_stderr(f"{line}\n")
+        if skipped:
+            say(f"{skipped} bad line{'s were' if skipped != 1 else ' was'} skipped")
+        if self._stdout.broken is not None:
+            why = self._stdout.broken.strerror or self._stdout.broken
+            say(f"stdout took no more ({why}): the cancels went on, {self._stdout.lost} lines are lost")
+        elif not self._stdout.ended.is_set():
+            say("nobody read stdout: the rest of the lines is lost")
+        status = tally.status(skipped=skipped)
+        if status is Status.USAGE:
+            say("the venue refused every signature: check the token, the secret and the clock (trio-cancel doctor)")
+        elif run.failure is not None and run.failure.status == UNAUTHORIZED:
+            status = Status.USAGE
+        return run.halt.status(status)

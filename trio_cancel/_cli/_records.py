@@ -1,0 +1,108 @@
+"""An outcome as one line: JSON for programs, text for people (pure)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from trio_cancel._cli._failure import clean, short
+from trio_cancel._cli._tally import Tally
+from trio_cancel._outcomes import Attempt, Canceled, NotSent, Outcome, Rejected, Unknown
+
+_encode = msgspec.json.Encoder().encode
+
+KEY_WIDTH = 36
+"""Columns for an order's id: those of a UUID."""
+
+
+def json_line(outcome: Outcome) -> bytes:
+    """Return the outcome as a line of JSON (UTF-8, with its newline).
+
+    Fields: ``id`` and ``external_id`` (null where unknown), ``off_book`` (true, false, null for "don't know"),
+    ``status`` (the outcome's kind), ``executed_amount`` and ``remaining_amount`` (strings, exact; null unless
+    canceled), ``attempts`` (request_id, written_at and answered_at in ISO 8601 UTC, status), ``error`` (status,
+    error_code, message; or null), ``cause`` (why it is unknown or was not sent; or null), ``after_unanswered``.
+    """
+    request = outcome.request
+    record: dict[str, Any] = {"id": request.id, "external_id": request.external_id}
+    record |= {"off_book": outcome.off_book, "status": outcome.kind}
+    record |= {"executed_amount": None, "remaining_amount": None}
+    if isinstance(outcome, Canceled):
+        order = outcome.order
+        record |= {
+            "id": order.id,
+            "external_id": request.external_id or order.external_id,
+            "executed_amount": plain(order.executed_amount),
+            "remaining_amount": plain(order.remaining_amount),
+        }
+    error = outcome.error
+    record["attempts"] = [_attempt(attempt) for attempt in outcome.attempts]
+    record["error"] = error and {
+        "status": error.status,
+        "error_code": error.error_code,
+        "message": error.message,
+    }
+    record["cause"] = cause_of(outcome)
+    record["after_unanswered"] = outcome.after_unanswered
+    return _encode(record) + b"\n"
+
+
+def text_line(outcome: Outcome) -> str:
+    """Return the outcome as a line of text for a person, within 80 columns as far as the ids allow."""
+    return f"{outcome.kind.replace('_', ' '):<15}{short(clean(outcome.request.key), 200):<{KEY_WIDTH}}  {why(outcome)}"
+
+
+def why(outcome: Outcome) -> str:
+    """Return in few words what a person wants to know of an outcome besides its kind."""
+    if isinstance(outcome, Canceled):
+        order = outcome.order
+        if not order.executed_amount:
+            return "nothing executed"
+        return f"{plain(order.executed_amount)} of {plain(order.requested_amount)} executed before"
+    if cause := cause_of(outcome):
+        return clean(cause)
+    return clean(str(outcome.error)) if outcome.error is not None else ""
+
+
+def cause_of(outcome: Outcome) -> str | None:
+    """Return why an order is unknown, was not sent, or was refused for a clock that is off."""
+    if isinstance(outcome, NotSent | Unknown):
+        return str(outcome.cause) if outcome.cause is not None else None
+    if isinstance(outcome, Rejected) and outcome.clock is not None:
+        return outcome.clock.advice
+    return None
+
+
+def plain(number: Decimal) -> str:
+    """Return an amount exactly, without an exponent."""
+    return format(number, "f")
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "request_id": attempt.request_id,
+        "written_at": _moment(attempt.written_at),
+        "answered_at": _moment(attempt.answered_at),
+        "status": attempt.status,
+    }
+
+
+def _moment(unix: float | None) -> str | None:
+    return None if unix is None else datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds")
+
+
+def left_lines(tally: Tally) -> list[str]:
+    """Return lines that name the orders not surely off the book, at most the tally's first ones."""
+    if not tally.left_count:
+        return []
+    many = tally.left_count != 1
+    lines = [f"{tally.left_count} order{'s are' if many else ' is'} not surely off the book:"]
+    for outcome in tally.left:
+        name = short(clean(outcome.request.key), 200)
+        lines.append(f"  {outcome.kind.replace('_', ' '):<10} {name}  {why(outcome)}")
+    if tally.left_count > len(tally.left):
+        lines.append(f"  and {tally.left_count - len(tally.left)} more")
+    return lines

@@ -1,0 +1,205 @@
+"""A bulk cancel that a signal or a deadline can end, and that accounts for every order.
+
+The caller's task runs it; a task beside it hears the signals. The first SIGINT or SIGTERM stops the intake: no further
+order is written, and what is in flight may still be answered for ``DRAIN`` seconds; the second ends that, too. A
+deadline ends both at once. Then every order has its outcome: what was written and not answered is Unknown, and what
+was not written is NotSent.
+
+Outcomes are told in the order of completion, each order's once, by a function that must not raise; it may be called
+from the session's tasks.
+"""
+
+from __future__ import annotations
+
+import signal
+from array import array
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import attrs
+import trio
+
+from trio_cancel._bell import Bell
+from trio_cancel._cli._tally import Status
+from trio_cancel._client import TradingWS
+from trio_cancel._errors import HandshakeFailed, NoReply, NotWritten, SessionClosed
+from trio_cancel._models import CancelRequest
+from trio_cancel._observer import Observer
+from trio_cancel._outcomes import NotSent, Outcome, Unknown
+from trio_cancel._stream import CancelStream
+
+DRAIN = 2.0
+"""Seconds after a signal in which answers to what is in flight are still waited for."""
+OUTPUT_GRACE = 2.0
+"""Seconds after a signal in which whoever reads our output may still take it."""
+
+Tell = Callable[[Outcome, int], None]
+
+
+class Halt:
+    """Why a run ends before its end, if it does.
+
+    Attributes:
+        scope: what the run happens in; its deadline is the run's.
+        drain: the wait for the last answers.
+        signum: the signal that ended it, or None.
+    """
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.scope = trio.CancelScope()
+        if deadline is not None:
+            self.scope.deadline = trio.current_time() + deadline
+        self.drain = trio.CancelScope()
+        self.signum: int | None = None
+        self._seconds = deadline
+        self._output = trio.CancelScope()
+        self._printing = False
+
+    def signal(self, signum: int) -> None:
+        """Note a signal."""
+        if self.signum is None:
+            self.signum = signum
+            self.scope.cancel()
+        else:
+            self.drain.cancel()
+        if self._printing:
+            self._output.deadline = min(self._output.deadline, trio.current_time() + OUTPUT_GRACE)
+
+    async def wait_printed(self, printed: trio.Event) -> None:
+        """Wait until the output has been taken; after a signal no longer than ``OUTPUT_GRACE``."""
+        self._printing = True
+        if self.signum is not None:
+            self._output.deadline = trio.current_time() + OUTPUT_GRACE
+        with self._output:
+            await printed.wait()
+
+    @property
+    def why(self) -> str | None:
+        """Return what ended the run, as the beginning of a clause; None if nothing did."""
+        if self.signum is not None:
+            return "the run was interrupted"
+        return f"the deadline of {self._seconds:g} s passed" if self.scope.cancel_called else None
+
+    def status(self, otherwise: Status) -> Status:
+        """Return the exit status of an interrupted run, else the other."""
+        if self.signum is None:
+            return otherwise
+        return Status.TERMINATED if self.signum == signal.SIGTERM else Status.INTERRUPTED
+
+
+@asynccontextmanager
+async def hear_signals(halt: Halt) -> AsyncGenerator[trio.Nursery]:
+    """Hand SIGINT and SIGTERM to ``halt`` for the length of the block; yields a nursery for the block's own tasks."""
+
+    async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+        with scope, trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for signum in signals:
+                halt.signal(signum)
+
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as listening:
+        await listening.start(listen)
+        async with trio.open_nursery() as nursery:
+            yield nursery
+        scope.cancel()
+
+
+class Watch(Observer):
+    """Sees what a stream of outcomes does not tell: those that come after its block was left, and the latencies.
+
+    Attributes:
+        latencies: seconds from the write of a request to its answer.
+    """
+
+    def __init__(self) -> None:
+        self.latencies = array("d")
+        self.bell = Bell()
+        self.settle: Callable[[Outcome], None] = lambda _: None
+
+    def request_answered(
+        self,
+        request: CancelRequest,  # noqa: ARG002 - the observer's signature
+        request_id: str,  # noqa: ARG002 - as said
+        status: int | None,  # noqa: ARG002 - as said
+        seconds: float,
+    ) -> None:
+        """Note the latency."""
+        self.latencies.append(seconds)
+
+    def settled_late(self, outcome: Outcome) -> None:
+        """Note the outcome."""
+        self.settle(outcome)
+        self.bell.ring()
+
+
+@attrs.define(eq=False)
+class Run:
+    """A bulk cancel.
+
+    Attributes:
+        open: opens a session, given an observer.
+        requests: the orders, each with the number of places in which it was asked for.
+        tell: called with each outcome and its number of places.
+        room: awaited between two outcomes: holds the run back, not the session.
+        halt: what may end it early.
+        failure: why there was no connection at all, if there was none.
+        watch: what was seen on the side.
+    """
+
+    open: Callable[[Observer], AbstractAsyncContextManager[TradingWS]]
+    requests: Mapping[CancelRequest, int]
+    tell: Tell
+    room: Callable[[], Awaitable[None]]
+    halt: Halt
+    failure: HandshakeFailed | None = None
+    watch: Watch = attrs.field(factory=Watch)
+    _left: dict[CancelRequest, int] = attrs.field(factory=dict, init=False)
+
+    async def run(self) -> None:
+        """Cancel every order, or end early; either way every order has been told when it returns."""
+        self._left = dict(self.requests)
+        self.watch.settle = self._settle
+        with self.halt.scope:
+            try:
+                async with self.open(self.watch) as ws:
+                    await self._cancel_all(ws)
+            except HandshakeFailed as error:
+                self.failure = error
+        why = self.failure or NotWritten(f"{self.halt.why or 'the run ended'} before its turn came")
+        for request in list(self._left):
+            self._settle(NotSent(request, cause=why))
+
+    async def _cancel_all(self, ws: TradingWS) -> None:
+        stream: CancelStream | None = None
+        try:
+            async with ws.open_cancel_stream(self.requests) as stream:
+                async for outcome in stream:
+                    self._settle(outcome)
+                    await self.room()
+        finally:
+            if stream is not None:
+                with trio.CancelScope(shield=True):
+                    # Leaving stopped the intake; what had come before is still there to be read, and never blocks.
+                    async for outcome in stream:
+                        self._settle(outcome)
+                if self.halt.signum is not None:
+                    await self._drain(stream)
+
+    async def _drain(self, stream: CancelStream) -> None:
+        """Give what is in flight a last chance to be answered."""
+        drain = self.halt.drain
+        drain.shield = True
+        drain.deadline = trio.current_time() + DRAIN
+        with drain:
+            while stream.unsettled:
+                await self.watch.bell.wait()
+
+    def _settle(self, outcome: Outcome) -> None:
+        places = self._left.pop(outcome.request, 0)
+        if not places:
+            return
+        why = self.halt.why
+        if why is not None and isinstance(outcome, Unknown) and isinstance(outcome.cause, SessionClosed):
+            outcome = attrs.evolve(outcome, cause=NoReply(f"{why} before the answer came"))
+        self.tell(outcome, places)

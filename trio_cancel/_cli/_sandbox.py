@@ -1,0 +1,110 @@
+"""``trio-cancel sandbox``: serve an exchange on the loopback interface until interrupted."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import trio
+from cyclopts import Parameter
+
+from trio_cancel._cli._failure import CommandError
+from trio_cancel._cli._orders import check_orders, place_orders
+from trio_cancel._cli._run import Halt, hear_signals
+from trio_cancel._cli._tally import Status
+from trio_cancel._models import SECRET_VARIABLE, TOKEN_VARIABLE
+from trio_cancel.sandbox import Sandbox, open_sandbox
+
+SHOWN = 3
+"""Ids that are printed; all are in a file."""
+LOG_KEPT = 10_000
+"""Requests that its log keeps: it may run for days."""
+
+
+async def sandbox(
+    *,
+    port: Annotated[int, Parameter(help="The port to listen on; 0 takes a free one.")] = 0,
+    orders: Annotated[int, Parameter(help="Open orders on its book.")] = 10,
+    tls: Annotated[bool, Parameter(negative="", help="Speak TLS, with a certificate made on the spot.")] = False,
+) -> int:
+    """Serve an exchange to try things on, on the loopback interface, until interrupted.
+
+    It prints its url, its credentials, some order ids and a command that cancels them.
+    """
+    if not 0 <= port <= 65535:
+        raise CommandError("--port needs a number from 0 to 65535.")
+    check_orders(orders, least=0)
+    halt = Halt()
+    with tempfile.TemporaryDirectory(prefix="trio-cancel-sandbox-", ignore_cleanup_errors=True) as folder:
+        async with hear_signals(halt) as nursery:
+            try:
+                with halt.scope:
+                    async with open_sandbox(port=port, tls=tls, log_limit=LOG_KEPT) as venue:
+                        _write(describe(venue, Path(folder), place_orders(venue, orders)))
+                        await trio.sleep_forever()
+            except OSError as error:
+                raise CommandError(f"Port {port} cannot be used: {error.strerror}.") from error
+            nursery.cancel_scope.cancel()
+    return Status.OK
+
+
+def describe(venue: Sandbox, folder: Path, ids: Sequence[str]) -> str:
+    """Return what a person needs to use the sandbox; write the files that it names."""
+    command = [*program(), "cancel", "--url", venue.url]
+    lines = [
+        f"The sandbox exchange listens at {venue.url}",
+        f"  token   {venue.credentials.api_token}",
+        f"  secret  {venue.credentials.api_secret}",
+    ]
+    if venue.ca_pem is not None:
+        ca_file = folder / "ca.pem"
+        venue.write_ca(ca_file)
+        lines.append(f"  CA      {ca_file}")
+        command += ["--ca-file", str(ca_file)]
+    if ids:
+        ids_file = folder / "ids.txt"
+        ids_file.write_text("".join(f"{order_id}\n" for order_id in ids))
+        lines += ["", f"{len(ids)} open order{'s' if len(ids) != 1 else ''} (all in {ids_file}):"]
+        lines += [f"  {order_id}" for order_id in ids[:SHOWN]]
+        lines += [f"  and {len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
+        lines += ["", "Cancel one of them:", "", *_pasted(venue, [*command, ids[0]])]
+        lines += ["", "Cancel them all:", "", *_pasted(venue, [*command, "--from", str(ids_file)])]
+    else:
+        lines += ["", "Its book is empty; see what it says to a cancel:", ""]
+        lines += _pasted(venue, [*command, "no-such-order"])
+    return "\n".join([*lines, "", "It serves until Ctrl-C.", ""])
+
+
+def program() -> list[str]:
+    """Return the words that run this very program: ``trio-cancel`` only if that is what the shell would find."""
+    found = shutil.which("trio-cancel")
+    if found is not None and Path(found).resolve().parent == Path(sys.executable).parent.resolve():
+        return ["trio-cancel"]
+    return [sys.executable, "-m", "trio_cancel"]
+
+
+def _pasted(venue: Sandbox, words: Sequence[str]) -> list[str]:
+    """Return a command for a shell, credentials included, in lines that end in a backslash."""
+    credentials = venue.credentials
+    pieces = [
+        f"{TOKEN_VARIABLE}={shlex.quote(credentials.api_token)} {SECRET_VARIABLE}={shlex.quote(credentials.api_secret)}"
+    ]
+    start = words.index("cancel") + 1
+    pieces.append(shlex.join(words[:start]))
+    rest = list(words[start:])
+    while rest:
+        count = 2 if rest[0].startswith("--") else 1
+        pieces.append(shlex.join(rest[:count]))
+        del rest[:count]
+    return [f"  {pieces[0]} \\", *[f"    {piece} \\" for piece in pieces[1:-1]], f"    {pieces[-1]}"]
+
+
+def _write(text: str) -> None:
+    if sys.stdout is not None:
+        sys.stdout.write(text)
+        sys.stdout.flush()

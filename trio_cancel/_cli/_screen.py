@@ -1,0 +1,148 @@
+"""What a terminal shows: a progress bar that a task refreshes, tables, bars. Everything of rich is in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from trio_cancel._cli._figures import Row, histogram, percentile
+from trio_cancel._cli._tally import Tally
+from trio_cancel._outcomes import Outcome
+
+REFRESH = 0.1
+"""Seconds between two refreshes of what is live."""
+BAR = 32
+"""Columns of the longest bar of a histogram."""
+PERCENTS = (50, 90, 99)
+_STYLES = {True: "green", False: "red", None: "yellow"}
+_MEANING = {
+    "canceled": ("yes", "green"),
+    "already_closed": ("yes", "green"),
+    "not_found": ("don't know", "yellow"),
+    "rejected": ("no", "red"),
+    "not_sent": ("no", "red"),
+    "unknown": ("don't know", "yellow"),
+}
+
+
+class Meter:
+    """A live progress bar on a terminal, with lines above it. The task that runs :meth:`run` owns the terminal."""
+
+    def __init__(self, total: int, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("canceling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=total)
+        self._lines: list[Text] = []
+        self._scope = trio.CancelScope()
+        self.ended = trio.Event()
+
+    def advance(self, count: int) -> None:
+        """Count orders that are settled."""
+        self._progress.advance(self._task, count)
+
+    def put(self, outcome: Outcome, line: str) -> None:
+        """Show a line about an outcome above the bar, with the next refresh."""
+        text = Text(line)
+        text.highlight_words([outcome.kind.replace("_", " "), outcome.kind], _STYLES[outcome.off_book])
+        self._lines.append(text)
+
+    async def run(self) -> None:
+        """Refresh until closed; the bar is taken away then."""
+        try:
+            with self._scope, self._progress:
+                while True:
+                    self._refresh()
+                    await trio.sleep(REFRESH)
+        finally:
+            self._print_lines()
+            self.ended.set()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._scope.cancel()
+
+    def _refresh(self) -> None:
+        self._print_lines()
+        self._progress.refresh()
+
+    def _print_lines(self) -> None:
+        if self._lines:
+            self._progress.console.print(Text("\n").join(self._lines), soft_wrap=True, highlight=False)
+            self._lines.clear()
+
+
+def outcome_table(tally: Tally) -> Table:
+    """Return a table of the outcomes."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column("outcome", min_width=15)
+    table.add_column("orders", justify="right", min_width=8)
+    table.add_column("off the book")
+    for kind, count in tally.counts.items():
+        meaning, style = _MEANING[kind]
+        faint = not count
+        table.add_row(kind.replace("_", " "), f"{count}", meaning if count else "", style="dim" if faint else style)
+    return table
+
+
+def latency_table(ordered: Sequence[float]) -> Table:
+    """Return percentiles and a histogram of latencies in seconds, in ascending order."""
+    unit, scale = ("ms", 1000.0) if ordered[-1] >= 0.001 else ("µs", 1e6)
+    rows = histogram([value * scale for value in ordered])
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(justify="right")
+    table.add_column(min_width=BAR)
+    table.add_column(justify="right")
+    most = max(row.count for row in rows)
+    for row in rows:
+        table.add_row(_span(row, unit), Text(_bar(row.count / most), style="cyan"), f"{row.count}")
+    return table
+
+
+def percentile_line(ordered: Sequence[float]) -> str:
+    """Return the percentiles of latencies in seconds, in ascending order, as one line."""
+    parts = [f"p{percent} {seconds(percentile(ordered, percent))}" for percent in PERCENTS]
+    return "   ".join([*parts, f"max {seconds(ordered[-1])}"])
+
+
+def seconds(value: float) -> str:
+    """Return a duration with three digits and a fitting unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if value * scale >= 1:
+            return f"{_three(value * scale)} {unit}"
+    return f"{_three(value * 1e6)} µs"
+
+
+def _three(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _span(row: Row, unit: str) -> str:
+    if row.high is None:
+        return f"{row.low:g} {unit} and more"
+    return f"{row.low:g}-{row.high:g} {unit}"
+
+
+def _bar(share: float) -> str:
+    """Return a bar in eighths of a column; whatever is not nothing shows."""
+    eighths = max(1, round(share * BAR * 8)) if share else 0
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def show(console: Console, *parts: RenderableType) -> None:
+    """Print parts one below the other, as they are."""
+    for part in parts:
+        console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))

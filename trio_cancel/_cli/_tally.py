@@ -1,0 +1,85 @@
+"""What has become of the orders of a run, and the exit status that follows from it (pure)."""
+
+from __future__ import annotations
+
+import enum
+
+from trio_cancel._outcomes import KINDS, Canceled, Outcome, Rejected
+
+LEFT_NAMED = 10
+"""Orders not surely off the book that a summary names, at most."""
+INVALID_SIGNATURE = 40011
+
+
+class Status(enum.IntEnum):
+    """The exit status of a command."""
+
+    OK = 0
+    """Every order was canceled or already closed."""
+    LEFT = 1
+    """At least one was not found, rejected or not sent, or a bad line was skipped."""
+    USAGE = 2
+    """Usage, credentials, or everything was refused for the signature: nothing was done."""
+    UNKNOWN = 3
+    """At least one order is unknown; or the program itself failed, which comes to the same."""
+    INTERRUPTED = 130
+    """Ctrl-C; the report was given."""
+    TERMINATED = 143
+    """SIGTERM; the report was given."""
+
+
+class Tally:
+    """Counts of outcomes; an order that was asked for several times counts that often."""
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(KINDS, 0)
+        self.partly_filled = 0
+        self.signature_refused = 0
+        self.left: list[Outcome] = []  # the first of them
+        self.left_count = 0
+
+    def add(self, outcome: Outcome, places: int = 1) -> None:
+        """Count an outcome for ``places`` inputs."""
+        self.counts[outcome.kind] += places
+        if isinstance(outcome, Canceled):
+            if outcome.order.executed_amount > 0:
+                self.partly_filled += places
+        elif isinstance(outcome, Rejected) and outcome.error and outcome.error.error_code == INVALID_SIGNATURE:
+            self.signature_refused += places
+        if not outcome.off_book:
+            self.left_count += places
+            if len(self.left) < LEFT_NAMED:
+                self.left.append(outcome)
+
+    @property
+    def total(self) -> int:
+        """How many outcomes were counted."""
+        return sum(self.counts.values())
+
+    @property
+    def off_book(self) -> int:
+        """How many orders are surely off the book."""
+        return self.total - self.left_count
+
+    def status(self, *, skipped: int = 0) -> Status:
+        """Return the exit status of a run that came to its end.
+
+        Args:
+            skipped: bad lines that were left out.
+        """
+        total = self.total
+        if total and self.signature_refused == total:
+            return Status.USAGE
+        if self.counts["unknown"]:
+            return Status.UNKNOWN
+        if self.left_count or skipped:
+            return Status.LEFT
+        return Status.OK
+
+    def sentence(self) -> str:
+        """Return the counts as one sentence."""
+        total = self.total
+        if not total:
+            return "no orders"
+        parts = [f"{count} {kind.replace('_', ' ')}" for kind, count in self.counts.items() if count]
+        return f"{total} order{'s' if total != 1 else ''}: {', '.join(parts)}"

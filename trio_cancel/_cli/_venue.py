@@ -1,0 +1,69 @@
+"""Where to connect and with what: --url, --ca-file and the environment."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated
+
+import attrs
+from cyclopts import Parameter
+
+from trio_cancel._cli._failure import CommandError, clean
+from trio_cancel._client import DEFAULT_URL, URL_VARIABLE, TradingWS, open_trading_ws
+from trio_cancel._endpoint import Endpoint, parse_endpoint
+from trio_cancel._models import Credentials
+from trio_cancel._observer import Observer
+
+Url = Annotated[
+    str | None,
+    Parameter(name="--url", help=f"The venue: wss://host:port. Else ${URL_VARIABLE}, else {DEFAULT_URL}."),
+]
+CaFile = Annotated[
+    str | None,
+    Parameter(name="--ca-file", help="Trust the certificates in this PEM file, instead of the system's."),
+]
+
+
+@attrs.frozen
+class Venue:
+    """Everything that a session needs, checked."""
+
+    endpoint: Endpoint
+    credentials: Credentials
+    ssl_context: ssl.SSLContext | None
+
+    def open(self, observer: Observer | None = None) -> AbstractAsyncContextManager[TradingWS]:
+        """Open a session; see :func:`trio_cancel.open_trading_ws`."""
+        return open_trading_ws(
+            self.endpoint.url, credentials=self.credentials, ssl_context=self.ssl_context, observer=observer
+        )
+
+
+def find_venue(url: str | None, ca_file: str | None) -> Venue:
+    """Return the venue that the options and the environment name.
+
+    Raises:
+        ConfigurationError: the url or the credentials cannot be used.
+        CommandError: the CA file cannot be used.
+    """
+    return Venue(find_endpoint(url), Credentials.from_env(), trust(ca_file))
+
+
+def find_endpoint(url: str | None) -> Endpoint:
+    """Return the endpoint of --url, else of the environment, else the venue's."""
+    return parse_endpoint(url if url is not None else os.environ.get(URL_VARIABLE) or DEFAULT_URL)
+
+
+def trust(ca_file: str | None) -> ssl.SSLContext | None:
+    """Return a context that trusts ``ca_file`` alone; None for the system's trust."""
+    if ca_file is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise CommandError(f"The CA file {clean(ca_file)} holds no certificate in PEM form.") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise CommandError(f"The CA file {clean(ca_file)} cannot be read: {why}.") from None
