@@ -14,6 +14,14 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the words after the program's name; ``sys.argv``'s if None.
     """
     try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # so early that nothing has begun
+        sys.stderr.write("trio-cancel: interrupted\n")
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    try:
         from trio_cancel._cli import run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
@@ -23,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             "install the extra: pip install 'trio-cancel[cli]'\n"
         )
         return 2
-    return run(sys.argv[1:] if arguments is None else arguments)
+    return run(arguments)
 
 
 if __name__ == "__main__":

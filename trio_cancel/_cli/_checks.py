@@ -19,6 +19,7 @@ from uuid import uuid4
 import attrs
 import trio
 
+from trio_cancel._cli._failure import shell_words
 from trio_cancel._cli._figures import percentile
 from trio_cancel._cli._tally import INVALID_SIGNATURE
 from trio_cancel._client import TradingWS, open_trading_ws
@@ -193,9 +194,11 @@ async def _examine_session(
             note(_timed("upgrade", "it speaks WebSocket", started))
             note(await _within("ping", _ping, ws))
             note(judge_clock(ws.clock))
-            note(await _prove(ws) if missing is None else Check("credentials", Result.FAILED, str(missing)))
+            note(
+                await _prove(ws) if missing is None else Check("credentials", Result.FAILED, shell_words(str(missing)))
+            )
     except HandshakeFailed as error:
-        note(Check("upgrade", Result.FAILED, str(error)))
+        note(Check("upgrade", Result.FAILED, shell_words(str(error))))
 
 
 async def _ping(ws: TradingWS) -> Check:
@@ -221,11 +224,7 @@ def judge_clock(offset: OffsetInterval | None) -> Check:
     if not offset.excludes_zero:
         return Check("clock", Result.OK, between, figures)
     off = offset.low > TIMESTAMP_LATE or offset.high < -TIMESTAMP_EARLY
-    return Check("clock", Result.FAILED if off else Result.WARNING, offset.advice, figures)
-
-
-async def _prove(ws: TradingWS) -> Check:
-    return judge_probe(await ws.try_cancel(str(uuid4()).upper()), ws.clock)
+    return Check("clock", Result.FAILED if off else Result.WARNING, shell_words(offset.advice), figures)
 
 
 def judge_probe(outcome: Outcome, clock: OffsetInterval | None) -> Check:
@@ -254,7 +253,7 @@ def _suspect(clock: OffsetInterval | None) -> str:
     if clock is None:
         return f"check {names}, and the clock"
     if clock.excludes_zero:
-        return clock.advice
+        return shell_words(clock.advice)
     return f"the clocks agree, so check {names}"
 
 

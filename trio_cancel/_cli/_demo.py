@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.text import Text
 
 from trio_cancel._cli._orders import check_orders, place_orders
 from trio_cancel._cli._output import is_terminal
@@ -43,7 +44,7 @@ async def demo(*, orders: Annotated[int, Parameter(help="How many orders.")] = 1
 
     async with open_sandbox(tls=True) as exchange:
         requests = dict.fromkeys(map(CancelRequest, place_orders(exchange, orders)), 1)
-        show(console, f"{orders} orders are open at a sandbox exchange in this process, {exchange.url}.", "")
+        show(console, f"{orders} open orders at a sandbox exchange in this process, over TLS", "")
         venue = Venue(parse_endpoint(exchange.url), exchange.credentials, exchange.ssl_context)
         run = Run(venue.open, requests, tell, _nothing, Halt())
         started = time.perf_counter()
@@ -62,14 +63,19 @@ async def demo(*, orders: Annotated[int, Parameter(help="How many orders.")] = 1
 
 def _show_result(console: Console, exchange: Sandbox, tally: Tally, run: Run, took: float) -> None:
     still_open = len(exchange.book.open_orders())
-    show(console, outcome_table(tally), "")
+    agrees = "agrees" if still_open == tally.left_count else "does not agree"
+    left = f"{still_open} open order{'s' * (still_open != 1)} left"
+    verdict = f"{tally.off_book} of {tally.total} orders are off the book"
     show(
         console,
-        f"{tally.off_book} of {tally.total} orders are off the book; the exchange's own book has {still_open} open.",
-        *([f"{tally.partly_filled} of them had been partly executed before."] if tally.partly_filled else []),
+        outcome_table(tally),
+        "",
+        Text(verdict, style="bold green" if tally.off_book == tally.total else "bold red"),
+        *([f"{tally.partly_filled} of them had been executed in part before."] if tally.partly_filled else []),
+        f"The exchange's own book {agrees}: {left}.",
         *left_lines(tally),
         "",
-        f"throughput   {tally.total / took:,.0f} orders/s ({tally.total} in {seconds(took)})",
+        f"throughput   {tally.total / took:.0f} orders/s ({tally.total} in {seconds(took)})",
     )
     ordered = sorted(run.watch.latencies)
     if ordered:

@@ -17,6 +17,23 @@ class CommandError(Exception):
         self.status = status
 
 
+# The library's advice names its keywords; here is what a person at a shell does instead.
+_SHELL_WORDS = {
+    ", or pass ssl_context=": ", or name its authority with --ca-file",
+    ", or pass allow_insecure=True": "",
+    ", or pass credentials=Credentials(token, secret)": "",
+    "; pass credentials=Credentials(...) instead": "; set RIPIO_API_TOKEN and RIPIO_API_SECRET instead",
+    ', or pass clock_offset="auto"': "",
+}
+
+
+def shell_words(text: str) -> str:
+    """Return the text of one of the library's errors with advice that fits the command line."""
+    for words, instead in _SHELL_WORDS.items():
+        text = text.replace(words, instead)
+    return text
+
+
 def clean(text: str) -> str:
     """Return text from outside (ids, the venue's words) as one line that cannot steer a terminal."""
     if text.isprintable():
@@ -34,7 +51,7 @@ def short(text: str, most: int) -> str:
 
 def say(text: str) -> None:
     """Write one line to stderr, if there is one that can be written to."""
-    write_stderr(f"trio-cancel: {clean(text)}\n")
+    write_stderr(f"trio-cancel: {clean(shell_words(text))}\n")
 
 
 def write_stderr(text: str) -> None:

@@ -7,6 +7,7 @@ terminal; if stdout is one, too, the lines go above the bar. rich is loaded only
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from trio_cancel._cli._failure import say, write_stderr
@@ -92,12 +93,10 @@ class Output:
         elif run.halt.why is not None:
             say(f"{run.halt.why}; what it left is told as it stands")
         if self._console is not None:
-            from trio_cancel._cli._screen import outcome_table, show
-
-            show(self._console, outcome_table(tally))
+            self._show_table(self._console)
         else:
             say(tally.sentence())
-        for line in left_lines(tally):
+        for line in left_lines(tally) if tally.total > 1 else ():
             write_stderr(f"{line}\n")
         if skipped:
             say(f"{skipped} bad line{'s were' if skipped != 1 else ' was'} skipped")
@@ -106,7 +105,17 @@ class Output:
             say(f"stdout took no more ({why}): the cancels went on, {self._stdout.lost} lines are lost")
         elif not self._stdout.ended.is_set():
             say("nobody read stdout: the rest of the lines is lost")
-        status = tally.status(skipped=skipped)
+        return self._status(run, skipped)
+
+    def _show_table(self, console: Console) -> None:
+        from trio_cancel._cli._screen import outcome_table, show
+
+        if self.tally.total > 1:  # of a single order its line says everything
+            with suppress(OSError):  # the terminal has gone
+                show(console, "", outcome_table(self.tally))
+
+    def _status(self, run: Run, skipped: int) -> Status:
+        status = self.tally.status(skipped=skipped)
         if status is Status.USAGE:
             say("the venue refused every signature: check the token, the secret and the clock (trio-cancel doctor)")
         elif run.failure is not None and run.failure.status == UNAUTHORIZED:

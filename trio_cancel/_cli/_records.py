@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from trio_cancel._cli._failure import clean, short
+from trio_cancel._cli._failure import clean, shell_words, short
 from trio_cancel._cli._tally import Tally
 from trio_cancel._outcomes import Attempt, Canceled, NotSent, Outcome, Rejected, Unknown
 
@@ -61,7 +61,7 @@ def why(outcome: Outcome) -> str:
         order = outcome.order
         if not order.executed_amount:
             return "nothing executed"
-        return f"{plain(order.executed_amount)} of {plain(order.requested_amount)} executed before"
+        return f"{plain(order.executed_amount)} of {plain(order.requested_amount)} executed"
     if cause := cause_of(outcome):
         return clean(cause)
     return clean(str(outcome.error)) if outcome.error is not None else ""
@@ -70,9 +70,9 @@ def why(outcome: Outcome) -> str:
 def cause_of(outcome: Outcome) -> str | None:
     """Return why an order is unknown, was not sent, or was refused for a clock that is off."""
     if isinstance(outcome, NotSent | Unknown):
-        return str(outcome.cause) if outcome.cause is not None else None
+        return shell_words(str(outcome.cause)) if outcome.cause is not None else None
     if isinstance(outcome, Rejected) and outcome.clock is not None:
-        return outcome.clock.advice
+        return shell_words(outcome.clock.advice)
     return None
 
 

@@ -43,6 +43,7 @@ class Halt:
         scope: what the run happens in; its deadline is the run's.
         drain: the wait for the last answers.
         signum: the signal that ended it, or None.
+        over: True once the run has ended, one way or the other.
     """
 
     def __init__(self, deadline: float | None = None) -> None:
@@ -51,6 +52,7 @@ class Halt:
             self.scope.deadline = trio.current_time() + deadline
         self.drain = trio.CancelScope()
         self.signum: int | None = None
+        self.over = False
         self._seconds = deadline
         self._output = trio.CancelScope()
         self._printing = False
@@ -78,7 +80,8 @@ class Halt:
         """Return what ended the run, as the beginning of a clause; None if nothing did."""
         if self.signum is not None:
             return "the run was interrupted"
-        return f"the deadline of {self._seconds:g} s passed" if self.scope.cancel_called else None
+        fired = self.scope.cancelled_caught if self.over else self.scope.cancel_called
+        return f"the deadline of {self._seconds:g} s passed" if fired else None
 
     def status(self, otherwise: Status) -> Status:
         """Return the exit status of an interrupted run, else the other."""
@@ -166,6 +169,7 @@ class Run:
                     await self._cancel_all(ws)
             except HandshakeFailed as error:
                 self.failure = error
+        self.halt.over = True
         why = self.failure or NotWritten(f"{self.halt.why or 'the run ended'} before its turn came")
         for request in list(self._left):
             self._settle(NotSent(request, cause=why))

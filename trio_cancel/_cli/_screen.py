@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 from rich.console import Console, RenderableType
@@ -48,7 +49,6 @@ class Meter:
         self._task = self._progress.add_task("", total=total)
         self._lines: list[Text] = []
         self._scope = trio.CancelScope()
-        self.ended = trio.Event()
 
     def advance(self, count: int) -> None:
         """Count orders that are settled."""
@@ -62,14 +62,14 @@ class Meter:
 
     async def run(self) -> None:
         """Refresh until closed; the bar is taken away then."""
-        try:
-            with self._scope, self._progress:
-                while True:
-                    self._refresh()
-                    await trio.sleep(REFRESH)
-        finally:
-            self._print_lines()
-            self.ended.set()
+        with suppress(OSError):  # the terminal has gone: nobody looks, and the run goes on
+            try:
+                with self._scope, self._progress:
+                    while True:
+                        self._refresh()
+                        await trio.sleep(REFRESH)
+            finally:
+                self._print_lines()
 
     def close(self) -> None:
         """Take the bar away."""
@@ -132,7 +132,7 @@ def _three(value: float) -> str:
 
 def _span(row: Row, unit: str) -> str:
     if row.high is None:
-        return f"{row.low:g} {unit} and more"
+        return f"{row.low:g}+ {unit}"
     return f"{row.low:g}-{row.high:g} {unit}"
 
 

@@ -1,0 +1,127 @@
+"""``trio-cancel resume``: cancel what a dead process left held or unsettled in its journal, and tell what became of it.
+
+The journal says what was left, the venue's answers go into the same journal: what one run has settled, the next one
+finds settled. An order that was held and is not found is asked for again until ``SETTLE`` seconds have passed, because
+its create may still be on its way; if the venue does not know it then, it never came, and its hold is released.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import attrs
+import trio
+from cyclopts import Parameter
+
+from trio_cancel._cli._failure import CommandError, say
+from trio_cancel._cli._output import Output
+from trio_cancel._cli._run import Halt, Run
+from trio_cancel._cli._tally import Status
+from trio_cancel._cli._venue import CaFile, trust
+from trio_cancel._client import TradingWS, open_trading_ws
+from trio_cancel._endpoint import parse_endpoint
+from trio_cancel._errors import NotWritten
+from trio_cancel._journal import MovedJournal
+from trio_cancel._journal_reading import read_journal
+from trio_cancel._models import CancelRequest, Credentials
+from trio_cancel._observer import Observer
+from trio_cancel._outcomes import NotFound, NotSent, Outcome
+from trio_cancel._resume import OLD, plan_resume
+
+SETTLE = 10.0
+"""Seconds in which the create of a held order may still reach the venue's book (general information: 10 s)."""
+ASK_AGAIN = 1.0
+"""Seconds until an order that is not found is asked for again."""
+
+
+async def resume(
+    journal: Annotated[str, Parameter(name="JOURNAL", help="The file that open_trading_ws(journal=...) wrote.")],
+    /,
+    *,
+    url: Annotated[str | None, Parameter(help="The venue, if it is not where the journal says.")] = None,
+    ca_file: CaFile = None,
+    old_external_ids: Annotated[
+        bool,
+        Parameter(negative="", help="Cancel by external ids older than an hour, too: they may name newer orders."),
+    ] = False,
+    json: Annotated[bool, Parameter(negative="", help="Print JSON lines also on a terminal.")] = False,
+) -> int:
+    """Cancel every order that a dead process left held or unsettled, and tell what became of each.
+
+    It may be run again without harm. External ids older than an hour are listed and left alone. Exit status: as that of
+    cancel; 2 also if the journal cannot be used, is another account's, or its process lives.
+    """
+    contents = read_journal(journal)
+    plan = plan_resume(contents, time.time(), old_external_ids=old_external_ids)
+    if not plan.orders and not plan.old:
+        say("nothing was left")
+        return Status.OK
+    endpoint = parse_endpoint(contents.url if url is None else url)
+    credentials, ssl_context = Credentials.from_env(), trust(ca_file)
+    failed = False
+
+    @asynccontextmanager
+    async def open_session(observer: Observer) -> AsyncGenerator[TradingWS]:
+        nonlocal failed
+        async with open_trading_ws(
+            endpoint.url,
+            credentials=credentials,
+            ssl_context=ssl_context,
+            journal=MovedJournal(journal, contents.url),
+            observer=observer,
+        ) as ws:
+            # Only now is it certain that nobody else writes it.
+            if read_journal(journal).left != contents.left:
+                raise CommandError("The journal has changed since it was read: its process lived. Run it again.")
+            yield ws
+            failed = ws.journal_failed
+
+    output = Output(len(plan.orders) + len(plan.old), as_json=json)
+    for order in plan.old:
+        why = f"its external id is older than {OLD / 3600:g} h and may name a newer order; --old-external-ids takes it"
+        output.tell(NotSent(order.request, cause=NotWritten(why)), 1)
+    holds = {order.request: [hold.number for hold in order.open_holds] for order in plan.orders if order.held}
+    run = _Resume(open_session, {order.request: 1 for order in plan.orders}, output.tell, output.room, Halt(), holds)
+    await output.cancel(run)
+    if failed:
+        say("the journal could not record all of it; once it can be written, run this again")
+    return output.summarize(run)
+
+
+@attrs.define(eq=False)
+class _Resume(Run):
+    """A run that gives the creates of held orders the time to arrive.
+
+    Attributes:
+        holds: the numbers of the holds, by order.
+    """
+
+    holds: dict[CancelRequest, list[int]] = attrs.field(kw_only=False, factory=dict)
+    _missing: dict[CancelRequest, Outcome] = attrs.field(factory=dict, init=False)
+
+    async def _cancel_all(self, ws: TradingWS) -> None:
+        settled_at = trio.current_time() + SETTLE
+        everything = self.requests
+        try:
+            while True:
+                last = trio.current_time() >= settled_at
+                await super()._cancel_all(ws)
+                if last or not self._missing:
+                    break
+                await trio.sleep(min(ASK_AGAIN, max(0.0, settled_at - trio.current_time())))
+                self.requests = dict.fromkeys(self._missing, 1)
+            ws.release_left(number for request in self._missing for number in self.holds[request])
+        finally:
+            self.requests = everything
+            for outcome in self._missing.values():
+                super()._settle(outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
+        if isinstance(outcome, NotFound) and outcome.request in self.holds:
+            self._missing[outcome.request] = outcome
+        else:
+            self._missing.pop(outcome.request, None)
+            super()._settle(outcome)
