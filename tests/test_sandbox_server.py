@@ -1,18 +1,9 @@
-"""The sandbox as a server: what keeps a connection alive, what ends it, what it does with garbage; sockets and TLS."""
+"""The sandbox as a server: what keeps a connection alive, what ends it, what it does with garbage."""
 
 from __future__ import annotations
 
-import base64
-import errno
-import hashlib
-import hmac
 import json
-import ssl
-import time
 from collections.abc import Iterator
-from contextlib import suppress
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,21 +11,11 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
-from websockets.typing import Origin
 
-from trio_cancel._models import Credentials
 from trio_cancel.sandbox import (
     ConnectionRecord,
-    InvalidOrder,
-    OrderStatus,
     Sandbox,
-    SandboxControlError,
-    UnknownOrder,
     open_sandbox,
-    open_sandbox_control,
-    serve_sandbox,
 )
 from trio_cancel.sandbox._tally import FrameTally
 
@@ -288,160 +269,6 @@ def test_garbage_never_crashes_it(data: bytes, upgraded: bool) -> None:
             assert all(record.closed_at is not None for record in sandbox.log.connections)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
-
-
-# Sockets
-
-
-def signed(credentials: Credentials, request_id: str, **order: str) -> str:
-    timestamp = time.time_ns() // 1_000_000
-    text = f"{timestamp}{json.dumps(order, separators=(',', ':'))}"
-    key = credentials.api_secret.encode()
-    signature = base64.b64encode(hmac.digest(key, text.encode(), hashlib.sha256)).decode()
-    params = {"api_token": credentials.api_token, "timestamp": timestamp, "signature": signature, **order}
-    return json.dumps({"id": request_id, "method": "order.cancel", "params": params})
-
-
-@pytest.mark.parametrize("tls", [True, False])
-async def test_a_foreign_client_cancels_over_the_socket(tls: bool) -> None:
-    async with open_sandbox(tls=tls, rate=1, burst=3, full_results=True) as sandbox:
-        order = sandbox.book.create(external_id="my-order-123", amount="0.5")
-        sandbox.book.fill(order.id, amount="0.125")
-
-        def client() -> list[dict[str, Any]]:
-            with connect(sandbox.url, ssl=sandbox.ssl_context, compression=None) as websocket:
-                assert websocket.response is not None
-                assert "Date" in websocket.response.headers
-                requests = [signed(sandbox.credentials, str(count), external_id="my-order-123") for count in range(4)]
-                for request in requests:
-                    websocket.send(request)
-                return [json.loads(websocket.recv(timeout=5)) for _ in requests]
-
-        first, *rest = await trio.to_thread.run_sync(client)
-        assert first["result"]["id"] == order.id
-        assert (first["result"]["executed_amount"], first["result"]["side"]) == (0.125, "buy")
-        assert [answer["error"]["error_code"] for answer in rest] == [40408, 40408, 42900]
-        assert sandbox.book.get(order.id).status is OrderStatus.CANCELED
-        with trio.fail_after(5):
-            while sandbox.log.connections[0].closed_at is None:  # noqa: ASYNC110 - a log has no event
-                await trio.sleep(0.01)
-        assert sandbox.log.connections[0].close_code == 1000
-        assert all(record.sent_at is not None for record in sandbox.log)
-
-
-async def test_a_client_that_does_not_trust_it_does_not_get_in(tmp_path: Path) -> None:
-    async with open_sandbox(tls=True) as sandbox:
-
-        def client() -> None:
-            with pytest.raises(ssl.SSLCertVerificationError):
-                connect(sandbox.url, ssl=ssl.create_default_context(), legacy=True)
-            sandbox.write_ca(tmp_path / "ca.pem")
-            trusting = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
-            with connect(sandbox.url.replace("127.0.0.1", "localhost"), ssl=trusting):
-                pass
-
-        await trio.to_thread.run_sync(client)
-        assert sandbox.ca_pem is not None
-        assert [record.upgraded_at is not None for record in sandbox.log.connections] == [True]
-
-
-@pytest.mark.parametrize("tls", [True, False])
-async def test_the_side_door_over_the_socket(tls: bool) -> None:
-    async with open_sandbox(tls=tls) as sandbox:
-        async with open_sandbox_control(sandbox.url, ssl_context=sandbox.ssl_context) as control:
-            order = await control.create(external_id="B", amount="0.12345678901234567890", price=7, delay=100)
-            assert order == sandbox.book.get(order.id)
-            assert await control.open_orders() == []
-            assert await control.open_orders(pending=True) == [order]
-            market = await control.create(id="A", type="market", price=None)
-            assert market.price is None
-            assert (await control.fill("A", amount="0.0004", price=5)).status is OrderStatus.EXECUTED_PARTIALLY
-            assert await control.get("A") == sandbox.book.get("A")
-            with pytest.raises(UnknownOrder):
-                await control.get(external_id="C")
-            with pytest.raises(SandboxControlError, match="already"):
-                await control.create(id="A")
-            with pytest.raises(KeyError, match="as it is"):
-                raise KeyError("as it is")
-        assert len(sandbox.log) == 0
-        with pytest.raises(ZeroDivisionError):
-            async with open_sandbox_control(sandbox.url, ssl_context=sandbox.ssl_context):
-                raise ZeroDivisionError
-
-
-async def test_no_browser_and_no_other_server_at_the_side_door() -> None:
-    async with open_sandbox() as sandbox:
-
-        def browser() -> int:
-            with pytest.raises(InvalidStatus) as caught:
-                connect(f"{sandbox.url}/sandbox", origin=Origin("https://evil.example"), legacy=True)
-            return caught.value.response.status_code
-
-        assert await trio.to_thread.run_sync(browser) == 403
-        url = sandbox.url
-    with pytest.raises(SandboxControlError, match=f"No sandbox answers at {url}/sandbox"):
-        async with open_sandbox_control(url):
-            pass
-
-
-async def test_a_sandbox_that_ends_takes_its_side_door_with_it() -> None:
-    async with trio.open_nursery() as nursery:
-        sandbox: Sandbox = await nursery.start(partial(serve_sandbox, seed=1))
-        async with open_sandbox_control(sandbox.url) as control:
-            assert (await control.create(id="A")).id == "A"
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True), pytest.raises(SandboxControlError, match="still running"):
-                await control.get("A")
-
-
-async def test_leaving_ends_every_connection_at_once() -> None:
-    async with open_sandbox() as sandbox:
-        websocket = await trio.to_thread.run_sync(partial(connect, sandbox.url, legacy=True))
-    with pytest.raises(ConnectionClosed):
-        await trio.to_thread.run_sync(partial(websocket.recv, timeout=5))
-    await trio.to_thread.run_sync(websocket.close)
-    assert sandbox.log.connections[0].note == "the sandbox was closed"
-
-
-async def test_what_the_body_raises_comes_out_as_it_is() -> None:
-    error = InvalidOrder("mine")
-    with pytest.raises(InvalidOrder) as caught:
-        async with open_sandbox(port=None):
-            raise error
-    assert caught.value is error
-    assert error.__context__ is None
-
-
-async def test_what_makes_no_sense() -> None:
-    for wrong in ({"delay": -1}, {"delay": (0, float("inf"))}, {"idle_timeout": 0}, {"ping_interval": -1}, {"rate": 0}):
-        with pytest.raises(ValueError, match="must be"):
-            async with open_sandbox(port=None, **wrong):
-                pass
-    async with open_sandbox(port=None) as sandbox:
-        assert (sandbox.ssl_context, sandbox.ca_pem) == (None, None)
-        with pytest.raises(RuntimeError, match="port=None"):
-            _ = sandbox.url
-        with pytest.raises(RuntimeError, match="tls=True"):
-            sandbox.write_ca("nowhere")
-
-
-async def test_a_port_that_is_taken() -> None:
-    async with open_sandbox() as sandbox:
-        port = int(sandbox.url.rpartition(":")[2])
-        with pytest.raises(OSError) as caught:  # noqa: PT011 - its number says which
-            async with open_sandbox(port=port):
-                pass
-        assert caught.value.errno == errno.EADDRINUSE
-
-
-async def test_tls_that_is_never_spoken_is_left() -> None:
-    async with open_sandbox(tls=True) as sandbox:
-        port = int(sandbox.url.rpartition(":")[2])
-        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
-            with trio.fail_after(5), suppress(trio.BrokenResourceError):
-                await until_end(stream)
-        assert len(sandbox.log.connections) == 0
 
 
 async def test_the_clock_can_be_off() -> None:
