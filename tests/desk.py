@@ -53,10 +53,9 @@ def refusal(request_id: str | None, status: int, code: int | None = None, messag
 class Order(Pending):
     """A cancel whose outcome is kept."""
 
-    __slots__ = ("delivered",)
-
     def __init__(self, request: CancelRequest, terms: Terms, *, urgent: bool = True, now: float = 0.0) -> None:
-        super().__init__(request, terms, urgent=urgent, now=now)
+        super().__init__(request, terms, now)
+        self.urgent = urgent
         self.delivered: list[Outcome] = []
 
     def deliver(self) -> None:
@@ -79,8 +78,10 @@ class Bulk:
         self.refused: BaseException | None = None
         self._give_up = give_up
 
-    def next(self, now: float) -> Pending | None:
-        return self.orders.pop(0) if self.orders else None
+    def take(self, most: int, now: float) -> list[Pending]:
+        taken: list[Pending] = list(self.orders[:most])
+        del self.orders[:most]
+        return taken
 
     def refuse(self, cause: BaseException) -> None:
         self.refused = cause
@@ -205,7 +206,7 @@ class Desk:
         if not self.auto or not self.up:
             return math.inf
         dispatcher = self.dispatcher
-        due = dispatcher.queue.next_due()
+        due = dispatcher.queue.next_due(self.now)
         ready = dispatcher.governor.ready_at()
         waits = bool(dispatcher.queue.heads() or dispatcher.queue.sources() or due is not None)
         times = [at for at in (due, ready if waits else None) if at is not None and at > self.now]

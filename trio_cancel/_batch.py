@@ -10,6 +10,7 @@ tells it all at any time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import trio
 
@@ -26,8 +27,6 @@ def as_request(item: object, index: int | None = None) -> CancelRequest:
     Raises:
         InvalidRequest: naming the item's index, if one is given.
     """
-    if item.__class__ is CancelRequest:
-        return item  # type: ignore[return-value]  # mypy does not follow __class__
     where = "" if index is None else f"Item {index} of the requests: "
     if isinstance(item, CancelRequest):
         return item
@@ -49,17 +48,26 @@ def as_requests(requests: Iterable[str | CancelRequest]) -> list[CancelRequest]:
         kind = type(requests).__name__
         raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not one {kind}; put it into a list.")
     try:
-        items = iter(requests)
+        items = list(requests)
     except TypeError:
+        if isinstance(requests, Iterable):
+            raise  # its own failure
         raise InvalidRequest(f"A bulk cancel needs an iterable, not {type(requests).__name__}.") from None
-    return [as_request(item, index) for index, item in enumerate(items)]
+    try:
+        return [item if isinstance(item, CancelRequest) else CancelRequest(item) for item in items]
+    except InvalidRequest:
+        return [as_request(item, index) for index, item in enumerate(items)]
 
 
 class _Item(Pending):
     """One order of a batch."""
 
     def __init__(self, batch: Batch, slot: int, request: CancelRequest, now: float) -> None:
-        super().__init__(request, batch._terms, now)
+        # What Pending.__init__ does, without the call: this runs once an order.
+        self.request = request
+        self.terms = batch.terms
+        self.not_before = self.held_since = now
+        self.flights = []
         self._batch = batch
         self._slot = slot
 
@@ -82,15 +90,15 @@ class Batch:
         check_open: Callable[[], None],
         journal_failed: Callable[[], bool],
     ) -> None:
-        slots: dict[CancelRequest, int] = {}
+        slots: dict[tuple[str | None, str | None], int] = {}
         # Where each input's outcome is: an order that stands there twice is canceled once.
-        self._slot_of = [slots.setdefault(request, len(slots)) for request in requests]
-        self._requests = list(slots)
+        self._slot_of = [slots.setdefault((r.id, r.external_id), len(slots)) for r in requests]
+        self._requests = requests if len(slots) == len(requests) else [CancelRequest(*key) for key in slots]
         # For each order: None until its turn has come, then what is under way, then its outcome.
         self._slots: list[Outcome | _Item | None] = [None] * len(slots)
         self._next = 0
         self._unsettled = len(slots)
-        self._terms = terms
+        self.terms = terms
         self._dispatcher = dispatcher
         self._check_open = check_open
         self._journal_failed = journal_failed
@@ -119,6 +127,7 @@ class Batch:
             raise trio.BusyResourceError("a batch runs once; make another for another run")
         self._started = True
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
             if self._unsettled:
                 self.held_since = trio.current_time()
                 self._dispatcher.counters.queued += len(self._requests)
@@ -159,14 +168,14 @@ class Batch:
 
     # What the dispatcher calls
 
-    def next(self, now: float) -> Pending | None:
-        """Return the next order, or None."""
-        slot = self._next
-        if slot >= len(self._requests):
-            return None
-        self._next = slot + 1
-        pending = self._slots[slot] = _Item(self, slot, self._requests[slot], now)
-        return pending
+    def take(self, most: int, now: float) -> list[Pending]:
+        """Return the next orders, at most so many."""
+        begin = self._next
+        end = self._next = min(begin + most, len(self._requests))
+        requests = self._requests
+        taken = [_Item(self, slot, requests[slot], now) for slot in range(begin, end)]
+        self._slots[begin:end] = taken
+        return taken  # type: ignore[return-value]  # list is invariant; nobody adds to it
 
     def refuse(self, cause: BaseException) -> None:
         """Settle everything that has not been asked for: it will never be sent."""
@@ -177,7 +186,7 @@ class Batch:
 
     def give_up_after(self) -> float:
         """Return how many seconds without any connection it waits."""
-        return self._terms.give_up_after
+        return self.terms.give_up_after
 
     def _settled(self, slot: int, outcome: Outcome) -> None:
         self._slots[slot] = outcome
@@ -187,4 +196,5 @@ class Batch:
 
     def _tell_if_done(self) -> None:
         if not self._unsettled and not self._ended:
-            self._done.send_nowait(None)
+            with suppress(trio.WouldBlock):  # it has been told already
+                self._done.send_nowait(None)

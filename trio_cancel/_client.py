@@ -6,13 +6,12 @@ of size 1 of its own; if it is cancelled there, the order is withdrawn if it is 
 
 from __future__ import annotations
 
-import math
 import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import trio
 
@@ -80,6 +79,11 @@ class TradingWS:
         return self._session.failure
 
     @property
+    def journal_failed(self) -> bool:
+        """True if there is a journal and it does not record all of it now; cancels go on, new holds are refused."""
+        return self._session.journal_failed()
+
+    @property
     def clock(self) -> OffsetInterval | None:
         """Where the venue's clock minus ours lies, as far as its answers told; None if they told nothing."""
         return self._session.dispatcher.table.clock
@@ -140,6 +144,7 @@ class TradingWS:
         request = CancelRequest.of(id, external_id)
         session = self._session
         session.check_open()
+        await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
         send, receive = trio.open_memory_channel[Outcome](1)
         pending = _Single(request, self._terms, trio.current_time(), send)
         try:
@@ -228,8 +233,13 @@ class TradingWS:
         return OrderScope(session, self._terms, _seconds("grace", grace), _seconds("settle", settle), session.journal)
 
 
+def _is_seconds(value: object) -> TypeGuard[float]:
+    """Return True for a number of seconds that a clock can hold: some thirty years either way."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e9
+
+
 def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if not _is_seconds(value) or value <= 0:
         raise ConfigurationError(f"{name} must be a finite number of seconds greater than 0, not {value!r}.")
     return float(value)
 
@@ -304,11 +314,11 @@ def open_trading_ws(
     if isinstance(journal, MovedJournal):
         account = Account(journal.url, credentials)
     auto = clock_offset == "auto"
-    if not auto and (
-        isinstance(clock_offset, bool) or not isinstance(clock_offset, int | float) or not math.isfinite(clock_offset)
-    ):
+    if not auto and not _is_seconds(clock_offset):
         raise ConfigurationError(f'clock_offset must be a number of seconds or "auto", not {clock_offset!r}.')
-    terms = Terms(_seconds("reply_timeout", reply_timeout), _seconds("give_up_after", give_up_after), bool(retry))
+    if not isinstance(retry, bool):
+        raise ConfigurationError(f"retry must be True or False, not {retry!r}.")
+    terms = Terms(_seconds("reply_timeout", reply_timeout), _seconds("give_up_after", give_up_after), retry)
     return _open(
         Dialing(endpoint, ssl_context, dial, _seconds("connect_timeout", connect_timeout)),
         credentials,

@@ -144,6 +144,9 @@ class Connection:
             # A Close frame that says what the peer did wrong, if there is one, is worth half a second.
             if self.link.closing and not self.link.stream.poisoned:
                 await self._flushed.wait()
+                if self.link.ended.is_set():
+                    # Bytes left unread would make the system reset the connection before the peer reads our code.
+                    await self.link.stream.drain()
 
     def _read(self, text: bytes | str) -> None:
         """Hand one text message to the dispatcher; called in the reader's task."""

@@ -24,6 +24,9 @@ from trio_cancel._table import Table
 WRITE_MOST = 256
 """Requests in one write at most, so that their signatures are young when they leave."""
 
+MOMENT = 1e-6
+"""Seconds below which time is up: rounding can leave a remainder too small to ever pass on the clock."""
+
 SignRequest = Callable[[str, CancelRequest, int], bytes]
 
 
@@ -99,26 +102,28 @@ class Dispatcher:
     def take(self, now: float) -> tuple[list[Pending], float]:
         """Admit what may be written now. Return it, and when to ask again if nothing rings before (inf: never)."""
         admitted: list[Pending] = []
-        ask_at = math.inf
         table = self.table
         queue = self.queue
         governor = self.governor
         pacer = self._pacer
+        window = governor.window
         while len(admitted) < WRITE_MOST:
             ready = governor.ready_at() if pacer is None else max(governor.ready_at(), pacer.ready_at())
             if ready > now:
-                ask_at = ready
-                break
-            window = governor.window
+                return admitted, min(ready, queue.next_due(now))
             pending = queue.next_urgent() if table.active_urgent < window else None
             if pending is None:
                 pending = queue.next_retry(now)
-                if pending is None:
-                    if len(table.active) >= window:
-                        break
-                    pending = queue.next_bulk(now)
-                    if pending is None:
-                        break
+            if pending is None:
+                room = max(0, window - len(table.active))
+                if governor.rate is None and pacer is None:
+                    # The usual case of a bulk cancel: as many as there is room for, in one go.
+                    admitted += table.admit_all(queue.take_bulk(min(room, WRITE_MOST - len(admitted)), now))
+                    break
+                bulk = queue.take_bulk(min(room, 1), now)
+                if not bulk:
+                    break
+                pending = bulk[0]
             governor.start(now)
             if pacer is not None:
                 pacer.start(now)
@@ -126,10 +131,7 @@ class Dispatcher:
                 self._hold(pending, now)
             table.admit(pending)
             admitted.append(pending)
-        due = queue.next_due()
-        if due is not None and due > now:
-            ask_at = min(ask_at, due)
-        return admitted, ask_at
+        return admitted, queue.next_due(now)
 
     def sign(
         self, admitted: list[Pending], connection: int, now: float, wall: float
@@ -139,30 +141,37 @@ class Dispatcher:
         texts: list[bytes] = []
         timestamp = int((wall + self.correction) * 1000)
         notify = self._notify
+        sign = self._sign
+        prefix = self._id_prefix
+        number = self._next_id
+        by_id = self.table.flights
+        earliest = math.inf
         for pending in admitted:
             if pending.state is not State.ADMITTED:
                 continue  # withdrawn meanwhile
             terms = pending.terms
             left = terms.give_up_after - pending.spent(now, None)
-            if left <= 0:
+            if left < MOMENT:
                 self.table.settle(pending, pending.conclude(None, self.table.clock))
                 continue
-            self._next_id += 1
-            request_id = f"{self._id_prefix}-{self._next_id}"
-            texts.append(self._sign(request_id, pending.request, timestamp))
-            deadline = now + min(terms.reply_timeout, left)
+            number += 1
+            request_id = f"{prefix}-{number}"
+            texts.append(sign(request_id, pending.request, timestamp))
+            deadline = now + (left if left < terms.reply_timeout else terms.reply_timeout)  # noqa: FURB136 - hot
+            if deadline < earliest:
+                earliest = deadline
             flight = Flight(pending, request_id, connection, now, wall, deadline)
             if pending.running_from is None:
                 pending.running_from = now
             pending.state = State.IN_FLIGHT
             pending.flights.append(flight)
-            self.table.flights[request_id] = flight
+            by_id[request_id] = flight
             flights.append(flight)
             if notify is not None:
                 notify("request_written", pending.request, request_id)
-        if flights:
-            self.counters.written += len(flights)
-            self._wake_timer(flights[-1].deadline if len(flights) == 1 else min(f.deadline for f in flights))
+        self._next_id = number
+        self.counters.written += len(flights)
+        self._wake_timer(earliest)
         return flights, texts
 
     def put_back(self, admitted: list[Pending], now: float) -> None:
@@ -206,8 +215,7 @@ class Dispatcher:
             self.table.flights.pop(flight.request_id, None)
             if flight.answered_at is None:
                 flight.pending.doubt = flight.pending.doubt or error
-        for flight in lost:
-            pending = flight.pending
+        for pending in {flight.pending: None for flight in lost}:
             if pending.state is not State.IN_FLIGHT:
                 continue
             if pending.terms.retry and not pending.abandoned and not pending.no_more:
@@ -243,10 +251,10 @@ class Dispatcher:
                     next_at = min(next_at, at)
                 continue
             left = terms.give_up_after - pending.spent(now, down_since)
-            if left <= 0 and self._is_held(pending, now):
+            if left < MOMENT and self._is_held(pending, now):
                 self._hold(pending, now)
                 continue
-            if left <= 0:
+            if left < MOMENT:
                 self.table.settle(pending, pending.conclude(self._no_connection(), self.table.clock))
                 continue
             if pending.running_from is not None or down_since is not None:

@@ -13,7 +13,7 @@ import random
 from trio_cancel._errors import InvalidReply, VenueUnavailable
 from trio_cancel._observer import logger
 from trio_cancel._outcomes import AlreadyClosed, Canceled, NotFound, Unknown, VenueReply
-from trio_cancel._pacing import Governor
+from trio_cancel._pacing import WINDOW_MOST, Governor
 from trio_cancel._pending import Flight, Pending, State
 from trio_cancel._table import Table
 from trio_cancel._verdict import Verdict, judge, judge_bad
@@ -61,7 +61,11 @@ class Inbox:
         if verdict is Verdict.CANCELED:
             assert isinstance(reply, Reply)
             assert reply.order is not None
-            self._progress(now)
+            governor = self._governor
+            if governor.rate is not None:
+                self._progress(now)
+            elif governor.window < WINDOW_MOST:
+                governor.window += 1
             after = len(pending.flights) > 1 and pending.doubtful_but(flight)
             table.settle(
                 pending, Canceled(pending.request, pending.attempts(), after_unanswered=after, order=reply.order)

@@ -161,6 +161,6 @@ class Pending:
             )
         if self.error is not None:
             late = clock if self.error.error_code == 40011 and clock is not None and clock.excludes_zero else None
-            return Rejected(self.request, self.attempts(), error=self.error, clock=late)
+            return Rejected(self.request, self.attempts(), error=self.error, clock=late, final=final)
         cause = cause or NotWritten(f"it could not be written within {self.terms.give_up_after:g} s")
         return NotSent(self.request, self.attempts(), cause=cause, final=final)

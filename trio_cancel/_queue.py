@@ -6,6 +6,7 @@ order only when there is room for it, so that no queue grows with the input; sev
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Protocol
 
@@ -18,8 +19,8 @@ class Source(Protocol):
     held_since: float
     """Trio's clock when it was handed in."""
 
-    def next(self, now: float) -> Pending | None:
-        """Return the next order, or None if there is none now."""
+    def take(self, most: int, now: float) -> list[Pending]:
+        """Return its next orders, at most so many; none if there is none now."""
 
     def refuse(self, cause: BaseException) -> None:
         """Settle everything that has not been asked for yet: it will never be sent."""
@@ -80,20 +81,26 @@ class Queue:
         self._retries.remove(chosen)
         return chosen
 
-    def next_bulk(self, now: float) -> Pending | None:
-        """Return the next order of the bulk cancels, which take turns, or None."""
+    def take_bulk(self, most: int, now: float) -> list[Pending]:
+        """Return the next orders of the bulk cancels, at most so many; several bulk cancels share them."""
         sources = self._sources
-        for _ in range(len(sources)):
-            pending = sources[0].next(now)
-            if len(sources) > 1:
-                sources.rotate(-1)
-            if pending is not None:
-                return pending
-        return None
+        if len(sources) == 1:
+            return sources[0].take(most, now)
+        taken: list[Pending] = []
+        for left in range(len(sources), 0, -1):
+            # Each gets its share of what is left; what it does not need goes to the others.
+            share = -(-(most - len(taken)) // left)
+            if share <= 0:
+                break
+            sources.rotate(-1)
+            taken += sources[-1].take(share, now)
+        return taken
 
-    def next_due(self) -> float | None:
-        """Return when the earliest next attempt is due, or None."""
-        return min((p.not_before for p in self.retrying()), default=None)
+    def next_due(self, now: float) -> float:
+        """Return when the earliest next attempt that is not due yet will be; inf if there is none."""
+        if not self._retries:
+            return math.inf
+        return min((p.not_before for p in self.retrying() if p.not_before > now), default=math.inf)
 
     def heads(self) -> list[Pending]:
         """Return the single cancels that have not been tried yet, oldest first."""

@@ -97,7 +97,7 @@ class Session:
             pacer=pacer,
             notify=notify,
             jitter=world.jitter,
-            wake_writer=self._wake_writer,
+            wake_writer=self._nobody_waits,
             wake_timer=self._wake_timer,
         )
         self.dispatcher.correction = correction
@@ -191,9 +191,9 @@ class Session:
             self._timer_at = at
             self._timer_bell.ring()
 
-    def _wake_writer(self) -> None:
-        if self._connection is not None:
-            self._connection.order_bell.ring()
+    @staticmethod
+    def _nobody_waits() -> None:
+        """Stand in for the bell of whoever admits orders, while there is no connection."""
 
     @trio.lowlevel.enable_ki_protection
     async def _connections_task(self) -> None:
@@ -225,6 +225,7 @@ class Session:
             cause = await connection.serve(self._dialing, self._opened)
         finally:
             self._connection = None
+            self.dispatcher.table.wake_writer = self._nobody_waits
         if cause is not None:
             logger.warning("connection %d ended: %s", number, cause)
         if self._notify is not None:
@@ -232,6 +233,7 @@ class Session:
 
     def _opened(self, connection: Connection) -> None:
         self._connection = connection
+        self.dispatcher.table.wake_writer = connection.order_bell.ring
         self._connections = connection.number
         self._opened_at = trio.current_time()
         dispatcher = self.dispatcher

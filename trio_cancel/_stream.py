@@ -87,16 +87,17 @@ class CancelStream:
 
     # What the dispatcher calls
 
-    def next(self, now: float) -> Pending | None:
-        """Return the next order, or None."""
-        if not self._shelf or len(self._in_flight) + self._waiting >= ROOM:
-            return None
-        pending = _Item(self, self._shelf.popleft(), self._terms, now)
-        self._in_flight[pending] = None
-        self._dispatcher.counters.queued += 1
-        if len(self._shelf) == SHELF // 2:
+    def take(self, most: int, now: float) -> list[Pending]:
+        """Return the next orders, at most so many."""
+        shelf = self._shelf
+        before = len(shelf)
+        most = min(most, before, ROOM - len(self._in_flight) - self._waiting)
+        taken: list[Pending] = [_Item(self, shelf.popleft(), self._terms, now) for _ in range(most)]
+        self._in_flight.update(dict.fromkeys(taken))
+        self._dispatcher.counters.queued += len(taken)
+        if before > SHELF // 2 >= len(shelf):
             self._intake_bell.ring()
-        return pending
+        return taken
 
     def refuse(self, cause: BaseException) -> None:
         """Settle the shelf, and from now on every item as it comes: nothing will be sent."""

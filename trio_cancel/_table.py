@@ -9,6 +9,7 @@ a bounded memory of the last ones, by which late and contradicting answers are t
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 from trio_cancel._clock import OffsetInterval
@@ -59,6 +60,14 @@ class Table:
                 self.active_urgent += 1
         pending.state = State.ADMITTED
 
+    def admit_all(self, group: list[Pending]) -> list[Pending]:
+        """Admit orders of bulk cancels that are new; return them."""
+        active = self.active
+        for pending in group:
+            active[pending] = None
+            pending.state = State.ADMITTED
+        return group
+
     def can_still_be_answered(self, pending: Pending) -> bool:
         """Return True if an attempt of it is unanswered on a connection that lives."""
         flights = self.flights
@@ -87,12 +96,14 @@ class Table:
             self.active_urgent -= pending.urgent
         elif self.overdue:
             self.overdue.pop(pending, None)
-        recent = self.recent
         for flight in pending.flights:
             self.flights.pop(flight.request_id, None)
-            recent[flight.request_id] = (outcome.kind, flight.answered_at is not None)
-            if len(recent) > LATE_KEPT:
-                del recent[next(iter(recent))]
+            self.recent[flight.request_id] = (outcome.kind, flight.answered_at is not None)
+            del flight.pending  # no cycle: what has settled must not wait for the garbage collector
+        if len(self.recent) > LATE_KEPT:
+            # Dropping a half at a time is far cheaper than the oldest one each time.
+            for request_id in list(islice(self.recent, LATE_KEPT // 2)):
+                del self.recent[request_id]
         self.counters.settled += 1
         if self.log is not None:
             self.log.settled(pending)

@@ -28,6 +28,9 @@ class Verdict(enum.Enum):
     """It contradicts itself or the contract: it says nothing."""
 
 
+_CANCELED = (Verdict.CANCELED, "")
+
+
 def judge(reply: Reply, request: CancelRequest, age: float) -> tuple[Verdict, str]:
     """Return what ``reply`` says about ``request``, and why if it is invalid.
 
@@ -50,7 +53,7 @@ def judge(reply: Reply, request: CancelRequest, age: float) -> tuple[Verdict, st
                 return Verdict.INVALID, "it names another external id than the one asked for"
         elif order.id != request.id:
             return Verdict.INVALID, "it names another order than the one asked for"
-        return Verdict.CANCELED, ""
+        return _CANCELED
     if status == 408 or 500 <= status <= 599:
         return Verdict.UNAVAILABLE, ""
     if order is not None:

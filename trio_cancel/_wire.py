@@ -13,6 +13,7 @@ from __future__ import annotations
 from binascii import b2a_base64
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -139,7 +140,9 @@ class _Reply(msgspec.Struct, gc=False):
     error: _Error | None = None
 
 
-_decode = msgspec.json.Decoder(_Reply, float_hook=Decimal).decode
+# Amounts and prices repeat, and a Decimal takes 104 bytes: those seen last are shared.
+_shared_decimal = lru_cache(maxsize=2048)(Decimal)
+_decode = msgspec.json.Decoder(_Reply, float_hook=_shared_decimal).decode
 # Numbers stay text here: one that no decimal can hold must not hide the id beside it.
 _decode_anything = msgspec.json.Decoder(float_hook=str).decode
 # What those two raise: bad JSON or types; a number beyond decimal's exponents; nesting beyond the stack.
@@ -148,7 +151,7 @@ _BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecod
 
 def _decimal(value: Any, name: str) -> Decimal:
     if value.__class__ is int:
-        return Decimal(value)
+        return _shared_decimal(value)
     raise ValueError(f"{name} is no number")
 
 
