@@ -7,6 +7,7 @@ Several connections intersect their intervals.
 
 from __future__ import annotations
 
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import attrs
@@ -69,7 +70,7 @@ def offset_from_date(date: str | None, requested_at: float, answered_at: float) 
         return None
     try:
         at = parsedate_to_datetime(date)
-        seconds = at.timestamp()
+        seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()  # "-0000" is UTC, too
     except (ValueError, TypeError, OverflowError, OSError):
         return None
     low, high = seconds - answered_at, seconds + 1 - requested_at

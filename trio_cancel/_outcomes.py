@@ -145,12 +145,14 @@ class Rejected(_Outcome):
 
     Attributes:
         clock: what is known of the venue's clock, if the refusal was for the signature and our clock is surely off.
+        final: False if it will be tried again (in the report of a batch that is running).
     """
 
     kind: ClassVar[str] = "rejected"
     off_book: ClassVar[bool | None] = False
 
     clock: OffsetInterval | None = attrs.field(default=None, kw_only=True)
+    final: bool = attrs.field(default=True, kw_only=True)
 
     def unwrap(self) -> NoReturn:
         """Raise the :class:`VenueError` of its code."""

@@ -42,7 +42,7 @@ class Pacer:
     __slots__ = ("_full_at", "_interval", "_tolerance", "burst", "rate")
 
     def __init__(self, rate: float, burst: int = 1) -> None:
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
             raise ConfigurationError(f"Pacer needs a rate of more than 0 requests a second, not {rate!r}.")
         if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
             raise ConfigurationError(f"Pacer needs a burst of at least 1 request, not {burst!r}.")

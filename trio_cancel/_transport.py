@@ -226,6 +226,15 @@ async def _connect(endpoint: Endpoint, dial: Dial | None) -> Raw:
         raise HandshakeFailed(
             f"No connection to {endpoint.origin} could be made ({_reason(exc)}); check the url and the network."
         ) from exc
+    except HandshakeFailed:
+        raise
+    except Exception as exc:
+        # Whatever a user's dial raises is told like any other reason for which there is no connection.
+        raise HandshakeFailed(
+            f"No connection to {endpoint.origin} could be made: dial raised {type(exc).__name__} ({exc})."
+        ) from exc
+    if not isinstance(stream, trio.abc.Stream):  # a dial without a type checker
+        raise HandshakeFailed(f"dial must return a trio.abc.Stream, not {type(stream).__name__}.", final=True)
     if not isinstance(stream, trio.SocketStream):
         return StreamRaw(stream)
     return SocketRaw(_take_socket(stream))
