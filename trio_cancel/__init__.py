@@ -28,6 +28,12 @@ from trio_cancel._errors import SessionClosed as SessionClosed
 from trio_cancel._errors import TradingError as TradingError
 from trio_cancel._errors import VenueError as VenueError
 from trio_cancel._errors import VenueUnavailable as VenueUnavailable
+from trio_cancel._journal_reading import JournalCancel as JournalCancel
+from trio_cancel._journal_reading import JournalContents as JournalContents
+from trio_cancel._journal_reading import JournalHold as JournalHold
+from trio_cancel._journal_reading import JournalOrder as JournalOrder
+from trio_cancel._journal_reading import JournalSession as JournalSession
+from trio_cancel._journal_reading import read_journal as read_journal
 from trio_cancel._models import CanceledOrder as CanceledOrder
 from trio_cancel._models import CancelRequest as CancelRequest
 from trio_cancel._models import Credentials as Credentials

@@ -235,7 +235,7 @@ class Connection:
                 await stream.send(chunks)
                 whole = True
                 if flights and self._intents is not None:
-                    self._intents.written(flights)
+                    self._intents.written(admitted)
             if scope.cancelled_caught:
                 cause = ConnectionLost(f"the venue did not read for {WRITE_DEADLINE:g} s")
                 self.end(cause)

@@ -16,7 +16,7 @@ import trio
 
 from trio_cancel._bell import Bell
 from trio_cancel._dispatch import Dispatcher
-from trio_cancel._pending import Flight, Pending
+from trio_cancel._pending import Pending
 
 
 class IntentLog(Protocol):
@@ -25,8 +25,8 @@ class IntentLog(Protocol):
     async def intend(self, admitted: list[Pending]) -> None:
         """Return when the intents are durable, or have failed to be so and been reported."""
 
-    def written(self, flights: list[Flight]) -> None:
-        """Note attempts that were wholly written."""
+    def written(self, admitted: list[Pending]) -> None:
+        """Note that requests for these were wholly written."""
 
 
 class Intake:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
@@ -30,7 +30,7 @@ from trio_cancel._journal_rows import AttemptRow, Changes, micros
 from trio_cancel._journal_store import Account, JournalStore, Store
 from trio_cancel._models import CancelRequest
 from trio_cancel._observer import logger
-from trio_cancel._pending import Flight, Pending, State
+from trio_cancel._pending import Pending, State
 
 LAZY = 0.25
 """Seconds that an attempt, an outcome or a release may wait for company."""
@@ -100,7 +100,7 @@ class Journal:
         self._changes = Changes()
         self._settled: list[Pending] = []
         self._retried: dict[Pending, None] = {}
-        self._written: deque[tuple[float, list[Flight]]] = deque()
+        self._written: deque[tuple[float, list[Pending]]] = deque()
         self._urgent = False  # somebody waits
         self._lazy = False  # the task knows that something lazy is there
         self._closing = False
@@ -146,6 +146,11 @@ class Journal:
         if number is not None:
             self._let_go(number)
 
+    def release_left(self, holds: Iterable[int]) -> None:
+        """Record, soon, that holds which a dead process left are no more, by their numbers."""
+        for number in holds:
+            self._let_go(number)
+
     # For the core
 
     async def intend(self, admitted: list[Pending]) -> None:
@@ -167,9 +172,9 @@ class Journal:
         if self.failure is None:
             await self._until_durable(max(pending.intent for pending in admitted))
 
-    def written(self, flights: list[Flight]) -> None:
+    def written(self, admitted: list[Pending]) -> None:
         """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
-        self._written.append((trio.current_time(), flights))
+        self._written.append((trio.current_time(), admitted))
         self._wake_lazily()
 
     def retried(self, pending: Pending) -> None:
@@ -292,9 +297,9 @@ class Journal:
         before = trio.current_time() - LAZY
         written = self._written
         while written and (written[0][0] <= before or self._closing):
-            for flight in written.popleft()[1]:
-                if flight.pending.state is State.IN_FLIGHT:
-                    self._add_attempts(flight.pending, attempts)
+            for pending in written.popleft()[1]:
+                if pending.state is State.IN_FLIGHT:
+                    self._add_attempts(pending, attempts)
         self._lazy = bool(written)
         attempts.sort()  # a table grows best at its end
         if self._closing:

@@ -20,11 +20,13 @@ class JournalHold:
     """An order in a scope. Times are Unix seconds.
 
     Attributes:
+        number: counts the holds and cancels of this file from 1.
         session: the session whose scope it was.
         held_at: when it was added.
         released_at: when it was discarded or found off the book; None if it never was.
     """
 
+    number: int
     session: int
     held_at: float
     released_at: float | None = None
@@ -35,6 +37,7 @@ class JournalCancel:
     """One cancel of an order, from its intent to its outcome. Times are Unix seconds.
 
     Attributes:
+        number: counts the holds and cancels of this file from 1.
         session: the session that canceled.
         intended_at: when the intent was made durable; its first byte was written after that.
         attempts: the requests that are known to have been written. After a crash others may have been.
@@ -43,6 +46,7 @@ class JournalCancel:
         error_code: the venue's code, where it refused with one.
     """
 
+    number: int
     session: int
     intended_at: float
     attempts: tuple[Attempt, ...] = ()
@@ -59,17 +63,22 @@ class JournalOrder:
         request: the order, as it was named.
         holds: when it was in a scope, oldest first.
         cancels: its cancels, oldest first.
-        held: True if a scope held it last, and nothing says that it is off the book since.
         unsettled: True if a cancel of it has no outcome or ended Unknown, and no later one has told.
+        open_holds: the holds that nothing has ended.
         known_at: for an order that is left: until when (Unix seconds) its session surely meant this order by its id.
     """
 
     request: CancelRequest
     holds: tuple[JournalHold, ...]
     cancels: tuple[JournalCancel, ...]
-    held: bool
+    open_holds: tuple[JournalHold, ...]
     unsettled: bool
     known_at: float
+
+    @property
+    def held(self) -> bool:
+        """True if a scope held it last, and nothing says that it is off the book since."""
+        return bool(self.open_holds)
 
     @property
     def left(self) -> bool:
@@ -149,12 +158,12 @@ def contents_of(tables: Tables) -> JournalContents:
         story = stories.setdefault((external, key), _Story())
         alive[session] = max(alive.get(session, 0), at)
         if is_hold:
-            story.holds[number] = JournalHold(session, at / 1e6, seconds(released.get(number)))
+            story.holds[number] = JournalHold(number, session, at / 1e6, seconds(released.get(number)))
         else:
             kind, settled, code = outcomes.get(number, (None, None, None))
             alive[session] = max(alive[session], settled or 0)
             tried = _attempts(attempts.get(number, ()), sessions.get(session))
-            story.cancels[number] = JournalCancel(session, at / 1e6, tried, kind, seconds(settled), code)
+            story.cancels[number] = JournalCancel(number, session, at / 1e6, tried, kind, seconds(settled), code)
     lives = {number: at / 1e6 for number, at in alive.items()}
     return JournalContents(
         tables.url,
@@ -182,13 +191,13 @@ def _order(request: CancelRequest, story: _Story, lives: dict[int, float]) -> Jo
             unsettled_at = None
         if cancel.kind in _OFF_BOOK:
             off_book = number
-    holding = [hold for number, hold in story.holds.items() if hold.released_at is None and number > off_book]
+    held = [hold for number, hold in story.holds.items() if hold.released_at is None and number > off_book]
     return JournalOrder(
         request,
         tuple(story.holds.values()),
         tuple(story.cancels.values()),
-        held=bool(holding),
+        open_holds=tuple(held),
         unsettled=unsettled_at is not None,
         # A scope means this very order as long as its session lives; a mere cancel meant it when it was made.
-        known_at=max([unsettled_at or 0.0, *(lives[hold.session] for hold in holding)]),
+        known_at=max([unsettled_at or 0.0, *(lives[hold.session] for hold in held)]),
     )

@@ -3,7 +3,7 @@
 ::
 
     _app        the commands, what they have in common, and how their errors become one line and a status
-    _cancel     _demo     _sandbox     _doctor          one command each
+    _cancel     _demo     _sandbox     _doctor     _resume     _journal          one command each
     _run        a bulk cancel that signals and a deadline can end, and that accounts for every order
     _checks     what the doctor looks at
     _input      files and arguments into requests (no network)

@@ -84,7 +84,8 @@ async def resume(
         why = f"its external id is older than {OLD / 3600:g} h and may name a newer order; --old-external-ids takes it"
         output.tell(NotSent(order.request, cause=NotWritten(why)), 1)
     holds = {order.request: [hold.number for hold in order.open_holds] for order in plan.orders if order.held}
-    run = _Resume(open_session, {order.request: 1 for order in plan.orders}, output.tell, output.room, Halt(), holds)
+    requests = {order.request: 1 for order in plan.orders}
+    run = _Resume(open_session, requests, output.tell, output.room, Halt(), holds=holds)
     await output.cancel(run)
     if failed:
         say("the journal could not record all of it; once it can be written, run this again")
@@ -99,7 +100,7 @@ class _Resume(Run):
         holds: the numbers of the holds, by order.
     """
 
-    holds: dict[CancelRequest, list[int]] = attrs.field(kw_only=False, factory=dict)
+    holds: dict[CancelRequest, list[int]] = attrs.field(kw_only=True, factory=dict)
     _missing: dict[CancelRequest, Outcome] = attrs.field(factory=dict, init=False)
 
     async def _cancel_all(self, ws: TradingWS) -> None:
@@ -113,7 +114,9 @@ class _Resume(Run):
                     break
                 await trio.sleep(min(ASK_AGAIN, max(0.0, settled_at - trio.current_time())))
                 self.requests = dict.fromkeys(self._missing, 1)
-            ws.release_left(number for request in self._missing for number in self.holds[request])
+            journal = ws._session.journal
+            assert journal is not None
+            journal.release_left(number for request in self._missing for number in self.holds[request])
         finally:
             self.requests = everything
             for outcome in self._missing.values():
