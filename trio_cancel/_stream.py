@@ -55,7 +55,7 @@ class CancelStream:
         self._dispatcher = dispatcher
         self._shelf: deque[CancelRequest] = deque()
         self._in_flight: dict[Pending, None] = {}
-        self._send, self._receive = trio.open_memory_channel[Outcome](ROOM)
+        self._send, self._receive = trio.open_memory_channel[Outcome](ROOM + SHELF)
         self._waiting = 0  # outcomes delivered and not yet received
         self._intake_bell = Bell()
         self._exhausted = False
@@ -95,13 +95,20 @@ class CancelStream:
         taken: list[Pending] = [_Item(self, shelf.popleft(), self._terms, now) for _ in range(most)]
         self._in_flight.update(dict.fromkeys(taken))
         self._dispatcher.counters.queued += len(taken)
-        if before > SHELF // 2 >= len(shelf):
+        if before > SHELF // 2 >= len(shelf) or not shelf:
             self._intake_bell.ring()
         return taken
 
     def refuse(self, cause: BaseException) -> None:
-        """Settle the shelf, and from now on every item as it comes: nothing will be sent."""
-        self._refused = cause
+        """Settle the shelf: nothing of it will be sent. What comes after an outage gets a chance of its own."""
+        while self._shelf and len(self._in_flight) + self._waiting < ROOM + SHELF:
+            self._waiting += 1
+            self._send.send_nowait(NotSent(self._shelf.popleft(), cause=cause))
+        if self._dispatcher.table.stopped is not None:
+            self._refused = cause
+        else:
+            self.held_since = trio.current_time()
+            self._dispatcher.submit_source(self, self.held_since)
         self._intake_bell.ring()
 
     def give_up_after(self) -> float:
@@ -117,7 +124,7 @@ class CancelStream:
             self._finish_if_done()
 
     def _finish_if_done(self) -> None:
-        if self._exhausted and not self._in_flight and not self._shelf:
+        if self._exhausted and not self._in_flight:
             self._send.close()
 
     # The intake task
@@ -136,7 +143,10 @@ class CancelStream:
                     await self._put(item, index)
         except Exception as error:  # the user's iterable failed: it comes out of the stream, after its outcomes
             self._error = error
-        await self._settle_shelf()
+        while self._shelf:  # until the dispatcher has taken every item, or never will
+            if self._refused is None:
+                await self._intake_bell.wait()
+            await self._settle_shelf()
         self._exhausted = True
         self._finish_if_done()
 
@@ -153,7 +163,7 @@ class CancelStream:
             await self._intake_bell.wait()
 
     async def _settle_shelf(self) -> None:
-        """If the session has failed, tell so for each order that waits."""
+        """If everything has ended, tell so for each order that waits, as the consumer takes it."""
         while self._refused is not None and self._shelf:
             outcome = NotSent(self._shelf.popleft(), cause=self._refused)
             self._waiting += 1
@@ -185,6 +195,7 @@ async def run_stream(
     nursery = await manager.__aenter__()
     intake_ended = trio.Event()
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C goes to the block, not into a group of exceptions beside it
     async def intake() -> None:
         try:
             await stream._take_in(requests)
