@@ -958,6 +958,24 @@ def test_the_window_starts_small_and_grows_with_each_answer() -> None:
     assert desk.dispatcher.governor.window == WINDOW_START
 
 
+def test_what_is_given_up_leaves_its_place_to_the_next() -> None:
+    desk = Desk(terms=Terms(retry=False, reply_timeout=1))
+    desk.submit_bulk(*(f"o{index}" for index in range(3 * WINDOW_START)))
+    desk.wait(2)
+    assert desk.times == [0.0] * WINDOW_START + [1.0] * WINDOW_START + [2.0] * WINDOW_START
+
+
+def test_who_leaves_and_has_nothing_to_wait_for_leaves_its_place_to_the_next() -> None:
+    desk = Desk()
+    orders = [desk.submit(f"o{index}") for index in range(WINDOW_START)]
+    desk.submit("next")
+    for request_id in list(desk.ids):
+        desk.answer(BROKEN(request_id))
+    for order in orders:
+        desk.abandon(order)
+    assert desk.written[-1][2] == "next"
+
+
 def test_a_single_cancel_overtakes_bulk_ones() -> None:
     desk = Desk(auto=False)
     desk.submit_bulk(*(f"o{index}" for index in range(WINDOW_START)))

@@ -273,6 +273,7 @@ class Dispatcher:
                     source.refuse(self._no_connection() or NotWritten("there was no connection"))
                 else:
                     next_at = min(next_at, at)
+        self.table.wake_writer()  # what was given up has left its place in the window
         return next_at
 
     def _overdue_reply(self, pending: Pending, now: float) -> None:

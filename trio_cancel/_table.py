@@ -122,9 +122,11 @@ class Table:
         pending.abandoned = True
         if not pending.flights:
             self.settle(pending, pending.conclude(NotWritten("its caller left before it was written"), None))
+            self.wake_writer()
         elif not self.can_still_be_answered(pending):
             # Nothing more can come: its answers are here or its connections are gone.
             self.settle(pending, pending.conclude(None, self.clock))
+            self.wake_writer()
         else:
             pending.state = State.IN_FLIGHT
             logger.warning("the caller of the cancel of %s left before its answer came", pending.request)
