@@ -5,14 +5,12 @@ dispatcher), the writer (the only one that writes to the socket), the slow reade
 messages, which come by way of trio-websocket) and the keepalive. They run in the session's shielded scope and under
 KeyboardInterrupt protection, so nothing that befalls a caller reaches them.
 
-The writer owns what it has admitted until it is signed: if it is cancelled before, the orders go back into the queue.
-If it is cancelled in a write, the stream's own count says which frames the socket has not wholly accepted; those were
-not sent. Whatever ends the connection, the dispatcher learns it in ``finally``, after every message that came before.
+Whatever ends the connection, the dispatcher learns it in ``finally``: after every message that came before, and after
+the writer has told which requests were not sent.
 """
 
 from __future__ import annotations
 
-import math
 import ssl
 from collections.abc import Callable
 
@@ -23,19 +21,16 @@ from trio_cancel._bell import Bell
 from trio_cancel._dispatch import Dispatcher
 from trio_cancel._endpoint import Endpoint
 from trio_cancel._errors import ConnectionLost, HandshakeFailed
-from trio_cancel._frames import encode_text
-from trio_cancel._intake import Intake, IntentLog
-from trio_cancel._pending import Flight, Pending
+from trio_cancel._intake import IntentLog
 from trio_cancel._transport import ByteStream, Dial, open_stream
 from trio_cancel._websocket import Link, upgrade
 from trio_cancel._world import World
+from trio_cancel._writer import Writer
 
 PING_INTERVAL = 15.0
 """Seconds between two pings: well under the 60 s after which the venue drops an idle connection."""
 PONG_DEADLINE = 10.0
 """Seconds to wait for a pong before the connection counts as dead."""
-WRITE_DEADLINE = 5.0
-"""Seconds that one write may be stalled by a peer that does not read."""
 FLUSH_TIME = 0.5
 """Seconds in which a Close frame may still leave, and messages be delivered, after a connection has failed."""
 CLOSE_TIME = 1.0
@@ -57,15 +52,11 @@ class Connection:
 
     def __init__(self, number: int, dispatcher: Dispatcher, world: World, intents: IntentLog | None) -> None:
         self.number = number
-        self.bell = Bell()  # rings for the writer
         self.link: Link
+        self.writer = Writer(number, dispatcher, world, intents, Bell())
         self._dispatcher = dispatcher
         self._world = world
-        self._intents = intents
-        self._intake = None if intents is None else Intake(dispatcher, intents, self.bell.ring)
-        self.order_bell = self.bell if self._intake is None else self._intake.bell  # rings for who admits orders
         self._over = trio.Event()
-        self._flushed = trio.Event()
         self._cause: BaseException | None = None
 
     def end(self, cause: BaseException | None) -> None:
@@ -108,11 +99,12 @@ class Connection:
                             stream,
                             dialing.endpoint,
                             on_text=self._read,
-                            wake=self.bell.ring,
+                            wake=self.writer.bell.ring,
                             wall_clock=self._world.wall,
                         )
                         up = True
                     if up:
+                        self.writer.link, self.writer.end = self.link, self.end
                         opened(self)
                         await self._run(nursery)
                     else:
@@ -133,9 +125,9 @@ class Connection:
         return self._cause
 
     async def _run(self, nursery: trio.Nursery) -> None:
-        if self._intake is not None:
-            nursery.start_soon(self._intake.run)
-        nursery.start_soon(self._write)
+        if self.writer.intake is not None:
+            nursery.start_soon(self.writer.intake.run)
+        nursery.start_soon(self.writer.write)
         nursery.start_soon(self._read_slow)
         nursery.start_soon(self._keep_alive)
         nursery.start_soon(self._watch_reader)
@@ -143,7 +135,7 @@ class Connection:
         with trio.move_on_after(FLUSH_TIME):
             # A Close frame that says what the peer did wrong, if there is one, is worth half a second.
             if self.link.closing and not self.link.stream.poisoned:
-                await self._flushed.wait()
+                await self.writer.flushed.wait()
                 if self.link.ended.is_set():
                     # Bytes left unread would make the system reset the connection before the peer reads our code.
                     await self.link.stream.drain()
@@ -193,61 +185,3 @@ class Connection:
             if scope.cancelled_caught:
                 self.end(ConnectionLost(f"no pong came within {PONG_DEADLINE:g} s"))
                 return
-
-    @trio.lowlevel.enable_ki_protection
-    async def _write(self) -> None:
-        link = self.link
-        bell = self.bell
-        take = self._dispatcher.take if self._intake is None else self._intake.take
-        while True:
-            control = link.take_control()
-            admitted: list[Pending] = []
-            ask_at = math.inf
-            if not link.closing:
-                admitted, ask_at = take(trio.current_time())
-            if admitted or control or link.stream.pending_output:
-                if not await self._write_once(control, admitted):
-                    return
-            elif link.closing:
-                self._flushed.set()
-                await bell.wait()
-            elif ask_at == math.inf:
-                await bell.wait()
-            else:
-                with trio.move_on_at(ask_at):
-                    await bell.wait()
-
-    async def _write_once(self, control: list[bytes], admitted: list[Pending]) -> bool:
-        """Write control frames and requests in one go; return False if the connection broke."""
-        dispatcher = self._dispatcher
-        stream = self.link.stream
-        flights: list[Flight] = []
-        cause: BaseException = ConnectionLost("the connection broke before it was written")
-        before = stream.accepted
-        whole = False
-        try:
-            chunks = control
-            if admitted and not self.link.closing:
-                flights, texts = dispatcher.sign(admitted, self.number, trio.current_time(), self._world.wall())
-                masks = self._world.random_bytes(4 * len(texts))
-                chunks = control + [encode_text(text, masks[4 * i : 4 * i + 4]) for i, text in enumerate(texts)]
-            with trio.move_on_after(WRITE_DEADLINE) as scope:
-                await stream.send(chunks)
-                whole = True
-                if flights and self._intents is not None:
-                    self._intents.written(admitted)
-            if scope.cancelled_caught:
-                cause = ConnectionLost(f"the venue did not read for {WRITE_DEADLINE:g} s")
-                self.end(cause)
-        except trio.BrokenResourceError as error:
-            cause = error
-            self.end(ConnectionLost(str(error)))
-        finally:
-            if not whole:
-                now = trio.current_time()
-                accepted = max(0, stream.accepted - before - len(control))
-                dispatcher.not_written(flights[accepted:], cause, now)
-                dispatcher.put_back(admitted, now)
-            elif not flights:
-                dispatcher.put_back(admitted, trio.current_time())
-        return whole

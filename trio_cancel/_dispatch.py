@@ -51,6 +51,7 @@ class Dispatcher:
         self.counters = self.table.counters
         self.read = self.inbox.read
         self.abandon = self.table.abandon
+        self.write_now = wake_writer  # for a single cancel that finds nothing else under way
         self.correction = 0.0  # seconds added to our clock before signing
         self.down_since: float | None = 0.0
         self.down_because: BaseException | None = None
@@ -73,7 +74,10 @@ class Dispatcher:
             self.table.settle(pending, pending.conclude(self.table.stopped, None))
             return
         self.queue.add(pending)
-        self.table.wake_writer()
+        if self.table.active:
+            self.table.wake_writer()
+        else:
+            self.write_now()
         if self.down_since is not None:
             self._wake_timer(now + pending.terms.give_up_after)
 

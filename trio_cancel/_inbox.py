@@ -72,7 +72,8 @@ class Inbox:
             )
         else:
             self._read_refusal(reply, flight, verdict, why, now)
-        table.wake_writer()
+        if table.queue:
+            table.wake_writer()
 
     def _read_refusal(self, reply: Reply | BadReply, flight: Flight, verdict: Verdict, why: str, now: float) -> None:
         table = self._table

@@ -39,6 +39,9 @@ class Queue:
         self._retries: list[Pending] = []
         self._sources: deque[Source] = deque()
 
+    def __bool__(self) -> bool:
+        return bool(self._urgent or self._retries or self._sources)
+
     def add(self, pending: Pending) -> None:
         """Put a single cancel in line."""
         self._urgent.append(pending)

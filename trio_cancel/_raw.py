@@ -1,7 +1,7 @@
 """Bytes without TLS: a socket used directly, or a stream of somebody else's.
 
-The reader task calls ``receive``, the writer task ``send``; ``close`` may be called by anybody and wakes both. Every
-error comes as ``trio.BrokenResourceError`` with its cause.
+The reader task calls ``receive``, the writer task ``send_now`` and ``send``; ``close`` may be called by anybody and
+wakes both. Every error comes as ``trio.BrokenResourceError`` with its cause.
 
 Cancellation: ``receive`` loses nothing; ``send`` leaves ``sent`` true.
 """
@@ -30,6 +30,9 @@ class Raw(Protocol):
 
     async def receive(self) -> bytes: ...
 
+    def send_now(self, data: bytes) -> int:
+        """Hand bytes over without waiting; return how many were taken."""
+
     async def send(self, data: bytes) -> None: ...
 
     def close(self) -> None: ...
@@ -38,53 +41,54 @@ class Raw(Protocol):
 
 
 class SocketRaw:
-    """A connected socket, used directly: no scheduler pass that is not needed."""
+    """A connected socket, used directly: no scheduler pass and no system call that is not needed."""
 
-    __slots__ = ("_ran_ahead", "_socket", "sent")
+    __slots__ = ("_filled", "_socket", "sent")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self._ran_ahead = False
+        self._filled = False
         self.sent = 0
 
     async def receive(self) -> bytes:
-        if self._ran_ahead:
-            # The last call found bytes at once and did not yield. Yielding now rather than then lets those bytes be
-            # handled sooner and more of them gather, and a cancellation here loses none.
-            self._ran_ahead = False
-            await trio.lowlevel.checkpoint()
         sock = self._socket
+        if sock.fileno() == -1:
+            raise trio.BrokenResourceError("this stream was closed")
         try:
-            data = sock.recv(RECEIVE_SIZE)
-        except BlockingIOError:
-            pass
-        except OSError as exc:
-            raise _broken(exc) from exc
-        else:
-            self._ran_ahead = True
-            return data
-        while True:
-            try:
+            if self._filled:
+                # The last read filled its buffer, so that more is likely at hand. A cancellation here loses nothing.
+                self._filled = False
+                await trio.lowlevel.checkpoint()
+            else:
                 await trio.lowlevel.wait_readable(sock)
-                return sock.recv(RECEIVE_SIZE)
-            except BlockingIOError:
-                continue
-            except (OSError, trio.ClosedResourceError) as exc:
-                raise _broken(exc) from exc
+            while True:
+                try:
+                    data = sock.recv(RECEIVE_SIZE)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(sock)
+                else:
+                    self._filled = len(data) == RECEIVE_SIZE
+                    return data
+        except (OSError, trio.ClosedResourceError) as exc:
+            raise _broken(exc) from exc
 
-    async def send(self, data: bytes) -> None:
+    def send_now(self, data: bytes) -> int:
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
-            sent = 0
+            return 0
         except OSError as exc:
             raise _broken(exc) from exc
         self.sent += sent
-        if sent == len(data):
-            return
+        return sent
+
+    async def send(self, data: bytes) -> None:
+        sent = 0
         with memoryview(data) as view:
             while sent < len(data):
+                if self._socket.fileno() == -1:
+                    raise trio.BrokenResourceError("this stream was closed")
                 try:
                     await trio.lowlevel.wait_writable(self._socket)
                     with view[sent:] as rest:
@@ -125,6 +129,11 @@ class StreamRaw:
         with self._until_closed():
             return bytes(await self._stream.receive_some(RECEIVE_SIZE))
         raise trio.BrokenResourceError("this stream was closed")
+
+    def send_now(self, data: bytes) -> int:  # noqa: ARG002 - a foreign stream takes nothing without waiting
+        if self._closed:
+            raise trio.BrokenResourceError("this stream was closed")
+        return 0
 
     async def send(self, data: bytes) -> None:
         with self._until_closed():

@@ -225,7 +225,7 @@ class Session:
             cause = await connection.serve(self._dialing, self._opened)
         finally:
             self._connection = None
-            self.dispatcher.table.wake_writer = self._nobody_waits
+            self.dispatcher.table.wake_writer = self.dispatcher.write_now = self._nobody_waits
         if cause is not None:
             logger.warning("connection %d ended: %s", number, cause)
         if self._notify is not None:
@@ -233,7 +233,9 @@ class Session:
 
     def _opened(self, connection: Connection) -> None:
         self._connection = connection
-        self.dispatcher.table.wake_writer = connection.order_bell.ring
+        writer = connection.writer
+        self.dispatcher.table.wake_writer = writer.order_bell.ring
+        self.dispatcher.write_now = writer.write_now if writer.intake is None else writer.order_bell.ring
         self._connections = connection.number
         self._opened_at = trio.current_time()
         dispatcher = self.dispatcher

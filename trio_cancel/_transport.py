@@ -21,6 +21,7 @@ from contextlib import suppress
 from itertools import accumulate
 from typing import Any, cast
 
+import attrs
 import trio
 
 from trio_cancel._endpoint import Endpoint
@@ -35,6 +36,17 @@ TCP_USER_TIMEOUT_MS = 20_000
 Dial = Callable[..., Awaitable[trio.abc.Stream]]
 
 
+@attrs.frozen
+class _Rest:
+    """What a send has left: the bytes, and where the counts stood before it."""
+
+    data: bytes
+    sent: int
+    accepted: int
+    ends: list[tuple[int, int]]
+    chunks: int
+
+
 class ByteStream:
     """A connected stream of bytes that counts what it sends. Made by :func:`open_stream`.
 
@@ -45,13 +57,14 @@ class ByteStream:
         on_output: called by ``receive`` when TLS itself has something to say, see ``pending_output``.
     """
 
-    __slots__ = ("_raw", "_tls", "accepted", "on_output", "poisoned")
+    __slots__ = ("_raw", "_rest", "_tls", "accepted", "on_output", "poisoned")
 
     def __init__(self, raw: Raw, tls: TLSCodec | None = None) -> None:
         self._raw = raw
         self._tls = tls
         self.accepted = 0
         self.poisoned = False
+        self._rest: _Rest | None = None
         self.on_output: Callable[[], object] | None = None
 
     @property
@@ -89,45 +102,82 @@ class ByteStream:
                 return plain
         return b""
 
-    async def send(self, chunks: Sequence[bytes]) -> None:
-        """Send whole frames, as many of them in one go as there are.
+    def send_now(self, chunks: Sequence[bytes]) -> bool:
+        """Send whole frames, in one go, as far as the system takes them without waiting.
 
         Args:
             chunks: each is one whole frame; perhaps none, to send what TLS has to say.
 
+        Returns:
+            True if everything was accepted. If not, the stream is poisoned until :meth:`finish_send` has sent the rest.
+
         Raises:
             trio.BrokenResourceError: the connection broke, the stream was closed or poisoned. ``accepted`` tells how
                 many of the chunks were wholly accepted.
-
-        Cancelled: ``accepted`` is true; the stream is poisoned if anything was left out. If the system accepts
-        everything at once there is no checkpoint.
         """
         if self.poisoned:
             raise trio.BrokenResourceError("an earlier send was left unfinished; nothing may follow it")
         raw = self._raw
+        ends: list[tuple[int, int]] | None = None
         if self._tls is None:
             data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            ends = None
         else:
             try:
                 data, ends = self._tls.seal(chunks)
             except ssl.SSLError as exc:
                 self.poisoned = True
                 raise trio.BrokenResourceError(f"TLS broke: {exc.reason or exc}") from exc
-        if not data:
-            self.accepted += len(chunks)
-            return
-        before = raw.sent
-        try:
-            await raw.send(data)
-        except BaseException:
-            self.poisoned = True
-            sent = raw.sent - before
-            if ends is None:
-                ends = list(enumerate(accumulate(map(len, chunks)), 1))
-            self.accepted += max((count for count, end in ends if end <= sent), default=0)
-            raise
+        if data:
+            before = raw.sent
+            try:
+                taken = raw.send_now(data)
+            except trio.BrokenResourceError:
+                self.poisoned = True
+                raise
+            if taken < len(data):
+                if ends is None:
+                    ends = list(enumerate(accumulate(map(len, chunks)), 1))
+                self.poisoned = True
+                self._rest = _Rest(data[taken:], before, self.accepted, ends, len(chunks))
+                self._count()
+                return False
         self.accepted += len(chunks)
+        return True
+
+    async def finish_send(self) -> None:
+        """Send what :meth:`send_now` has left.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke or the stream was closed.
+
+        Cancelled: ``accepted`` is true; the stream stays poisoned.
+        """
+        rest, self._rest = self._rest, None
+        assert rest is not None
+        try:
+            await self._raw.send(rest.data)
+        except BaseException:
+            self._rest = rest
+            self._count()
+            raise
+        self.accepted = rest.accepted + rest.chunks
+        self.poisoned = False
+
+    def _count(self) -> None:
+        """Count the chunks of an unfinished send that were wholly accepted."""
+        rest = self._rest
+        assert rest is not None
+        sent = self._raw.sent - rest.sent
+        self.accepted = rest.accepted + max((count for count, end in rest.ends if end <= sent), default=0)
+
+    async def send(self, chunks: Sequence[bytes]) -> None:
+        """Send whole frames: :meth:`send_now`, then :meth:`finish_send` if that is needed.
+
+        Cancelled: ``accepted`` is true; the stream is poisoned if anything was left out. If the system accepts
+        everything at once there is no checkpoint.
+        """
+        if not self.send_now(chunks):
+            await self.finish_send()
 
     async def drain(self) -> None:
         """Read and drop until the peer has closed or the connection broke. The caller bounds it."""
