@@ -14,15 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the words after the program's name; ``sys.argv``'s if None.
     """
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
-    except KeyboardInterrupt:  # so early that nothing has begun
-        sys.stderr.write("trio-cancel: interrupted\n")
-        return 130
-
-
-def _run(arguments: list[str]) -> int:
-    try:
         from trio_cancel._cli import run
+
+        return run(sys.argv[1:] if arguments is None else arguments)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -31,7 +25,9 @@ def _run(arguments: list[str]) -> int:
             "install the extra: pip install 'trio-cancel[cli]'\n"
         )
         return 2
-    return run(arguments)
+    except KeyboardInterrupt:  # so early that nothing has begun
+        sys.stderr.write("trio-cancel: interrupted\n")
+        return 130
 
 
 if __name__ == "__main__":

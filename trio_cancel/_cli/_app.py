@@ -23,6 +23,8 @@ from trio_cancel._errors import TradingError
 COMMANDS = {
     "demo": "Cancel a thousand orders at an exchange of its own, and show how that went.",
     "cancel": "Cancel orders and tell what became of each.",
+    "resume": "Cancel what a dead process left held or unsettled in its journal.",
+    "journal": "Tell what happened to each order in a journal.",
     "sandbox": "Serve an exchange to try things on, on the loopback interface.",
     "doctor": "Check the way to the venue, the clock and the credentials.",
 }
@@ -46,6 +48,7 @@ class Call:
         )
         for name, text in COMMANDS.items():
             self.app.command(f"trio_cancel._cli._{name}:{name}", name=name, help=text)
+        self.app.meta.suppress_keyboard_interrupt = False  # it has a status of its own here, too
         self.app.meta.group_parameters = Group("For every command", sort_key=9)
         self.app.meta.default(self._launch)
 
@@ -62,6 +65,8 @@ class Call:
         """Turn whatever comes out of the block into one line and ``status``; cancellation passes."""
         try:
             yield
+        except ModuleNotFoundError:
+            raise  # perhaps of the extra: that is explained where the extra need not be there
         except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
             self._explain(error)
 

@@ -194,9 +194,10 @@ async def _examine_session(
             note(_timed("upgrade", "it speaks WebSocket", started))
             note(await _within("ping", _ping, ws))
             note(judge_clock(ws.clock))
-            note(
-                await _prove(ws) if missing is None else Check("credentials", Result.FAILED, shell_words(str(missing)))
-            )
+            if missing is not None:
+                note(Check("credentials", Result.FAILED, shell_words(str(missing))))
+            else:
+                note(judge_probe(await ws.try_cancel(str(uuid4()).upper()), ws.clock))
     except HandshakeFailed as error:
         note(Check("upgrade", Result.FAILED, shell_words(str(error))))
 

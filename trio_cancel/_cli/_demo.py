@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
-from trio_cancel._cli._orders import check_orders, place_orders
+from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._records import left_lines
 from trio_cancel._cli._run import Halt, Run, hear_signals
@@ -33,6 +33,7 @@ async def demo(*, orders: Annotated[int, Parameter(help="How many orders.")] = 1
     The exchange runs in this process, over TLS; it checks every signature and keeps a book.
     """
     check_orders(orders, least=1)
+    need_trustme()
     tally = Tally()
     console = Console(file=sys.stdout)
     meter = Meter(orders, Console(stderr=True)) if is_terminal(sys.stderr) else None

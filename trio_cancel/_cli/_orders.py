@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from trio_cancel._cli._failure import CommandError
 from trio_cancel.sandbox import Sandbox
 
@@ -18,6 +20,11 @@ def check_orders(orders: int, *, least: int) -> None:
     """
     if not least <= orders <= ORDERS_MOST:
         raise CommandError(f"--orders needs a number from {least} to {ORDERS_MOST}, not {orders}.")
+
+
+def need_trustme() -> None:
+    """Raise ModuleNotFoundError if there is nothing to make certificates with."""
+    importlib.import_module("trustme")
 
 
 def place_orders(venue: Sandbox, count: int) -> list[str]:

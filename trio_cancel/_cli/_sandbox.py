@@ -14,7 +14,7 @@ import trio
 from cyclopts import Parameter
 
 from trio_cancel._cli._failure import CommandError
-from trio_cancel._cli._orders import check_orders, place_orders
+from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._tally import Status
 from trio_cancel._models import SECRET_VARIABLE, TOKEN_VARIABLE
@@ -39,6 +39,8 @@ async def sandbox(
     if not 0 <= port <= 65535:
         raise CommandError("--port needs a number from 0 to 65535.")
     check_orders(orders, least=0)
+    if tls:
+        need_trustme()
     halt = Halt()
     with tempfile.TemporaryDirectory(prefix="trio-cancel-sandbox-", ignore_cleanup_errors=True) as folder:
         async with hear_signals(halt) as nursery:

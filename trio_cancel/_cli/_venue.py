@@ -60,6 +60,8 @@ def trust(ca_file: str | None) -> ssl.SSLContext | None:
     """Return a context that trusts ``ca_file`` alone; None for the system's trust."""
     if ca_file is None:
         return None
+    if not ca_file:
+        raise CommandError("--ca-file needs the name of a file.")  # an empty one would mean the system's trust
     try:
         return ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError:
