@@ -24,6 +24,8 @@ DOUBLING = 0.5
 """Seconds in which the pace doubles until it meets the limit."""
 RECOVERY = 0.02
 """Growth of the pace a second after that."""
+RECOVERY_EACH = 0.003
+"""Growth of the pace an answer after that, at most: a slow venue must not refuse one of every few requests."""
 
 
 class Pacer:
@@ -106,7 +108,7 @@ class Governor:
         # Only time in which requests flowed tells anything: an idle hour must not grow the pace.
         busy = min(now - self._grown_at, 2 / self.rate)
         self._grown_at = now
-        self.rate *= 2 ** (busy / DOUBLING) if self._doubling else 1 + RECOVERY * busy
+        self.rate *= 2 ** (busy / DOUBLING) if self._doubling else 1 + min(RECOVERY * busy, RECOVERY_EACH)
         if self.rate > PACED_MOST:
             self.rate = None
             self._doubling = True

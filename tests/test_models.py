@@ -1,0 +1,128 @@
+"""The values of the contract: what may be built, what is refused, and what is never shown."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+
+import attrs
+import pytest
+
+from trio_cancel import CancelRequest, ConfigurationError, Credentials, InvalidRequest
+
+SECRET = "s3cr3t-that-nobody-sees"
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "7155ED34-9EC4-4733-8B32-1E4319CB662F", "ordem-ç-€-🚀", " ", "\u2028", "a" * 10_000]
+)
+def test_a_request_takes_any_text(text: str) -> None:
+    assert CancelRequest(text).id == CancelRequest(text).key == text
+    assert CancelRequest(external_id=text).external_id == CancelRequest(external_id=text).key == text
+    assert CancelRequest(text) != CancelRequest(external_id=text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ({}, "both are missing"),
+        ({"id": None, "external_id": None}, "both are missing"),
+        ({"id": "a", "external_id": "b"}, "not both"),
+        ({"id": "a", "external_id": ""}, "not both"),
+        ({"id": ""}, "id must not be empty"),
+        ({"external_id": ""}, "external_id must not be empty"),
+        ({"id": 7}, "id must be a string, not int"),
+        ({"id": b"a"}, "id must be a string, not bytes"),
+        ({"external_id": ["a"]}, "external_id must be a string, not list"),
+        ({"id": True}, "id must be a string, not bool"),
+        ({"id": "\ud800"}, "UTF-8"),
+        ({"external_id": "a\udfffb"}, "UTF-8"),
+    ],
+)
+def test_anything_else_says_which_rule_it_broke(arguments: dict[str, str], rule: str) -> None:
+    with pytest.raises(InvalidRequest, match=rule) as caught:
+        CancelRequest(**arguments)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, TypeError)
+    with pytest.raises(InvalidRequest):
+        attrs.evolve(CancelRequest("fine"), **({"id": None} | arguments))
+
+
+def test_a_request_or_its_id_is_taken_and_not_mixed() -> None:
+    request = CancelRequest(external_id="x")
+    assert CancelRequest.of(request, None) is request
+    assert CancelRequest.of("a", None) == CancelRequest("a")
+    assert CancelRequest.of(None, "b") == CancelRequest(external_id="b")
+    with pytest.raises(InvalidRequest, match="names its order already"):
+        CancelRequest.of(request, "y")
+    with pytest.raises(InvalidRequest, match="missing"):
+        CancelRequest.of(None, None)
+
+
+def test_a_request_is_a_frozen_value() -> None:
+    request = CancelRequest("a")
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        request.id = "b"  # type: ignore[misc]  # that is what is tested
+    assert hash(request) == hash(CancelRequest("a"))
+    assert copy.copy(request) == pickle.loads(pickle.dumps(request)) == request
+    assert not hasattr(request, "__dict__")
+    assert str(request) == "order a"
+    assert str(CancelRequest(external_id="b")) == "order with external id b"
+
+
+@pytest.mark.parametrize(
+    ("token", "secret", "message"),
+    [
+        ("", SECRET, "a api_token that is not empty|an api_token that is not empty|api_token"),
+        ("t", "", "api_secret"),
+        (7, SECRET, "string as api_token, not int"),
+        ("t", None, "string as api_secret, not NoneType"),
+        ("t", SECRET.encode(), "string as api_secret, not bytes"),
+        ("t", SECRET + "\ud800", "api_secret holds a character that UTF-8 cannot encode"),
+    ],
+)
+def test_unusable_credentials_are_refused_without_being_shown(token: str, secret: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        Credentials(token, secret)
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    assert SECRET not in shown.replace(repr(SECRET), "")
+    assert SECRET not in str(caught.value)
+
+
+def test_credentials_show_nothing() -> None:
+    credentials = Credentials("token-nobody-sees", SECRET)
+    for shown in (repr(credentials), str(credentials), f"{credentials}", "%s" % credentials, repr([credentials])):
+        assert SECRET not in shown
+        assert "token-nobody-sees" not in shown
+    assert (credentials.api_token, credentials.api_secret) == ("token-nobody-sees", SECRET)
+    assert credentials == Credentials("token-nobody-sees", SECRET)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        credentials.api_secret = "other"  # type: ignore[misc]  # that is what is tested
+
+
+def test_credentials_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIPIO_API_TOKEN", "t")
+    monkeypatch.setenv("RIPIO_API_SECRET", SECRET)
+    assert Credentials.from_env() == Credentials("t", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("present", "named", "other"),
+    [
+        ({"RIPIO_API_SECRET": SECRET}, "variable RIPIO_API_TOKEN,", "RIPIO_API_SECRET"),
+        ({"RIPIO_API_TOKEN": "t", "RIPIO_API_SECRET": ""}, "variable RIPIO_API_SECRET,", "RIPIO_API_TOKEN"),
+        ({}, "variables RIPIO_API_TOKEN and RIPIO_API_SECRET,", None),
+    ],
+)
+def test_missing_credentials_are_named(
+    monkeypatch: pytest.MonkeyPatch, present: dict[str, str], named: str, other: str | None
+) -> None:
+    for name in ("RIPIO_API_TOKEN", "RIPIO_API_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in present.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        Credentials.from_env()
+    assert other is None or other not in str(caught.value)
+    assert SECRET not in str(caught.value)

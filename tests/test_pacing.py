@@ -1,0 +1,222 @@
+"""Rates set and rates found out, against simulated venues, on a clock that is a number."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from itertools import count, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_cancel import ConfigurationError, Pacer
+from trio_cancel._pacing import PACED_LEAST, PACED_MOST, PACED_START, WINDOW_MOST, WINDOW_START, Governor
+
+# Pacer
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst"),
+    [
+        (0, 1),
+        (-1, 1),
+        (math.inf, 1),
+        (math.nan, 1),
+        (True, 1),
+        ("5", 1),
+        (None, 1),
+        (1, 0),
+        (1, -1),
+        (1, 1.5),
+        (1, True),
+        (1, None),
+    ],
+)
+def test_a_pacer_that_makes_no_sense_is_refused(rate: float, burst: int) -> None:
+    with pytest.raises(ConfigurationError, match="Pacer needs"):
+        Pacer(rate, burst)
+
+
+def starts(pacer: Pacer, number: int, now: float = 0.0) -> list[float]:
+    times = []
+    for _ in range(number):
+        now = max(now, pacer.ready_at())
+        pacer.start(now)
+        times.append(now)
+    return times
+
+
+def test_a_burst_and_then_the_rate() -> None:
+    assert starts(Pacer(2, burst=3), 6) == pytest.approx([0, 0, 0, 0.5, 1.0, 1.5])
+    assert starts(Pacer(0.5), 3) == pytest.approx([0, 2, 4])
+    assert repr(Pacer(2, burst=3)) == "Pacer(rate=2, burst=3)"
+
+
+def test_a_pause_gives_the_burst_back_and_no_more() -> None:
+    pacer = Pacer(10, burst=5)
+    starts(pacer, 20)
+    assert starts(pacer, 7, now=100.0) == pytest.approx([100.0] * 5 + [100.1, 100.2])
+
+
+@given(
+    rate=st.floats(0.1, 1000),
+    burst=st.integers(1, 50),
+    pauses=st.lists(st.floats(0, 10), min_size=1, max_size=60),
+)
+def test_no_stretch_of_time_holds_more_than_rate_and_burst_allow(rate: float, burst: int, pauses: list[float]) -> None:
+    pacer = Pacer(rate, burst)
+    now, times = 0.0, []
+    for pause in pauses:
+        now = max(now + pause, pacer.ready_at())
+        pacer.start(now)
+        times.append(now)
+    for first in range(len(times)):
+        for last in range(first, len(times)):
+            allowed = burst + (times[last] - times[first]) * rate
+            assert last - first + 1 <= allowed + 1e-6
+
+
+# Governor
+
+
+def test_a_new_governor_holds_nothing_back() -> None:
+    governor = Governor()
+    assert governor.window == WINDOW_START
+    assert governor.rate is None
+    assert governor.ready_at() == -math.inf
+    for _ in range(1000):
+        governor.start(1.0)
+        governor.accepted(1.0)
+    assert governor.window == WINDOW_MOST
+    assert governor.ready_at() == -math.inf
+    governor.reset_window()
+    assert governor.window == WINDOW_START
+
+
+def test_the_first_refusal_paces_and_a_burst_of_them_is_one() -> None:
+    governor = Governor()
+    assert governor.limited(1.0, written_at=0.5)
+    assert governor.rate == PACED_START
+    for written_at in (0.5, 0.7, 1.0):
+        assert not governor.limited(1.1, written_at=written_at)
+    assert governor.rate == PACED_START
+    assert governor.limited(2.0, written_at=1.5)
+    assert governor.rate == PACED_START / 2
+    assert governor.ready_at() > 2.0
+
+
+def test_the_pace_never_falls_to_nothing() -> None:
+    governor = Governor()
+    for second in range(1, 1000):
+        governor.limited(float(second), written_at=second - 0.5)
+    assert governor.rate == PACED_LEAST
+    assert governor.ready_at() <= 999 + 1 / PACED_LEAST
+
+
+def test_an_idle_hour_does_not_grow_the_pace() -> None:
+    governor = Governor()
+    governor.limited(1.0, written_at=0.5)
+    governor.accepted(3600.0)
+    assert governor.rate is not None
+    assert governor.rate < 10 * PACED_START
+
+
+def test_a_pace_without_limit_is_none() -> None:
+    governor = Governor()
+    governor.limited(1.0, written_at=0.5)
+    now = 1.0
+    while governor.rate is not None and now < 60:
+        governor.start(now)
+        now = max(now, governor.ready_at()) + 0.001
+        governor.accepted(now)
+    assert governor.rate is None
+    assert now < 20
+    assert PACED_MOST > 1000
+
+
+class Bucket:
+    """A venue's limit."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate, self.burst = rate, burst
+        self.tokens, self.at = burst, 0.0
+
+    def take(self, now: float) -> bool:
+        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
+        self.at = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+def run(governor: Governor, bucket: Bucket, orders: int, *, latency: float = 0.02) -> tuple[float, int, list[float]]:
+    """Play orders through; return the seconds it took, how often the venue refused, and when each got through."""
+    now, refused, done = 0.0, 0, []
+    waiting, order = orders, count()
+    answers: list[tuple[float, int, float, bool]] = []
+    while len(done) < orders:
+        while waiting and len(answers) < governor.window and governor.ready_at() <= now:
+            governor.start(now)
+            waiting -= 1
+            arrives = now + latency / 2
+            heapq.heappush(answers, (arrives + latency / 2, next(order), now, bucket.take(arrives)))
+        at = [answers[0][0]] if answers else []
+        if waiting and len(answers) < governor.window:
+            at.append(governor.ready_at())
+        now = max(now, min(at))
+        while answers and answers[0][0] <= now:
+            _, _, written_at, accepted = heapq.heappop(answers)
+            if accepted:
+                governor.accepted(now)
+                done.append(now)
+            else:
+                refused += 1
+                waiting += 1
+                governor.limited(now, written_at)
+        assert now < 1e6
+    return now, refused, done
+
+
+@pytest.mark.parametrize("latency", [0.001, 0.02, 0.2])
+@pytest.mark.parametrize(
+    ("rate", "burst", "orders"),
+    [(50, 10, 1000), (500, 50, 5000), (3.5, 4, 1000), (1, 1, 1000), (10, 10, 1000), (50, 1, 1000)],
+)
+def test_a_limit_is_found_out_with_few_refusals(rate: float, burst: float, orders: int, latency: float) -> None:
+    seconds, refused, _ = run(Governor(), Bucket(rate, burst), orders, latency=latency)
+    assert refused < 0.05 * (orders + refused)
+    assert seconds < 2.5 * orders / rate + 15
+
+
+def test_no_limit_costs_nothing() -> None:
+    seconds, refused, _ = run(Governor(), Bucket(1e9, 1e9), 5000)
+    assert refused == 0
+    assert seconds < 1.0
+
+
+def test_when_the_limit_is_lifted_the_pace_recovers() -> None:
+    governor = Governor()
+    bucket = Bucket(20, 10)
+    run(governor, bucket, 300)
+    limited = governor.rate
+    assert limited is not None
+    bucket.rate, bucket.burst, bucket.tokens, bucket.at = 1e9, 1e9, 1e9, 0.0
+    governor._decreased_at = governor._grown_at = 0.0
+    governor._next_at = -math.inf
+    _, refused, done = run(governor, bucket, 2000)
+    assert refused == 0
+    gaps = [later - earlier for earlier, later in pairwise(done)]
+    assert sum(gaps[-100:]) < sum(gaps[:100])
+
+
+def test_when_the_limit_falls_the_pace_follows() -> None:
+    governor = Governor()
+    run(governor, Bucket(200, 10), 1000)
+    governor._decreased_at = governor._grown_at = 0.0
+    governor._next_at = -math.inf
+    _, refused, _ = run(governor, Bucket(5, 5), 200)
+    assert refused < 0.25 * 200
+    assert governor.rate is not None
+    assert governor.rate < 8
