@@ -1,0 +1,133 @@
+"""What a journal's rows add up to: which orders were left, and which of them may be canceled by their names."""
+
+from __future__ import annotations
+
+import pytest
+
+from trio_cancel import CancelRequest, JournalContents
+from trio_cancel._journal_reading import contents_of
+from trio_cancel._journal_rows import SessionRow, Tables
+from trio_cancel._resume import OLD, plan_resume
+
+SECOND = 1_000_000
+
+
+def contents(*events: tuple[object, ...], external: bool = False, alive: int = 0) -> JournalContents:
+    """A journal of one order, from events numbered in their order, one a second.
+
+    ``("hold",)``, ``("release", hold)``, ``("cancel", kind or None)``; every session is number 1.
+    """
+    tables = Tables("wss://venue", [SessionRow(1, "id", 0, 0, alive * SECOND, None)], [], [], [], [], [])
+    for number, (event, *detail) in enumerate(events, 1):
+        at = number * SECOND
+        match event:
+            case "hold":
+                tables.holds.append((number, 1, int(external), "x", at))
+            case "release":
+                tables.releases.append((detail[0], at))  # type: ignore[arg-type]  # the hold's number
+            case "cancel":
+                tables.intents.append((number, 1, int(external), "x", at))
+                if detail[0] is not None:
+                    tables.outcomes.append((number, str(detail[0]), at, None))
+    return contents_of(tables)
+
+
+HOLD = ("hold",)
+
+
+@pytest.mark.parametrize(
+    ("events", "held", "unsettled"),
+    [
+        ([HOLD], True, False),
+        ([HOLD, ("release", 1)], False, False),
+        ([HOLD, ("release", 1), HOLD], True, False),
+        ([HOLD, HOLD, ("release", 1)], True, False),
+        ([HOLD, ("cancel", None)], True, True),
+        ([HOLD, ("cancel", "unknown")], True, True),
+        ([HOLD, ("cancel", "canceled")], False, False),
+        ([HOLD, ("cancel", "already_closed")], False, False),
+        ([HOLD, ("cancel", "not_found")], True, False),
+        ([HOLD, ("cancel", "rejected")], True, False),
+        ([HOLD, ("cancel", "not_sent")], True, False),
+        ([HOLD, ("cancel", "canceled"), HOLD], True, False),
+        ([("cancel", None)], False, True),
+        ([("cancel", "unknown")], False, True),
+        ([("cancel", "canceled")], False, False),
+        ([("cancel", "already_closed")], False, False),
+        ([("cancel", "not_found")], False, False),
+        ([("cancel", "rejected")], False, False),
+        ([("cancel", "not_sent")], False, False),
+        ([("cancel", None), ("cancel", "canceled")], False, False),
+        ([("cancel", None), ("cancel", "not_found")], False, False),
+        ([("cancel", None), ("cancel", "rejected")], False, True),
+        ([("cancel", None), ("cancel", "not_sent")], False, True),
+        ([("cancel", "unknown"), ("cancel", "rejected"), ("cancel", "already_closed")], False, False),
+        ([("cancel", "canceled"), ("cancel", None)], False, True),
+        ([("cancel", "canceled"), HOLD], True, False),
+    ],
+)
+def test_what_was_left(events: list[tuple[object, ...]], held: bool, unsettled: bool) -> None:
+    told = contents(*events)
+    (order,) = told.orders
+    assert (order.held, order.unsettled) == (held, unsettled)
+    assert order.left == (held or unsettled)
+    assert told.left == ((order,) if held or unsettled else ())
+
+
+def test_an_order_has_one_name_and_names_do_not_mix() -> None:
+    tables = Tables("wss://venue", [], [(1, 1, 0, "x", 1), (2, 1, 1, "x", 1)], [(1, 2)], [], [], [])
+    by_id, by_external_id = contents_of(tables).orders
+    assert (by_id.request, by_id.left) == (CancelRequest("x"), False)
+    assert (by_external_id.request, by_external_id.left) == (CancelRequest(external_id="x"), True)
+
+
+def test_releases_and_outcomes_of_nothing_known_are_no_harm() -> None:
+    strays = Tables("wss://venue", [], [], [(9, 1)], [], [(1, 9, 1, 1, None, None)], [(8, "canceled", 1, None)])
+    assert contents_of(strays).orders == ()
+
+
+def test_an_attempt_has_its_sessions_request_id() -> None:
+    sessions = [SessionRow(1, "one", 0, 0, 0, None), SessionRow(2, "two", 5, 0, 0, None)]
+    intents = [(1, 1, 0, "x", SECOND), (2, 2, 0, "x", SECOND)]
+    attempts = [
+        (5, 1, 1, 2 * SECOND, None, None),
+        (6, 2, 1, 3 * SECOND, 4 * SECOND, 503),
+        (7, 2, 2, 5 * SECOND, None, None),
+    ]
+    (order,) = contents_of(Tables("wss://venue", sessions, [], [], intents, attempts, [])).orders
+    first, second = order.cancels
+    assert [a.request_id for a in first.attempts] == ["one-5"]
+    assert [(a.request_id, a.written_at, a.answered_at, a.status) for a in second.attempts] == [
+        ("two-1", 3.0, 4.0, 503),
+        ("two-2", 5.0, None, None),
+    ]
+
+
+# Names that are too old
+
+
+@pytest.mark.parametrize(
+    ("events", "alive", "since"),
+    [
+        ([HOLD], 0, 1),
+        ([HOLD], 5000, 5000),  # a scope means this very order as long as its session lives
+        ([("cancel", None)], 5000, 1),  # a mere cancel meant it when it was made
+        ([HOLD, ("cancel", "unknown")], 0, 2),
+    ],
+)
+def test_the_age_of_an_external_id(events: list[tuple[object, ...]], alive: int, since: int) -> None:
+    told = contents(*events, external=True, alive=alive)
+    young, old = plan_resume(told, since + OLD), plan_resume(told, since + OLD + 1)
+    assert (young.orders, young.old) == (told.left, ())
+    assert (old.orders, old.old) == ((), told.left)
+    assert plan_resume(told, since + OLD + 1, old_external_ids=True) == young
+
+
+def test_a_venues_id_never_grows_old() -> None:
+    told = contents(HOLD)
+    assert plan_resume(told, 1e9).orders == told.left
+
+
+def test_what_was_not_left_is_no_part_of_the_plan() -> None:
+    told = contents(HOLD, ("release", 1), external=True)
+    assert plan_resume(told, 1e9).old == plan_resume(told, 0).orders == ()
