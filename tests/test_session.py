@@ -84,7 +84,7 @@ async def test_the_tasks_at_rest_are_those_that_are_drawn(autojump_clock: MockCl
             "_tasks",
             "_timer_task",
             "_watch_reader",
-            "_write",
+            "write",
         ]
         for word in ("connections", "reader", "writer", "slow reader", "keepalive", "watcher", "timer"):
             assert f"── {word}" in drawn or f"s {word}" in drawn

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Literal, TypeGuard
 
@@ -42,20 +42,16 @@ OpenJournal = Callable[[str, Callable[[], float]], AbstractAsyncContextManager[J
 
 
 class _Single(Pending):
-    """A cancel with a channel of its own."""
+    """A cancel with a channel of its own, once somebody waits at it."""
 
     urgent = True
-
-    def __init__(
-        self, request: CancelRequest, terms: Terms, now: float, channel: trio.MemorySendChannel[Outcome]
-    ) -> None:
-        super().__init__(request, terms, now)
-        self._channel = channel
+    channel: trio.MemorySendChannel[Outcome] | None = None
 
     def deliver(self) -> None:
         assert self.outcome is not None
-        with suppress(trio.BrokenResourceError):  # the caller has left; the dispatcher has logged it
-            self._channel.send_nowait(self.outcome)
+        if self.channel is not None:
+            # If the caller has left, nobody takes it: the dispatcher has logged it.
+            self.channel.send_nowait(self.outcome)
 
 
 class TradingWS:
@@ -145,14 +141,17 @@ class TradingWS:
         session = self._session
         session.check_open()
         await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
-        send, receive = trio.open_memory_channel[Outcome](1)
-        pending = _Single(request, self._terms, trio.current_time(), send)
+        pending = _Single(request, self._terms, trio.current_time())
         try:
             session.dispatcher.submit(pending, pending.held_since)
+            # Made now, while the venue is at work. Nothing can have been read before the first await.
+            pending.channel, receive = trio.open_memory_channel[Outcome](1)
+            if pending.outcome is not None:
+                await trio.lowlevel.checkpoint()
+                return pending.outcome
             return await receive.receive()
         finally:
             if pending.outcome is None:
-                receive.close()
                 session.dispatcher.abandon(pending)
 
     def batch(self, requests: Iterable[str | CancelRequest]) -> Batch:

@@ -81,7 +81,7 @@ class ByteStream:
         Raises:
             trio.BrokenResourceError: the connection broke or the stream was closed.
 
-        Cancelled: nothing is lost. When bytes are at hand it yields at most once, and not on every call.
+        Cancelled: nothing is lost.
         """
         tls = self._tls
         if tls is None:
