@@ -143,8 +143,8 @@ class _Reply(msgspec.Struct, gc=False):
 # Amounts and prices repeat, and a Decimal takes 104 bytes: those seen last are shared.
 _shared_decimal = lru_cache(maxsize=2048)(Decimal)
 _decode = msgspec.json.Decoder(_Reply, float_hook=_shared_decimal).decode
-# Numbers stay text here: one that no decimal can hold must not hide the id beside it.
-_decode_anything = msgspec.json.Decoder(float_hook=str).decode
+# Fractions are dropped here: one that no decimal can hold must not hide the id beside it, and none is an id.
+_decode_anything = msgspec.json.Decoder(float_hook=lambda _: None).decode
 # What those two raise: bad JSON or types; a number beyond decimal's exponents; nesting beyond the stack.
 _BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecodeError, ValueError)
 

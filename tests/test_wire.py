@@ -1,0 +1,520 @@
+"""Text out and text in: the documented examples byte for byte, the signatures of others, and no silent conversion."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk import canceled, refusal, result
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from trio_cancel import CanceledOrder, CancelRequest, Credentials
+from trio_cancel._wire import BadReply, Reply, Signer, business_params, decode_reply
+
+SEED_REQUEST = """{
+  "id": "req-003",
+  "method": "order.cancel",
+  "params": {
+    "api_token": "your-api-token",
+    "timestamp": 1634567890000,
+    "signature": "calculated-signature",
+    "id": "7155ED34-9EC4-4733-8B32-1E4319CB662F"
+  }
+}"""
+SEED_SUCCESS = """{
+  "id": "req-003",
+  "status": 200,
+  "result": {
+    "id": "7155ED34-9EC4-4733-8B32-1E4319CB662F",
+    "create_date": "2024-03-27T13:27:19.853Z",
+    "update_date": "2024-03-27T13:30:45.123Z",
+    "executed_amount": 0,
+    "remaining_amount": 0.001,
+    "remaining_value": 100,
+    "requested_amount": 0.001,
+    "requested_value": 100,
+    "total_value": 100,
+    "status": "canceled",
+    "type": "limit",
+    "price": 100000,
+    "pair": "BTC_BRL",
+    "external_id": "my-order-123"
+  }
+}"""
+SEED_NOT_FOUND = """{
+  "id": "req-003",
+  "status": 404,
+  "result": null,
+  "error": {
+    "error_code": 40401,
+    "message": "Order not found."
+  }
+}"""
+SEED_CLOSED = """{
+  "id": "req-003",
+  "status": 400,
+  "result": null,
+  "error": {
+    "error_code": 40408,
+    "message": "Cannot cancel an already canceled or fully executed order."
+  }
+}"""
+SEED_ID = "7155ED34-9EC4-4733-8B32-1E4319CB662F"
+VECTORS = json.loads((Path(__file__).parent / "signature_vectors.json").read_text(encoding="utf-8"))
+
+
+def compact(text: str) -> str:
+    """The same document without its layout; keys stay in their order and numbers as they are written."""
+    return json.dumps(
+        json.loads(text, parse_float=lambda digits: Written(digits)), separators=(",", ":"), ensure_ascii=False
+    )
+
+
+class Written(float):
+    """A float that is printed as it was written."""
+
+    def __init__(self, digits: str) -> None:
+        self.digits = digits
+
+    def __repr__(self) -> str:
+        return self.digits
+
+
+def order_in(text: str | bytes) -> CanceledOrder:
+    reply = decode_reply(text)
+    assert isinstance(reply, Reply), reply
+    assert reply.order is not None
+    return reply.order
+
+
+# Out
+
+
+def test_the_documented_request_byte_for_byte() -> None:
+    signer = Signer(Credentials("your-api-token", "sandbox-secret"))
+    text = signer.encode("req-003", CancelRequest(SEED_ID), 1634567890000)
+    signature = "ZBdPomouS4r1budlwzSY+d2Bg58GO/SPgn+pCFb3064="
+    assert text == compact(SEED_REQUEST).replace("calculated-signature", signature).encode()
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: str(vector["timestamp"]))
+def test_signatures_agree_with_those_of_other_implementations(vector: dict[str, Any]) -> None:
+    request = CancelRequest(**vector["params"])
+    assert str(vector["timestamp"]) + business_params(request).decode() == vector["message"]
+    text = Signer(Credentials("token", vector["secret"])).encode("r-1", request, vector["timestamp"])
+    params = json.loads(text)["params"]
+    assert params["signature"] == vector["signature"]
+    assert params["timestamp"] == vector["timestamp"]
+    assert {name: params[name] for name in vector["params"]} == vector["params"]
+
+
+def test_there_are_enough_vectors() -> None:
+    assert len(VECTORS) == 7
+    assert any(len(vector["secret"]) > 64 for vector in VECTORS)
+    assert any("\u2028" in json.dumps(vector, ensure_ascii=False) for vector in VECTORS)
+
+
+def js_stringify(text: str) -> str:
+    """JavaScript's JSON.stringify of a string, from its specification."""
+    short = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
+    return '"' + "".join(short.get(c) or (f"\\u{ord(c):04x}" if c < " " else c) for c in text) + '"'
+
+
+@given(
+    key=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    named=st.sampled_from(["id", "external_id"]),
+    token=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    secret=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    timestamp=st.integers(0, 10**15),
+)
+@example(key='\x00\x1f\x7f\u2028/<é€🚀"\\', named="id", token='"', secret="s", timestamp=0)
+def test_every_request_is_what_the_venue_expects(key: str, named: str, token: str, secret: str, timestamp: int) -> None:
+    request = CancelRequest(**{named: key})
+    text = Signer(Credentials(token, secret)).encode("prefix-17", request, timestamp)
+    params = f"{{{js_stringify(named)}:{js_stringify(key)}}}"
+    mac = hmac.new(secret.encode(), f"{timestamp}{params}".encode(), hashlib.sha256)
+    signature = base64.b64encode(mac.digest()).decode()
+    assert text.decode() == (
+        f'{{"id":"prefix-17","method":"order.cancel","params":{{"api_token":{js_stringify(token)},'
+        f'"timestamp":{timestamp},"signature":"{signature}",{params[1:]}}}'
+    )
+    document = json.loads(text)
+    assert list(document) == ["id", "method", "params"]
+    assert list(document["params"]) == ["api_token", "timestamp", "signature", named]
+    assert document["params"][named] == key
+
+
+def test_a_signer_shows_nothing() -> None:
+    signer = Signer(Credentials("token", "s3cr3t"))
+    assert "s3cr3t" not in repr(signer)
+    assert "token" not in repr(signer)
+
+
+def test_a_signer_can_be_used_again() -> None:
+    signer = Signer(Credentials("t", "s"))
+    first = signer.encode("r", CancelRequest("a"), 1)
+    signer.encode("r", CancelRequest(external_id="b"), 2)
+    assert signer.encode("r", CancelRequest("a"), 1) == first
+
+
+# In
+
+
+@pytest.mark.parametrize("text", [SEED_SUCCESS, compact(SEED_SUCCESS), SEED_SUCCESS.encode()])
+def test_the_documented_success(text: str | bytes) -> None:
+    reply = decode_reply(text)
+    assert isinstance(reply, Reply)
+    assert (reply.id, reply.status, reply.has_error, reply.error_code) == ("req-003", 200, False, None)
+    assert reply.order == CanceledOrder(
+        id=SEED_ID,
+        create_date=datetime(2024, 3, 27, 13, 27, 19, 853_000, tzinfo=UTC),
+        update_date=datetime(2024, 3, 27, 13, 30, 45, 123_000, tzinfo=UTC),
+        executed_amount=Decimal(0),
+        remaining_amount=Decimal("0.001"),
+        remaining_value=Decimal(100),
+        requested_amount=Decimal("0.001"),
+        requested_value=Decimal(100),
+        total_value=Decimal(100),
+        status="canceled",
+        type="limit",
+        pair="BTC_BRL",
+        price=Decimal(100000),
+        external_id="my-order-123",
+    )
+    assert reply.order.side is None
+    assert reply.order.average_execution_price is None
+
+
+def render(order: CanceledOrder, request_id: str) -> str:
+    """A reply as the venue writes it, made again from what was read."""
+
+    def date(value: datetime) -> str:
+        return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+
+    def number(value: Decimal | None) -> str:
+        return "null" if value is None else f"{value:f}"
+
+    fields = {
+        "id": json.dumps(order.id),
+        "create_date": json.dumps(date(order.create_date)),
+        "update_date": json.dumps(date(order.update_date)),
+        "executed_amount": number(order.executed_amount),
+        "remaining_amount": number(order.remaining_amount),
+        "remaining_value": number(order.remaining_value),
+        "requested_amount": number(order.requested_amount),
+        "requested_value": number(order.requested_value),
+        "total_value": number(order.total_value),
+        "status": json.dumps(order.status),
+        "type": json.dumps(order.type),
+        "price": number(order.price),
+        "pair": json.dumps(order.pair),
+        "external_id": json.dumps(order.external_id),
+    }
+    body = ",".join(f'"{name}":{value}' for name, value in fields.items())
+    return f'{{"id":{json.dumps(request_id)},"status":200,"result":{{{body}}}}}'
+
+
+def test_the_documented_success_made_again_byte_for_byte() -> None:
+    assert render(order_in(SEED_SUCCESS), "req-003") == compact(SEED_SUCCESS)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "code", "message"),
+    [
+        (SEED_NOT_FOUND, 404, 40401, "Order not found."),
+        (SEED_CLOSED, 400, 40408, "Cannot cancel an already canceled or fully executed order."),
+    ],
+)
+def test_the_documented_errors(text: str, status: int, code: int, message: str) -> None:
+    for form in (text, compact(text)):
+        reply = decode_reply(form)
+        assert reply == Reply("req-003", status, None, code, message, True)
+    again = {"id": "req-003", "status": status, "result": None, "error": {"error_code": code, "message": message}}
+    assert json.dumps(again, separators=(",", ":")) == compact(text)
+
+
+FIELDS = [
+    "id",
+    "create_date",
+    "update_date",
+    "executed_amount",
+    "remaining_amount",
+    "remaining_value",
+    "requested_amount",
+    "requested_value",
+    "total_value",
+    "status",
+    "type",
+    "price",
+    "pair",
+    "external_id",
+]
+AMOUNTS = [name for name in FIELDS if name.endswith(("amount", "value", "price"))]
+STRINGS = ["id", "status", "type", "pair", "external_id", "side"]
+OPTIONAL = ["price", "external_id", "side", "average_execution_price"]
+
+
+def with_field(name: str, raw: str) -> str:
+    """A reply in which one field of the result is written so."""
+    fields = {key: json.dumps(value) for key, value in result("o").items()} | {name: raw}
+    body = ",".join(f'"{key}":{value}' for key, value in fields.items())
+    return f'{{"id":"r","status":200,"result":{{{body}}}}}'
+
+
+@pytest.mark.parametrize("name", [*AMOUNTS, "average_execution_price"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "0.12345678901234567890",
+        "12345678901234567890.12345678901234567890",
+        "0",
+        "-0.0",
+        "1e-30",
+        "1E+30",
+        "100",
+        "18446744073709551616",
+        "123456789012345678901234567890123456789",
+        "0.10",
+        "-5",
+    ],
+)
+def test_amounts_are_exact_to_the_last_digit(name: str, raw: str) -> None:
+    value = getattr(order_in(with_field(name, raw)), name)
+    assert type(value) is Decimal
+    assert value.is_finite()
+    assert value.as_tuple() == Decimal(raw).as_tuple()
+
+
+@pytest.mark.parametrize("name", AMOUNTS)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '"1"',
+        '"NaN"',
+        '"Infinity"',
+        "true",
+        "false",
+        "[]",
+        "{}",
+        "[1]",
+        '""',
+        "NaN",
+        "Infinity",
+        "1e9999999999999999999",
+    ],
+)
+def test_nothing_but_a_number_is_an_amount(name: str, raw: str) -> None:
+    reply = decode_reply(with_field(name, raw))
+    assert isinstance(reply, BadReply)
+    if raw not in ("NaN", "Infinity"):  # no JSON at all
+        assert (reply.id, reply.status) == ("r", 200)
+
+
+@pytest.mark.parametrize("name", [name for name in AMOUNTS if name not in OPTIONAL])
+def test_an_amount_is_never_null_or_missing(name: str) -> None:
+    assert isinstance(decode_reply(with_field(name, "null")), BadReply)
+    fields = result("o")
+    del fields[name]
+    assert isinstance(decode_reply(json.dumps({"id": "r", "status": 200, "result": fields})), BadReply)
+
+
+@pytest.mark.parametrize("name", STRINGS)
+@pytest.mark.parametrize("raw", ["7", "7.5", "true", "[]", '["a"]', "{}"])
+def test_nothing_but_a_string_is_a_string(name: str, raw: str) -> None:
+    reply = decode_reply(with_field(name, raw))
+    assert isinstance(reply, BadReply)
+    assert (reply.id, reply.status) == ("r", 200)
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_some_fields_may_be_null_or_missing(name: str) -> None:
+    assert getattr(order_in(with_field(name, "null")), name) is None
+    fields = result("o")
+    fields.pop(name, None)
+    assert getattr(order_in(json.dumps({"id": "r", "status": 200, "result": fields})), name) is None
+
+
+@pytest.mark.parametrize("name", ["id", "status", "type", "pair", "create_date"])
+def test_other_fields_may_not(name: str) -> None:
+    assert isinstance(decode_reply(with_field(name, "null")), BadReply)
+
+
+def test_what_the_venue_sends_elsewhere_is_read_and_what_is_unknown_ignored() -> None:
+    text = canceled("r", side="buy", average_execution_price=99.5, fee=1, user_id=7, created_at="?", more={"a": [1]})
+    order = order_in(text)
+    assert (order.side, order.average_execution_price) == ("buy", Decimal("99.5"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "date"),
+    [
+        ("2024-03-27T13:27:19.853Z", datetime(2024, 3, 27, 13, 27, 19, 853_000, UTC)),
+        ("2024-03-27T13:27:19Z", datetime(2024, 3, 27, 13, 27, 19, 0, UTC)),
+        ("2024-03-27T10:27:19.853-03:00", datetime(2024, 3, 27, 13, 27, 19, 853_000, UTC)),
+        ("2024-03-27T13:27:19.123456+00:00", datetime(2024, 3, 27, 13, 27, 19, 123_456, UTC)),
+    ],
+)
+def test_dates_are_aware_and_in_utc(raw: str, date: datetime) -> None:
+    for name in ("create_date", "update_date"):
+        value = getattr(order_in(with_field(name, json.dumps(raw))), name)
+        assert value == date
+        assert value.utcoffset() == timedelta(0)
+        assert value.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ['"2024-03-27T13:27:19.853"', '"2024-03-27"', "1711546039", "1711546039.5", '"1711546039"', '"yesterday"', "true",
+     '"0001-01-01T00:00:00+10:00"', '"2024-13-27T13:27:19Z"'],
+)  # fmt: skip
+def test_nothing_else_is_a_date(raw: str) -> None:
+    reply = decode_reply(with_field("create_date", raw))
+    assert isinstance(reply, BadReply)
+    assert reply.id == "r"
+
+
+@pytest.mark.parametrize(
+    ("text", "request_id", "status"),
+    [
+        ('{"id":"r"}', "r", None),
+        ('{"id":"r","status":"200"}', "r", None),
+        ('{"id":"r","status":null}', "r", None),
+        ('{"id":"r","status":true}', "r", None),
+        ('{"id":"r","status":200.5}', "r", None),
+        ('{"id":"r","status":200,"result":7}', "r", 200),
+        ('{"id":"r","status":200,"result":[]}', "r", 200),
+        ('{"id":"r","status":200,"result":{}}', "r", 200),
+        ('{"id":"r","status":500,"error":"no"}', "r", 500),
+        ('{"id":"r","status":400,"error":{}}', "r", 400),
+        ('{"id":"r","status":400,"error":{"error_code":"40408","message":"x"}}', "r", 400),
+        ('{"id":"r","status":400,"error":{"error_code":40408.5,"message":"x"}}', "r", 400),
+        ('{"id":"r","status":400,"error":{"error_code":true,"message":"x"}}', "r", 400),
+        ('{"id":"r","status":400,"error":{"error_code":40408,"message":7}}', "r", 400),
+        ('{"id":"r","status":400,"error":{"error_code":null,"message":"x"}}', "r", 400),
+        ('{"id":7,"status":200}', None, 200),
+        ('{"id":7.5,"status":200}', None, 200),
+        ('{"id":["r"],"status":200}', None, 200),
+        ('{"status":200}', None, 200),
+        ("[]", None, None),
+        ("null", None, None),
+        ('"r"', None, None),
+        ("", None, None),
+        ("{", None, None),
+        ('{"id":"r","status":200}}', None, None),
+        ("[" * 100_000, None, None),
+        ('{"id":"r","status":200,"result":' + "[" * 5000 + "]" * 5000 + "}", None, None),
+        ('{"id":"\\ud800","status":200}', None, None),
+    ],
+)
+def test_what_breaks_the_contract_keeps_what_could_be_read(
+    text: str, request_id: str | None, status: int | None
+) -> None:
+    for form in (text, text.encode()):
+        reply = decode_reply(form)
+        assert isinstance(reply, BadReply)
+        if len(text) < 5000:
+            assert (reply.id, reply.status) == (request_id, status)
+        assert reply.reason
+        assert len(reply.reason) < 300
+
+
+def test_an_error_without_a_message_is_one() -> None:
+    assert decode_reply('{"id":"r","status":400,"error":{"error_code":40408}}') == Reply(
+        "r", 400, None, 40408, "", True
+    )
+
+
+def test_a_null_id_is_a_well_formed_answer() -> None:
+    assert decode_reply(refusal(None, 400, 40010, "x")) == Reply(None, 400, None, 40010, "x", True)
+
+
+@given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_no_bytes_make_it_raise(data: bytes) -> None:
+    assert isinstance(decode_reply(data), Reply | BadReply)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*FIELDS, "error_code", "message"]), inner),
+    max_leaves=10,
+)  # fmt: skip
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "status", "result", "error"), JSON)))
+def test_no_document_makes_it_raise(document: dict[str, Any]) -> None:
+    reply = decode_reply(json.dumps(document))
+    if isinstance(reply, Reply):
+        assert reply.id == document["id"]
+        assert reply.status == document["status"]
+        assert type(document["status"]) is int
+    else:
+        assert reply.id is None or reply.id == document["id"]
+
+
+@given(st.data())
+def test_no_field_of_another_type_gets_through(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(FIELDS))
+    value = data.draw(JSON)
+    reply = decode_reply(json.dumps({"id": "r", "status": 200, "result": result("o") | {name: value}}))
+    if isinstance(reply, BadReply):
+        return
+    assert reply.order is not None
+    read = getattr(reply.order, name)
+    if name in AMOUNTS:
+        assert value is None or type(value) in (int, float)
+        assert read is None or read.is_finite()
+    elif name.endswith("date"):
+        assert type(value) is str
+    else:
+        assert read == value
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+NUMBER = st.decimals(allow_nan=False, allow_infinity=False)
+DATE = st.datetimes(
+    min_value=datetime(1970, 1, 1),
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=-3)), timezone(timedelta(hours=14))]),
+)
+
+
+@given(
+    request_id=TEXT,
+    order=st.builds(
+        CanceledOrder,
+        id=TEXT, create_date=DATE, update_date=DATE, executed_amount=NUMBER, remaining_amount=NUMBER,
+        remaining_value=NUMBER, requested_amount=NUMBER, requested_value=NUMBER, total_value=NUMBER, status=TEXT,
+        type=TEXT, pair=TEXT, price=st.none() | NUMBER, external_id=st.none() | TEXT, side=st.none() | TEXT,
+        average_execution_price=st.none() | NUMBER,
+    ),
+    ascii_only=st.booleans(),
+)  # fmt: skip
+def test_every_order_comes_through_whole(request_id: str, order: CanceledOrder, ascii_only: bool) -> None:
+    parts = []
+    for name in (*FIELDS, "side", "average_execution_price"):
+        value = getattr(order, name)
+        if isinstance(value, Decimal):
+            written = str(value)
+        elif isinstance(value, datetime):
+            written = json.dumps(value.isoformat())
+        else:
+            written = json.dumps(value, ensure_ascii=ascii_only)
+        parts.append(f'"{name}":{written}')
+    text = f'{{"id":{json.dumps(request_id)},"status":200,"result":{{{",".join(parts)}}}}}'
+    reply = decode_reply(text.encode())
+    assert isinstance(reply, Reply), reply
+    assert reply.id == request_id
+    assert reply.order == order
+    for name in (*AMOUNTS, "average_execution_price"):
+        before, after = getattr(order, name), getattr(reply.order, name)
+        # An integer has no exponent in JSON, so that only its value can be compared.
+        assert before == after
+        if before is not None and "." in str(before):
+            assert before.as_tuple() == after.as_tuple()
