@@ -145,7 +145,9 @@ class TradingWS:
         try:
             session.dispatcher.submit(pending, pending.held_since)
             # Made now, while the venue is at work. Nothing can have been read before the first await.
-            pending.channel, receive = trio.open_memory_channel[Outcome](1)
+            # (Without a type argument: trio's subscript alone would take longer than the channel.)
+            receive: trio.MemoryReceiveChannel[Outcome]
+            pending.channel, receive = trio.open_memory_channel(1)
             if pending.outcome is not None:
                 await trio.lowlevel.checkpoint()
                 return pending.outcome

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import attrs
 import msgspec
+from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.msgspec import make_converter
 
@@ -27,6 +28,8 @@ from trio_cancel._models import CanceledOrder, CancelRequest, Credentials
 _encode_json = msgspec.json.Encoder().encode
 
 _converter = make_converter()
+# A string or None is itself in JSON: said so, cattrs writes the attribute's value without a call.
+_converter.register_unstructure_hook_func(lambda kind: kind == str | None, identity)
 _to_params = make_dict_unstructure_fn(CancelRequest, _converter, _cattrs_omit_if_default=True)
 _converter.register_unstructure_hook(CancelRequest, _to_params)
 
