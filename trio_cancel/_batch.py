@@ -72,8 +72,11 @@ class _Item(Pending):
         self._slot = slot
 
     def deliver(self) -> None:
-        assert self.outcome is not None
-        self._batch._settled(self._slot, self.outcome)
+        batch = self._batch
+        batch._slots[self._slot] = self.outcome
+        batch._unsettled -= 1
+        if not batch._unsettled:
+            batch._tell_if_done()
 
 
 class Batch:
@@ -187,12 +190,6 @@ class Batch:
     def give_up_after(self) -> float:
         """Return how many seconds without any connection it waits."""
         return self.terms.give_up_after
-
-    def _settled(self, slot: int, outcome: Outcome) -> None:
-        self._slots[slot] = outcome
-        self._unsettled -= 1
-        if not self._unsettled:
-            self._tell_if_done()
 
     def _tell_if_done(self) -> None:
         if not self._unsettled and not self._ended:

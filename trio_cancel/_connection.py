@@ -56,6 +56,7 @@ class Connection:
         self.writer = Writer(number, dispatcher, world, intents, Bell())
         self._dispatcher = dispatcher
         self._world = world
+        self._read_at: tuple[float, float] | None = None  # trio's clock and Unix seconds of the piece being read
         self._over = trio.Event()
         self._cause: BaseException | None = None
 
@@ -99,6 +100,7 @@ class Connection:
                             stream,
                             dialing.endpoint,
                             on_text=self._read,
+                            on_fed=self._after_reading,
                             wake=self.writer.bell.ring,
                             wall_clock=self._world.wall,
                         )
@@ -141,14 +143,22 @@ class Connection:
                     await self.link.stream.drain()
 
     def _read(self, text: bytes | str) -> None:
-        """Hand one text message to the dispatcher; called in the reader's task."""
-        dispatcher = self._dispatcher
-        dispatcher.read(text, self.number, trio.current_time(), self._world.wall())
-        if dispatcher.inbox.over_budget:
-            self._end_for_noise()
+        """Hand one text message to the dispatcher; called in the reader's task.
 
-    def _end_for_noise(self) -> None:
-        self.end(ConnectionLost("the venue sent too many messages that are no answers"))
+        All that came in one piece came at one time.
+        """
+        if self._read_at is None:
+            self._read_at = trio.current_time(), self._world.wall()
+        self._dispatcher.read(text, self.number, *self._read_at)
+
+    def _after_reading(self) -> None:
+        """Let the writer go on, and leave a venue that sends too much noise; called after each piece."""
+        self._read_at = None
+        table = self._dispatcher.table
+        if table.queue:
+            table.wake_writer()
+        if self._dispatcher.inbox.over_budget:
+            self.end(ConnectionLost("the venue sent too many messages that are no answers"))
 
     @trio.lowlevel.enable_ki_protection
     async def _watch_reader(self) -> None:
@@ -168,10 +178,8 @@ class Connection:
             if isinstance(message, str):
                 self._read(message)
             else:
-                dispatcher = self._dispatcher
-                dispatcher.inbox.count_binary(trio.current_time())
-                if dispatcher.inbox.over_budget:
-                    self._end_for_noise()
+                self._dispatcher.inbox.count_binary(trio.current_time())
+            self._after_reading()
 
     @trio.lowlevel.enable_ki_protection
     async def _keep_alive(self) -> None:

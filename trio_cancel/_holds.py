@@ -18,25 +18,22 @@ class Holder(Protocol):
 class Holds:
     """The orders that are held, each by one scope."""
 
-    __slots__ = ("_holder",)
+    __slots__ = ("holders",)
 
     def __init__(self) -> None:
-        self._holder: dict[CancelRequest, Holder] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._holder)
+        self.holders: dict[CancelRequest, Holder] = {}
 
     def holder(self, request: CancelRequest) -> Holder | None:
         """Return the scope that holds the order, or None."""
-        return self._holder.get(request)
+        return self.holders.get(request)
 
     def hold(self, request: CancelRequest, holder: Holder) -> None:
         """Let ``holder`` hold the order."""
-        self._holder[request] = holder
+        self.holders[request] = holder
 
     def release(self, request: CancelRequest) -> None:
         """Hold the order no more."""
-        self._holder.pop(request, None)
+        self.holders.pop(request, None)
 
     def settled(self, outcome: Outcome) -> None:
         """Release what an outcome says is off the book, under either name that the venue gives it."""
@@ -48,6 +45,6 @@ class Holds:
             if outcome.order.external_id:
                 names.append(CancelRequest(external_id=outcome.order.external_id))
         for name in dict.fromkeys(names):
-            holder = self._holder.pop(name, None)
+            holder = self.holders.pop(name, None)
             if holder is not None:
                 holder.left_by_itself(name)

@@ -72,8 +72,6 @@ class Inbox:
             )
         else:
             self._read_refusal(reply, flight, verdict, why, now)
-        if table.queue:
-            table.wake_writer()
 
     def _read_refusal(self, reply: Reply | BadReply, flight: Flight, verdict: Verdict, why: str, now: float) -> None:
         table = self._table

@@ -107,7 +107,7 @@ class Table:
         self.counters.settled += 1
         if self.log is not None:
             self.log.settled(pending)
-        if self.holds:
+        if self.holds.holders:
             self.holds.settled(outcome)
         if pending.abandoned:
             logger.info("%s settled as %s after its caller had left", pending.request, outcome.kind)

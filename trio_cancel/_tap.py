@@ -48,12 +48,14 @@ class TapStream(trio.abc.Stream):
         stream: ByteStream,
         *,
         on_text: Callable[[bytes], object],
+        on_fed: Callable[[], object],
         wake: Callable[[], object],
         wall_clock: Callable[[], float],
     ) -> None:
         self.stream = stream
         self.wake = wake
         self.peeler = FramePeeler(on_text)
+        self.on_fed = on_fed
         self.head = HeadReader()
         self.control: list[bytes] = []
         self.connection: trio_websocket.WebSocketConnection | None = None
@@ -78,6 +80,7 @@ class TapStream(trio.abc.Stream):
             while True:
                 if data:
                     passing = peeler.feed(data)
+                    self.on_fed()
                     if passing:
                         return passing
                     if peeler.too_big:

@@ -194,12 +194,17 @@ class _NurseryProxy:
         self.nursery.start_soon(self.link._read, async_fn, *args, name=name)
 
 
+def _nothing() -> None:
+    """Take no notice."""
+
+
 async def upgrade(
     nursery: trio.Nursery,
     stream: ByteStream,
     endpoint: Endpoint,
     *,
     on_text: Callable[[bytes], object],
+    on_fed: Callable[[], object] = _nothing,
     wake: Callable[[], object],
     wall_clock: Callable[[], float],
 ) -> Link:
@@ -210,6 +215,7 @@ async def upgrade(
         stream: a connected stream; it is closed if the upgrade fails.
         endpoint: names the host and the resource.
         on_text: called in the reader task with the payload of each small text message; must not raise.
+        on_fed: called there after each piece of bytes, when all its text messages have been handed over.
         wake: called when something waits for the writer, and at the end of the link.
         wall_clock: seconds since the epoch.
 
@@ -221,7 +227,7 @@ async def upgrade(
 
     Cancelled: the reader is stopped and the stream closed. There is no deadline in here.
     """
-    tap = TapStream(stream, on_text=on_text, wake=wake, wall_clock=wall_clock)
+    tap = TapStream(stream, on_text=on_text, on_fed=on_fed, wake=wake, wall_clock=wall_clock)
     link = Link(tap)
     try:
         with trio.CancelScope() as scope:
@@ -255,12 +261,13 @@ async def connect(
     ssl_context: ssl.SSLContext | None = None,
     dial: Dial | None = None,
     on_text: Callable[[bytes], object],
+    on_fed: Callable[[], object] = _nothing,
     wake: Callable[[], object],
     wall_clock: Callable[[], float],
 ) -> Link:
     """:func:`open_stream`, then :func:`upgrade`; see there."""
     stream = await open_stream(endpoint, ssl_context=ssl_context, dial=dial)
-    return await upgrade(nursery, stream, endpoint, on_text=on_text, wake=wake, wall_clock=wall_clock)
+    return await upgrade(nursery, stream, endpoint, on_text=on_text, on_fed=on_fed, wake=wake, wall_clock=wall_clock)
 
 
 def _handshake_failure(tap: TapStream, endpoint: Endpoint) -> HandshakeFailed:

@@ -152,35 +152,50 @@ _decode_anything = msgspec.json.Decoder(float_hook=lambda _: None).decode
 _BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecodeError, ValueError)
 
 
-def _decimal(value: Any, name: str) -> Decimal:
-    if value.__class__ is int:
-        return _shared_decimal(value)
+def _not_a_number(name: str) -> Decimal:
     raise ValueError(f"{name} is no number")
 
 
 def _order(raw: _Order) -> CanceledOrder:
-    # Written out, because it runs once an order: `float_hook` has made Decimals of what is no integer.
+    # Written out, because it runs once an order. `float_hook` has made decimals of all numbers that are no integers.
+    shared = _shared_decimal
     create, update, price = raw.create_date, raw.update_date, raw.price
     executed, remaining, left = raw.executed_amount, raw.remaining_amount, raw.remaining_value
     requested, value, total = raw.requested_amount, raw.requested_value, raw.total_value
     average = raw.average_execution_price
+    if executed.__class__ is not Decimal:
+        executed = shared(executed) if executed.__class__ is int else _not_a_number("executed_amount")
+    if remaining.__class__ is not Decimal:
+        remaining = shared(remaining) if remaining.__class__ is int else _not_a_number("remaining_amount")
+    if left.__class__ is not Decimal:
+        left = shared(left) if left.__class__ is int else _not_a_number("remaining_value")
+    if requested.__class__ is not Decimal:
+        requested = shared(requested) if requested.__class__ is int else _not_a_number("requested_amount")
+    if value.__class__ is not Decimal:
+        value = shared(value) if value.__class__ is int else _not_a_number("requested_value")
+    if total.__class__ is not Decimal:
+        total = shared(total) if total.__class__ is int else _not_a_number("total_value")
+    if price is not None and price.__class__ is not Decimal:
+        price = shared(price) if price.__class__ is int else _not_a_number("price")
+    if average is not None and average.__class__ is not Decimal:
+        average = shared(average) if average.__class__ is int else _not_a_number("average_execution_price")
     return CanceledOrder(
         raw.id,
         create if create.tzinfo is UTC else create.astimezone(UTC),
         update if update.tzinfo is UTC else update.astimezone(UTC),
-        executed if executed.__class__ is Decimal else _decimal(executed, "executed_amount"),
-        remaining if remaining.__class__ is Decimal else _decimal(remaining, "remaining_amount"),
-        left if left.__class__ is Decimal else _decimal(left, "remaining_value"),
-        requested if requested.__class__ is Decimal else _decimal(requested, "requested_amount"),
-        value if value.__class__ is Decimal else _decimal(value, "requested_value"),
-        total if total.__class__ is Decimal else _decimal(total, "total_value"),
+        executed,
+        remaining,
+        left,
+        requested,
+        value,
+        total,
         raw.status,
         raw.type,
         raw.pair,
-        price if price is None or price.__class__ is Decimal else _decimal(price, "price"),
+        price,
         raw.external_id,
         raw.side,
-        average if average is None or average.__class__ is Decimal else _decimal(average, "average_execution_price"),
+        average,
     )
 
 
