@@ -10,9 +10,13 @@ import errno
 import json
 import logging
 import random
+import signal
 import ssl
+import threading
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -50,6 +54,33 @@ LIMIT = 900.0
 CREDENTIALS = Credentials("the-token-of-the-simulation", "the-secret-of-the-simulation")
 EPOCH = 1_700_000_000
 """Unix seconds, about, at which runs begin."""
+
+
+SPIN_LIMIT = 20.0
+"""Seconds of real time after which a run counts as spinning: its clock does not get on."""
+
+
+class Spinning(Exception):
+    """A run that does not end. It comes out of trio as an internal error, for it strikes wherever it strikes."""
+
+
+@contextmanager
+def _watched() -> Generator[None]:
+    """Raise Spinning in a run that takes too long (where the system has timers, and in the main thread)."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def strike(_signum: int, frame: FrameType | None) -> None:
+        raise Spinning("".join(traceback.format_stack(frame, 8)))
+
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, SPIN_LIMIT, 0.1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class BodyError(Exception):
@@ -94,7 +125,7 @@ def run(scenario: Scenario) -> Run:
     """Run a scenario to its end."""
     done = Run(scenario, Recorder())
     steps = Steps()
-    with _logging_kept(done):
+    with _logging_kept(done), _watched():
         run_deterministically(scenario.seed, steps, Simulation(done, steps).main)
     done.steps = steps.count
     return done
@@ -133,7 +164,8 @@ class Watch(Observer):
         done = self._simulation.done
         if request_id in done.written:
             done.written_twice.append(request_id)
-        done.written[request_id] = self._simulation.places[id(request)]
+        done.offered.setdefault(request_id, done.recorder.stamp())
+        done.written[request_id] = self._simulation.place(request)
         self._note("written", request.key, request_id)
 
     def request_answered(self, request: CancelRequest, request_id: str, status: int | None, seconds: float) -> None:
@@ -163,9 +195,10 @@ class Simulation:
         self.done = done
         self.scenario = scenario
         self.steps = steps
-        self.places: dict[int, tuple[int, int]] = {}  # id of a request object: operation and position
+        self._places: dict[int, tuple[int, int]] = {}  # id of a request object: operation and position
+        self._copies: dict[CancelRequest, tuple[int, int]] = {}  # of the operation whose requests may be copied
         self._rng = random.Random(f"simulation {scenario.seed}")
-        self._began = EPOCH + self._rng.random() * 1e6
+        done.began = EPOCH + self._rng.random() * 1e6
         self._dials = 0
         self._ready = trio.Event()
         self._returned = 0
@@ -180,16 +213,20 @@ class Simulation:
                 for index, by_external in op.orders
             ]
             done.results.append(OpResult(op, requests))
-            first: dict[CancelRequest, int] = {}
             for position, request in enumerate(requests):
-                if op.kind is Kind.STREAM:
-                    self.places[id(request)] = (number, position)
-                else:  # an order that stands in a batch twice is canceled once
-                    self.places[id(request)] = (number, first.setdefault(request, position))
+                if op.kind is not Kind.STREAM:  # an order that stands in a batch twice is canceled once
+                    position = requests.index(request)
+                self._places[id(request)] = (number, position)
+                if op.twice:
+                    self._copies.setdefault(request, (number, position))
+
+    def place(self, request: CancelRequest) -> tuple[int, int]:
+        """Operation and position of a request that came back from the client."""
+        return self._places.get(id(request)) or self._copies[request]
 
     def wall(self) -> float:
         """The client's Unix seconds."""
-        return self._began + trio.current_time()
+        return self.done.began + trio.current_time()
 
     async def main(self) -> None:
         scenario, done = self.scenario, self.done
@@ -322,7 +359,8 @@ class Simulation:
                 done.exit_error = error
             except HandshakeFailed as error:
                 done.enter_error = error
-            done.exited = done.recorder.stamp()
+            finally:
+                done.exited = done.recorder.stamp()
             if done.entered is None:
                 callers.cancel_scope.cancel()
         for result in done.results:
@@ -441,7 +479,7 @@ class Simulation:
                 if op.leave_after == 0:
                     return
                 async for outcome in outcomes:
-                    result.outcomes.append((self.places[id(outcome.request)][1], outcome))
+                    result.outcomes.append((self.place(outcome.request)[1], outcome))
                     if op.leave_after is not None and len(result.outcomes) >= op.leave_after:
                         return
                     if op.pause:
@@ -469,7 +507,7 @@ def _deliveries(simulation: Simulation) -> Generator[None]:
 
         def deliver(pending: Pending) -> None:
             done = simulation.done
-            place = simulation.places[id(pending.request)]
+            place = simulation.place(pending.request)
             done.settled.setdefault(place, []).append(done.recorder.stamp())
             assert pending.outcome is not None
             done.delivered[place] = pending.outcome

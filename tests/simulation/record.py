@@ -86,6 +86,10 @@ class Run:
     written: dict[str, tuple[int, int]] = attrs.field(factory=dict)
     """Request id: operation and position."""
     written_twice: list[str] = attrs.field(factory=list)
+    offered: dict[str, Stamp] = attrs.field(factory=dict)
+    """Request id: when the client said that it was writing it."""
+    began: float = 0.0
+    """The client's Unix seconds at time 0."""
     settled: dict[tuple[int, int], list[Stamp]] = attrs.field(factory=dict)
     delivered: dict[tuple[int, int], Outcome] = attrs.field(factory=dict)
     events: list[tuple[Stamp, str, str]] = attrs.field(factory=list)

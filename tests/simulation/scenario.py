@@ -62,6 +62,7 @@ class Op:
         leave_after: a stream's block is left after so many outcomes.
         pause: seconds that a stream's consumer takes for each outcome.
         trickle: seconds between two items of a stream's input; None for a plain list.
+        twice: orders may stand in it more than once; at most one batch of a scenario has that.
     """
 
     kind: Kind
@@ -72,6 +73,7 @@ class Op:
     leave_after: int | None = None
     pause: float = 0.0
     trickle: float | None = None
+    twice: bool = False
 
 
 @attrs.frozen
@@ -144,12 +146,15 @@ def draw(seed: int) -> Scenario:
     rng = random.Random(f"scenario {seed}")
     orders = _orders(rng)
     quiet = rng.random() < 0.1
-    request_faults = {} if quiet else _request_faults(rng)
+    request_faults: dict[Fault, float] = {} if quiet else _request_faults(rng)
     upgrades = () if quiet else _upgrades(rng)
     roads = _roads(rng, quiet=quiet, losing=bool(upgrades))
     limited = rng.random() < 0.12
     rate = rng.choice((2.0, 10.0, 50.0)) if limited else None
     skewed = not quiet and rng.random() < 0.2
+    crossed = not quiet and rng.random() < 0.1
+    if crossed:  # there must be requests of an earlier connection that nobody answered
+        request_faults = {Fault.DROP_BEFORE: 0.3, Fault.SILENT_BEFORE: 0.1}
     close = {rng.choice(CLOSE_FAULTS): 0.7} if not quiet and rng.random() < 0.25 else {}
     reply_timeout = rng.choice((12.0, 12.0, 6.0, 2.0))
     return Scenario(
@@ -183,7 +188,7 @@ def draw(seed: int) -> Scenario:
             retry_after=rng.choice((1.0, 7.0, None)),
         ),
         upgrades=upgrades,
-        crossed=0.5 if not quiet and rng.random() < 0.1 else 0.0,
+        crossed=0.5 if crossed else 0.0,
         roads=roads,
     )
 
@@ -241,8 +246,10 @@ def _roads(rng: random.Random, *, quiet: bool, losing: bool) -> tuple[Road, ...]
                 upward=fault is not NetFault.CUT and rng.random() < 0.5,
                 # The heads of an upgrade are some 200 bytes: the first connection should mostly come to be.
                 at_byte=rng.randrange(300) if rng.random() < (0.2 if index else 0.05) else rng.randrange(300, most),
-                seconds=round(rng.choice((rng.uniform(0, 2), rng.uniform(4, 9), rng.uniform(8, 40))), 3),
+                seconds=round(rng.choice((rng.uniform(0, 2), rng.uniform(5, 12), rng.uniform(8, 40))), 3),
             )
+        if fault is NetFault.STALL and rng.random() < 0.5:  # long enough, and narrow enough, to stall a write
+            road = attrs.evolve(road, capacity=1_000, upward=True)
         roads.append(road)
     return tuple(roads)
 
@@ -254,7 +261,9 @@ def _ops(rng: random.Random, orders: tuple[OrderPlan, ...]) -> tuple[Op, ...]:
         kind = rng.choice(list(Kind))
         single = kind in (Kind.CANCEL, Kind.TRY)
         count = 1 if single else rng.randrange(len(orders) + 1) if rng.random() < 0.3 else len(orders)
-        picked = rng.choices(range(len(orders)), k=count) if rng.random() < 0.2 else rng.sample(range(len(orders)), count)
+        twice = kind is Kind.STREAM or (not single and not any(op.twice for op in ops))
+        twice = twice and rng.random() < 0.2
+        picked = rng.choices(range(len(orders)), k=count) if twice else rng.sample(range(len(orders)), count)
         ends = rng.random()
         ops.append(
             Op(
@@ -268,6 +277,7 @@ def _ops(rng: random.Random, orders: tuple[OrderPlan, ...]) -> tuple[Op, ...]:
                 leave_after=rng.randrange(count + 1) if kind is Kind.STREAM and rng.random() < 0.3 else None,
                 pause=rng.choice((0.0, 0.0, 0.01, 1.0)) if kind is Kind.STREAM else 0.0,
                 trickle=rng.choice((None, 0.0, 0.05, 1.0)) if kind is Kind.STREAM else None,
+                twice=twice and kind is not Kind.STREAM,
             )
         )
     return tuple(ops)

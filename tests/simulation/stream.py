@@ -107,19 +107,22 @@ class Wire:
         self.reads: list[tuple[Stamp, int]] = []
         self.wrote_on = False  # bytes followed a write that was left unfinished
         self.venue_number: int | None = None
+        self.unread_since: float | None = None  # when bytes came that the client had not read as it closed
+        self.closed_at = 0.0
         self._rest: bytes | None = None
+        self._follows = False
         self._struck = False
 
     def offered(self, data: bytes) -> None:
         """Put on record what the client's end was offered."""
-        if self._rest is not None and data != self._rest:
-            self.wrote_on = True
+        self._follows = self._rest is not None and data != self._rest
         start = len(self.up.data)
         self.offers.append((self.recorder.stamp(), start, start + len(data)))
 
     def accepted(self, data: bytes, count: int) -> None:
         """Put on record what was accepted of it."""
         self.accepts.append((self.recorder.stamp(), len(self.up.data)))
+        self.wrote_on = self.wrote_on or self._follows
         self._rest = data[count:] if count < len(data) else None
 
     def room(self, pipe: Pipe) -> int:
@@ -249,6 +252,9 @@ class End(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         if not self.closed:
             self.closed = True
+            if self._watched and self._in.ready_at() <= trio.current_time() and self._in.chunks:
+                self._wire.unread_since = self._in.ready_at()
+                self._wire.closed_at = trio.current_time()
             self._out.sender_closed = self._in.receiver_closed = True
             if not self._out.broken:
                 self._out.eof = True

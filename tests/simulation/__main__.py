@@ -1,0 +1,71 @@
+"""``python -m tests.simulation``: replay a seed, run many, look for defects, sweep cancellation over every step."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import attrs
+
+from . import table
+from .batch import Summary, hash_of, judge_seeds
+from .checker import check
+from .defects import DEFECTS
+from .harness import run, trace
+from .scenario import draw
+
+
+def main() -> int:
+    """Run the command line; return 1 if anything was violated."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("seed", nargs="?", type=int, help="replay this one seed and print its trace")
+    parser.add_argument("--seeds", metavar="A..B", help="run the seeds from A up to, not including, B")
+    parser.add_argument("--defect", choices=sorted(DEFECTS), help="put this defect back first")
+    parser.add_argument("--defects", action="store_true", help="find the seed that catches each defect; write the table")
+    parser.add_argument("--sweep", action="store_true", help="cancel at every step of every operation under every fault")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    if options.defects:
+        failed = table.write()
+    elif options.sweep:
+        from . import sweep  # it is not needed for the rest
+
+        failed = sweep.run_all()
+    elif options.seeds:
+        first, _, last = options.seeds.partition("..")
+        failed = _run_seeds(range(int(first), int(last)), options.defect)
+    elif options.seed is not None:
+        failed = _replay(options.seed, options.defect)
+    else:
+        parser.error("give a seed, --seeds, --defects or --sweep")
+    print(f"{time.perf_counter() - began:.1f} s", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run_seeds(seeds: range, defect: str | None) -> bool:
+    summary = Summary()
+    for verdict in judge_seeds(seeds, defect):
+        summary.add(verdict)
+    print("\n".join(summary.lines()))
+    return bool(summary.violations)
+
+
+def _replay(seed: int, defect: str | None) -> bool:
+    scenario = draw(seed)
+    for field in attrs.fields(type(scenario)):
+        print(f"{field.name}: {getattr(scenario, field.name)}")
+    if defect is None:
+        done = run(scenario)
+    else:
+        with DEFECTS[defect].put_back():
+            done = run(scenario)
+    print(*trace(done), sep="\n")
+    violations = check(done)
+    print(f"\nseed {seed}: trace {hash_of(done)}, {done.steps} steps, {len(violations)} violations")
+    print(*violations, sep="\n")
+    return bool(violations)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

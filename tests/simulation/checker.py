@@ -1,0 +1,369 @@
+"""Compares what the callers of a run were told with what is true; each violation names its invariant (I1 … I10).
+
+1. Every submitted cancel ends in exactly one outcome; a bulk cancel accounts for every input.
+2. Canceled: the venue applied it, and the reply matched request id, order and connection.
+3. NotSent: no complete frame went out.
+4. Rejected: refused, and no attempt was unanswered or answered 5xx; "no longer active" after such an attempt says so.
+5. Everything else is Unknown: what was answered clearly is believed, what was not is not guessed.
+6. By the deadline plus a small bound: orders, callers that are cancelled, entering, leaving.
+7. A request id goes onto the wire once; attempts are linked to their order.
+8. After a partial write no further byte goes onto that connection.
+9. Signature and deadline are checked at the write; no attempt starts after its caller has returned.
+10. Everything back at its baseline, nothing stray, no secret anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from trio_cancel import (
+    AlreadyClosed,
+    Canceled,
+    ConnectionLost,
+    HandshakeFailed,
+    InvalidReply,
+    NotFound,
+    NotSent,
+    Outcome,
+    Rejected,
+    SessionClosed,
+    Unknown,
+)
+
+from .harness import CREDENTIALS
+from .record import OpResult, Run, Stamp
+from .scenario import ExitKind, Kind
+from .truth import NUMBERS, Place, Says, Truth, find
+
+EXIT_TIME = 2.0
+BOUND = 1.0
+"""Seconds after its deadline by which an order must have its outcome."""
+ROUNDING = 0.002
+DEFINITE = {Says.CANCELED: "canceled", Says.CLOSED: "already_closed", Says.NOT_FOUND: "not_found"}
+
+
+def check(run: Run) -> list[str]:
+    """Return the violations of a run, none if all is well."""
+    return Checker(run).violations()
+
+
+class Checker:
+    """Checks one run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.truth: Truth = find(run)
+        self.found: list[str] = list(self.truth.problems)
+        self._paced = self.truth.limited or run.scenario.pacer is not None
+
+    def violations(self) -> list[str]:
+        """Check everything."""
+        self._check_session()
+        self._check_writes()
+        for number, result in enumerate(self.run.results):
+            if result.started is not None:
+                self._check_operation(number, result)
+        return self.found
+
+    def _say(self, invariant: int, text: str) -> None:
+        self.found.append(f"I{invariant}: {text}")
+
+    # The session
+
+    def _check_session(self) -> None:
+        run, scenario = self.run, self.run.scenario
+        for text in run.stray:
+            self._say(10, f"stray exception: {text}")
+        if run.hung and not self._paced:
+            waiting = [n for n, result in enumerate(run.results) if result.started and result.ended is None]
+            self._say(6, f"hung: {run.hung}, operations {waiting}")
+        if run.exited is None:
+            self._say(6, "the session's block was never left")
+            return
+        if run.entered is None:
+            begun, bound = 0.0, scenario.connect_timeout + BOUND
+        else:
+            assert run.body_ended is not None
+            begun, bound = run.body_ended.time, EXIT_TIME
+        if run.exited.time - begun > bound + ROUNDING:
+            self._say(6, f"leaving took {run.exited.time - begun:.3f} s")
+        if run.exit_error is not run.expected_error:
+            self._say(10, f"the block raised {run.expected_error!r}, and {run.exit_error!r} came out")
+        if run.entered is None and run.enter_error is None and scenario.end.kind is not ExitKind.CANCELLED:
+            self._say(6, "entering failed without a reason")
+        if run.pending_at_end:
+            self._say(10, f"{run.pending_at_end} orders pending after the end")
+        if run.tasks_after != run.tasks_before:
+            self._say(10, f"{run.tasks_after - run.tasks_before} tasks left")
+        for wire in run.wires:
+            if not wire.client.closed:
+                self._say(10, f"wire {wire.number} is still open")
+            if wire.unread_since is not None and wire.closed_at - wire.unread_since > BOUND:
+                self._say(10, f"wire {wire.number}: nobody read for {wire.closed_at - wire.unread_since:.3f} s")
+        tracked = {place for place in self.truth.places if not self._settled_by(place, run.body_ended)}
+        if run.pending_at_rest is not None and run.pending_at_rest > len(tracked):
+            self._say(10, f"{run.pending_at_rest} orders pending at rest, {len(tracked)} of them in flight")
+        unsettled = [place for place in self.truth.places if len(run.settled.get(place, ())) != 1]
+        if unsettled:
+            self._say(1, f"written and not settled exactly once: {unsettled}")
+        for level, text in run.logged:
+            for secret in (CREDENTIALS.api_secret, CREDENTIALS.api_token):
+                if secret in text:
+                    self._say(10, f"a secret was logged: {text}")
+            if "observer failed" in text or (level >= logging.ERROR and "Traceback" in text):
+                self._say(10, f"logged: {text}")
+        if run.clock is not None and not run.clock.low - 2 <= scenario.skew <= run.clock.high + 2:
+            self._say(5, f"the clocks differ by {scenario.skew} ms, not by {run.clock}")
+
+    def _settled_by(self, place: tuple[int, int], stamp: Stamp | None) -> bool:
+        settled = self.run.settled.get(place, ())
+        return bool(settled) and (stamp is None or settled[0].count < stamp.count)
+
+    def _check_writes(self) -> None:
+        """Signatures are made at the write, and nobody is written for who has left."""
+        run, scenario = self.run, self.run.scenario
+        low = high = scenario.clock_offset or 0.0
+        if scenario.clock_offset is None:
+            low, high = min(0, scenario.skew) / 1000, max(0, scenario.skew) / 1000
+        for sent in self.truth.sent:
+            age = run.began + sent.offered.time - sent.timestamp / 1000
+            if not -high - ROUNDING <= age <= -low + ROUNDING:
+                self._say(9, f"{sent.request_id} was signed {age:.3f} s before its write")
+            place = run.written.get(sent.request_id)
+            if place is None:
+                continue
+            result = run.results[place[0]]
+            left = run.settled.get(place, ())
+            if result.ended is not None:
+                left = [*left, result.ended]
+            if left and min(stamp.count for stamp in left) < sent.offered.count:
+                self._say(9, f"{sent.request_id} was written after its caller had returned")
+            if self.truth.places[place].request.key != sent.order:
+                self._say(7, f"{sent.request_id} names {sent.order}, not {self.truth.places[place].request}")
+
+    # Operations
+
+    def _check_operation(self, number: int, result: OpResult) -> None:
+        run, op = self.run, result.op
+        name = f"operation {number} ({op.kind})"
+        if result.ended is None:
+            self._say(6, f"{name} never returned")
+            return
+        if result.cancelled_at is not None and result.ended.time - result.cancelled_at > ROUNDING:
+            self._say(6, f"{name} returned {result.ended.time - result.cancelled_at:.3f} s after it was cancelled")
+        slow = op.pause or op.trickle
+        if run.exited is not None and result.ended.time > max(run.exited.time, result.started.time) + ROUNDING and not slow:  # type: ignore[union-attr]  # it was started
+            self._say(6, f"{name} returned {result.ended.time - run.exited.time:.3f} s after the session's end")
+        if isinstance(result.error, SessionClosed):
+            if run.body_ended is None or run.body_ended.count > result.ended.count:
+                self._say(1, f"{name} raised {result.error!r} though the session was open")
+            return
+        for position, outcome in result.outcomes:
+            self._check_place(name, number, position, outcome)
+        if op.kind is Kind.CANCEL:
+            self._check_returned(name, number, result)
+        if not result.cancelled and not run.hung:
+            self._check_account(name, result)
+        if op.kind is Kind.STREAM:
+            self._check_stream(name, number, result)
+        for stamp, report in result.reports:
+            last = stamp is result.reports[-1][0] and len(result.reports) > 1
+            if [outcome.request for outcome in report.outcomes] != result.requests:
+                self._say(1, f"{name}: its report does not account for its input")
+                continue
+            for position, outcome in enumerate(report.outcomes):
+                if outcome.final:
+                    self._check_place(name, number, position, outcome)
+                elif last:
+                    self._say(1, f"{name}: {outcome} is not final after the end")
+                elif isinstance(outcome, NotSent) and self._place(number, position).complete_by(stamp):
+                    self._say(3, f"{name}: {outcome} though a frame had gone out whole")
+        if len(result.reports) > 1:
+            for before, after in zip(result.reports[0][1].outcomes, result.reports[-1][1].outcomes, strict=True):
+                if before.final and _gist(before) != _gist(after):
+                    self._say(1, f"{name}: {before} was final and became {after}")
+
+    def _place(self, number: int, position: int) -> Place:
+        request = self.run.results[number].requests[position]
+        if self.run.results[number].op.kind is not Kind.STREAM:
+            position = self.run.results[number].requests.index(request)
+        return self.truth.places.get((number, position)) or Place(request, [], [], [], {})
+
+    def _settled(self, number: int, position: int) -> Stamp | None:
+        result = self.run.results[number]
+        if result.op.kind is not Kind.STREAM:
+            position = result.requests.index(result.requests[position])
+        stamps = self.run.settled.get((number, position))
+        return stamps[0] if stamps else None
+
+    def _check_returned(self, name: str, number: int, result: OpResult) -> None:
+        told = self.run.delivered.get((number, 0))
+        if result.order is not None:
+            if not isinstance(told, Canceled) or told.order != result.order:
+                self._say(2, f"{name} returned {result.order}, and its outcome is {told}")
+            else:
+                self._check_place(name, number, 0, told)
+        elif result.outcomes and result.outcomes[0][1] != told:
+            self._say(1, f"{name} raised {result.outcomes[0][1]}, and its outcome is {told}")
+
+    def _check_account(self, name: str, result: OpResult) -> None:
+        told = [position for position, _ in result.outcomes]
+        match result.op.kind:
+            case Kind.TRY:
+                whole = told == [0]
+            case Kind.CANCEL:
+                whole = told == [0] or result.order is not None
+            case Kind.MANY:
+                whole = [outcome.request for _, outcome in result.outcomes] == result.requests
+            case Kind.STREAM:
+                whole = not result.whole or sorted(told) == list(range(len(result.requests)))
+            case Kind.BATCH:
+                whole = bool(result.reports)
+        if not whole:
+            self._say(1, f"{name} does not account for its input: {told} of {len(result.requests)}")
+
+    def _check_stream(self, name: str, number: int, result: OpResult) -> None:
+        told = Counter(position for position, _ in result.outcomes)
+        if any(count > 1 for count in told.values()):
+            self._say(1, f"{name} told an outcome twice")
+        if result.unsettled is None or result.ended is None:
+            return
+        named = Counter(map(id, result.unsettled))
+        for position, request in enumerate(result.requests):
+            written = self._place(number, position).complete_by(result.ended)
+            settled = self.run.settled.get((number, position))
+            waiting = settled is None or settled[0].count > result.ended.count
+            if written and not told[position] and waiting and not named[id(request)]:
+                self._say(1, f"{name} lost {request}: written, and neither told nor named as unsettled")
+
+    # Outcomes
+
+    def _check_place(self, name: str, number: int, position: int, outcome: Outcome) -> None:
+        place = self._place(number, position)
+        settled = self._settled(number, position)
+        result = self.run.results[number]
+        assert result.ended is not None
+        at = settled or result.ended
+        who = f"{name} {outcome.request}: {outcome.kind}"
+        if settled is None and place.sent:
+            self._say(1, f"{who} was told and never settled")
+        self._check_kind(who, place, at, outcome)
+        self._check_belief(who, place, at, outcome)
+        self._check_attempts(who, place, at, outcome)
+        self._check_time(who, result, place, at, outcome)
+        text = repr(outcome)
+        if CREDENTIALS.api_secret in text or CREDENTIALS.api_token in text:
+            self._say(10, f"{who}: a secret in {text}")
+
+    def _check_kind(self, who: str, place: Place, at: Stamp, outcome: Outcome) -> None:
+        answers = place.answers_by(at)
+        said = {answer.says: answer for answer in reversed(answers)}
+        match outcome:
+            case Canceled():
+                if Says.CANCELED not in said:
+                    return self._say(2, f"{who}, and no answer on its connection said so")
+                self._check_canceled(who, place, said[Says.CANCELED].request_id, said[Says.CANCELED].document, outcome)
+                self._check_after(who, place, at, said[Says.CANCELED].request_id, outcome)
+            case AlreadyClosed() | NotFound():
+                says = Says.CLOSED if isinstance(outcome, AlreadyClosed) else Says.NOT_FOUND
+                if says not in said:
+                    return self._say(4, f"{who}, and no answer on its connection said so")
+                code = place.records[said[says].request_id].error_code
+                if code != {Says.CLOSED: 40408, Says.NOT_FOUND: 40401}[says]:
+                    self._say(4, f"{who}, and the venue's verdict was {code}")
+                self._check_after(who, place, at, said[says].request_id, outcome)
+            case Rejected():
+                if doubtful := place.doubtful_at(at):
+                    self._say(4, f"{who} with {len(doubtful)} attempts unanswered or answered 5xx")
+                if not any(answer.says.clean for answer in answers):
+                    self._say(4, f"{who}, and no answer refused it")
+                if any(record.applied_at is not None for record in place.records.values()):
+                    self._say(4, f"{who}, and the venue applied it")
+            case NotSent():
+                if place.sent:
+                    self._say(3, f"{who}, and {place.sent[0].request_id} went out whole")
+                if place.records:
+                    self._say(3, f"{who}, and the venue has {list(place.records)}")
+            case Unknown():
+                if not place.ids:
+                    self._say(5, f"{who}, and nothing was ever written")
+
+    def _check_canceled(self, who: str, place: Place, request_id: str, document: object, outcome: Canceled) -> None:
+        record = place.records.get(request_id)
+        wire = next(sent.wire for sent in place.sent if sent.request_id == request_id)
+        if record is None or record.applied_at is None:
+            self._say(2, f"{who}, and the venue did not apply it")
+        elif record.connection != self.run.wires[wire].venue_number:
+            self._say(2, f"{who} by a request of connection {record.connection}")
+        result = document["result"]  # type: ignore[index]  # it was classified
+        order = outcome.order
+        for name in NUMBERS:
+            if getattr(order, name) != result[name]:
+                self._say(2, f"{who}: {name} is {getattr(order, name)}, and the answer said {result[name]}")
+        book = self.run.orders[order.id]
+        if book.status != "canceled" or book.executed_amount != order.executed_amount:
+            self._say(2, f"{who}: {order}, and on the book it is {book}")
+
+    def _check_after(self, who: str, place: Place, at: Stamp, request_id: str, outcome: Outcome) -> None:
+        doubtful = place.doubtful_at(at, but=request_id)
+        begun = [other for other in place.ids if other != request_id]
+        if doubtful and not outcome.after_unanswered:
+            self._say(4, f"{who} after {len(doubtful)} unanswered attempts, and does not say so")
+        if outcome.after_unanswered and not begun:
+            self._say(4, f"{who} says that an attempt was unanswered, and there was no other")
+
+    def _check_belief(self, who: str, place: Place, at: Stamp, outcome: Outcome) -> None:
+        """The first clear answer that was read before the order settled must be its outcome."""
+        for answer in place.answers:
+            if answer.at.time >= at.time:
+                break
+            if answer.says.settles:
+                expected = DEFINITE.get(answer.says, "unknown")
+                if outcome.kind != expected:
+                    self._say(5, f"{who}, and {answer.request_id} had been answered {answer.says.value}")
+                return
+
+    def _check_attempts(self, who: str, place: Place, at: Stamp, outcome: Outcome) -> None:
+        told = [attempt.request_id for attempt in outcome.attempts]
+        complete = [sent.request_id for sent in place.complete_by(at)]
+        if len(set(told)) != len(told):
+            self._say(7, f"{who} names an attempt twice")
+        if missing := [request_id for request_id in complete if request_id not in told]:
+            self._say(7, f"{who} does not name its attempts {missing}")
+        if stranger := [request_id for request_id in told if request_id not in place.ids]:
+            self._say(7, f"{who} names attempts of others {stranger}")
+        by_id = {answer.request_id: answer for answer in place.answers_by(at)}
+        for attempt in outcome.attempts:
+            answer = by_id.get(attempt.request_id)
+            if attempt.answered_at is not None and (answer is None or answer.status != attempt.status):
+                self._say(2, f"{who}: {attempt}, and the wire has {answer}")
+            if attempt.answered_at is None and answer is not None and answer.at.time < at.time:
+                self._say(5, f"{who}: {attempt}, and the wire has {answer}")
+
+    def _check_time(self, who: str, result: OpResult, place: Place, at: Stamp, outcome: Outcome) -> None:
+        """Not too late, and not given up too early."""
+        scenario, run = self.run.scenario, self.run
+        began = min((run.offered[request_id].time for request_id in place.ids), default=None)
+        if began is None:
+            return
+        bound = scenario.give_up_after if scenario.retry else min(scenario.give_up_after, scenario.reply_timeout)
+        if at.time > began + bound + BOUND and not self._paced and not result.cancelled:
+            self._say(6, f"{who} {at.time - began:.3f} s after its first write, with {bound} s allowed")
+        gone = result.cancelled or run.failed or result.op.leave_after is not None or run.hung
+        if gone or (run.body_ended is not None and at.count > run.body_ended.count) or not isinstance(outcome, Unknown):
+            return
+        if isinstance(outcome.cause, InvalidReply | HandshakeFailed) or any(a.says is Says.REFUSED for a in place.answers):
+            return
+        if scenario.retry and at.time < began + scenario.give_up_after - ROUNDING:
+            self._say(6, f"{who} was given up {at.time - began:.3f} s after its first write")
+        answered = bool(place.answers_by(at))
+        early = at.time < began + min(scenario.reply_timeout, scenario.give_up_after) - ROUNDING
+        if not scenario.retry and early and not answered and not isinstance(outcome.cause, ConnectionLost):
+            self._say(6, f"{who} was given up {at.time - began:.3f} s after its only write")
+
+
+
+def _gist(outcome: Outcome) -> tuple[object, ...]:
+    """What makes two outcomes the same; causes are exceptions, which are equal to nothing but themselves."""
+    return outcome.kind, outcome.request, outcome.attempts, outcome.error, outcome.after_unanswered, outcome.final

@@ -1,0 +1,238 @@
+"""Ten faults of other clients, put back into ours one at a time, to see that the checker catches them.
+
+Each patches a few functions of the library while its block runs. DEFECTS.md beside this says which seed catches which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from unittest.mock import patch
+
+import attrs
+import trio
+
+from trio_cancel import AlreadyClosed, Canceled, CanceledOrder
+from trio_cancel import _inbox as inbox
+from trio_cancel._connection import Connection
+from trio_cancel._dispatch import Dispatcher
+from trio_cancel._inbox import Inbox
+from trio_cancel._pending import Flight, Pending
+from trio_cancel._table import Table
+from trio_cancel._transport import ByteStream
+from trio_cancel._verdict import Verdict, judge
+from trio_cancel._websocket import Link
+from trio_cancel._wire import decode_reply
+
+Patch = Callable[[], Generator[None]]
+
+
+def send_under_the_callers_scope() -> Generator[None]:
+    """A caller that is cancelled takes the write with it, and the next write goes into the middle of a frame."""
+    sending: dict[ByteStream, trio.CancelScope] = {}
+    send, abandon = ByteStream.send, Table.abandon
+
+    async def send_cancelled(stream: ByteStream, chunks: Any) -> None:
+        with trio.CancelScope() as sending[stream]:
+            await send(stream, chunks)
+        if sending.pop(stream).cancelled_caught:
+            stream.poisoned = False
+
+    def abandon_sending(table: Table, pending: Pending) -> None:
+        for scope in sending.values():
+            scope.cancel()
+        abandon(table, pending)
+
+    with patch.object(ByteStream, "send", send_cancelled), patch.object(Table, "abandon", abandon_sending):
+        yield
+
+
+def reply_of_the_wrong_connection() -> Generator[None]:
+    """A reply is matched by its id alone, whatever connection it comes from."""
+    read, down = Inbox.read, Dispatcher.connection_down
+
+    def read_any(self: Inbox, text: bytes | str, connection: int, now: float, wall: float) -> None:
+        flight = self._table.flights.get(decode_reply(text).id or "")
+        read(self, text, connection if flight is None else flight.connection, now, wall)
+
+    def keep(self: Dispatcher, connection: int, cause: BaseException | None, now: float) -> None:
+        down(self, connection, cause, now)
+        self.table.flights.update({flight.request_id: flight for p in self.table.active for flight in p.flights})
+
+    with patch.object(Inbox, "read", read_any), patch.object(Dispatcher, "connection_down", keep):
+        yield
+
+
+def closed_called_canceled() -> Generator[None]:
+    """40408 after an unanswered attempt is taken for our own success."""
+
+    def guess(request: Any, attempts: Any, *, error: Any, after_unanswered: bool) -> Any:
+        if not after_unanswered:
+            return AlreadyClosed(request, attempts, error=error)
+        now, none = datetime.now(UTC), Decimal(0)
+        numbers = (none, none, none, none, none, none)
+        order = CanceledOrder(request.key, now, now, *numbers, "canceled", "limit", "BTC_BRL")
+        return Canceled(request, attempts, error=error, after_unanswered=True, order=order)
+
+    with patch.object(inbox, "AlreadyClosed", guess):
+        yield
+
+
+def request_id_reused() -> Generator[None]:
+    """A second attempt goes out under the id of the first."""
+    sign = Dispatcher.sign
+
+    def sign_again(
+        self: Dispatcher, admitted: list[Pending], connection: int, now: float, wall: float
+    ) -> tuple[list[Flight], list[bytes]]:
+        flights: list[Flight] = []
+        texts: list[bytes] = []
+        for pending in admitted:
+            last = self._next_id
+            if pending.flights:
+                self._next_id = int(pending.flights[0].request_id.rpartition("-")[2]) - 1
+            more = sign(self, [pending], connection, now, wall)
+            flights += more[0]
+            texts += more[1]
+            self._next_id = max(last, self._next_id)
+        return flights, texts
+
+    with patch.object(Dispatcher, "sign", sign_again):
+        yield
+
+
+def signed_when_queued() -> Generator[None]:
+    """The timestamp is that of the call, not of the write."""
+    sign = Dispatcher.sign
+
+    def sign_early(
+        self: Dispatcher, admitted: list[Pending], connection: int, now: float, wall: float
+    ) -> tuple[list[Flight], list[bytes]]:
+        flights: list[Flight] = []
+        texts: list[bytes] = []
+        for pending in admitted:
+            more = sign(self, [pending], connection, now, wall - (now - pending.held_since))
+            flights += more[0]
+            texts += more[1]
+        return flights, texts
+
+    with patch.object(Dispatcher, "sign", sign_early):
+        yield
+
+
+def pending_leaked() -> Generator[None]:
+    """What a cancelled caller asked for stays in the tables."""
+    with patch.object(Table, "abandon", lambda table, pending: None):
+        yield
+
+
+def writing_on() -> Generator[None]:
+    """A write that ran into its deadline is forgotten, and the connection used again."""
+    send, end, write = ByteStream.send, Connection.end, Connection._write_once
+
+    async def send_and_forget(stream: ByteStream, chunks: Any) -> None:
+        try:
+            await send(stream, chunks)
+        finally:
+            stream.poisoned = False
+
+    def go_on(self: Connection, cause: BaseException | None) -> None:
+        if "did not read" not in str(cause):
+            end(self, cause)
+
+    async def write_on(self: Connection, control: list[bytes], admitted: list[Pending]) -> bool:
+        return await write(self, control, admitted) or not self._over.is_set()
+
+    with (
+        patch.object(ByteStream, "send", send_and_forget),
+        patch.object(Connection, "end", go_on),
+        patch.object(Connection, "_write_once", write_on),
+    ):
+        yield
+
+
+def reader_killed() -> Generator[None]:
+    """A late or unknown reply ends the reader, and nobody is told."""
+
+    read = Link._read
+
+    def die(*_: object) -> None:
+        raise KeyError("no such request")
+
+    async def read_until_dead(self: Link, reader: Any, *args: Any) -> None:
+        async def reader_that_dies(*args: Any) -> None:
+            try:
+                await reader(*args)
+            except KeyError:
+                await trio.sleep_forever()
+
+        await read(self, reader_that_dies, *args)
+
+    with patch.object(Inbox, "_read_stray", die), patch.object(Link, "_read", read_until_dead):
+        yield
+
+
+def complete_frame_called_not_sent() -> Generator[None]:
+    """When a write fails, nothing of it counts as sent."""
+    send = ByteStream.send
+
+    async def send_uncounted(stream: ByteStream, chunks: Any) -> None:
+        before = stream.accepted
+        try:
+            await send(stream, chunks)
+        except BaseException:
+            stream.accepted = before
+            raise
+
+    with patch.object(ByteStream, "send", send_uncounted):
+        yield
+
+
+def server_error_called_rejected() -> Generator[None]:
+    """A 5xx is taken for a refusal."""
+
+    def judge_hastily(*args: Any) -> tuple[Verdict, str]:
+        verdict, why = judge(*args)
+        return (Verdict.REFUSED if verdict is Verdict.UNAVAILABLE else verdict), why
+
+    with patch.object(inbox, "judge", judge_hastily):
+        yield
+
+
+@attrs.frozen
+class Defect:
+    """A defect: its name, and what puts it into the library."""
+
+    name: str
+    patch: Patch
+
+    @property
+    def what(self) -> str:
+        """One sentence about it."""
+        return (self.patch.__doc__ or "").strip()
+
+    @contextmanager
+    def put_back(self) -> Generator[None]:
+        """Have the defect while the block runs."""
+        with contextmanager(self.patch)():
+            yield
+
+
+DEFECTS = {
+    function.__name__: Defect(function.__name__, function)
+    for function in (
+        send_under_the_callers_scope,
+        reply_of_the_wrong_connection,
+        closed_called_canceled,
+        request_id_reused,
+        signed_when_queued,
+        pending_leaked,
+        writing_on,
+        reader_killed,
+        complete_frame_called_not_sent,
+        server_error_called_rejected,
+    )
+}

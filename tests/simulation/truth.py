@@ -1,0 +1,203 @@
+"""What is true of one order's cancel, from the wire's bytes and the venue's log, never from the client's own tables.
+
+The reading of an answer is written from the venue's contract a second time here, so that one misreading in the client
+cannot hide behind itself.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from trio_cancel import CancelRequest
+from trio_cancel.sandbox import RequestRecord
+
+from .record import Run, Stamp
+from .tap import Message, Sent, read_messages, sent_requests
+
+NUMBERS = (
+    "executed_amount",
+    "remaining_amount",
+    "remaining_value",
+    "requested_amount",
+    "requested_value",
+    "total_value",
+)
+TEXTS = ("id", "create_date", "update_date", "status", "type", "pair")
+LATE_SIGNATURE = 4.0
+
+
+class Says(Enum):
+    """What an answer says about its order."""
+
+    CANCELED = "canceled"
+    CLOSED = "already_closed"
+    NOT_FOUND = "not_found"
+    REFUSED = "refused"
+    TRY_AGAIN = "try_again"  # refused now: 429, or a signature that came late
+    DOUBTFUL = "doubtful"  # 5xx, 408
+    NOTHING = "nothing"  # contradicts itself or the contract
+
+    @property
+    def settles(self) -> bool:
+        """Whether the order's outcome is clear by it, whatever else is under way."""
+        return self in (Says.CANCELED, Says.CLOSED, Says.NOT_FOUND, Says.NOTHING)
+
+    @property
+    def clean(self) -> bool:
+        """Whether it says that this attempt did nothing."""
+        return self in (Says.REFUSED, Says.TRY_AGAIN)
+
+
+@attrs.frozen
+class Answer:
+    """The first message with a request's id on that request's connection."""
+
+    request_id: str
+    at: Stamp
+    says: Says
+    status: int | None
+    document: Any
+
+
+@attrs.define
+class Place:
+    """One order of one operation: its requests and their answers, in the order of time."""
+
+    request: CancelRequest
+    ids: list[str]
+    """Everything that the client began to write, whole or not."""
+    sent: list[Sent]
+    """Whole frames."""
+    answers: list[Answer]
+    records: dict[str, RequestRecord]
+    """The venue's."""
+
+    def complete_by(self, stamp: Stamp) -> list[Sent]:
+        """Whole frames that the stream had taken by then."""
+        return [sent for sent in self.sent if sent.complete.count < stamp.count]
+
+    def answers_by(self, stamp: Stamp) -> list[Answer]:
+        """Answers that were read by then."""
+        return [answer for answer in self.answers if answer.at.count < stamp.count]
+
+    def doubtful_at(self, stamp: Stamp, but: str = "") -> list[Sent]:
+        """Whole frames that may have been applied, for all that had been read by then."""
+        clean = {answer.request_id for answer in self.answers_by(stamp) if answer.says.clean}
+        return [sent for sent in self.complete_by(stamp) if sent.request_id not in clean and sent.request_id != but]
+
+
+@attrs.define
+class Truth:
+    """The truth of a whole run."""
+
+    places: dict[tuple[int, int], Place]
+    sent: list[Sent]
+    problems: list[str]
+    limited: bool
+    """Whether the client was ever told 429."""
+
+
+def is_whole(result: Any) -> bool:
+    """Return True if a result has every field of the contract, of the right type."""
+    return (
+        isinstance(result, dict)
+        and all(isinstance(result.get(name), str) for name in TEXTS)
+        and all(
+            isinstance(result.get(name), int | Decimal) and not isinstance(result.get(name), bool) for name in NUMBERS
+        )
+    )
+
+
+def classify(document: Any, request: CancelRequest, age: float) -> Says:
+    """Return what an answer says (venue.md's table)."""
+    status = document.get("status")
+    result, error = document.get("result"), document.get("error")
+    if not isinstance(status, int) or isinstance(status, bool):
+        return Says.NOTHING
+    if status == 408 or 500 <= status <= 599:
+        return Says.DOUBTFUL
+    if status == 200:
+        if error is not None or not is_whole(result) or result["status"] != "canceled":
+            return Says.NOTHING
+        named = result["id"] if request.id is not None else result.get("external_id")
+        return Says.CANCELED if named == request.key else Says.NOTHING
+    if result is not None or not isinstance(error, dict) or not 400 <= status <= 499:
+        return Says.TRY_AGAIN if status == 429 and result is None else Says.NOTHING
+    code = error.get("error_code")
+    if not isinstance(code, int):
+        return Says.NOTHING
+    if status == 429:
+        return Says.REFUSED if "limit exceeded" in str(error.get("message")).lower() else Says.TRY_AGAIN
+    if code == 40408:
+        return Says.CLOSED
+    if code == 40401:
+        return Says.NOT_FOUND
+    return Says.TRY_AGAIN if code == 40011 and age > LATE_SIGNATURE else Says.REFUSED
+
+
+def find(run: Run) -> Truth:
+    """Return the truth of a run."""
+    problems: list[str] = []
+    sent: list[Sent] = []
+    messages: list[Message] = []
+    for wire in run.wires:
+        requests, wrong = sent_requests(wire)
+        sent += requests
+        problems += [f"I8: {text}" for text in wrong]
+        if wire.wrote_on:
+            problems.append(f"I8: wire {wire.number}: bytes followed a write that was left unfinished")
+        messages += read_messages(wire)
+    by_id: dict[str, Sent] = {}
+    for each in sent:
+        if each.request_id in by_id:
+            problems.append(f"I7: the request id {each.request_id} went onto the wire twice")
+        by_id[each.request_id] = each
+    first: dict[str, Message] = {}
+    documents: dict[str, Any] = {}
+    limited = False
+    for message in sorted(messages, key=lambda message: message.read.count):
+        document = message.document()
+        request_id = document.get("id") if isinstance(document, dict) else None
+        if not isinstance(request_id, str) or request_id not in by_id or by_id[request_id].wire != message.wire:
+            continue
+        limited = limited or document.get("status") == 429
+        if request_id not in first:
+            first[request_id], documents[request_id] = message, document
+    places: dict[tuple[int, int], Place] = {}
+    for request_id, place in run.written.items():
+        request = run.results[place[0]].requests[place[1]]
+        here = places.setdefault(place, Place(request, [], [], [], {}))
+        here.ids.append(request_id)
+        records = run.log.by_request_id(request_id)
+        if len(records) > 1:
+            problems.append(f"I7: the venue got the request id {request_id} twice")
+        if records:
+            here.records[request_id] = records[0]
+        if request_id not in by_id:
+            continue
+        here.sent.append(by_id[request_id])
+        if request_id in first:
+            message, document = first[request_id], documents[request_id]
+            status = document.get("status")
+            age = message.read.time - by_id[request_id].offered.time
+            here.answers.append(
+                Answer(
+                    request_id,
+                    message.read,
+                    classify(document, request, age),
+                    status if isinstance(status, int) and not isinstance(status, bool) else None,
+                    document,
+                )
+            )
+    for here in places.values():
+        here.answers.sort(key=lambda answer: answer.at.count)
+    problems += [
+        f"I7: the request {each.request_id} went onto the wire unannounced"
+        for each in sent
+        if each.request_id not in run.written
+    ]
+    return Truth(places, sent, problems, limited)
