@@ -287,7 +287,7 @@ class Connection:
         while True:
             await trio.sleep_until(min(next_ping, self._heard_at + idle if idle is not None else float("inf")))
             now = trio.current_time()
-            if idle is not None and now - self._heard_at >= idle:
+            if idle is not None and now >= self._heard_at + idle:  # as slept for: the difference could round below it
                 if self._mood is not Mood.FAIR:
                     self._end("idle")
                 self._close(1001, "idle")
