@@ -11,8 +11,14 @@ from trio_cancel._outcomes import Canceled, Outcome
 class Holder(Protocol):
     """A scope, as the table sees it."""
 
-    def left_by_itself(self, request: CancelRequest) -> None:
-        """Note that the order is surely off the book, so that it is held no more."""
+    def off_book(self, request: CancelRequest, written: float) -> None:
+        """Release the order, if the cancel that took it off the book was one of this very order.
+
+        Args:
+            request: the order.
+            written: trio's clock when the cancel's first attempt was written. An order that was added after that is
+                another one of the same name.
+        """
 
 
 class Holds:
@@ -35,8 +41,13 @@ class Holds:
         """Hold the order no more."""
         self.holders.pop(request, None)
 
-    def settled(self, outcome: Outcome) -> None:
-        """Release what an outcome says is off the book, under either name that the venue gives it."""
+    def settled(self, outcome: Outcome, written: float) -> None:
+        """Tell the holder of what an outcome says is off the book, under either name that the venue gives it.
+
+        Args:
+            outcome: of a cancel that anybody has made.
+            written: trio's clock when its first attempt was written.
+        """
         if not outcome.off_book:
             return
         names = [outcome.request]
@@ -45,6 +56,6 @@ class Holds:
             if outcome.order.external_id:
                 names.append(CancelRequest(external_id=outcome.order.external_id))
         for name in dict.fromkeys(names):
-            holder = self.holders.pop(name, None)
+            holder = self.holders.get(name)
             if holder is not None:
-                holder.left_by_itself(name)
+                holder.off_book(name, written)

@@ -24,7 +24,7 @@ import enum
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVarTuple
+from typing import Protocol, TypeVarTuple
 
 import trio
 
@@ -59,6 +59,13 @@ class SessionState(enum.StrEnum):
     CLOSED = "closed"
 
 
+class Ending(Protocol):
+    """An order scope, as the session sees it."""
+
+    async def end(self) -> None:
+        """Cancel what it holds as if its block were left now."""
+
+
 class Session:
     """The tasks behind one ``open_trading_ws`` block."""
 
@@ -76,6 +83,7 @@ class Session:
         journal: Journal | None,
     ) -> None:
         self.state = SessionState.CONNECTING
+        self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not repeat
         self.failure: HandshakeFailed | None = None
         self._dialing = dialing
         self._world = world
@@ -117,9 +125,16 @@ class Session:
             raise self.failure
 
     async def close(self) -> None:
-        """End every task, after an orderly close as far as the peer takes part, within 2 s. Never cancelled."""
+        """End every task, after an orderly close as far as the peer takes part, within 2 s. Never cancelled.
+
+        Order scopes that are still open (another task's, or whose end was lost) are ended first, within their grace.
+        """
         with trio.CancelScope(shield=True):
-            self.dispatcher.stop(SessionClosed("the session's block has ended"))
+            try:
+                for scope in list(self.scopes):
+                    await scope.end()
+            finally:
+                self.dispatcher.stop(SessionClosed("the session's block has ended"))
             if self.state is not SessionState.FAILED:
                 self.state = SessionState.CLOSED
             if self._connection is not None:
@@ -136,10 +151,16 @@ class Session:
         """End every task at once."""
         self._scope.cancel()
 
-    def spawn(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
-        """Run a task beside the session's own, out of the reach of the block's scopes, to its end or the session's."""
+    def spawn(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> bool:
+        """Run a task beside the session's own, out of the reach of the block's scopes, to its end or the session's.
+
+        Returns False if the session's tasks have been ended, so that it is not run.
+        """
         assert self._nursery is not None
+        if self._scope.cancel_called:
+            return False
         self._nursery.start_soon(_protected, task, *args)
+        return True
 
     def check_open(self) -> None:
         """Raise SessionClosed if the block has ended."""

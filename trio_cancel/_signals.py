@@ -1,30 +1,118 @@
-"""SIGTERM and SIGINT as an orderly end: the block is cancelled, so that its scopes run; then ``Interrupted`` comes out.
+"""Signals: how a second Ctrl-C is heard, and ``cancel_on_signals``, which makes SIGTERM and SIGINT an orderly end.
 
-One task watches for signals while the block runs. The first signal cancels the block, the second ends the grace of the
-order scopes that are being left.
+:class:`Ears` (one for each ``trio.run``) counts the signals that ask for an end, whichever task trio raises them in:
+its KeyboardInterrupt goes to the main task, while the order scope that must hear the second one may be in another.
+While an order scope is open, a handler on SIGINT counts and then does what was done before; it only ever calls trio's
+``run_sync_soon``, which is made for that. Under ``cancel_on_signals`` one task watches for the signals instead: the
+first cancels the block.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import TypeAlias
 
 import trio
 
 from trio_cancel._errors import ConfigurationError, Interrupted
-from trio_cancel._scope import drains
 
+Handler: TypeAlias = Callable[[int, FrameType | None], object]
+
+
+class Ears:
+    """Hear the signals of one run, and end what is to be ended early by them.
+
+    Attributes:
+        heard: how many signals have come while somebody listened.
+    """
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self._ends: dict[trio.CancelScope, int] = {}
+        self._listeners = 0
+        self._ours: Handler | None = None
+        self._before: Handler | None = None
+
+    def hear(self) -> None:
+        """Count a signal, and cancel the scopes that it ends."""
+        self.heard += 1
+        for scope in [scope for scope, count in self._ends.items() if count <= self.heard]:
+            scope.cancel()
+
+    @property
+    def listening(self) -> bool:
+        """True if a Ctrl-C is counted by itself."""
+        return self._ours is not None
+
+    @contextmanager
+    def ending(self, scope: trio.CancelScope, after: int) -> Generator[None]:
+        """Cancel ``scope`` when so many more signals have come."""
+        self._ends[scope] = self.heard + after
+        try:
+            yield
+        finally:
+            del self._ends[scope]
+
+    def listen(self) -> None:
+        """Count each Ctrl-C from now on. Call :meth:`stop` as often."""
+        self._listeners += 1
+        if _active.get() or threading.current_thread() is not threading.main_thread():
+            return  # cancel_on_signals counts them; no signal arrives here
+        if self._ours is None:
+            before = signal.getsignal(signal.SIGINT)
+            if callable(before):  # not SIG_DFL (it kills), SIG_IGN, or a handler that is not Python's
+                self._before = before
+                self._ours = self._handler(before)
+                signal.signal(signal.SIGINT, self._ours)
+
+    def stop(self) -> None:
+        """Count no longer, unless others still want it."""
+        self._listeners -= 1
+        if self._listeners == 0 and self._ours is not None:
+            if signal.getsignal(signal.SIGINT) is self._ours:
+                signal.signal(signal.SIGINT, self._before)
+            self._ours = self._before = None
+
+    def _handler(self, before: Handler) -> Handler:
+        token = trio.lowlevel.current_trio_token()
+
+        @trio.lowlevel.enable_ki_protection
+        def count(signum: int, frame: FrameType | None) -> None:
+            try:
+                token.run_sync_soon(self.hear)
+            except trio.RunFinishedError:
+                # Somebody put us back after the run; trio's handler, behind us, has nobody left to tell.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt from None
+            before(signum, frame)
+
+        return count
+
+
+_ears: trio.lowlevel.RunVar[Ears] = trio.lowlevel.RunVar("trio_cancel.ears")
 _active: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("trio_cancel.cancel_on_signals", False)
+
+
+def ears() -> Ears:
+    """Return those of this run."""
+    try:
+        return _ears.get()
+    except LookupError:
+        found = Ears()
+        _ears.set(found)
+        return found
 
 
 @asynccontextmanager
 async def cancel_on_signals() -> AsyncGenerator[None]:
     """Let SIGTERM and SIGINT end the block in an orderly way.
 
-    Use it once per program, in the main thread. The first signal cancels the block, so that order scopes and other
-    clean-up run; a second one ends the grace of order scopes early.
+    Use it once per program, in the main thread, around everything. The first signal cancels the block, so that order
+    scopes and other clean-up run; a second one ends the grace of order scopes early.
 
     Raises:
         Interrupted: after the block, if a signal came. It is no ``Exception``, so that no loop swallows it by accident;
@@ -53,8 +141,12 @@ async def cancel_on_signals() -> AsyncGenerator[None]:
                     raise Interrupted(received[0]) from error
                 raise
             finally:
-                # No `async with`: the nursery would wrap the block's exception in a group.
+                # A signal that has come is ours, not for the handlers that are put back now: theirs may kill.
+                await trio.lowlevel.cancel_shielded_checkpoint()
                 watching.cancel()
+                # No `async with`: the nursery would wrap the block's exception in a group. Its shield: a scope around
+                # us that fires in this moment must not take the place of Interrupted.
+                nursery.cancel_scope.shield = True
                 await manager.__aexit__(None, None, None)
     finally:
         _active.set(False)
@@ -68,8 +160,5 @@ async def _watch(
     with watching:
         async for signum in signals:
             received.append(signum)
-            if len(received) == 1:
-                block.cancel()
-            else:
-                for drain in list(drains.get(set())):
-                    drain.cancel()
+            ears().hear()
+            block.cancel()

@@ -8,6 +8,7 @@ a bounded memory of the last ones, by which late and contradicting answers are t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
@@ -108,7 +109,7 @@ class Table:
         if self.log is not None:
             self.log.settled(pending)
         if self.holds.holders:
-            self.holds.settled(outcome)
+            self.holds.settled(outcome, pending.flights[0].written if pending.flights else -math.inf)
         if pending.abandoned:
             logger.info("%s settled as %s after its caller had left", pending.request, outcome.kind)
             if self.notify is not None:
