@@ -13,7 +13,7 @@ async def test_no_order_is_forgotten_when_its_process_is_killed() -> None:
     record = await run_many(20, "ci")
     assert record.faults == []
     assert record.runs.total() == 20
-    assert record.moments["in the middle"] >= 5
+    assert record.moments["in the middle"] + record.moments["while a scope was left"] >= 5
     assert record.applied
     assert record.held
     assert record.left

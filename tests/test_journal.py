@@ -245,6 +245,18 @@ async def test_a_disk_that_hangs_holds_the_end_up_for_a_bounded_time(
     assert "could not be closed within 5 s" in errors(caplog)[0]
 
 
+async def test_a_cancelled_block_with_a_disk_that_hangs_is_left_as_cancelled(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = Executor()
+    with trio.move_on_after(1) as scope:
+        async with journal_on(MemoryStore(), executor):
+            executor.seconds = 1e6
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert errors(caplog)
+
+
 async def test_a_full_disk_is_no_hindrance_at_the_end(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

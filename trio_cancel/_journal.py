@@ -20,7 +20,7 @@ import sqlite3
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -51,11 +51,8 @@ FAILURES = (sqlite3.Error, OSError, RuntimeError)
 _T = TypeVar("_T")
 
 
-class RunSync(Protocol):
-    """Runs a function that blocks, and is cancelled only at the price of abandoning it."""
-
-    def __call__(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
-        """Return what it returns."""
+RunSync = Callable[..., Awaitable[Any]]
+"""Runs a function that blocks with its arguments, and is cancelled only at the price of abandoning it."""
 
 
 class _Thread:
@@ -98,7 +95,7 @@ class Journal:
         self._dropped = False
         self._held: dict[CancelRequest, int] = {}
         self._changes = Changes()
-        self._settled: list[Pending] = []
+        self._settled: list[tuple[Pending, float]] = []
         self._retried: dict[Pending, None] = {}
         self._written: deque[tuple[float, list[Pending]]] = deque()
         self._urgent = False  # somebody waits
@@ -116,7 +113,7 @@ class Journal:
     # For scopes
 
     async def hold(self, request: CancelRequest) -> None:
-        """Record that a scope holds an order; return when that is durable.
+        """Record that a scope holds an order; return when that is durable. It takes the place of an older hold of it.
 
         Raises:
             JournalError: it cannot be recorded now. Do not place the order.
@@ -125,6 +122,7 @@ class Journal:
         """
         if self.failure is not None:
             self._refuse()
+        older = self._held.get(request)
         number = self._next
         self._next = number + 1
         external = request.external_id is not None
@@ -136,6 +134,8 @@ class Journal:
                 self._refuse()
             self._held[request] = number
             held = True
+            if older is not None:
+                self._let_go(older)
         finally:
             if not held:
                 self._let_go(number)
@@ -186,7 +186,7 @@ class Journal:
     def settled(self, pending: Pending) -> None:
         """Note that an order has its outcome."""
         if pending.intent:
-            self._settled.append(pending)
+            self._settled.append((pending, self._wall()))
             self._wake_lazily()
 
     # Waiting
@@ -280,13 +280,12 @@ class Journal:
         """Take everything that has come up, as rows."""
         changes, self._changes = self._changes, Changes()
         self._urgent = False
-        now = micros(self._wall())
         outcomes, attempts = changes.outcomes, changes.attempts
-        for pending in self._settled:
+        for pending, at in self._settled:
             outcome = pending.outcome
             assert outcome is not None
             code = None if outcome.error is None else outcome.error.error_code
-            outcomes.append((pending.intent, outcome.kind, now, code))
+            outcomes.append((pending.intent, outcome.kind, int(at * 1_000_000), code))
             self._add_attempts(pending, attempts)
         self._settled.clear()
         if self._retried:
@@ -303,7 +302,7 @@ class Journal:
         self._lazy = bool(written)
         attempts.sort()  # a table grows best at its end
         if self._closing:
-            changes.closed = now
+            changes.closed = micros(self._wall())
         return changes
 
     def _add_attempts(self, pending: Pending, rows: list[AttemptRow]) -> None:
@@ -368,8 +367,10 @@ async def open_journal(
         JournalError: on entering, if it cannot be used.
     """
     run_sync = run_sync or _Thread()
+    store: JournalStore | None = None
     with trio.CancelScope(shield=True):  # a file that a thread has opened must not be lost
         store = await run_sync(open_store, path, account, prefix, micros(wall()))
+    assert store is not None
     journal = Journal(os.fspath(path), store, run_sync, wall)
     scope = trio.CancelScope(shield=True)
     manager = trio.open_nursery()
@@ -384,7 +385,8 @@ async def open_journal(
         nursery.start_soon(write)
         yield journal
     finally:
-        # Not `async with`: the nursery would wrap the block's exception in a group.
+        # Not `async with`: the nursery would wrap the block's exception in a group. Its task has ended by then, so that
+        # leaving it neither waits nor can be cancelled.
         try:
             journal.close()
             with trio.move_on_after(CLOSING, shield=True) as closing:
@@ -393,4 +395,6 @@ async def open_journal(
                 logger.error("the journal %s could not be closed within %g s", journal.path, CLOSING)
         finally:
             scope.cancel()
-            await manager.__aexit__(None, None, None)
+            with trio.CancelScope(shield=True):
+                await journal.ended.wait()  # noqa: ASYNC102 - at once: it has been cancelled
+            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - as said

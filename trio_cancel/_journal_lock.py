@@ -6,16 +6,13 @@ removing it would let two writers lock two files of one name.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sqlite3
 from typing import Protocol
 
-try:
-    import fcntl
-except ImportError:  # no POSIX
-    HAS_FLOCK = False
-else:
-    HAS_FLOCK = True
+HAS_FLOCK = importlib.util.find_spec("fcntl") is not None
+"""False where the system is no POSIX."""
 
 
 class Lock(Protocol):
@@ -29,6 +26,8 @@ class _FileLock:
     """By the system's lock on an open file (``flock``), which also tells two sessions of one process apart."""
 
     def __init__(self, path: str) -> None:
+        import fcntl  # which not every system has
+
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,9 +46,9 @@ class _DatabaseLock:
         self._database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             self._database.execute("BEGIN EXCLUSIVE")
-        except BaseException as error:
+        except sqlite3.Error as error:
             self._database.close()
-            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            if "locked" in str(error):
                 raise BlockingIOError(str(error)) from error
             raise
 

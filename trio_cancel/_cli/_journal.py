@@ -64,7 +64,7 @@ def _words(detail: dict[str, Any]) -> str:
 
 def _csv_lines(contents: JournalContents) -> Iterator[str]:
     text = io.StringIO()
-    writer = csv_format.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer: csv_format.DictWriter[str] = csv_format.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for order in contents.orders:
         named = {"id": order.request.id, "external_id": order.request.external_id}

@@ -1,0 +1,275 @@
+"""``trio-cancel resume`` and ``trio-cancel journal``, in this process, on journals that dead processes left."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from trio_cancel import Credentials, open_trading_ws, read_journal
+from trio_cancel._cli import _resume, run, run_async
+from trio_cancel._journal_rows import Changes, HoldRow, IntentRow, OutcomeRow, micros
+from trio_cancel._journal_store import Account, Store
+from trio_cancel.sandbox import Sandbox
+
+
+@attrs.define
+class Shell:
+    """Runs command lines on a journal against the sandbox, and reads what they print."""
+
+    sandbox: Sandbox
+    path: Path
+    capture: pytest.CaptureFixture[str]
+    out: str = ""
+    error: str = ""
+
+    async def __call__(self, command: str, *words: str) -> int:
+        status = await run_async([command, str(self.path), *words])
+        self.out, self.error = self.capture.readouterr()
+        assert "Traceback" not in self.error
+        assert "sandbox-secret" not in self.out + self.error
+        return status
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What became of each order."""
+        records = [json.loads(line) for line in self.out.splitlines()]
+        return {record["external_id"] or record["id"]: record["status"] for record in records}
+
+    def die(
+        self,
+        *,
+        holds: tuple[tuple[str, bool], ...] = (),
+        cancels: tuple[tuple[str, bool, str | None], ...] = (),
+        ago: float = 1.0,
+        url: str | None = None,
+    ) -> None:
+        """Leave what a process leaves that dies: (key, is external) and (key, is external, kind of outcome)."""
+        at = micros(time.time() - ago)
+        store = Store.open(self.path, Account(url or self.sandbox.url, self.sandbox.credentials), "dead", at)
+        number, session = store.begun.number, store.begun.session
+        held: list[HoldRow] = [(number + i, session, int(ext), key, at) for i, (key, ext) in enumerate(holds)]
+        number += len(held)
+        intents: list[IntentRow] = [(number + i, session, int(e), k, at) for i, (k, e, _) in enumerate(cancels)]
+        outcomes: list[OutcomeRow] = [
+            (number + i, kind, at, None) for i, (_, _, kind) in enumerate(cancels) if kind is not None
+        ]
+        store.commit(Changes(holds=held, intents=intents, outcomes=outcomes))
+        store.close()
+
+
+@pytest.fixture
+async def shell(
+    trading_sandbox: Sandbox,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
+    monkeypatch.setenv("RIPIO_API_TOKEN", trading_sandbox.credentials.api_token)
+    monkeypatch.setenv("RIPIO_API_SECRET", trading_sandbox.credentials.api_secret)
+    monkeypatch.setenv("TRIO_CANCEL_URL", "wss://not.the.journals.example")
+    monkeypatch.setattr(_resume, "SETTLE", 0.3)
+    monkeypatch.setattr(_resume, "ASK_AGAIN", 0.05)
+    return Shell(trading_sandbox, tmp_path / "the.journal", capfd)
+
+
+def place(sandbox: Sandbox, *names: str) -> None:
+    for name in names:
+        sandbox.book.create(external_id=name)
+
+
+async def test_resume_cancels_what_was_left_and_the_second_time_nothing(shell: Shell) -> None:
+    place(shell.sandbox, "held", "tried", "unknown", "refused", "settled")
+    shell.die(
+        holds=(("held", True),),
+        cancels=(
+            ("tried", True, None),
+            ("unknown", True, "unknown"),
+            ("refused", True, "rejected"),
+            ("settled", True, "canceled"),
+        ),
+    )
+    assert await shell("resume") == 0
+    assert shell.told == {"held": "canceled", "tried": "canceled", "unknown": "canceled"}
+    assert {order.external_id for order in shell.sandbox.book.open_orders()} == {"refused", "settled"}
+    requests = len(shell.sandbox.log)
+    assert await shell("resume") == 0
+    assert (shell.out, shell.error) == ("", "trio-cancel: nothing was left\n")
+    assert len(shell.sandbox.log) == requests
+
+
+async def test_resume_by_the_venues_ids_and_in_text(shell: Shell) -> None:
+    order = shell.sandbox.book.create()
+    shell.die(holds=((order.id, False),), ago=1e6)
+    assert await shell("resume", "--json") == 0
+    assert shell.told[order.id] == "canceled"
+    assert "1 order: 1 canceled" in shell.error
+
+
+async def test_an_order_that_never_came_is_asked_for_until_it_cannot_come(shell: Shell) -> None:
+    shell.die(holds=(("never placed", True),), cancels=(("mistyped", True, None),))
+    assert await shell("resume") == 1
+    assert shell.told == {"never placed": "not_found", "mistyped": "not_found"}
+    assert "2 orders are not surely off the book" in shell.error
+    asked = [record.params["external_id"] for record in shell.sandbox.log]
+    assert asked.count("never placed") > 1
+    assert asked.count("mistyped") == 1
+    assert await shell("resume") == 0
+    assert "nothing was left" in shell.error
+
+
+async def test_an_order_that_comes_late_is_canceled(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_resume, "SETTLE", 5.0)
+    shell.sandbox.book.create(external_id="late", delay=0.3)
+    shell.die(holds=(("late", True),))
+    assert await shell("resume") == 0
+    assert shell.told == {"late": "canceled"}
+    assert shell.sandbox.book.open_orders(pending=True) == []
+
+
+async def test_old_external_ids_are_listed_and_left_alone(shell: Shell) -> None:
+    place(shell.sandbox, "old", "young")
+    shell.die(holds=(("old", True),), ago=3700)
+    shell.die(holds=(("young", True),), ago=3500)
+    assert await shell("resume") == 1
+    assert shell.told == {"old": "not_sent", "young": "canceled"}
+    assert "older than 1 h and may name a newer order; --old-external-ids takes it" in shell.error
+    assert [order.external_id for order in shell.sandbox.book.open_orders()] == ["old"]
+    assert await shell("resume", "--old-external-ids") == 0
+    assert shell.told == {"old": "canceled"}
+
+
+async def test_another_account_is_refused(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(shell.sandbox, "held")
+    shell.die(holds=(("held", True),))
+    monkeypatch.setenv("RIPIO_API_TOKEN", "another")
+    assert await shell("resume") == 2
+    assert "belongs to another account" in shell.error
+    assert len(shell.sandbox.log) == 0
+
+
+async def test_a_process_that_lives_is_not_disturbed(shell: Shell) -> None:
+    place(shell.sandbox, "held")
+    async with (
+        open_trading_ws(shell.sandbox.url, credentials=shell.sandbox.credentials, journal=shell.path) as ws,
+        ws.open_order_scope() as orders,
+    ):
+        await orders.add(external_id="held")
+        assert await shell("resume") == 2
+        assert "is being written by another session" in shell.error
+        assert len(shell.sandbox.book.open_orders()) == 1
+        assert await shell("journal") == 0
+        assert "1 order was left held or unsettled; if no session is writing" in shell.error
+    assert await shell("resume") == 0
+    assert "nothing was left" in shell.error
+
+
+async def test_the_venue_may_have_moved(shell: Shell) -> None:
+    place(shell.sandbox, "held")
+    shell.die(holds=(("held", True),), url="ws://127.0.0.1:1")
+    assert await shell("resume") == 1
+    assert shell.told == {"held": "not_sent"}
+    assert await shell("resume", "--url", shell.sandbox.url) == 0
+    assert shell.told == {"held": "canceled"}
+
+
+async def test_a_process_that_lived_on_meanwhile_is_noticed(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(shell.sandbox, "held", "discarded")
+    shell.die(holds=(("held", True), ("discarded", True)))
+    before = read_journal(shell.path)
+    store = Store.open(shell.path, Account(shell.sandbox.url, shell.sandbox.credentials), "live", 0)
+    store.commit(Changes(releases=[(2, 1)]))
+    store.close()
+    answers = [before]
+    monkeypatch.setattr(_resume, "read_journal", lambda path: answers.pop() if answers else read_journal(path))
+    assert await shell("resume") == 2
+    assert "The journal has changed since it was read" in shell.error
+    assert len(shell.sandbox.book.open_orders()) == 2
+
+
+@pytest.mark.parametrize("command", ["resume", "journal"])
+async def test_a_journal_that_is_none(command: str, shell: Shell) -> None:
+    assert await shell(command) == 2
+    assert "There is no journal at" in shell.error
+    shell.path.write_bytes(b"x" * 5000)
+    assert await shell(command) == 2
+    assert "is damaged or no journal" in shell.error
+
+
+# trio-cancel journal
+
+
+@pytest.fixture
+async def written(shell: Shell) -> Shell:
+    """A journal in which something has happened."""
+    place(shell.sandbox, "one", "two")
+    shell.sandbox.book.fill(external_id="two")
+    async with (
+        open_trading_ws(shell.sandbox.url, credentials=shell.sandbox.credentials, journal=shell.path) as ws,
+        ws.open_order_scope() as orders,
+    ):
+        await orders.add(external_id="one")
+        await ws.try_cancel(external_id="two")
+    return shell
+
+
+async def test_the_journal_as_text(written: Shell) -> None:
+    assert await written("journal") == 0
+    lines = written.out.splitlines()
+    assert lines[0] == written.sandbox.url
+    assert lines[1].startswith("session 1: opened 20")
+    orders = "\n".join(lines[2:]).split("order with external id ")[1:]
+    one, two = [[line.split()[1] if line.startswith(" ") else line for line in text.splitlines()] for text in orders]
+    assert one[:5] == ["one", "held", "intended", "written", "answered"]
+    assert sorted(one[5:]) == ["canceled", "released"]
+    assert two == ["two", "intended", "written", "answered", "already"]
+    assert "code 40408" in written.out
+    assert written.error == ""
+
+
+async def test_the_journal_as_json(written: Shell) -> None:
+    assert await written("journal", "--json") == 0
+    one, two = [json.loads(line) for line in written.out.splitlines()]
+    assert (one["external_id"], one["held"], one["unsettled"]) == ("one", False, False)
+    assert one["holds"][0]["released_at"] >= one["holds"][0]["held_at"]
+    (cancel,) = two["cancels"]
+    assert (cancel["outcome"], cancel["error_code"]) == ("already_closed", 40408)
+    (attempt,) = cancel["attempts"]
+    assert attempt["status"] == 400
+    assert cancel["intended_at"] <= attempt["written_at"] <= attempt["answered_at"] <= cancel["settled_at"]
+
+
+async def test_the_journal_as_csv(written: Shell) -> None:
+    assert await written("journal", "--csv") == 0
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(written.out)))
+    one = [row["event"] for row in rows if row["external_id"] == "one"]
+    assert sorted(one) == sorted(["held", "intended", "written", "answered", "canceled", "released"])
+    assert one[:3] == ["held", "intended", "written"]
+    log = {record.request_id for record in written.sandbox.log}
+    assert {row["request_id"] for row in rows if row["event"] == "answered"} == log
+    assert {row["session"] for row in rows} == {"1"}
+
+
+async def test_one_form_at_a_time(written: Shell) -> None:
+    assert await written("journal", "--csv", "--json") == 2
+    assert "--json and --csv exclude each other" in written.error
+
+
+def test_credentials_are_needed_only_where_something_was_left(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RIPIO_API_TOKEN", raising=False)
+    monkeypatch.delenv("RIPIO_API_SECRET", raising=False)
+    path = tmp_path / "the.journal"
+    store = Store.open(path, Account("wss://venue.example", Credentials("a", "b")), "x", 0)
+    assert run(["resume", str(path)]) == 0
+    store.commit(Changes(holds=[(1, 1, 0, "x", 0)]))
+    store.close()
+    assert run(["resume", str(path)]) == 2
+    assert "RIPIO_API_TOKEN" in capfd.readouterr().err
