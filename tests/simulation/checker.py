@@ -137,7 +137,7 @@ class Checker:
             left = run.settled.get(place, ())
             if result.ended is not None:
                 left = [*left, result.ended]
-            if left and min(stamp.count for stamp in left) < sent.offered.count:
+            if left and min(stamp.count for stamp in left) < run.offered[sent.request_id].count:
                 self._say(9, f"{sent.request_id} was written after its caller had returned")
             if self.truth.places[place].request.key != sent.order:
                 self._say(7, f"{sent.request_id} names {sent.order}, not {self.truth.places[place].request}")

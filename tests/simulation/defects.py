@@ -17,7 +17,6 @@ import trio
 
 from trio_cancel import AlreadyClosed, Canceled, CanceledOrder
 from trio_cancel import _inbox as inbox
-from trio_cancel._connection import Connection
 from trio_cancel._dispatch import Dispatcher
 from trio_cancel._inbox import Inbox
 from trio_cancel._pending import Flight, Pending
@@ -26,6 +25,7 @@ from trio_cancel._transport import ByteStream
 from trio_cancel._verdict import Verdict, judge
 from trio_cancel._websocket import Link
 from trio_cancel._wire import decode_reply
+from trio_cancel._writer import Writer
 
 Patch = Callable[[], Generator[None]]
 
@@ -33,11 +33,11 @@ Patch = Callable[[], Generator[None]]
 def send_under_the_callers_scope() -> Generator[None]:
     """A caller that is cancelled takes the write with it, and the next write goes into the middle of a frame."""
     sending: dict[ByteStream, trio.CancelScope] = {}
-    send, abandon = ByteStream.send, Table.abandon
+    finish, abandon = ByteStream.finish_send, Table.abandon
 
-    async def send_cancelled(stream: ByteStream, chunks: Any) -> None:
+    async def finish_cancelled(stream: ByteStream) -> None:
         with trio.CancelScope() as sending[stream]:
-            await send(stream, chunks)
+            await finish(stream)
         if sending.pop(stream).cancelled_caught:
             stream.poisoned = False
 
@@ -46,7 +46,7 @@ def send_under_the_callers_scope() -> Generator[None]:
             scope.cancel()
         abandon(table, pending)
 
-    with patch.object(ByteStream, "send", send_cancelled), patch.object(Table, "abandon", abandon_sending):
+    with patch.object(ByteStream, "finish_send", finish_cancelled), patch.object(Table, "abandon", abandon_sending):
         yield
 
 
@@ -131,26 +131,16 @@ def pending_leaked() -> Generator[None]:
 
 def writing_on() -> Generator[None]:
     """A write that ran into its deadline is forgotten, and the connection used again."""
-    send, end, write = ByteStream.send, Connection.end, Connection._write_once
+    break_off = Writer._break
 
-    async def send_and_forget(stream: ByteStream, chunks: Any) -> None:
-        try:
-            await send(stream, chunks)
-        finally:
-            stream.poisoned = False
+    def go_on(self: Writer, cause: BaseException, text: str) -> None:
+        if "did not read" not in text:
+            break_off(self, cause, text)
+        else:
+            self._drop(cause)
+            self.link.stream.poisoned = False
 
-    def go_on(self: Connection, cause: BaseException | None) -> None:
-        if "did not read" not in str(cause):
-            end(self, cause)
-
-    async def write_on(self: Connection, control: list[bytes], admitted: list[Pending]) -> bool:
-        return await write(self, control, admitted) or not self._over.is_set()
-
-    with (
-        patch.object(ByteStream, "send", send_and_forget),
-        patch.object(Connection, "end", go_on),
-        patch.object(Connection, "_write_once", write_on),
-    ):
+    with patch.object(Writer, "_break", go_on):
         yield
 
 
@@ -177,17 +167,13 @@ def reader_killed() -> Generator[None]:
 
 def complete_frame_called_not_sent() -> Generator[None]:
     """When a write fails, nothing of it counts as sent."""
-    send = ByteStream.send
 
-    async def send_uncounted(stream: ByteStream, chunks: Any) -> None:
-        before = stream.accepted
-        try:
-            await send(stream, chunks)
-        except BaseException:
-            stream.accepted = before
-            raise
+    def drop_all(self: Writer, cause: BaseException) -> None:
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            self._dispatcher.not_written(unfinished.flights, cause, trio.current_time())
 
-    with patch.object(ByteStream, "send", send_uncounted):
+    with patch.object(Writer, "_drop", drop_all):
         yield
 
 

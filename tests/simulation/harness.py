@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import attrs
 import trio
@@ -36,6 +37,7 @@ from trio_cancel import (
     TradingWS,
     VenueError,
 )
+from trio_cancel import _transport
 from trio_cancel._client import _open
 from trio_cancel._connection import Dialing
 from trio_cancel._endpoint import parse_endpoint
@@ -47,7 +49,7 @@ from trio_cancel.sandbox._protocol import render_order, render_result
 
 from .record import LogKeeper, OpResult, Recorder, Run
 from .scenario import ExitKind, Kind, Op, OrderState, Scenario
-from .stream import NetFault, Road, Wire
+from .stream import NetFault, Road, Wire, wrapped
 
 LIMIT = 900.0
 """Seconds of the run's clock after which it is over, hung or not."""
@@ -125,8 +127,9 @@ def run(scenario: Scenario) -> Run:
     """Run a scenario to its end."""
     done = Run(scenario, Recorder())
     steps = Steps()
-    with _logging_kept(done), _watched():
-        run_deterministically(scenario.seed, steps, Simulation(done, steps).main)
+    simulation = Simulation(done, steps)
+    with _logging_kept(done), _deliveries(simulation), _watched(), patch.object(_transport, "StreamRaw", wrapped):
+        run_deterministically(scenario.seed, steps, simulation.main)
     done.steps = steps.count
     return done
 
@@ -252,7 +255,7 @@ class Simulation:
             async with trio.open_nursery() as self._venue:
                 for fill in scenario.fills:
                     self._venue.start_soon(self._fill, fill.at, scenario.orders[fill.order].id, fill.whole)
-                with trio.move_on_after(LIMIT) as limit, _deliveries(self):
+                with trio.move_on_after(LIMIT) as limit:
                     await self._session_and_callers()
                 if limit.cancelled_caught or limit.cancel_called:
                     done.hung.append("the limit of the run was reached")

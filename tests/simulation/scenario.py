@@ -229,6 +229,7 @@ def _roads(rng: random.Random, *, quiet: bool, losing: bool) -> tuple[Road, ...]
             capacity=rng.choice((65_536, 65_536, 8_192, 1_000)),
             latency=rng.choice((0.0, 0.0, 0.001, 0.05, 0.4)),
             most=rng.choice((1 << 30, 1 << 30, 1_000, 100)),
+            direct=rng.random() < 0.6,
         )
         fault: NetFault | None = None
         if not quiet:

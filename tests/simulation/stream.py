@@ -16,6 +16,8 @@ from enum import StrEnum
 import attrs
 import trio
 
+from trio_cancel._raw import StreamRaw
+
 from .record import Recorder, Stamp
 
 
@@ -53,6 +55,8 @@ class Road:
         upward: whether bytes to the venue are counted for ``at_byte``, else those to the client.
         at_byte: how many bytes pass before the fault strikes.
         seconds: how long a stall or a slow connect lasts.
+        direct: whether the client may use its end as it uses a socket, sending without waiting, rather than as a
+            stream of somebody else's.
     """
 
     capacity: int = 65_536
@@ -62,6 +66,7 @@ class Road:
     upward: bool = True
     at_byte: int = 0
     seconds: float = 0.0
+    direct: bool = True
 
 
 @attrs.define(eq=False)
@@ -172,24 +177,24 @@ class End(trio.abc.HalfCloseableStream):
         self._watched = watched
         self.closed = False
 
-    async def send_some(self, data: bytes) -> int:
-        """Wait until at least a byte is accepted; return how many were. Cancelled: none was."""
-        await trio.lowlevel.checkpoint_if_cancelled()
+    @property
+    def direct(self) -> bool:
+        """Whether the client may use this end as it uses a socket."""
+        return self._wire.road.direct
+
+    def send_now(self, data: bytes) -> int:
+        """Accept what there is room for, without waiting; return how many bytes that was."""
         wire, out = self._wire, self._out
         if self._watched:
             wire.offered(data)
-        while True:
-            if self.closed or out.sender_closed:
-                raise trio.ClosedResourceError("this end is closed")
-            wire.strike_if_due(out)
-            frozen = trio.current_time() < out.frozen_until
-            if out.broken or (out.receiver_closed and not frozen):
-                raise trio.BrokenResourceError("the other end has gone")
-            count = min(len(data), wire.room(out))
-            if count > 0 or not data:
-                break
-            with trio.move_on_at(out.frozen_until if frozen else math.inf):
-                await out.changed.park()
+        if self.closed or out.sender_closed:
+            raise trio.ClosedResourceError("this end is closed")
+        wire.strike_if_due(out)
+        if out.broken or (out.receiver_closed and trio.current_time() >= out.frozen_until):
+            raise trio.BrokenResourceError("the other end has gone")
+        count = min(len(data), wire.room(out))
+        if count <= 0:
+            return 0
         chunk = bytes(data[:count])
         out.data += chunk
         out.size += count
@@ -198,7 +203,23 @@ class End(trio.abc.HalfCloseableStream):
             wire.accepted(data, count)
         out.wake()
         wire.strike_if_due(out)
-        if wire.rng.random() < 0.5:  # a socket that takes bytes at once need not let others run
+        return count
+
+    async def wait_room(self) -> None:
+        """Wait until trying to send again may be worth it. Cancelled: nothing has happened."""
+        frozen_until = self._out.frozen_until
+        with trio.move_on_at(frozen_until if frozen_until > trio.current_time() else math.inf):
+            await self._out.changed.park()
+
+    async def send_some(self, data: bytes) -> int:
+        """Wait until at least a byte is accepted; return how many were. Cancelled: none was."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            count = self.send_now(data)
+            if count or not data:
+                break
+            await self.wait_room()
+        if self._wire.rng.random() < 0.5:  # a socket that takes bytes at once need not let others run
             await trio.lowlevel.cancel_shielded_checkpoint()
         return count
 
@@ -249,7 +270,8 @@ class End(trio.abc.HalfCloseableStream):
         incoming.wake()
         return bytes(taken)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
+        """Close at once; whoever waits in here is told."""
         if not self.closed:
             self.closed = True
             if self._watched and self._in.ready_at() <= trio.current_time() and self._in.chunks:
@@ -260,4 +282,46 @@ class End(trio.abc.HalfCloseableStream):
                 self._out.eof = True
             self._out.wake()
             self._in.wake()
+
+    async def aclose(self) -> None:
+        self.close()
         await trio.lowlevel.checkpoint()
+
+
+class DirectRaw:
+    """What the client's transport makes of a direct wire: the same as of a socket."""
+
+    def __init__(self, end: End) -> None:
+        self._end = end
+        self.sent = 0
+
+    async def receive(self) -> bytes:
+        try:
+            return await self._end.receive_some()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+
+    def send_now(self, data: bytes) -> int:
+        try:
+            count = self._end.send_now(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+        self.sent += count
+        return count
+
+    async def send(self, data: bytes) -> None:
+        sent = self.send_now(data)
+        while sent < len(data):
+            await self._end.wait_room()
+            sent += self.send_now(data[sent:])
+
+    def close(self) -> None:
+        self._end.close()
+
+    async def aclose_forcefully(self) -> None:
+        self._end.close()
+
+
+def wrapped(stream: trio.abc.Stream) -> DirectRaw | StreamRaw:
+    """Stands for ``StreamRaw`` in the client's transport, so that direct wires are used as sockets are."""
+    return DirectRaw(stream) if isinstance(stream, End) and stream.direct else StreamRaw(stream)
