@@ -37,7 +37,7 @@ class Observer(Protocol):
         """Connection ``number`` (from 1) is ready."""
 
     def connection_lost(self, number: int, cause: BaseException | None) -> None:
-        """Connection ``number`` ended."""
+        """Connection ``number`` ended; ``cause`` is None if we closed it."""
 
     def connection_failed(self, error: BaseException) -> None:
         """A try to connect failed; another follows unless the session's state says ``failed``."""

@@ -242,15 +242,17 @@ class Session:
     async def _serve_one(self) -> None:
         number = self._connections + 1
         connection = Connection(number, self.dispatcher, self._world, self.journal)
+        cause: BaseException | None = None
         try:
             cause = await connection.serve(self._dialing, self._opened)
         finally:
             self._connection = None
             self.dispatcher.table.wake_writer = self.dispatcher.write_now = self._nobody_waits
-        if cause is not None:
-            logger.warning("connection %d ended: %s", number, cause)
-        if self._notify is not None:
-            self._notify("connection_lost", number, cause)
+            if cause is not None:
+                logger.warning("connection %d ended: %s", number, cause)
+            if self._notify is not None and self._connections == number:
+                # Also when the session ends: who counts open connections must get back to where it was.
+                self._notify("connection_lost", number, cause)
 
     def _opened(self, connection: Connection) -> None:
         self._connection = connection
