@@ -1,0 +1,131 @@
+"""One order's clock, and what its attempts add up to."""
+
+from __future__ import annotations
+
+import pytest
+from desk import Order
+
+from trio_cancel import CancelRequest, ConnectionLost, NoReply, NotSent, OffsetInterval, Rejected, Unknown, VenueReply
+from trio_cancel._pending import Flight, Pending, Terms
+
+
+def pending(now: float = 0.0) -> Order:
+    return Order(CancelRequest("o"), Terms(), now=now)
+
+
+def attempt(order: Order, *, answered: bool, doubtful: bool = False) -> Flight:
+    flight = Flight(order, f"r-{len(order.flights)}", 1, 0.0, 1e9, 12.0)
+    flight.answered_at = 1e9 + 1 if answered else None
+    flight.doubtful = doubtful
+    order.flights.append(flight)
+    return flight
+
+
+def test_the_clock_stands_before_the_first_write() -> None:
+    order = pending()
+    assert order.spent(100.0, None) == 0
+
+
+def test_the_clock_runs_from_the_first_write() -> None:
+    order = pending()
+    order.running_from = 10.0
+    assert order.spent(17.0, None) == 7
+    assert order.spent(17.0, 12.0) == 7  # an outage changes nothing there
+
+
+def test_an_outage_counts_from_its_beginning_or_the_orders() -> None:
+    assert pending(now=5.0).spent(20.0, 8.0) == 12
+    assert pending(now=5.0).spent(20.0, 2.0) == 15
+
+
+def test_the_clock_can_be_stopped_and_goes_on_where_it_stood() -> None:
+    order = pending()
+    order.running_from = 10.0
+    order.hold(30.0, 14.0)
+    assert order.spent(1000.0, None) == 4
+    order.hold(40.0, 39.0)  # it stands already
+    assert order.spent(1000.0, None) == 4
+    assert order.spent(50.0, 35.0) == 4 + 15
+    order.running_from = 100.0
+    assert order.spent(101.0, None) == 5
+    order.hold(110.0, 90.0)  # nothing is ever taken back
+    assert order.spent(200.0, None) == 4
+
+
+def test_nothing_written_was_not_sent() -> None:
+    outcome = pending().conclude(None, None)
+    assert isinstance(outcome, NotSent)
+    assert outcome.attempts == ()
+    assert "within 30 s" in str(outcome.cause)
+    cause = ConnectionLost("cut")
+    outcome = pending().conclude(cause, None, final=False)
+    assert isinstance(outcome, NotSent)
+    assert outcome.cause is cause
+    assert not outcome.final
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_doubt_wins_over_a_refusal(answered: bool) -> None:
+    order = pending()
+    attempt(order, answered=answered, doubtful=answered)
+    attempt(order, answered=True)
+    order.error = VenueReply(400, 40010)
+    outcome = order.conclude(None, None)
+    assert isinstance(outcome, Unknown)
+    assert outcome.after_unanswered
+    assert outcome.error == VenueReply(400, 40010)
+    assert isinstance(outcome.cause, NoReply)
+    assert len(outcome.attempts) == 2
+
+
+def test_only_refusals_are_a_rejection() -> None:
+    order = pending()
+    attempt(order, answered=True)
+    attempt(order, answered=True)
+    order.error = VenueReply(429)
+    outcome = order.conclude(ConnectionLost("cut"), None, final=False)
+    assert isinstance(outcome, Rejected)
+    assert not outcome.after_unanswered
+    assert not outcome.final
+
+
+@pytest.mark.parametrize(
+    ("code", "clock", "told"),
+    [
+        (40011, OffsetInterval(10, 20), True),
+        (40011, OffsetInterval(-1, 20), False),
+        (40011, None, False),
+        (40010, OffsetInterval(10, 20), False),
+    ],
+)
+def test_the_clock_is_told_where_it_matters(code: int, clock: OffsetInterval | None, told: bool) -> None:
+    order = pending()
+    attempt(order, answered=True)
+    order.error = VenueReply(400, code)
+    outcome = order.conclude(None, clock)
+    assert isinstance(outcome, Rejected)
+    assert outcome.clock == (clock if told else None)
+
+
+def test_doubt_looks_at_the_other_attempts_only() -> None:
+    order = pending()
+    first = attempt(order, answered=False)
+    assert not order.doubtful_but(first)
+    assert order.doubtful_but(None)
+    second = attempt(order, answered=True)
+    assert not order.doubtful_but(first)
+    assert order.doubtful_but(second)
+
+
+def test_the_doubt_that_came_first_is_the_cause() -> None:
+    order = pending()
+    attempt(order, answered=False)
+    order.doubt = ConnectionLost("first")
+    outcome = order.conclude(ConnectionLost("second"), None)
+    assert isinstance(outcome, Unknown)
+    assert str(outcome.cause) == "first"
+
+
+def test_a_pending_order_does_not_deliver_by_itself() -> None:
+    with pytest.raises(AssertionError):
+        Pending(CancelRequest("o"), Terms(), 0.0).deliver()
