@@ -13,7 +13,8 @@ import trio
 from journals import ACCOUNT, Executor, MemoryStore
 
 from trio_cancel import CancelRequest, JournalError
-from trio_cancel._journal import CLOSING, LAZY, PATIENCE, RETRY, SIGN_OF_LIFE, Journal, open_journal
+from trio_cancel._journal import LAZY, PATIENCE, RETRY, SIGN_OF_LIFE, Journal
+from trio_cancel._journal_open import CLOSING, open_journal
 from trio_cancel._journal_rows import Changes
 from trio_cancel._pending import Pending, Terms
 

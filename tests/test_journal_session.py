@@ -26,7 +26,7 @@ from trio_cancel import (
 )
 from trio_cancel import _client as client
 from trio_cancel._intake import Intake
-from trio_cancel._journal import open_journal
+from trio_cancel._journal_open import open_journal
 from trio_cancel._journal_store import Store
 from trio_cancel.sandbox import Fault, RequestRecord
 

@@ -20,7 +20,8 @@ from trio_cancel._clock import OffsetInterval
 from trio_cancel._connection import Dialing
 from trio_cancel._endpoint import parse_endpoint
 from trio_cancel._errors import ConfigurationError
-from trio_cancel._journal import Journal, MovedJournal, open_journal
+from trio_cancel._journal import Journal
+from trio_cancel._journal_open import MovedJournal, open_journal
 from trio_cancel._journal_store import Account
 from trio_cancel._models import CanceledOrder, CancelRequest, Credentials
 from trio_cancel._observer import Notifier, Observer, Statistics

@@ -9,25 +9,23 @@ ERROR, :attr:`Journal.failed` says so, new holds are refused, and cancels go on 
 and tried again; once all of it is written the journal works again.
 
 The tasks that call :meth:`Journal.intend` and :meth:`Journal.hold` may be cancelled there: an intent is then written
-all the same, a hold is released. The task itself runs in a shielded scope that only the end of the block ends, after
-a last transaction, for which it has ``CLOSING`` seconds.
+all the same, a hold is released. The task itself is only cancelled when its last transaction takes too long
+(``_journal_open``).
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import trio
 
 from trio_cancel._bell import Bell
 from trio_cancel._errors import JournalError
 from trio_cancel._journal_rows import AttemptRow, Changes, micros
-from trio_cancel._journal_store import Account, JournalStore, Store
+from trio_cancel._journal_store import JournalStore
 from trio_cancel._models import CancelRequest
 from trio_cancel._observer import logger
 from trio_cancel._pending import Pending, State
@@ -38,8 +36,6 @@ PATIENCE = 3.0
 """Seconds that an intent or a hold waits for the disk."""
 RETRY = 1.0
 """Seconds until a failed transaction is tried again."""
-CLOSING = 5.0
-"""Seconds that the end of the block waits for the last transaction."""
 SIGN_OF_LIFE = 300.0
 """Seconds of silence after which the session notes that it lives; the age of external ids counts from there."""
 KEPT_MOST = 200_000
@@ -48,38 +44,12 @@ KEPT_MOST = 200_000
 FAILURES = (sqlite3.Error, OSError, RuntimeError)
 """What a store or an executor raises that is the world's fault. RuntimeError: no further thread can be started."""
 
-_T = TypeVar("_T")
-
-
 RunSync = Callable[..., Awaitable[Any]]
 """Runs a function that blocks with its arguments, and is cancelled only at the price of abandoning it."""
 
 
-class _Thread:
-    def __init__(self) -> None:
-        # A limiter of its own: a program that keeps trio's usual threads busy must not hold up its cancels.
-        self._limiter = trio.CapacityLimiter(1)
-
-    async def __call__(self, function: Callable[..., _T], *args: object) -> _T:
-        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._limiter)
-
-
-OpenStore = Callable[[str | os.PathLike[str], Account, str, int], JournalStore]
-
-
-class MovedJournal(os.PathLike[str]):
-    """The path of a journal whose venue is reached at another url now."""
-
-    def __init__(self, path: str | os.PathLike[str], url: str) -> None:
-        self.path = os.fspath(path)
-        self.url = url
-
-    def __fspath__(self) -> str:
-        return self.path
-
-
 class Journal:
-    """See the module's docstring. Made by :func:`open_journal`."""
+    """See the module's docstring. Made by ``open_journal``."""
 
     def __init__(self, path: str, store: JournalStore, run_sync: RunSync, wall: Callable[[], float]) -> None:
         self.path = path
@@ -341,60 +311,3 @@ class Journal:
     def _tell(self) -> None:
         self._turn.set()
         self._turn = trio.Event()
-
-
-@asynccontextmanager
-async def open_journal(
-    path: str | os.PathLike[str],
-    account: Account,
-    prefix: str,
-    wall: Callable[[], float],
-    *,
-    run_sync: RunSync | None = None,
-    open_store: OpenStore = Store.open,
-) -> AsyncGenerator[Journal]:
-    """Open a journal for one session, as an async context manager; its block's exception comes out as it is.
-
-    Args:
-        path: of the file.
-        account: whose it is.
-        prefix: what the session's request ids begin with.
-        wall: returns Unix seconds.
-        run_sync: runs what blocks; a thread if None.
-        open_store: opens the file.
-
-    Raises:
-        JournalError: on entering, if it cannot be used.
-    """
-    run_sync = run_sync or _Thread()
-    store: JournalStore | None = None
-    with trio.CancelScope(shield=True):  # a file that a thread has opened must not be lost
-        store = await run_sync(open_store, path, account, prefix, micros(wall()))
-    assert store is not None
-    journal = Journal(os.fspath(path), store, run_sync, wall)
-    scope = trio.CancelScope(shield=True)
-    manager = trio.open_nursery()
-    nursery = await manager.__aenter__()
-
-    @trio.lowlevel.enable_ki_protection
-    async def write() -> None:
-        with scope:
-            await journal.run()
-
-    try:
-        nursery.start_soon(write)
-        yield journal
-    finally:
-        # Not `async with`: the nursery would wrap the block's exception in a group. Its task has ended by then, so that
-        # leaving it neither waits nor can be cancelled.
-        try:
-            journal.close()
-            with trio.move_on_after(CLOSING, shield=True) as closing:
-                await journal.ended.wait()
-            if closing.cancelled_caught:
-                logger.error("the journal %s could not be closed within %g s", journal.path, CLOSING)
-        finally:
-            scope.cancel()
-            with trio.CancelScope(shield=True):
-                await journal.ended.wait()  # noqa: ASYNC102 - at once: it has been cancelled
-            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - as said

@@ -24,7 +24,7 @@ from trio_cancel._cli._venue import CaFile, trust
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._endpoint import parse_endpoint
 from trio_cancel._errors import NotWritten
-from trio_cancel._journal import MovedJournal
+from trio_cancel._journal_open import MovedJournal
 from trio_cancel._journal_reading import read_journal
 from trio_cancel._models import CancelRequest, Credentials
 from trio_cancel._observer import Observer
