@@ -207,6 +207,7 @@ class Simulation:
         self._returned = 0
         self._all_returned = trio.Event()
         self._sandbox: Sandbox
+        self._outer: trio.CancelScope
         self._venue: trio.Nursery
         for number, op in enumerate(scenario.ops):
             requests = [
@@ -230,6 +231,9 @@ class Simulation:
     def wall(self) -> float:
         """The client's Unix seconds."""
         return self.done.began + trio.current_time()
+
+    def _mark(self, name: str) -> None:
+        self.done.marks.setdefault(name, self.steps.count)
 
     async def main(self) -> None:
         scenario, done = self.scenario, self.done
@@ -349,7 +353,7 @@ class Simulation:
         async with trio.open_nursery() as callers:
             for result in done.results:
                 callers.start_soon(self._call, result)
-            outer = trio.CancelScope()
+            outer = self._outer = trio.CancelScope()
             if scenario.end.kind is ExitKind.CANCELLED:
                 if scenario.end.step is None:
                     outer.deadline = trio.current_time() + scenario.end.at
@@ -364,6 +368,7 @@ class Simulation:
                 done.enter_error = error
             finally:
                 done.exited = done.recorder.stamp()
+                self._mark("left")
             if done.entered is None:
                 callers.cancel_scope.cancel()
         for result in done.results:
@@ -390,12 +395,16 @@ class Simulation:
         try:
             async with manager as ws:
                 done.entered = done.recorder.stamp()
+                self._mark("entered")
                 self._ws = ws
                 self._ready.set()
                 try:
                     await self._body(ws)
                 finally:
                     done.body_ended = done.recorder.stamp()
+                    self._mark("leaving")
+                    if scenario.end.closing_step is not None:
+                        self.steps.after(scenario.end.closing_step, self._outer.cancel)
                     done.failed = ws.state == "failed"
         finally:
             if ws is not None:
@@ -411,7 +420,7 @@ class Simulation:
             await trio.sleep(end.rest)
             if end.rest and ws.state != "failed":
                 done.pending_at_rest = ws.statistics().pending
-            if end.kind is ExitKind.CANCELLED:
+            if end.kind is ExitKind.CANCELLED and end.step is None:
                 await trio.sleep_forever()
             return
         await trio.sleep_until(end.at)
@@ -425,6 +434,8 @@ class Simulation:
         stamp = self.done.recorder.stamp
         with trio.CancelScope() as scope:
             result.started = stamp()
+            if result is self.done.results[0]:
+                self._mark("started")
             if result.op.deadline is not None:
                 scope.deadline = trio.current_time() + result.op.deadline
             elif result.op.step is not None:
@@ -441,6 +452,8 @@ class Simulation:
                 self.done.stray.append(f"operation {self.done.results.index(result)}: {error!r}")
             finally:
                 result.ended = stamp()
+                if result is self.done.results[0]:
+                    self._mark("ended")
                 self._returned += 1
                 if self._returned == len(self.done.results):
                     self._all_returned.set()

@@ -108,6 +108,8 @@ class Run:
     tasks_before: int = 0
     tasks_after: int = 0
     steps: int = 0
+    marks: dict[str, int] = attrs.field(factory=dict)
+    """How many steps there had been when something first happened."""
     logged: list[tuple[int, str]] = attrs.field(factory=list)
     clock: OffsetInterval | None = None
     statistics: Statistics | None = None

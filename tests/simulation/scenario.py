@@ -96,12 +96,21 @@ class ExitKind(StrEnum):
 
 @attrs.frozen
 class Exit:
-    """When and how; ``at`` counts from the beginning of the run, ``step`` in task steps from there."""
+    """When and how.
+
+    Args:
+        kind: how.
+        at: seconds from the beginning of the run.
+        step: in place of that, task steps from there.
+        rest: seconds that the block goes on after every caller has returned.
+        closing_step: the scope around the session is cancelled so many task steps after the block's end.
+    """
 
     kind: ExitKind = ExitKind.DONE
     at: float = 0.0
     step: int | None = None
     rest: float = 0.0
+    closing_step: int | None = None
 
 
 @attrs.frozen
@@ -210,7 +219,9 @@ def _orders(rng: random.Random) -> tuple[OrderPlan, ...]:
 def _request_faults(rng: random.Random) -> dict[Fault, float]:
     if rng.random() < 0.2:
         return {}
-    chosen = rng.sample(REQUEST_FAULTS, rng.choice((1, 1, 2, 4, 8)))
+    # Those that can hit only an order that is still open would be rare.
+    pool = [fault for fault in REQUEST_FAULTS for _ in range(4 if fault.needs_result else 1)]
+    chosen = list(dict.fromkeys(rng.sample(pool, rng.choice((1, 1, 2, 4, 8)))))
     share = rng.choice((0.1, 0.3, 0.6, 0.95)) / len(chosen)
     return dict.fromkeys(chosen, share)
 
@@ -237,7 +248,7 @@ def _roads(rng: random.Random, *, quiet: bool, losing: bool) -> tuple[Road, ...]
                 fault = rng.choice((NetFault.RESET_LOST, NetFault.RESET_KEPT, NetFault.CUT))
             elif rng.random() < 0.4:
                 fault = rng.choice(WIRE_FAULTS)
-            elif rng.random() < (0.2 if index else 0.03):
+            elif rng.random() < (0.3 if index else 0.05):
                 fault = rng.choice(DIAL_FAULTS)
         if fault is not None:
             most = rng.choice((1_000, 3_000, 12_000))
