@@ -179,6 +179,8 @@ class Desk:
         """Let the reader take one message."""
         number = self.connection if connection is None else connection
         self.dispatcher.read(text, number, self.now, self.wall)
+        if self.dispatcher.queue:
+            self.dispatcher.table.wake_writer()
         self._after()
 
     def down(self, cause: BaseException | None = None) -> None:
