@@ -280,12 +280,12 @@ async def test_leaving_early_stops_the_intake_and_names_what_is_in_flight(autoju
         unsettled = outcomes.unsettled
         taken = len(given)
         await trio.sleep(0.1)
-        written = [record.order_id for record in venue.log]
+        written = [record.params["id"] for record in venue.log]
         assert 0 < len(unsettled) < 20
         assert {request.id for request in unsettled} <= set(written)
         await trio.sleep(5)
         assert len(given) == taken < 500
-        assert [record.order_id for record in venue.log] == written
+        assert [record.params["id"] for record in venue.log] == written
         assert outcomes.unsettled == ()  # late answers settle it
         assert len(watch.of("settled_late")) == len(unsettled)
         rest = [outcome async for outcome in outcomes]  # what had come and was not taken
