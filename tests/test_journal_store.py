@@ -71,6 +71,17 @@ def test_a_second_session_goes_on_where_the_first_one_ended(path: Path) -> None:
     assert (second.answered_at, second.status) == (9.0, 200)
 
 
+def test_a_sessions_signs_of_life(path: Path) -> None:
+    store = open_store(path)
+    store.commit(Changes(alive=7 * SECOND))
+    (session,) = read_journal(path).sessions
+    assert (session.opened_at, session.alive_at, session.closed_at) == (5.0, 7.0, None)
+    store.commit(Changes(closed=8 * SECOND))
+    store.close()
+    (session,) = read_journal(path).sessions
+    assert (session.alive_at, session.closed_at) == (8.0, 8.0)
+
+
 def test_it_is_read_while_it_is_being_written(path: Path) -> None:
     store = open_store(path)
     assert read_journal(path).orders == ()
