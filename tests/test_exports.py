@@ -1,0 +1,209 @@
+"""The public names are pinned, and imports run downwards only."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import trio_cancel
+import trio_cancel.sandbox
+
+PACKAGE = Path(trio_cancel.__file__).parent
+
+PUBLIC = {
+    "AlreadyClosed", "Attempt", "Batch", "CancelNotSent", "CancelReport", "CancelRequest", "CancelStream",
+    "Canceled", "CanceledOrder", "ConfigurationError", "ConnectionLost", "Credentials", "HandshakeFailed",
+    "Interrupted", "InvalidReply", "InvalidRequest", "InvalidSignature", "JournalCancel", "JournalContents",
+    "JournalError", "JournalHold", "JournalOrder", "JournalSession", "MissingParameters", "NoReply", "NotFound",
+    "NotSent", "NotWritten", "Observer", "OffsetInterval", "OrderNotActive", "OrderNotFound", "OrderScope",
+    "OrdersLeft", "Outcome", "OutcomeUnknown", "Pacer", "RateLimited", "Rejected", "SessionClosed", "SessionState",
+    "Statistics", "TradingError", "TradingWS", "Unknown", "VenueError", "VenueReply", "VenueUnavailable",
+    "cancel_on_signals", "open_trading_ws", "read_journal",
+}  # fmt: skip
+
+
+def public_names(module: object) -> set[str]:
+    return {name for name in vars(module) if not name.startswith("_") and not inspect.ismodule(getattr(module, name))}
+
+
+def test_the_public_names_are_these() -> None:
+    assert public_names(trio_cancel) == PUBLIC
+
+
+def test_public_names_are_reexported_for_type_checkers() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                assert alias.asname == alias.name
+    assert (PACKAGE / "py.typed").exists()
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_public_names_are_described(name: str) -> None:
+    thing = getattr(trio_cancel, name)
+    if name != "Outcome":
+        assert inspect.getdoc(thing)
+    if inspect.isclass(thing) and thing.__module__.startswith("trio_cancel"):
+        for attribute, value in vars(thing).items():
+            if not attribute.startswith("_") and inspect.isfunction(value):
+                assert inspect.getdoc(value), f"{name}.{attribute}"
+
+
+# Modules
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = ["trio_cancel", *path.relative_to(PACKAGE).with_suffix("").parts]
+        if parts[-1] == "__init__":
+            parts.pop()
+        found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+def imports_of(tree: ast.AST, *, top_level_only: bool = False) -> set[str]:
+    """Modules of ours that a module imports, but for those that only a type checker sees."""
+    hidden = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for child in ast.walk(node)
+    }
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module is not None
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                names.add(whole if whole in MODULES else node.module)
+    return {name for name in names if name.partition(".")[0] == "trio_cancel"}
+
+
+def test_imports_never_go_in_a_circle() -> None:
+    graph = {name: imports_of(tree) - {name} for name, tree in MODULES.items()}
+    # A package is imported with anything below it; that is no dependency of one on what it re-exports.
+    packages = {name for name in graph if any(other.startswith(name + ".") for other in graph)}
+    done: set[str] = set()
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in done:
+            return
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        path.append(name)
+        for other in sorted(graph[name]):
+            if other not in packages or not name.startswith(other + "."):
+                visit(other)
+        path.pop()
+        done.add(name)
+
+    for name in graph:
+        visit(name)
+    assert done == set(graph)
+
+
+LAYERS = [
+    "_errors",
+    "_models",
+    "_clock",
+    "_outcomes",
+    "_wire",
+    "_verdict",
+    "_pacing",
+    "_pending",
+    "_queue",
+    "_observer",
+    "_table",
+    "_inbox",
+    "_dispatch",
+    "_connection",
+    "_session",
+    "_batch",
+    "_stream",
+    "_client",
+    "__init__",
+]
+
+
+def test_imports_run_downwards() -> None:
+    rank = {f"trio_cancel.{name}" if name != "__init__" else "trio_cancel": index for index, name in enumerate(LAYERS)}
+    for name, index in rank.items():
+        for other in imports_of(MODULES[name]):
+            assert rank.get(other, -1) < index or other == "trio_cancel", f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", ["_errors", "_models", "_clock", "_outcomes", "_wire", "_verdict", "_pacing"])
+def test_values_and_rules_know_no_input_or_output(name: str) -> None:
+    tree = MODULES[f"trio_cancel.{name}"]
+    assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert not imported & {"socket", "ssl", "asyncio", "trio_websocket", "wsproto", "h11"}
+    assert "trio" not in imported or name == "_errors"  # for ClosedResourceError
+
+
+@pytest.mark.parametrize(
+    "name", ["_pending", "_queue", "_table", "_inbox", "_dispatch", "_frames", "_endpoint", "_tls"]
+)
+def test_decisions_are_made_without_waiting(name: str) -> None:
+    tree = MODULES[f"trio_cancel.{name}"]
+    assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
+
+
+def test_the_sandbox_shares_no_wire_code_with_the_client() -> None:
+    for name, tree in MODULES.items():
+        if name.startswith("trio_cancel.sandbox"):
+            for other in imports_of(tree):
+                assert other.startswith("trio_cancel.sandbox") or other == "trio_cancel._models", f"{name}: {other}"
+
+
+def test_the_client_does_not_know_the_sandbox_or_the_command_line() -> None:
+    upper = ("trio_cancel.sandbox", "trio_cancel._cli", "trio_cancel.testing", "trio_cancel.__main__")
+
+    def is_upper(name: str) -> bool:
+        return any(name == part or name.startswith(part + ".") for part in upper)
+
+    for name, tree in MODULES.items():
+        if not is_upper(name):
+            assert not [other for other in imports_of(tree) if is_upper(other)], name
+
+
+def test_one_module_knows_trio_websocket() -> None:
+    knowing = [
+        name
+        for name, tree in MODULES.items()
+        if any(
+            (isinstance(node, ast.Import) and any(alias.name.startswith("trio_websocket") for alias in node.names))
+            or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trio_websocket"))
+            for node in ast.walk(tree)
+        )
+    ]
+    assert set(knowing) - {"trio_cancel._websocket", "trio_cancel._tap"} <= {"trio_cancel.sandbox._side_door"}
+
+
+def test_modules_are_short() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 400, f"{path.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_module_says_what_it_is(name: str) -> None:
+    assert ast.get_docstring(MODULES[name]) or name == "trio_cancel._cli"
+
+
+def test_what_begins_can_be_imported_alone() -> None:
+    assert importlib.import_module("trio_cancel").open_trading_ws is trio_cancel.open_trading_ws
