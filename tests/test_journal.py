@@ -110,6 +110,35 @@ async def test_a_hold_is_durable_when_hold_returns_and_release_follows(autojump_
         assert len(store.contents().left) == 2
 
 
+async def test_a_hold_that_is_released_while_it_waits_does_not_stay(autojump_clock: trio.testing.MockClock) -> None:
+    store = MemoryStore()
+    async with journal_on(store, Executor(1.0)) as journal:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.hold, CancelRequest("a"))
+            await trio.sleep(0.5)
+            journal.release(CancelRequest("a"))
+        await trio.sleep(3)
+        assert store.contents().left == ()
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_newer_hold_takes_the_place_of_an_older_one(
+    cancelled: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = MemoryStore()
+    async with journal_on(store, Executor(1.0)) as journal:
+        await journal.hold(CancelRequest("a"))
+        with trio.move_on_after(0.5 if cancelled else 5):
+            await journal.hold(CancelRequest("a"))
+        await trio.sleep(3)
+        (order,) = store.contents().left
+        (hold,) = order.open_holds
+        assert hold.number == (1 if cancelled else 2)
+        journal.release(CancelRequest("a"))
+        await trio.sleep(3)
+        assert store.contents().left == ()
+
+
 async def test_a_hold_that_was_cancelled_does_not_stay(autojump_clock: trio.testing.MockClock) -> None:
     store = MemoryStore()
     async with journal_on(store, Executor(1.0)) as journal:

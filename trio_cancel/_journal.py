@@ -97,18 +97,23 @@ class Journal:
         self._next = number + 1
         external = request.external_id is not None
         self._changes.holds.append((number, self._session, int(external), request.key, micros(self._wall())))
-        held = False
+        self._held[request] = number  # now, so that it can be released while it waits
+        durable = False
         try:
             await self._until_durable(number)
             if self._durable < number:
                 self._refuse()
-            self._held[request] = number
-            held = True
-            if older is not None:
-                self._let_go(older)
+            durable = True
         finally:
-            if not held:
+            released = self._held.get(request) != number
+            if not durable and not released:
                 self._let_go(number)
+                del self._held[request]
+            if older is not None:
+                if durable or released:
+                    self._let_go(older)
+                else:
+                    self._held[request] = older
 
     def release(self, request: CancelRequest) -> None:
         """Record, soon, that an order is held no more; one that is not held is no error."""
