@@ -56,6 +56,7 @@ class Peer:
 OURS = "ours"
 BY_HAND = "trio-websocket"
 AIOHTTP = "aiohttp"
+AIOHTTP_WINDOW = "aiohttp-window"
 WEBSOCKETS_UVLOOP = "websockets-uvloop"
 WEBSOCKETS_TRIO = "websockets-trio"
 BARE_STREAM = "bare-stream"
@@ -71,6 +72,7 @@ PEERS: dict[str, Peer] = {
         "websockets, uvloop", "websockets_asyncio", "uvloop", imports="uvloop, websockets.asyncio.client"
     ),
     AIOHTTP: Peer("aiohttp, uvloop", "aiohttp_client", "uvloop", imports="uvloop, aiohttp"),
+    AIOHTTP_WINDOW: Peer("aiohttp, uvloop: callbacks", "aiohttp_client", "uvloop", works=("bulk",)),
     "picows": Peer("picows, uvloop: futures", "picows_futures", "uvloop", imports="uvloop, picows"),
     "picows-callbacks": Peer("picows, uvloop: callbacks", "picows_callbacks", "uvloop", works=("bulk",)),
     "ccxt": Peer("ccxt.pro", "ccxt_exchange", "uvloop", imports="ccxt.pro"),

@@ -10,7 +10,7 @@ from functools import partial
 import aiohttp
 
 from benchmarks.job import Job, ssl_context
-from benchmarks.peers import Client
+from benchmarks.peers import AIOHTTP_WINDOW, Client
 from benchmarks.peers.asyncio_client import AsyncioClient
 
 
@@ -23,7 +23,7 @@ async def open_client(job: Job) -> AsyncGenerator[Client]:
     ):
         by_hand = AsyncioClient(partial(ws.send_frame, opcode=aiohttp.WSMsgType.TEXT))
         reader = asyncio.create_task(_read(ws, by_hand))
-        yield by_hand.client()
+        yield by_hand.client(cheapest=job.peer == AIOHTTP_WINDOW)
         reader.cancel()
 
 

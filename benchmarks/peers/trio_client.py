@@ -49,22 +49,19 @@ class TrioClient:
         return is_canceled(await answer.wait())
 
     async def cancel_many(self, order_ids: Sequence[str]) -> int:
-        """Cancel many orders the cheapest way: no task and no event an order, a window of those in flight."""
-        window = trio.Semaphore(IN_FLIGHT)
+        """Cancel many orders as one writes it: a task each, with a limit."""
+        window = trio.CapacityLimiter(IN_FLIGHT)
         canceled = 0
 
-        def settle(reply: Reply) -> None:
+        async def one(order_id: str) -> None:
             nonlocal canceled
-            canceled += is_canceled(reply)
-            window.release()
+            async with window:
+                done = await self.cancel(order_id)
+            canceled += done
 
-        for order_id in order_ids:
-            await enter(window)
-            request_id, text = request(order_id)
-            self._pending[request_id] = settle
-            await self._send(text)
-        for _ in range(IN_FLIGHT):
-            await enter(window)
+        async with trio.open_nursery() as nursery:
+            for order_id in order_ids:
+                nursery.start_soon(one, order_id)
         return canceled
 
     def client(self) -> Client:
