@@ -299,6 +299,8 @@ def open_trading_ws(
     """
     if url is None:
         url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    if not isinstance(allow_insecure, bool):
+        raise ConfigurationError(f"allow_insecure must be True or False, not {allow_insecure!r}.")
     endpoint = parse_endpoint(url, allow_insecure=allow_insecure)
     if credentials is None:
         credentials = Credentials.from_env()
