@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_cancel import CanceledOrder, CancelRequest, Credentials
-from trio_cancel._wire import BadReply, Reply, Signer, business_params, decode_reply
+from trio_cancel._wire import BadReply, Reply, Signer, _shared_decimal, business_params, decode_reply
 
 SEED_REQUEST = """{
   "id": "req-003",
@@ -518,3 +518,19 @@ def test_every_order_comes_through_whole(request_id: str, order: CanceledOrder, 
         assert before == after
         if before is not None and "." in str(before):
             assert before.as_tuple() == after.as_tuple()
+
+
+def test_numbers_of_unusual_size_are_exact_and_not_kept() -> None:
+    kept = _shared_decimal.cache_info().currsize
+    digits = "1." + "7" * 5000
+    text = (
+        '{"id":"r","status":200,"result":{"id":"x","create_date":"2024-03-27T13:27:19.853Z",'
+        '"update_date":"2024-03-27T13:30:45.123Z","executed_amount":0,"remaining_amount":' + digits + ","
+        '"remaining_value":9,"requested_amount":0.001,"requested_value":100,"total_value":100,"status":"canceled",'
+        '"type":"limit","price":100000,"pair":"BTC_BRL"}}'
+    )
+    reply = decode_reply(text)
+    assert isinstance(reply, Reply)
+    assert reply.order is not None
+    assert reply.order.remaining_amount == Decimal(digits)
+    assert _shared_decimal.cache_info().currsize == kept

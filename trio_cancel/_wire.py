@@ -11,6 +11,7 @@ its id and status can still be read they are kept, for it may speak of a pending
 from __future__ import annotations
 
 from binascii import b2a_base64
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -143,9 +144,12 @@ class _Reply(msgspec.Struct, gc=False):
     error: _Error | None = None
 
 
-# Amounts and prices repeat, and a Decimal takes 104 bytes: those seen last are shared.
+# Amounts and prices repeat, and a Decimal takes 104 bytes: those seen last are shared. But not those of a message of
+# unusual size, which would let a venue fill our memory with numbers of a million digits.
+_USUAL_SIZE = 2048
 _shared_decimal = lru_cache(maxsize=2048)(Decimal)
 _decode = msgspec.json.Decoder(_Reply, float_hook=_shared_decimal).decode
+_decode_large = msgspec.json.Decoder(_Reply, float_hook=Decimal).decode
 # Fractions are dropped here: one that no decimal can hold must not hide the id beside it, and none is an id.
 _decode_anything = msgspec.json.Decoder(float_hook=lambda _: None).decode
 # What those two raise: bad JSON or types; a number beyond decimal's exponents; nesting beyond the stack.
@@ -156,9 +160,8 @@ def _not_a_number(name: str) -> Decimal:
     raise ValueError(f"{name} is no number")
 
 
-def _order(raw: _Order) -> CanceledOrder:
+def _order(raw: _Order, shared: Callable[[int], Decimal]) -> CanceledOrder:
     # Written out, because it runs once an order. `float_hook` has made decimals of all numbers that are no integers.
-    shared = _shared_decimal
     create, update, price = raw.create_date, raw.update_date, raw.price
     executed, remaining, left = raw.executed_amount, raw.remaining_amount, raw.remaining_value
     requested, value, total = raw.requested_amount, raw.requested_value, raw.total_value
@@ -202,8 +205,12 @@ def _order(raw: _Order) -> CanceledOrder:
 def decode_reply(text: bytes | str) -> Reply | BadReply:
     """Read one text message of the venue (seed: "Response", "Error Response"). Never raises for what it says."""
     try:
-        raw = _decode(text)
-        order = None if raw.result is None else _order(raw.result)
+        if len(text) <= _USUAL_SIZE:
+            raw = _decode(text)
+            order = None if raw.result is None else _order(raw.result, _shared_decimal)
+        else:
+            raw = _decode_large(text)
+            order = None if raw.result is None else _order(raw.result, Decimal)
     except _BAD_TEXT as error:
         return _salvage(text, error)
     if raw.error is None:

@@ -1,4 +1,4 @@
-"""What the asyncio clients written by hand share: replies matched by id; a future an order, or callbacks and a window."""
+"""What asyncio clients written by hand share: replies matched by id; a future an order, or a window of callbacks."""
 
 from __future__ import annotations
 
