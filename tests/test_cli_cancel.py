@@ -69,16 +69,14 @@ def feed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 async def test_one_order(shell: Shell) -> None:
     order = shell.sandbox.book.create(amount="0.5", external_id="mine")
-    shell.sandbox.book.fill(order.id, amount="0.12345678901234567890")
-    status, records = await shell(order.id)
-    print(shell.error)
-    [record] = records
+    shell.sandbox.book.fill(order.id, amount="0.12345678901234567891")
+    status, [record] = await shell(order.id)
     assert status == 0
     assert record["off_book"] is True
     assert (record["id"], record["external_id"], record["status"]) == (order.id, "mine", "canceled")
     assert (record["executed_amount"], record["remaining_amount"]) == (
-        "0.12345678901234567890",
-        "0.37654321098765432110",
+        "0.12345678901234567891",
+        "0.37654321098765432109",
     )
     assert len(record["attempts"]) == 1
     assert shell.error == "trio-cancel: 1 order: 1 canceled\n"

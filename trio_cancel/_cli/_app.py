@@ -65,8 +65,11 @@ class Call:
         """Turn whatever comes out of the block into one line and ``status``; cancellation passes."""
         try:
             yield
-        except ModuleNotFoundError:
-            raise  # perhaps of the extra: that is explained where the extra need not be there
+        except ImportError as error:
+            # Perhaps of the extra: that is explained where the extra need not be there. cyclopts wraps what is lazy.
+            if isinstance(error.__cause__, ModuleNotFoundError):
+                raise error.__cause__ from None
+            raise
         except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
             self._explain(error)
 

@@ -1,9 +1,9 @@
 """A bulk cancel that a signal or a deadline can end, and that accounts for every order.
 
 The caller's task runs it; a task beside it hears the signals. The first SIGINT or SIGTERM stops the intake: no further
-order is written, and what is in flight may still be answered for ``DRAIN`` seconds; the second ends that, too. A
-deadline ends both at once. Then every order has its outcome: what was written and not answered is Unknown, and what
-was not written is NotSent.
+order is written, and what is in flight may still be answered for ``DRAIN`` seconds; the second ends that, too; a
+third ends the process, in case that something hangs. A deadline does at once what the first two signals do. Then every
+order has its outcome: what was written and not answered is Unknown, and what was not written is NotSent.
 
 Outcomes are told in the order of completion, each order's once, by a function that must not raise; it may be called
 from the session's tasks.
@@ -54,16 +54,21 @@ class Halt:
         self.signum: int | None = None
         self.over = False
         self._seconds = deadline
+        self._signals = 0
         self._output = trio.CancelScope()
         self._printing = False
 
     def signal(self, signum: int) -> None:
-        """Note a signal."""
+        """Note a signal: the first stops the intake, the second the wait for answers, the third the process."""
+        self._signals += 1
         if self.signum is None:
             self.signum = signum
             self.scope.cancel()
-        else:
+        elif self._signals == 2:
             self.drain.cancel()
+        else:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
         if self._printing:
             self._output.deadline = min(self._output.deadline, trio.current_time() + OUTPUT_GRACE)
 

@@ -1,0 +1,263 @@
+"""The command line as its users run it: processes, pipes, signals, real TLS."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import IO
+
+import attrs
+import pytest
+
+PROGRAM = [sys.executable, "-m", "trio_cancel"]
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("RIPIO_", "TRIO_CANCEL_"))}
+PATIENCE = 60.0
+
+
+def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]  # passes options on
+        [*PROGRAM, *words],
+        **{"env": CLEAN, "capture_output": True, "text": True, "timeout": PATIENCE, "check": False, **options},
+    )
+
+
+@attrs.frozen
+class Served:
+    """A sandbox in another process."""
+
+    process: subprocess.Popen[str]
+    printed: str
+
+    def found(self, pattern: str) -> str:
+        match = re.search(pattern, self.printed, re.MULTILINE)
+        assert match is not None, self.printed
+        return match[1]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return CLEAN | {
+            "RIPIO_API_TOKEN": self.found(r"token +(\S+)"),
+            "RIPIO_API_SECRET": self.found(r"secret +(\S+)"),
+            "TRIO_CANCEL_URL": self.found(r"(wss://\S+)"),
+        }
+
+    @property
+    def ca_file(self) -> str:
+        return self.found(r"CA +(\S+)")
+
+    @property
+    def ids_file(self) -> str:
+        return self.found(r"all in (.+)\)")
+
+    @property
+    def commands(self) -> list[str]:
+        """The ready-made commands, as they stand there."""
+        return re.findall(r"^  RIPIO_API_TOKEN=(?:.*\\\n)+.*$", self.printed, re.MULTILINE)
+
+
+def read_until(stream: IO[str], last: str) -> str:
+    lines: list[str] = []
+    for line in stream:
+        lines.append(line)
+        if line.startswith(last):
+            break
+    return "".join(lines)
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest) -> Generator[Served]:
+    words = getattr(request, "param", ["--tls", "--orders", "20"])
+    with subprocess.Popen([*PROGRAM, "sandbox", *words], env=CLEAN, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield Served(process, read_until(process.stdout, "It serves"))
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 0
+
+
+def test_the_demo_gets_every_order_off_the_book() -> None:
+    done = run("demo", "--orders", "200")
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert "200 of 200 orders are off the book" in done.stdout
+    assert "The exchange's own book agrees: 0 open orders left." in done.stdout
+    assert re.search(r"canceled +200 +yes", done.stdout)
+    assert re.search(r"p50 .* p90 .* p99 .* max ", done.stdout)
+    assert "█" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_ready_made_commands_work_as_pasted(served: Served) -> None:
+    one, everything = served.commands
+    done = subprocess.run(["/bin/sh", "-c", one], env=CLEAN, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "canceled"
+    done = subprocess.run(["/bin/sh", "-c", everything], env=CLEAN, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 20
+    assert "19 canceled, 1 already closed" in done.stderr
+    assert shlex.split(one)[-1] == Path(served.ids_file).read_text().splitlines()[0]
+
+
+def test_what_the_sandbox_wrote_is_gone_afterwards() -> None:
+    with subprocess.Popen([*PROGRAM, "sandbox", "--tls"], env=CLEAN, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        served = Served(process, read_until(process.stdout, "It serves"))
+        folder = Path(served.ca_file).parent
+        assert folder.is_dir()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("served", [["--orders", "1"]], indirect=True)
+def test_a_sandbox_without_tls(served: Served) -> None:
+    assert "CA" not in served.printed
+    done = subprocess.run(["/bin/sh", "-c", served.commands[0]], env=CLEAN, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["off_book"] is True
+
+
+@pytest.mark.parametrize("served", [["--orders", "0"]], indirect=True)
+def test_a_sandbox_with_an_empty_book(served: Served) -> None:
+    done = subprocess.run(["/bin/sh", "-c", served.commands[0]], env=CLEAN, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["status"] == "not_found"
+
+
+def test_a_port_that_is_taken_is_named(served: Served) -> None:
+    port = served.found(r"wss://127\.0\.0\.1:(\d+)")
+    done = run("sandbox", "--port", port)
+    assert done.returncode == 2
+    assert done.stderr == f"trio-cancel: Port {port} cannot be used: Address already in use.\n"
+
+
+def test_stdin_with_duplicates_is_accounted_for(served: Served) -> None:
+    ids = Path(served.ids_file).read_text()
+    done = run(
+        "cancel", "--ca-file", served.ca_file, "--from", "-", input=ids + ids + "nobody\n", env=served.environment
+    )
+    assert done.returncode == 1, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(records) == 41
+    assert sum(record["status"] == "canceled" for record in records) == 40
+    assert [record["id"] for record in records if not record["off_book"]] == ["nobody"]
+
+
+def test_lines_come_as_the_outcomes_do(served: Served) -> None:
+    # The second order never answers; the first one's line must be there all the same.
+    order = Path(served.ids_file).read_text().split()[0]
+    read, write = os.pipe()
+    with subprocess.Popen(
+        [*PROGRAM, "cancel", order, "--ca-file", served.ca_file],
+        env=served.environment,
+        stdout=write,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        os.close(write)
+        with os.fdopen(read) as lines:
+            assert json.loads(lines.readline())["status"] == "canceled"
+        assert process.wait(PATIENCE) == 0
+
+
+def test_a_reader_that_leaves_stops_no_cancel(served: Served) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{shlex.join(PROGRAM)} cancel --ca-file {served.ca_file} --from {served.ids_file} | true"],
+        env=served.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert "20 orders: 20 canceled" in done.stderr
+    assert "stdout took no more (Broken pipe)" in done.stderr
+
+
+def test_help_into_a_closed_pipe_is_quiet() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{shlex.join(PROGRAM)} demo --orders 20 | true"],
+        env=CLEAN,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert not done.stderr
+
+
+def test_the_doctor_over_tls(served: Served) -> None:
+    done = run("doctor", "--ca-file", served.ca_file, env=served.environment)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("\nok ") == 7
+
+
+def test_ctrl_c_while_reading(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with (
+        subprocess.Popen(
+            [*PROGRAM, "cancel", "--from", str(fifo)],
+            env=CLEAN,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        fifo.open("w"),
+    ):  # waits until the other side reads
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (130, "")
+    assert error == "trio-cancel: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sandbox", "--port", "70000"],
+        ["sandbox", "--port", "x"],
+        ["sandbox", "--orders", "-1"],
+        ["demo", "--orders", "0"],
+        ["demo", "--orders", "100001"],
+        ["demo", "--orders", "many"],
+        ["no-such-command"],
+    ],
+)
+def test_wrong_usage_is_2_and_one_line(words: list[str]) -> None:
+    done = run(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("trio-cancel: ")
+
+
+@pytest.mark.parametrize("module", ["cyclopts", "rich", "trustme"])
+def test_a_missing_extra_is_named(module: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    done = run("demo", "--orders", "5", env=CLEAN | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert f"needs {module}" in line
+    assert "pip install 'trio-cancel[cli]'" in line
+
+
+def test_a_missing_module_of_somebody_else_is_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['attrs'] = None\n")
+    done = run("demo", env=CLEAN | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert "ModuleNotFoundError" in done.stderr
+
+
+def test_the_installed_script_is_the_same_program() -> None:
+    script = Path(sys.executable).parent / "trio-cancel"
+    if not script.exists():
+        pytest.skip("run from a checkout that is not installed")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout == run("--version").stdout
