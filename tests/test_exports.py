@@ -27,7 +27,7 @@ PUBLIC = {
 
 
 def public_names(module: object) -> set[str]:
-    return {name for name in vars(module) if not name.startswith("_") and not inspect.ismodule(getattr(module, name))}
+    return {name for name in dir(module) if not name.startswith("_") and not inspect.ismodule(getattr(module, name))}
 
 
 def test_the_public_names_are_these() -> None:

@@ -24,7 +24,7 @@ from trio_cancel import (
     TradingWS,
     read_journal,
 )
-from trio_cancel import _client as client
+from trio_cancel import _journal_open
 from trio_cancel._intake import Intake
 from trio_cancel._journal_open import open_journal
 from trio_cancel._journal_store import Store
@@ -38,7 +38,7 @@ class Injected:
         self.store = MemoryStore()
         self.executor = Executor()
         opened = partial(open_journal, run_sync=self.executor, open_store=self.store.open)
-        monkeypatch.setattr(client, "open_journal", opened)
+        monkeypatch.setattr(_journal_open, "open_journal", opened)
 
     def lacks(self, venue: Venue) -> list[str]:
         """Make the venue note what it receives while its intent is not durable."""

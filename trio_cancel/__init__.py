@@ -3,6 +3,8 @@
 ``async with open_trading_ws() as ws`` is the one door. See the README beside this package's sources.
 """
 
+import typing as _typing
+
 from trio_cancel._batch import Batch as Batch
 from trio_cancel._client import TradingWS as TradingWS
 from trio_cancel._client import open_trading_ws as open_trading_ws
@@ -28,12 +30,6 @@ from trio_cancel._errors import SessionClosed as SessionClosed
 from trio_cancel._errors import TradingError as TradingError
 from trio_cancel._errors import VenueError as VenueError
 from trio_cancel._errors import VenueUnavailable as VenueUnavailable
-from trio_cancel._journal_reading import JournalCancel as JournalCancel
-from trio_cancel._journal_reading import JournalContents as JournalContents
-from trio_cancel._journal_reading import JournalHold as JournalHold
-from trio_cancel._journal_reading import JournalOrder as JournalOrder
-from trio_cancel._journal_reading import JournalSession as JournalSession
-from trio_cancel._journal_reading import read_journal as read_journal
 from trio_cancel._models import CanceledOrder as CanceledOrder
 from trio_cancel._models import CancelRequest as CancelRequest
 from trio_cancel._models import Credentials as Credentials
@@ -54,3 +50,28 @@ from trio_cancel._scope import OrderScope as OrderScope
 from trio_cancel._session import SessionState as SessionState
 from trio_cancel._signals import cancel_on_signals as cancel_on_signals
 from trio_cancel._stream import CancelStream as CancelStream
+
+if _typing.TYPE_CHECKING:
+    from trio_cancel._journal_reading import JournalCancel as JournalCancel
+    from trio_cancel._journal_reading import JournalContents as JournalContents
+    from trio_cancel._journal_reading import JournalHold as JournalHold
+    from trio_cancel._journal_reading import JournalOrder as JournalOrder
+    from trio_cancel._journal_reading import JournalSession as JournalSession
+    from trio_cancel._journal_reading import read_journal as read_journal
+
+_OF_THE_JOURNAL = frozenset(
+    {"JournalCancel", "JournalContents", "JournalHold", "JournalOrder", "JournalSession", "read_journal"}
+)
+
+
+def __getattr__(name: str) -> object:
+    # Reading journals needs SQLite; who does not read any does not wait for its import.
+    if name in _OF_THE_JOURNAL:
+        from trio_cancel import _journal_reading
+
+        return getattr(_journal_reading, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OF_THE_JOURNAL})

@@ -10,19 +10,15 @@ import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
-from typing import Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
 
 import trio
 
 from trio_cancel._batch import Batch, as_requests
 from trio_cancel._clock import OffsetInterval
 from trio_cancel._connection import Dialing
-from trio_cancel._endpoint import parse_endpoint
+from trio_cancel._endpoint import Endpoint, parse_endpoint
 from trio_cancel._errors import ConfigurationError
-from trio_cancel._journal import Journal
-from trio_cancel._journal_open import MovedJournal, open_journal
-from trio_cancel._journal_store import Account
 from trio_cancel._models import CanceledOrder, CancelRequest, Credentials
 from trio_cancel._observer import Notifier, Observer, Statistics
 from trio_cancel._outcomes import CancelReport, Outcome
@@ -34,11 +30,14 @@ from trio_cancel._stream import CancelStream, run_stream
 from trio_cancel._transport import Dial
 from trio_cancel._world import World
 
+if TYPE_CHECKING:
+    from trio_cancel._journal import Journal
+
 DEFAULT_URL = "wss://ws-api.ripio.com"
 """The venue (WebSocket API, general information)."""
 URL_VARIABLE = "TRIO_CANCEL_URL"
 
-OpenJournal = Callable[[str, Callable[[], float]], AbstractAsyncContextManager[Journal]]
+OpenJournal: TypeAlias = "Callable[[str, Callable[[], float]], AbstractAsyncContextManager[Journal]]"
 """Opens a journal for a session, given the prefix of its request ids and its wall clock."""
 
 
@@ -314,9 +313,6 @@ def open_trading_ws(
         raise ConfigurationError(f"dial must be an async callable that returns a stream, not {type(dial).__name__}.")
     if journal is not None and not isinstance(journal, str | os.PathLike):
         raise ConfigurationError(f"journal must be the path of a file, not {type(journal).__name__}.")
-    account = Account.of(endpoint, credentials)
-    if isinstance(journal, MovedJournal):
-        account = Account(journal.url, credentials)
     auto = clock_offset == "auto"
     if not auto and not _is_seconds(clock_offset):
         raise ConfigurationError(f'clock_offset must be a number of seconds or "auto", not {clock_offset!r}.')
@@ -331,9 +327,16 @@ def open_trading_ws(
         pacer=pacer,
         correct_clock=auto,
         correction=0.0 if isinstance(clock_offset, str) else float(clock_offset),
-        journal=None if journal is None else partial(open_journal, journal, account),
+        journal=None if journal is None else _opener(journal, endpoint, credentials),
         observer=observer,
     )
+
+
+def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials) -> OpenJournal:
+    # Imported here, for those who keep a journal: SQLite and all would be a tenth of what importing the package takes.
+    from trio_cancel._journal_open import opener
+
+    return opener(path, endpoint, credentials)
 
 
 @asynccontextmanager

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 import trio
 
+from trio_cancel._endpoint import Endpoint
 from trio_cancel._journal import Journal, RunSync
 from trio_cancel._journal_rows import micros
 from trio_cancel._journal_store import Account, JournalStore, Store
+from trio_cancel._models import Credentials
 from trio_cancel._observer import logger
 
 CLOSING = 5.0
@@ -100,5 +103,13 @@ async def open_journal(
         finally:
             scope.cancel()
             with trio.CancelScope(shield=True):
-                await journal.ended.wait()  # noqa: ASYNC102 - at once: it has been cancelled
-            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - as said
+                await journal.ended.wait()
+            await manager.__aexit__(None, None, None)
+
+
+def opener(
+    path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials
+) -> Callable[[str, Callable[[], float]], AbstractAsyncContextManager[Journal]]:
+    """Return what opens the journal at ``path`` for a session of this account."""
+    account = Account(path.url, credentials) if isinstance(path, MovedJournal) else Account.of(endpoint, credentials)
+    return partial(open_journal, path, account)

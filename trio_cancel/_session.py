@@ -24,7 +24,7 @@ import enum
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVarTuple
+from typing import TYPE_CHECKING, Protocol, TypeVarTuple
 
 import trio
 
@@ -33,12 +33,15 @@ from trio_cancel._clock import offset_from_date
 from trio_cancel._connection import Connection, Dialing
 from trio_cancel._dispatch import Dispatcher
 from trio_cancel._errors import HandshakeFailed, SessionClosed
-from trio_cancel._journal import Journal
 from trio_cancel._models import Credentials
 from trio_cancel._observer import Notifier, Statistics, logger
 from trio_cancel._pacing import Pacer
+from trio_cancel._signals import is_interrupt
 from trio_cancel._wire import Signer
 from trio_cancel._world import World
+
+if TYPE_CHECKING:
+    from trio_cancel._journal import Journal
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 """Seconds (before jitter) until the first and the last repeated try to connect."""
@@ -303,14 +306,22 @@ async def run_session(session: Session) -> AsyncGenerator[Session]:
     """Run the session's tasks around a block, whose exception comes out as it is, in no group."""
     manager = trio.open_nursery()
     nursery = await manager.__aenter__()
+    interrupted = False
     try:
         await session.start(nursery)
         yield session
+    except BaseException as error:
+        interrupted = is_interrupt(error)
+        raise
     finally:
         # Not `async with`: the nursery would wrap the block's exception in a group. Its tasks have ended by then, so
-        # that leaving it neither waits nor can be cancelled; a second KeyboardInterrupt may come out of close().
+        # that leaving it neither waits nor can be cancelled.
         try:
             await session.close()
+        except KeyboardInterrupt:
+            if not interrupted:
+                raise
+            # The second one only hastens the end: what comes out with the first may tell which orders are left.
         finally:
             session.kill()
             await manager.__aexit__(None, None, None)
