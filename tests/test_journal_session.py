@@ -22,9 +22,10 @@ from trio_cancel import (
     JournalError,
     OrdersLeft,
     TradingWS,
+    _journal_open,
     read_journal,
 )
-from trio_cancel import _journal_open
+from trio_cancel import _client as client
 from trio_cancel._intake import Intake
 from trio_cancel._journal_open import open_journal
 from trio_cancel._journal_store import Store
@@ -272,7 +273,7 @@ async def test_a_scopes_orders_are_held_until_they_are_off_the_book(
 
 async def test_what_a_scope_leaves_stays_held(injected: Injected, autojump_clock: trio.testing.MockClock) -> None:
     async with session() as (venue, ws):
-        with pytest.raises(OrdersLeft, match="not surely off the book"):  # noqa: PT012 - the scope's end raises
+        with pytest.raises(OrdersLeft, match="not surely off the book"):
             async with ws.open_order_scope(settle=1) as orders:
                 await orders.add(external_id="never placed")
                 await orders.add(*venue.orders(1))
