@@ -1,5 +1,7 @@
 """What a session tells about itself: to an :class:`Observer` as it happens, in :class:`Statistics` when asked."""
 
+# ruff: noqa: ARG002 - an Observer's methods do nothing with what they are told, until somebody overrides them
+
 from __future__ import annotations
 
 import logging
@@ -21,29 +23,39 @@ class Observer(Protocol):
     and otherwise ignored, so that watching a cancel can never hurt it. Times are seconds.
     """
 
+    # An explicit `return` in each: to a type checker an empty body would make the method abstract.
+
     def request_queued(self, request: CancelRequest) -> None:
         """An order's cancel was handed in."""
+        return
 
     def request_written(self, request: CancelRequest, request_id: str) -> None:
         """An attempt was handed to the socket."""
+        return
 
     def request_answered(self, request: CancelRequest, request_id: str, status: int | None, seconds: float) -> None:
         """An attempt was answered, ``seconds`` after its write; ``status`` is None if the answer could not be read."""
+        return
 
     def settled_late(self, outcome: Outcome) -> None:
         """An order settled after its caller had left."""
+        return
 
     def connection_opened(self, number: int) -> None:
         """Connection ``number`` (from 1) is ready."""
+        return
 
     def connection_lost(self, number: int, cause: BaseException | None) -> None:
         """Connection ``number`` ended; ``cause`` is None if we closed it."""
+        return
 
     def connection_failed(self, error: BaseException) -> None:
         """A try to connect failed; another follows unless the session's state says ``failed``."""
+        return
 
     def paced(self, rate: float) -> None:
         """A 429 changed the pace to ``rate`` requests a second."""
+        return
 
 
 class Notifier:
