@@ -19,13 +19,13 @@ import attrs
 import trio
 
 from trio_cancel._drain import Drain
-from trio_cancel._errors import Interrupted, InvalidRequest, OrdersLeft, SessionClosed
+from trio_cancel._errors import InvalidRequest, OrdersLeft, SessionClosed
 from trio_cancel._models import CancelRequest
 from trio_cancel._observer import logger
 from trio_cancel._outcomes import CancelReport, Outcome, describe_left
 from trio_cancel._pending import Terms
 from trio_cancel._session import Session
-from trio_cancel._signals import ears
+from trio_cancel._signals import ears, is_interrupt
 
 LOGGED_TOGETHER = 100
 """Ids in one line of the log."""
@@ -183,9 +183,7 @@ class OrderScope:
     ) -> None:
         listeners = ears()
         # The first Ctrl-C asks for an orderly end, which this is; only a second one ends it early.
-        first = _has(error, KeyboardInterrupt, Interrupted) or (
-            error is not None and listeners.heard > self._heard_before
-        )
+        first = is_interrupt(error) or (error is not None and listeners.heard > self._heard_before)
         interrupt: KeyboardInterrupt | None = None
         drain = self._begin_drain()
         with listeners.ending(drain.early, 1 if first else 2), trio.CancelScope(shield=True):
@@ -198,7 +196,7 @@ class OrderScope:
                         listeners.hear()
         assert self.report is not None
         left = self.report.left
-        if interrupt is not None and not _has(error, KeyboardInterrupt):
+        if interrupt is not None and not is_interrupt(error):
             if left:
                 interrupt.add_note(describe_left(left, len(left)))
             raise interrupt
@@ -282,9 +280,3 @@ def _is_cancellation(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.split((trio.Cancelled, GeneratorExit))[1] is None
     return isinstance(error, trio.Cancelled | GeneratorExit)
-
-
-def _has(error: BaseException | None, *kinds: type[BaseException]) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(kinds) is not None
-    return isinstance(error, kinds)

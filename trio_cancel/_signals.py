@@ -2,16 +2,16 @@
 
 :class:`Ears` (one for each ``trio.run``) counts the signals that ask for an end, whichever task trio raises them in:
 its KeyboardInterrupt goes to the main task, while the order scope that must hear the second one may be in another.
-While an order scope is open, a handler on SIGINT counts and then does what was done before; it only ever calls trio's
-``run_sync_soon``, which is made for that. Under ``cancel_on_signals`` one task watches for the signals instead: the
-first cancels the block.
+While an order scope is open, a handler on SIGINT counts and then does what was done before. Under ``cancel_on_signals``
+its handler on both signals counts instead, and cancels the block. Both note a signal at once, so that none is lost, and
+act in the event loop, by trio's ``run_sync_soon``, which is made for that.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 from typing import TypeAlias
@@ -40,6 +40,10 @@ class Ears:
     def hear(self) -> None:
         """Count a signal, and cancel the scopes that it ends."""
         self.heard += 1
+        self.end()
+
+    def end(self) -> None:
+        """Cancel the scopes that the signals so far end."""
         for scope in [scope for scope, count in self._ends.items() if count <= self.heard]:
             scope.cancel()
 
@@ -82,8 +86,9 @@ class Ears:
 
         @trio.lowlevel.enable_ki_protection
         def count(signum: int, frame: FrameType | None) -> None:
+            self.heard += 1  # at once: the KeyboardInterrupt may have left a block before the loop goes on
             try:
-                token.run_sync_soon(self.hear)
+                token.run_sync_soon(self.end)
             except trio.RunFinishedError:
                 # Somebody put us back after the run; trio's handler, behind us, has nobody left to tell.
                 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -91,6 +96,13 @@ class Ears:
             before(signum, frame)
 
         return count
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Return True for a signal that ends the program, also in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup((KeyboardInterrupt, Interrupted)) is not None
+    return isinstance(error, KeyboardInterrupt | Interrupted)
 
 
 _ears: trio.lowlevel.RunVar[Ears] = trio.lowlevel.RunVar("trio_cancel.ears")
@@ -127,38 +139,39 @@ async def cancel_on_signals() -> AsyncGenerator[None]:
         raise ConfigurationError("cancel_on_signals() is used already: it belongs once around the whole program.")
     _active.set(True)
     received: list[int] = []
-    watching = trio.CancelScope(shield=True)  # a second signal must be heard in a block that is cancelled already
-    manager = trio.open_nursery()
+    block = trio.CancelScope()
     try:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            nursery = await manager.__aenter__()
-            try:
-                with trio.CancelScope() as block:
-                    nursery.start_soon(_watch, signals, received, block, watching)
-                    yield
-            except BaseException as error:
-                if received and not isinstance(error, GeneratorExit):
-                    raise Interrupted(received[0]) from error
-                raise
-            finally:
-                # A signal that has come is ours, not for the handlers that are put back now: theirs may kill.
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                watching.cancel()
-                # No `async with`: the nursery would wrap the block's exception in a group. Its shield: a scope around
-                # us that fires in this moment must not take the place of Interrupted.
-                nursery.cancel_scope.shield = True
-                await manager.__aexit__(None, None, None)
+        with _received(received, block.cancel), block:
+            yield
+    except BaseException as error:
+        if received and not isinstance(error, GeneratorExit):
+            raise Interrupted(received[0]) from error  # noqa: ASYNC104 - it ends what a cancellation ends, and more
+        raise
     finally:
         _active.set(False)
     if received:
         raise Interrupted(received[0])
 
 
-async def _watch(
-    signals: AsyncIterator[int], received: list[int], block: trio.CancelScope, watching: trio.CancelScope
-) -> None:
-    with watching:
-        async for signum in signals:
-            received.append(signum)
-            ears().hear()
-            block.cancel()
+@contextmanager
+def _received(received: list[int], act: Callable[[], object]) -> Generator[None]:
+    """Note SIGTERM and SIGINT at once; call ``act``, in the event loop, soon after each."""
+    token = trio.lowlevel.current_trio_token()
+    listeners = ears()
+
+    def heard() -> None:
+        act()
+        listeners.end()
+
+    @trio.lowlevel.enable_ki_protection
+    def note(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as the system calls it
+        received.append(signum)
+        listeners.heard += 1
+        token.run_sync_soon(heard)
+
+    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
