@@ -22,8 +22,8 @@ def main() -> int:
     parser.add_argument("seed", nargs="?", type=int, help="replay this one seed and print its trace")
     parser.add_argument("--seeds", metavar="A..B", help="run the seeds from A up to, not including, B")
     parser.add_argument("--defect", choices=sorted(DEFECTS), help="put this defect back first")
-    parser.add_argument("--defects", action="store_true", help="find the seed that catches each defect; write the table")
-    parser.add_argument("--sweep", action="store_true", help="cancel at every step of every operation under every fault")
+    parser.add_argument("--defects", action="store_true", help="find the seeds of the defects; write DEFECTS.md")
+    parser.add_argument("--sweep", action="store_true", help="cancel at every step under every fault")
     options = parser.parse_args()
     began = time.perf_counter()
     if options.defects:

@@ -117,8 +117,8 @@ class Checker:
             self._say(5, f"the clocks differ by {scenario.skew} ms, not by {run.clock}")
 
     def _settled_by(self, place: tuple[int, int], stamp: Stamp | None) -> bool:
-        settled = self.run.settled.get(place, ())
-        return bool(settled) and (stamp is None or settled[0].count < stamp.count)
+        settled = self.run.settled.get(place, [])
+        return bool(settled) and (stamp is None or settled[0].order < stamp.order)
 
     def _check_writes(self) -> None:
         """Signatures are made at the write, and nobody is written for who has left."""
@@ -137,7 +137,7 @@ class Checker:
             left = run.settled.get(place, ())
             if result.ended is not None:
                 left = [*left, result.ended]
-            if left and min(stamp.count for stamp in left) < run.offered[sent.request_id].count:
+            if left and min(stamp.order for stamp in left) < run.offered[sent.request_id].order:
                 self._say(9, f"{sent.request_id} was written after its caller had returned")
             if self.truth.places[place].request.key != sent.order:
                 self._say(7, f"{sent.request_id} names {sent.order}, not {self.truth.places[place].request}")
@@ -152,11 +152,13 @@ class Checker:
             return
         if result.cancelled_at is not None and result.ended.time - result.cancelled_at > ROUNDING:
             self._say(6, f"{name} returned {result.ended.time - result.cancelled_at:.3f} s after it was cancelled")
-        slow = op.pause or op.trickle
-        if run.exited is not None and result.ended.time > max(run.exited.time, result.started.time) + ROUNDING and not slow:  # type: ignore[union-attr]  # it was started
-            self._say(6, f"{name} returned {result.ended.time - run.exited.time:.3f} s after the session's end")
+        assert run.exited is not None
+        assert result.started is not None
+        late = result.ended.time - max(run.exited.time, result.started.time)
+        if late > ROUNDING and not op.pause and not op.trickle:
+            self._say(6, f"{name} returned {late:.3f} s after the session's end")
         if isinstance(result.error, SessionClosed):
-            if run.body_ended is None or run.body_ended.count > result.ended.count:
+            if run.body_ended is None or run.body_ended.order > result.ended.order:
                 self._say(1, f"{name} raised {result.error!r} though the session was open")
             return
         for position, outcome in result.outcomes:
@@ -233,7 +235,7 @@ class Checker:
         for position, request in enumerate(result.requests):
             written = self._place(number, position).complete_by(result.ended)
             settled = self.run.settled.get((number, position))
-            waiting = settled is None or settled[0].count > result.ended.count
+            waiting = settled is None or settled[0].order > result.ended.order
             if written and not told[position] and waiting and not named[id(request)]:
                 self._say(1, f"{name} lost {request}: written, and neither told nor named as unsettled")
 
@@ -261,18 +263,20 @@ class Checker:
         said = {answer.says: answer for answer in reversed(answers)}
         match outcome:
             case Canceled():
-                if Says.CANCELED not in said:
-                    return self._say(2, f"{who}, and no answer on its connection said so")
-                self._check_canceled(who, place, said[Says.CANCELED].request_id, said[Says.CANCELED].document, outcome)
-                self._check_after(who, place, at, said[Says.CANCELED].request_id, outcome)
+                if (answer := said.get(Says.CANCELED)) is None:
+                    self._say(2, f"{who}, and no answer on its connection said so")
+                else:
+                    self._check_canceled(who, place, answer.request_id, answer.document, outcome)
+                    self._check_after(who, place, at, answer.request_id, outcome)
             case AlreadyClosed() | NotFound():
                 says = Says.CLOSED if isinstance(outcome, AlreadyClosed) else Says.NOT_FOUND
-                if says not in said:
-                    return self._say(4, f"{who}, and no answer on its connection said so")
-                code = place.records[said[says].request_id].error_code
-                if code != {Says.CLOSED: 40408, Says.NOT_FOUND: 40401}[says]:
-                    self._say(4, f"{who}, and the venue's verdict was {code}")
-                self._check_after(who, place, at, said[says].request_id, outcome)
+                if (answer := said.get(says)) is None:
+                    self._say(4, f"{who}, and no answer on its connection said so")
+                else:
+                    code = place.records[answer.request_id].error_code
+                    if code != {Says.CLOSED: 40408, Says.NOT_FOUND: 40401}[says]:
+                        self._say(4, f"{who}, and the venue's verdict was {code}")
+                    self._check_after(who, place, at, answer.request_id, outcome)
             case Rejected():
                 if doubtful := place.doubtful_at(at):
                     self._say(4, f"{who} with {len(doubtful)} attempts unanswered or answered 5xx")
@@ -351,9 +355,10 @@ class Checker:
         if at.time > began + bound + BOUND and not self._paced and not result.cancelled:
             self._say(6, f"{who} {at.time - began:.3f} s after its first write, with {bound} s allowed")
         gone = result.cancelled or run.failed or result.op.leave_after is not None or run.hung
-        if gone or (run.body_ended is not None and at.count > run.body_ended.count) or not isinstance(outcome, Unknown):
+        if gone or (run.body_ended is not None and at.order > run.body_ended.order) or not isinstance(outcome, Unknown):
             return
-        if isinstance(outcome.cause, InvalidReply | HandshakeFailed) or any(a.says is Says.REFUSED for a in place.answers):
+        refused = any(answer.says is Says.REFUSED for answer in place.answers)
+        if refused or isinstance(outcome.cause, InvalidReply | HandshakeFailed):
             return
         if scenario.retry and at.time < began + scenario.give_up_after - ROUNDING:
             self._say(6, f"{who} was given up {at.time - began:.3f} s after its first write")
@@ -361,7 +366,6 @@ class Checker:
         early = at.time < began + min(scenario.reply_timeout, scenario.give_up_after) - ROUNDING
         if not scenario.retry and early and not answered and not isinstance(outcome.cause, ConnectionLost):
             self._say(6, f"{who} was given up {at.time - began:.3f} s after its only write")
-
 
 
 def _gist(outcome: Outcome) -> tuple[object, ...]:

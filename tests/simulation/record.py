@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class Stamp(NamedTuple):
-    """When something happened: trio's clock, and a count that tells the order of things at one time."""
+    """When something happened: trio's clock, and a number that tells what came first at one time."""
 
     time: float
-    count: int
+    order: int
 
 
 class Recorder:

@@ -14,6 +14,7 @@ from .stream import NetFault, Road
 REQUEST_FAULTS = tuple(fault for fault in Fault if fault.point is Point.REQUEST)
 UPGRADE_FAULTS = tuple(fault for fault in Fault if fault.point is Point.UPGRADE)
 CLOSE_FAULTS = tuple(fault for fault in Fault if fault.point is Point.CLOSE)
+NO_FAULTS = Faults()
 DIAL_FAULTS = tuple(fault for fault in NetFault if fault.at_dial)
 WIRE_FAULTS = tuple(fault for fault in NetFault if not fault.at_dial)
 
@@ -139,7 +140,7 @@ class Scenario:
     idle_timeout: float | None = 60.0
     ping_interval: float | None = 30.0
     full_results: bool = False
-    faults: Faults = Faults()
+    faults: Faults = NO_FAULTS
     scripted: tuple[tuple[int, Fault], ...] = ()
     """Order and fault: hits its first request."""
     upgrades: tuple[Fault | None, ...] = ()
@@ -267,7 +268,7 @@ def _roads(rng: random.Random, *, quiet: bool, losing: bool) -> tuple[Road, ...]
 
 
 def _ops(rng: random.Random, orders: tuple[OrderPlan, ...]) -> tuple[Op, ...]:
-    ops = []
+    ops: list[Op] = []
     spread = rng.choice((0.0, 0.5, 5.0, 20.0))
     for _ in range(rng.choice((1, 1, 2, 3, 5))):
         kind = rng.choice(list(Kind))

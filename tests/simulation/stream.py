@@ -1,7 +1,7 @@
 """A connection in memory that behaves like a bad network: bounded buffers, latency, resets, stalls, black holes.
 
-A :class:`Wire` has two ends, each a ``trio.abc.HalfCloseableStream``; both directions are :class:`Pipe` objects. What the
-client's end was offered, what of it was accepted and what it read is kept on record for the checker.
+A :class:`Wire` has two ends, each a ``trio.abc.HalfCloseableStream``; both directions are :class:`Pipe` objects. What
+the client's end was offered, what of it was accepted and what it read is kept on record for the checker.
 
 Cancellation: a send that is cancelled has accepted what ``Pipe.data`` holds; a receive that is cancelled loses nothing.
 """

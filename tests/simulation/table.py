@@ -43,5 +43,5 @@ def write() -> bool:
 
 def read() -> dict[str, int]:
     """Return the seed of each defect."""
-    rows = [line.split("|") for line in PATH.read_text().splitlines() if line.startswith("| ") and "defect |" not in line]
-    return {row[1].strip(): int(row[3]) for row in rows}
+    rows = [line.split("|") for line in PATH.read_text().splitlines()]
+    return {row[1].strip(): int(row[3]) for row in rows if len(row) > 3 and row[3].strip().isdigit()}

@@ -78,11 +78,11 @@ class Place:
 
     def complete_by(self, stamp: Stamp) -> list[Sent]:
         """Whole frames that the stream had taken by then."""
-        return [sent for sent in self.sent if sent.complete.count < stamp.count]
+        return [sent for sent in self.sent if sent.complete.order < stamp.order]
 
     def answers_by(self, stamp: Stamp) -> list[Answer]:
         """Answers that were read by then."""
-        return [answer for answer in self.answers if answer.at.count < stamp.count]
+        return [answer for answer in self.answers if answer.at.order < stamp.order]
 
     def doubtful_at(self, stamp: Stamp, but: str = "") -> list[Sent]:
         """Whole frames that may have been applied, for all that had been read by then."""
@@ -159,7 +159,7 @@ def find(run: Run) -> Truth:
     first: dict[str, Message] = {}
     documents: dict[str, Any] = {}
     limited = False
-    for message in sorted(messages, key=lambda message: message.read.count):
+    for message in sorted(messages, key=lambda message: message.read.order):
         document = message.document()
         request_id = document.get("id") if isinstance(document, dict) else None
         if not isinstance(request_id, str) or request_id not in by_id or by_id[request_id].wire != message.wire:
@@ -194,7 +194,7 @@ def find(run: Run) -> Truth:
                 )
             )
     for here in places.values():
-        here.answers.sort(key=lambda answer: answer.at.count)
+        here.answers.sort(key=lambda answer: answer.at.order)
     problems += [
         f"I7: the request {each.request_id} went onto the wire unannounced"
         for each in sent

@@ -1,0 +1,17 @@
+"""``pytest --seed N`` replays one seed of the simulation, and runs nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, metavar="N", help="replay this seed of the simulation, and run nothing else")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--seed") is None:
+        return
+    chosen = [item for item in items if item.name == "test_one_seed"]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen

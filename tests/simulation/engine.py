@@ -1,0 +1,94 @@
+"""trio made to repeat itself: one seed, one order of tasks, one clock. And what must never happen in it is noticed."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import traceback
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+
+import trio
+from trio._core import _run as trio_run
+from trio.testing import MockClock
+
+from .record import LogKeeper
+
+SPIN_LIMIT = 20.0
+"""Seconds of real time after which a run counts as spinning: its clock does not get on."""
+
+
+class Spinning(Exception):
+    """A run that does not end. It comes out of trio as an internal error, for it strikes wherever it strikes."""
+
+
+@contextmanager
+def watched() -> Generator[None]:
+    """Raise Spinning in a run that takes too long (where the system has timers, and in the main thread)."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def strike(_signum: int, frame: FrameType | None) -> None:
+        raise Spinning("".join(traceback.format_stack(frame, 8)))
+
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, SPIN_LIMIT, 0.1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Steps(trio.abc.Instrument):
+    """Counts task steps, and cancels scopes before the steps that were asked for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._due: dict[int, list[Callable[[], None]]] = {}
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+        if self.count in self._due:
+            for act in self._due.pop(self.count):
+                act()
+
+    def after(self, steps: int, act: Callable[[], None]) -> None:
+        """Call ``act`` before the step that comes after so many others."""
+        self._due.setdefault(self.count + 1 + steps, []).append(act)
+
+
+def run_deterministically(seed: int, steps: Steps, function: Callable[[], Awaitable[None]]) -> None:
+    """Run an async function under trio so that it runs the same way each time.
+
+    trio shuffles the tasks of each pass; with the flag that it keeps for Hypothesis it sorts them by age first, and
+    shuffles with a random source that can be seeded.
+    """
+    before = trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r.getstate()
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # Final, but for Hypothesis and for us
+    trio_run._r.seed(seed)
+    try:
+        trio.run(function, clock=MockClock(autojump_threshold=0), instruments=[steps])
+    finally:
+        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before[0]  # type: ignore[misc]  # as said
+        trio_run._r.setstate(before[1])
+
+
+@contextmanager
+def logging_kept(kept: list[tuple[int, str]]) -> Generator[None]:
+    """Keep what the library logs, and keep it from everybody else."""
+    logger = logging.getLogger("trio_cancel")
+    keeper = LogKeeper(kept)
+    before = logger.level, logger.propagate
+    logger.addHandler(keeper)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(keeper)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
