@@ -109,7 +109,7 @@ class Batch:
         self._ended = False
         self._refused: BaseException | None = None
         self._done, self._wait_done = trio.open_memory_channel[None](1)
-        self.held_since = 0.0
+        self.held_since: float = 0.0
 
     def __len__(self) -> int:
         return len(self._slot_of)

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from trio_cancel._errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._inbox import Inbox
 from trio_cancel._models import CancelRequest
-from trio_cancel._observer import Notifier
+from trio_cancel._observer import Counters, Notifier
 from trio_cancel._pacing import Governor, Pacer
 from trio_cancel._pending import Flight, Pending, State
-from trio_cancel._queue import Source
+from trio_cancel._queue import Queue, Source
 from trio_cancel._table import Table
 
 WRITE_MOST = 256
@@ -44,15 +44,15 @@ class Dispatcher:
         wake_writer: Callable[[], None],
         wake_timer: Callable[[float], None],
     ) -> None:
-        self.table = Table(notify, wake_writer)
-        self.governor = Governor()
-        self.inbox = Inbox(self.table, self.governor, jitter)
-        self.queue = self.table.queue
-        self.counters = self.table.counters
-        self.read = self.inbox.read
-        self.abandon = self.table.abandon
+        self.table: Table = Table(notify, wake_writer)
+        self.governor: Governor = Governor()
+        self.inbox: Inbox = Inbox(self.table, self.governor, jitter)
+        self.queue: Queue = self.table.queue
+        self.counters: Counters = self.table.counters
+        self.read: Callable[[bytes | str, int, float, float], None] = self.inbox.read
+        self.abandon: Callable[[Pending], None] = self.table.abandon
         self.write_now = wake_writer  # for a single cancel that finds nothing else under way
-        self.correction = 0.0  # seconds added to our clock before signing
+        self.correction: float = 0.0  # seconds added to our clock before signing
         self.down_since: float | None = 0.0
         self.down_because: BaseException | None = None
         self._up_since = -math.inf

@@ -171,7 +171,7 @@ class OutcomeUnknown(TradingError):
     def __init__(self, text: str, *, outcome: Unknown) -> None:
         super().__init__(text)
         self.outcome = outcome
-        self.__cause__ = outcome.cause
+        self.__cause__: BaseException | None = outcome.cause
 
     @property
     def cause(self) -> BaseException | None:
@@ -189,7 +189,7 @@ class CancelNotSent(TradingError):
     def __init__(self, text: str, *, outcome: NotSent) -> None:
         super().__init__(text)
         self.outcome = outcome
-        self.__cause__ = outcome.cause
+        self.__cause__: BaseException | None = outcome.cause
 
     @property
     def cause(self) -> BaseException | None:

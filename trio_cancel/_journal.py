@@ -73,7 +73,7 @@ class Journal:
         self._closing = False
         self._bell = Bell()
         self._turn = trio.Event()  # set, and replaced, when a transaction has ended
-        self.ended = trio.Event()
+        self.ended: trio.Event = trio.Event()
 
     @property
     def failed(self) -> bool:

@@ -48,8 +48,8 @@ class Pacer:
             raise ConfigurationError(f"Pacer needs a rate of more than 0 requests a second, not {rate!r}.")
         if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
             raise ConfigurationError(f"Pacer needs a burst of at least 1 request, not {burst!r}.")
-        self.rate = rate
-        self.burst = burst
+        self.rate: float = rate
+        self.burst: int = burst
         self._interval = 1 / rate
         self._tolerance = (burst - 1) / rate
         self._full_at = -math.inf
@@ -77,7 +77,7 @@ class Governor:
     __slots__ = ("_decreased_at", "_doubling", "_grown_at", "_next_at", "_since_decrease", "rate", "window")
 
     def __init__(self) -> None:
-        self.window = WINDOW_START
+        self.window: int = WINDOW_START
         self.rate: float | None = None
         self._doubling = True
         self._next_at = -math.inf

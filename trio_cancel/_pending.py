@@ -66,15 +66,15 @@ class Flight:
     def __init__(
         self, pending: Pending, request_id: str, connection: int, written: float, written_at: float, deadline: float
     ) -> None:
-        self.pending = pending
-        self.request_id = request_id
-        self.connection = connection
-        self.written = written  # trio's clock
-        self.written_at = written_at  # Unix seconds
-        self.deadline = deadline  # trio's clock
+        self.pending: Pending = pending
+        self.request_id: str = request_id
+        self.connection: int = connection
+        self.written: float = written  # trio's clock
+        self.written_at: float = written_at  # Unix seconds
+        self.deadline: float = deadline  # trio's clock
         self.answered_at: float | None = None
         self.status: int | None = None
-        self.doubtful = False  # answered 5xx or 408: it may have been applied
+        self.doubtful: bool = False  # answered 5xx or 408: it may have been applied
 
 
 class Pending:
@@ -100,7 +100,8 @@ class Pending:
     """Its number in the journal, once it has one."""
     retries = 0
     running_from: float | None = None
-    time_spent = 0.0
+    time_spent: float = 0.0
+    held_since: float
 
     def __init__(self, request: CancelRequest, terms: Terms, now: float) -> None:
         self.request = request

@@ -85,7 +85,7 @@ class Session:
         id_prefix: str,
         journal: Journal | None,
     ) -> None:
-        self.state = SessionState.CONNECTING
+        self.state: SessionState = SessionState.CONNECTING
         self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not repeat
         self.failure: HandshakeFailed | None = None
         self._dialing = dialing
@@ -102,7 +102,7 @@ class Session:
         self._nursery: trio.Nursery | None = None
         self._timer_bell = Bell()
         self._timer_at = math.inf
-        self.dispatcher = Dispatcher(
+        self.dispatcher: Dispatcher = Dispatcher(
             sign=Signer(credentials).encode,
             id_prefix=id_prefix,
             pacer=pacer,

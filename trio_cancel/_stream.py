@@ -62,7 +62,7 @@ class CancelStream:
         self._closed = False
         self._error: BaseException | None = None
         self._refused: BaseException | None = None
-        self.held_since = trio.current_time()
+        self.held_since: float = trio.current_time()
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
         return self

@@ -39,13 +39,13 @@ class Table:
     """See the module's docstring. ``queue`` holds what is not admitted yet, and what waits for its next attempt."""
 
     def __init__(self, notify: Notifier | None, wake_writer: Callable[[], None]) -> None:
-        self.queue = Queue()
-        self.counters = Counters()
-        self.holds = Holds()
+        self.queue: Queue = Queue()
+        self.counters: Counters = Counters()
+        self.holds: Holds = Holds()
         self.log: CancelLog | None = None
         self.flights: dict[str, Flight] = {}
         self.active: dict[Pending, None] = {}
-        self.active_urgent = 0
+        self.active_urgent: int = 0
         self.overdue: dict[Pending, None] = {}
         self.recent: dict[str, tuple[str, bool]] = {}  # request id: how its order settled; whether it was answered
         self.clock: OffsetInterval | None = None

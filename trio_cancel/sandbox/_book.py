@@ -34,7 +34,8 @@ class BookError(ValueError):
 class UnknownOrder(BookError, KeyError):
     """The book has no such order (or not yet: its creation is pending)."""
 
-    __str__ = BookError.__str__  # KeyError would print the sentence in quotes
+    def __str__(self) -> str:
+        return ValueError.__str__(self)  # KeyError would print the sentence in quotes
 
 
 class ClosedOrder(BookError):

@@ -82,9 +82,9 @@ class Exchange:
         self._full_results = full_results
         self.clock_skew = 0
         self.limits = limits
-        self.book = Book(now=self.now, rng=random.Random(rng.getrandbits(64)))
-        self.plan = FaultPlan(faults, random.Random(rng.getrandbits(64)))
-        self.log = Log(log_limit)
+        self.book: Book = Book(now=self.now, rng=random.Random(rng.getrandbits(64)))
+        self.plan: FaultPlan = FaultPlan(faults, random.Random(rng.getrandbits(64)))
+        self.log: Log = Log(log_limit)
 
     def now(self) -> int:
         """Return the venue's Unix time in milliseconds, its skew included."""

@@ -27,7 +27,7 @@ class Limits:
         if daily is not None and daily < 0:
             raise ValueError("daily_limit must not be negative.")
         self.rate = rate
-        self.burst = burst if burst is not None else max(1.0, rate or 1.0)
+        self.burst: float = burst if burst is not None else max(1.0, rate or 1.0)
         self.daily = daily
         self._tokens = float(self.burst)
         self._filled_at: float | None = None

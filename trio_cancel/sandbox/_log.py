@@ -89,9 +89,9 @@ class Log:
         """Every message in the order received."""
         self.connections: deque[ConnectionRecord] = deque(maxlen=limit)
         """Every connection in the order accepted."""
-        self.received = 0
-        self.accepted = 0
-        self.applied_count = 0
+        self.received: int = 0
+        self.accepted: int = 0
+        self.applied_count: int = 0
         self._by_request_id: dict[str, list[RequestRecord]] = {}
         self._by_order: dict[str, list[RequestRecord]] = {}
         self._applied: dict[str, RequestRecord] = {}
