@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from trio_cancel._cli import _output, _run, run, run_async
-from trio_cancel.sandbox import CustomReply, Fault, Sandbox, SandboxOptions
+from trio_cancel.sandbox import CustomReply, Fault, Faults, Sandbox, SandboxOptions
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
@@ -417,6 +417,7 @@ async def wait_requests(sandbox: Sandbox, count: int) -> None:
 async def test_an_interrupt_drains_and_reports(shell: Shell, signum: int, expected: int) -> None:
     orders = [shell.sandbox.book.create().id for _ in range(600)]
     # Answers come late: they are waited for, and nothing further is sent meanwhile.
+    shell.sandbox.faults = Faults(delay=(0.1, 0.3))
     shell.sandbox.script(lambda request: Fault.DELAYED)
     async with trio.open_nursery() as nursery:
 

@@ -102,6 +102,7 @@ def after(name: str) -> dict[str, str]:
 
 async def test_a_name_that_does_not_resolve(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     async def getaddrinfo(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
         raise OSError(-2, "Name or service not known")
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)

@@ -309,7 +309,7 @@ def test_a_venue_that_does_not_tell_its_time() -> None:
 @pytest.mark.parametrize(
     ("outcome", "clock", "result", "words"),
     [
-        (MISSING, None, Result.OK, "40401 for an order that cannot exist"),
+        (MISSING, None, Result.OK, "40401 as expected"),
         (CLOSED, None, Result.OK, "40408"),
         (FORGED, None, Result.FAILED, "and the clock"),
         (FORGED, OffsetInterval(-500, 500), Result.FAILED, "the clocks agree, so check RIPIO_API_TOKEN"),

@@ -21,7 +21,7 @@ from trio_cancel._cli._sandbox import program
 from trio_cancel._cli._stdout import Stdout
 from trio_cancel._cli._venue import Venue
 from trio_cancel._endpoint import parse_endpoint
-from trio_cancel.sandbox import Fault, Sandbox
+from trio_cancel.sandbox import Fault, Faults, Sandbox
 
 # A run
 
@@ -86,6 +86,7 @@ async def test_a_run_tells_each_order_once_and_for_each_place(trading_sandbox: S
 
 async def test_answers_that_come_while_draining_count(trading_sandbox: Sandbox) -> None:
     requests = {CancelRequest(trading_sandbox.book.create().id): 1 for _ in range(5)}
+    trading_sandbox.faults = Faults(delay=(0.1, 0.3))
     trading_sandbox.script(lambda request: Fault.DELAYED)
     made = make_run(trading_sandbox, requests)
     async with trio.open_nursery() as nursery:
@@ -334,3 +335,28 @@ def test_json_lines_are_for_programs(capfd: pytest.CaptureFixture[str], monkeypa
     printed = capfd.readouterr()
     assert json.loads(printed.out)["status"] == "not_sent"
     assert "geheim" not in printed.out + printed.err
+
+
+def test_a_missing_module_of_somebody_else_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trio_cancel import __main__, _cli
+
+    def fail(_: object) -> None:
+        raise ModuleNotFoundError("No module named 'x'", name="x")
+
+    monkeypatch.setattr(_cli, "run", fail)
+    with pytest.raises(ModuleNotFoundError):
+        __main__.main([])
+
+
+def test_an_interrupt_before_anything_began(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trio_cancel import __main__, _cli
+
+    def fail(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_cli, "run", fail)
+    monkeypatch.setattr(sys, "argv", ["trio-cancel", "demo"])
+    assert __main__.main() == 130
+    assert capsys.readouterr().err == "trio-cancel: interrupted\n"

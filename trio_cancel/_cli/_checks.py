@@ -33,6 +33,7 @@ from trio_cancel._tls import default_ssl_context
 PATIENCE = 10.0
 """Seconds for a check."""
 PINGS = 10
+ADDRESSES_SHOWN = 3
 EXPIRES_SOON = 14
 """Days of a certificate's life from which it is worth a warning."""
 TIMESTAMP_LATE, TIMESTAMP_EARLY = 5000.0, 1000.0
@@ -123,7 +124,7 @@ async def _resolve(endpoint: Endpoint) -> Check:
         why = error.strerror or str(error)
         return Check("dns", Result.FAILED, f"{endpoint.host} cannot be resolved ({why}); check the url and the network")
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    return _timed("dns", f"{endpoint.host} is {', '.join(addresses)}", started, addresses=addresses)
+    return _timed("dns", f"{', '.join(addresses[:ADDRESSES_SHOWN])}", started, addresses=addresses)
 
 
 async def _connect(endpoint: Endpoint) -> Check:
@@ -166,7 +167,7 @@ def _judge_certificate(stream: trio.SSLStream[trio.SocketStream], started: float
     days = (ends - time.time()) / 86400
     until = datetime.fromtimestamp(ends, UTC).date().isoformat()
     version = str(stream.version())
-    detail = f"{version}, the certificate is trusted and good until {until} ({days:.0f} days)"
+    detail = f"{version}, certificate good for {days:.0f} days, until {until}"
     check = _timed("tls", detail, started, version=version, not_after=until, days=round(days, 1))
     return attrs.evolve(check, result=Result.WARNING) if days < EXPIRES_SOON else check
 
@@ -221,7 +222,7 @@ def judge_clock(offset: OffsetInterval | None) -> Check:
     if offset is None:
         return Check("clock", Result.WARNING, "the venue does not tell its time (no Date header)")
     figures = {"low_ms": round(offset.low), "high_ms": round(offset.high)}
-    between = f"the venue's clock minus ours lies between {offset.low:+.0f} and {offset.high:+.0f} ms"
+    between = f"venue minus ours: between {offset.low:+.0f} and {offset.high:+.0f} ms"
     if not offset.excludes_zero:
         return Check("clock", Result.OK, between, figures)
     off = offset.low > TIMESTAMP_LATE or offset.high < -TIMESTAMP_EARLY
@@ -233,7 +234,7 @@ def judge_probe(outcome: Outcome, clock: OffsetInterval | None) -> Check:
     error = outcome.error
     figures = {} if error is None else {"status": error.status, "error_code": error.error_code}
     if isinstance(outcome, NotFound | AlreadyClosed):
-        detail = f"{figures['error_code']} for an order that cannot exist: token, secret and clock are right"
+        detail = f"{figures['error_code']} as expected: token, secret and clock are right"
         return Check("credentials", Result.OK, detail, figures)
     if isinstance(outcome, Rejected) and error is not None:
         if error.error_code == INVALID_SIGNATURE:
@@ -260,7 +261,7 @@ def _suspect(clock: OffsetInterval | None) -> str:
 
 def _timed(name: str, detail: str, started: float, **figures: Any) -> Check:
     milliseconds = (time.perf_counter() - started) * 1000
-    return Check(name, Result.OK, f"{detail}, in {milliseconds:.3g} ms", {**figures, "ms": round(milliseconds, 3)})
+    return Check(name, Result.OK, f"{detail}, {milliseconds:.3g} ms", {**figures, "ms": round(milliseconds, 3)})
 
 
 def reason(error: BaseException) -> str:

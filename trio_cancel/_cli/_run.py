@@ -188,12 +188,12 @@ class Run:
                     await self.room()
         finally:
             if stream is not None:
-                with trio.CancelScope(shield=True):
+                with trio.move_on_after(DRAIN, shield=True):
                     # Leaving stopped the intake; what had come before is still there to be read, and never blocks.
                     async for outcome in stream:
                         self._settle(outcome)
                 if self.halt.signum is not None:
-                    await self._drain(stream)
+                    await self._drain(stream)  # noqa: ASYNC102 - it shields and bounds itself
 
     async def _drain(self, stream: CancelStream) -> None:
         """Give what is in flight a last chance to be answered."""
