@@ -119,7 +119,7 @@ class Connection:
                     nursery.cancel_scope.cancel()
         finally:
             if stream is not None:
-                await stream.aclose_forcefully()
+                await stream.aclose_forcefully()  # noqa: ASYNC102 - it never waits for the peer, and ends by itself
             if up:
                 self._dispatcher.connection_down(self.number, self._cause, trio.current_time())
         if failed is not None:

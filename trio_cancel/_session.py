@@ -317,11 +317,11 @@ async def run_session(session: Session) -> AsyncGenerator[Session]:
         # Not `async with`: the nursery would wrap the block's exception in a group. Its tasks have ended by then, so
         # that leaving it neither waits nor can be cancelled.
         try:
-            await session.close()
+            await session.close()  # noqa: ASYNC102 - it shields itself, and ends by itself
         except KeyboardInterrupt:
             if not interrupted:
                 raise
             # The second one only hastens the end: what comes out with the first may tell which orders are left.
         finally:
             session.kill()
-            await manager.__aexit__(None, None, None)
+            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its tasks have been told to end

@@ -212,4 +212,4 @@ async def run_stream(
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await intake_ended.wait()
-        await manager.__aexit__(None, None, None)
+        await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its task has ended
