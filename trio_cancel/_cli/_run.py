@@ -84,7 +84,7 @@ class Halt:
     def why(self) -> str | None:
         """Return what ended the run, as the beginning of a clause; None if nothing did."""
         if self.signum is not None:
-            return "the run was interrupted"
+            return "interrupted"
         fired = self.scope.cancelled_caught if self.over else self.scope.cancel_called
         return f"the deadline of {self._seconds:g} s passed" if fired else None
 
@@ -175,7 +175,7 @@ class Run:
             except HandshakeFailed as error:
                 self.failure = error
         self.halt.over = True
-        why = self.failure or NotWritten(f"{self.halt.why or 'the run ended'} before its turn came")
+        why = self.failure or NotWritten(f"{self.halt.why or 'the run ended'} before its turn")
         for request in list(self._left):
             self._settle(NotSent(request, cause=why))
 
@@ -210,5 +210,5 @@ class Run:
             return
         why = self.halt.why
         if why is not None and isinstance(outcome, Unknown) and isinstance(outcome.cause, SessionClosed):
-            outcome = attrs.evolve(outcome, cause=NoReply(f"{why} before the answer came"))
+            outcome = attrs.evolve(outcome, cause=NoReply(f"{why} before the answer"))
         self.tell(outcome, places)

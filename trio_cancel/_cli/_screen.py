@@ -37,7 +37,7 @@ class Meter:
     def __init__(self, total: int, console: Console) -> None:
         self._progress = Progress(
             TextColumn("canceling"),
-            BarColumn(),
+            BarColumn(bar_width=28),  # the line has room for the ^C that a terminal echoes
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
