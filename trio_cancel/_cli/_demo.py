@@ -75,9 +75,14 @@ def _show_result(console: Console, exchange: Sandbox, tally: Tally, run: Run, to
         *([f"{tally.partly_filled} of them had been executed in part before."] if tally.partly_filled else []),
         f"The exchange's own book {agrees}: {left}.",
         *left_lines(tally),
-        "",
-        f"throughput   {tally.total / took:.0f} orders/s ({tally.total} in {seconds(took)})",
     )
     ordered = sorted(run.watch.latencies)
     if ordered:
-        show(console, f"latency      {percentile_line(ordered)}", "", latency_table(ordered))
+        show(
+            console,
+            "",
+            f"throughput   {len(ordered) / took:.0f} orders/s ({len(ordered)} in {seconds(took)})",
+            f"latency      {percentile_line(ordered)}",
+            "",
+            latency_table(ordered),
+        )
