@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 import pytest
@@ -35,14 +35,12 @@ def venue() -> Iterator[ForeignVenue]:
         yield venue
 
 
-connect = partial(open_trading_ws, credentials=CREDENTIALS, ssl_context=CLIENT_CONTEXT)
-
-
-@pytest.fixture(autouse=True)
-async def patience() -> AsyncIterator[None]:
-    """No test of this module takes long."""
+@asynccontextmanager
+async def connect(url: str, **keywords: Any) -> AsyncIterator[TradingWS]:
+    """A session with the foreign venue, which takes no test long."""
     with trio.fail_after(30):
-        yield
+        async with open_trading_ws(url, credentials=CREDENTIALS, ssl_context=CLIENT_CONTEXT, **keywords) as ws:
+            yield ws
 
 
 # With the sandbox
