@@ -125,6 +125,7 @@ class OrderScope:
             raise InvalidRequest(f"Another task is adding {request} to this scope already.")
         self._adding.add(request)
         holds.hold(request, self)
+        known = request in self._held
         durable = False
         try:
             if self._journal is not None:
@@ -136,7 +137,7 @@ class OrderScope:
             self._adding.discard(request)
             if durable:
                 self._held[request] = _Hold(trio.current_time())
-            elif request not in self._held:
+            elif not known:
                 self._release(request)
 
     @trio.lowlevel.enable_ki_protection
