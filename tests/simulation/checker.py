@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 
 from trio_cancel import (
@@ -33,13 +32,10 @@ from trio_cancel import (
 
 from .harness import CREDENTIALS
 from .record import OpResult, Run, Stamp
-from .scenario import ExitKind, Kind
+from .scenario import Kind
+from .session_check import BOUND, ROUNDING, check_session, connected
 from .truth import NUMBERS, Place, Says, Truth, find
 
-EXIT_TIME = 2.0
-BOUND = 1.0
-"""Seconds after its deadline by which an order must have its outcome."""
-ROUNDING = 0.002
 DEFINITE = {Says.CANCELED: "canceled", Says.CLOSED: "already_closed", Says.NOT_FOUND: "not_found"}
 
 
@@ -59,7 +55,7 @@ class Checker:
 
     def violations(self) -> list[str]:
         """Check everything."""
-        self._check_session()
+        self.found += check_session(self.run, self.truth)
         self._check_writes()
         for number, result in enumerate(self.run.results):
             if result.started is not None:
@@ -68,57 +64,6 @@ class Checker:
 
     def _say(self, invariant: int, text: str) -> None:
         self.found.append(f"I{invariant}: {text}")
-
-    # The session
-
-    def _check_session(self) -> None:
-        run, scenario = self.run, self.run.scenario
-        for text in run.stray:
-            self._say(10, f"stray exception: {text}")
-        if run.hung and not self._paced:
-            waiting = [n for n, result in enumerate(run.results) if result.started and result.ended is None]
-            self._say(6, f"hung: {run.hung}, operations {waiting}")
-        if run.exited is None:
-            self._say(6, "the session's block was never left")
-            return
-        if run.entered is None:
-            begun, bound = 0.0, scenario.connect_timeout + BOUND
-        else:
-            assert run.body_ended is not None
-            begun, bound = run.body_ended.time, EXIT_TIME
-        if run.exited.time - begun > bound + ROUNDING:
-            self._say(6, f"leaving took {run.exited.time - begun:.3f} s")
-        if run.exit_error is not run.expected_error:
-            self._say(10, f"the block raised {run.expected_error!r}, and {run.exit_error!r} came out")
-        if run.entered is None and run.enter_error is None and scenario.end.kind is not ExitKind.CANCELLED:
-            self._say(6, "entering failed without a reason")
-        if run.pending_at_end:
-            self._say(10, f"{run.pending_at_end} orders pending after the end")
-        if run.tasks_after != run.tasks_before:
-            self._say(10, f"{run.tasks_after - run.tasks_before} tasks left")
-        for wire in run.wires:
-            if not wire.client.closed:
-                self._say(10, f"wire {wire.number} is still open")
-            if wire.unread_since is not None and wire.closed_at - wire.unread_since > BOUND:
-                self._say(10, f"wire {wire.number}: nobody read for {wire.closed_at - wire.unread_since:.3f} s")
-        tracked = {place for place in self.truth.places if not self._settled_by(place, run.body_ended)}
-        if run.pending_at_rest is not None and run.pending_at_rest > len(tracked):
-            self._say(10, f"{run.pending_at_rest} orders pending at rest, {len(tracked)} of them in flight")
-        unsettled = [place for place in self.truth.places if len(run.settled.get(place, ())) != 1]
-        if unsettled:
-            self._say(1, f"written and not settled exactly once: {unsettled}")
-        for level, text in run.logged:
-            for secret in (CREDENTIALS.api_secret, CREDENTIALS.api_token):
-                if secret in text:
-                    self._say(10, f"a secret was logged: {text}")
-            if "observer failed" in text or (level >= logging.ERROR and "Traceback" in text):
-                self._say(10, f"logged: {text}")
-        if run.clock is not None and not run.clock.low - 2 <= scenario.skew <= run.clock.high + 2:
-            self._say(5, f"the clocks differ by {scenario.skew} ms, not by {run.clock}")
-
-    def _settled_by(self, place: tuple[int, int], stamp: Stamp | None) -> bool:
-        settled = self.run.settled.get(place, [])
-        return bool(settled) and (stamp is None or settled[0].order < stamp.order)
 
     def _check_writes(self) -> None:
         """Signatures are made at the write, and nobody is written for who has left."""
@@ -350,6 +295,7 @@ class Checker:
         scenario, run = self.run.scenario, self.run
         began = min((run.offered[request_id].time for request_id in place.ids), default=None)
         if began is None:
+            self._check_outage(who, result, at, outcome)
             return
         bound = scenario.give_up_after if scenario.retry else min(scenario.give_up_after, scenario.reply_timeout)
         if at.time > began + bound + BOUND and not self._paced and not result.cancelled:
@@ -366,6 +312,14 @@ class Checker:
         early = at.time < began + min(scenario.reply_timeout, scenario.give_up_after) - ROUNDING
         if not scenario.retry and early and not answered and not isinstance(outcome.cause, ConnectionLost):
             self._say(6, f"{who} was given up {at.time - began:.3f} s after its only write")
+
+    def _check_outage(self, who: str, result: OpResult, at: Stamp, outcome: Outcome) -> None:
+        """What waits without any connection waits as long as ``give_up_after``, and no longer."""
+        assert result.started is not None
+        begun, allowed = result.started.time, self.run.scenario.give_up_after
+        up = any(first <= at.time and last >= begun for first, last in connected(self.run))
+        if not up and not result.op.trickle and not result.cancelled and at.time > begun + allowed + BOUND:
+            self._say(6, f"{who} {at.time - begun:.3f} s after its call, with {allowed} s allowed without a connection")
 
 
 def _gist(outcome: Outcome) -> tuple[object, ...]:

@@ -113,10 +113,11 @@ class Wire:
         self.wrote_on = False  # bytes followed a write that was left unfinished
         self.venue_number: int | None = None
         self.unread_since: float | None = None  # when bytes came that the client had not read as it closed
-        self.closed_at = 0.0
+        self.closed_at: Stamp | None = None  # by the client
+        self.left_at: Stamp | None = None  # by the venue
+        self.struck_at: float | None = None  # by the fault
         self._rest: bytes | None = None
         self._follows = False
-        self._struck = False
 
     def offered(self, data: bytes) -> None:
         """Put on record what the client's end was offered."""
@@ -133,15 +134,15 @@ class Wire:
     def room(self, pipe: Pipe) -> int:
         """How many bytes a direction accepts now."""
         room = min(pipe.road.capacity - pipe.size, pipe.road.most)
-        if not self._struck and self._counts(pipe):
+        if self.struck_at is None and self._counts(pipe):
             room = min(room, max(0, self.road.at_byte - len(pipe.data)))
         return room
 
     def strike_if_due(self, pipe: Pipe) -> bool:
         """Let the fault strike when enough bytes have passed."""
-        if self._struck or not self._counts(pipe) or len(pipe.data) < self.road.at_byte:
+        if self.struck_at is not None or not self._counts(pipe) or len(pipe.data) < self.road.at_byte:
             return False
-        self._struck = True
+        self.struck_at = trio.current_time()
         fault = self.road.fault
         assert fault is not None
         self.recorder.faults[fault] += 1
@@ -207,6 +208,9 @@ class End(trio.abc.HalfCloseableStream):
 
     async def wait_room(self) -> None:
         """Wait until trying to send again may be worth it. Cancelled: nothing has happened."""
+        if self._wire.room(self._out) > 0:
+            await trio.lowlevel.checkpoint()
+            return
         frozen_until = self._out.frozen_until
         with trio.move_on_at(frozen_until if frozen_until > trio.current_time() else math.inf):
             await self._out.changed.park()
@@ -227,7 +231,7 @@ class End(trio.abc.HalfCloseableStream):
         view = bytes(data)
         sent = 0
         while sent < len(view):
-            sent += await self.send_some(view[sent:])
+            sent += await self.send_some(view[sent : sent + self._out.road.capacity])
         await trio.lowlevel.checkpoint()
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -237,6 +241,8 @@ class End(trio.abc.HalfCloseableStream):
         if not self._out.broken:
             self._out.eof = self._out.sender_closed = True
             self._out.wake()
+        if not self._watched and self._wire.left_at is None:
+            self._wire.left_at = self._wire.recorder.stamp()
         await trio.lowlevel.checkpoint()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -274,9 +280,13 @@ class End(trio.abc.HalfCloseableStream):
         """Close at once; whoever waits in here is told."""
         if not self.closed:
             self.closed = True
-            if self._watched and self._in.ready_at() <= trio.current_time() and self._in.chunks:
-                self._wire.unread_since = self._in.ready_at()
-                self._wire.closed_at = trio.current_time()
+            wire = self._wire
+            if not self._watched:
+                wire.left_at = wire.recorder.stamp()
+            else:
+                wire.closed_at = wire.recorder.stamp()
+                if self._in.chunks and self._in.ready_at() <= trio.current_time():
+                    wire.unread_since = self._in.ready_at()
             self._out.sender_closed = self._in.receiver_closed = True
             if not self._out.broken:
                 self._out.eof = True
