@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
-from venues import Remembering, Venue, open_venue
+from venues import Remembering, open_venue
 
 from trio_cancel import (
     Canceled,
@@ -27,7 +27,6 @@ from trio_cancel import (
     OrderNotActive,
     OrderNotFound,
     OutcomeUnknown,
-    Pacer,
     RateLimited,
     Statistics,
     VenueError,
@@ -456,8 +455,3 @@ async def test_a_ping_takes_the_round_trip(autojump_clock: MockClock) -> None:
         await trio.sleep(0.01)
         with pytest.raises(trio.BrokenResourceError):
             await ws.ping()
-
-
-def test_venue_is_what_these_tests_talk_to() -> None:
-    assert Pacer(1).rate == 1
-    assert Venue.__doc__

@@ -314,8 +314,6 @@ async def test_floods_us_with_noise() -> None:
 async def test_glues_an_answer_to_the_upgrade() -> None:
     async def handler(peer: Peer) -> None:
         await peer.upgrade(frame(1, b'{"id":"nobody","status":200}') + frame(9, b""))
-        request_id = await peer.request_id() if False else None
-        assert request_id is None
         await peer.drain()
 
     async with open_raw_venue(handler) as venue, leaving_soon(venue.url) as ws:
@@ -403,6 +401,28 @@ async def test_an_answer_cut_in_its_middle_is_doubt_and_then_known(venue: Foreig
         assert outcome.kind == "already_closed"
         assert outcome.after_unanswered
         assert venue.canceled == [first, second]
+
+
+async def test_a_socket_that_breaks_under_the_write_was_not_sent_to(venue: ForeignVenue) -> None:
+    ours: list[socket.socket] = []
+
+    async def dial() -> trio.abc.Stream:
+        stream = await trio.open_tcp_stream("127.0.0.1", venue.port)
+        ours.append(socket.socket(fileno=os.dup(stream.socket.fileno())))
+        return stream
+
+    first, second = venue.orders(2)
+    try:
+        async with leaving_soon(venue.url, dial=dial, retry=False) as ws:
+            ours[0].shutdown(socket.SHUT_WR)
+            outcome = await ws.try_cancel(first)
+            assert isinstance(outcome, NotSent)
+            assert "Broken pipe" in str(outcome.cause)
+            assert isinstance(await ws.try_cancel(second), Canceled)
+        assert venue.canceled == [second]
+    finally:
+        for sock in ours:
+            sock.close()
 
 
 async def test_a_request_cut_in_its_middle_is_doubt_too(venue: ForeignVenue) -> None:

@@ -6,7 +6,7 @@ import copy
 import pickle
 import traceback
 from collections.abc import Mapping
-from typing import assert_never, assert_type, get_args
+from typing import Any, assert_never, assert_type, get_args
 
 import attrs
 import pytest
@@ -46,7 +46,7 @@ from trio_cancel._wire import Reply, decode_reply
 REQUEST = CancelRequest("o")
 
 
-def order(**changes: object) -> CanceledOrder:
+def order(**changes: Any) -> CanceledOrder:
     reply = decode_reply(canceled("r", **changes))
     assert isinstance(reply, Reply)
     assert reply.order is not None
@@ -234,7 +234,7 @@ def test_a_report_with_nothing_left_raises_nothing() -> None:
 
 def test_a_long_list_of_orders_is_cut() -> None:
     left = tuple(NotSent(CancelRequest(f"order-{index}")) for index in range(25))
-    with pytest.raises(OrdersLeft, match="25 orders are not surely off the book: order-0 .*order-9 .*and 15 more"):
+    with pytest.raises(OrdersLeft, match=r"25 orders are not surely off the book: order-0 .*order-9 .*and 15 more"):
         CancelReport(left).raise_for_left()
     with pytest.raises(OrdersLeft, match="1 order is not"):
         CancelReport(left[:1]).raise_for_left()

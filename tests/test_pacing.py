@@ -153,7 +153,8 @@ class Bucket:
 
 def run(governor: Governor, bucket: Bucket, orders: int, *, latency: float = 0.02) -> tuple[float, int, list[float]]:
     """Play orders through; return the seconds it took, how often the venue refused, and when each got through."""
-    now, refused, done = 0.0, 0, []
+    now, refused = 0.0, 0
+    done: list[float] = []
     waiting, order = orders, count()
     answers: list[tuple[float, int, float, bool]] = []
     while len(done) < orders:

@@ -13,7 +13,7 @@ import trio.lowlevel
 import trio.testing
 from pipe import open_pipe
 from trio.testing import MockClock
-from venues import Remembering, Venue, open_venue
+from venues import Remembering, open_venue
 
 from trio_cancel import (
     Canceled,
@@ -191,7 +191,7 @@ async def test_an_upgrade_that_is_never_answered_ends_on_time(autojump_clock: Mo
 
 async def test_a_dial_that_never_ends_ends_on_time(autojump_clock: MockClock) -> None:
     async with open_venue() as venue:
-        venue.dial = trio.sleep_forever  # type: ignore[method-assign,assignment]  # that is what is tested
+        venue.dial = trio.sleep_forever  # type: ignore[method-assign]  # that is what is tested
         with pytest.raises(HandshakeFailed, match=r"within 3 s: the TCP and TLS connection was not made"):
             async with venue.open(connect_timeout=3):
                 pytest.fail("there is no connection")
@@ -449,6 +449,16 @@ async def test_after_a_stalled_write_no_byte_follows_on_that_connection(autojump
         assert venue.log.connections[1].requests == 1
 
 
+async def test_a_write_that_breaks_was_not_sent(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open(retry=False) as ws:
+        venue.ends[-1]._out.broken = True  # and nobody has noticed yet
+        outcome = await ws.try_cancel(*venue.orders(1))
+        assert isinstance(outcome, NotSent)
+        assert "the connection broke" in str(outcome.cause)
+        assert isinstance(await ws.try_cancel(*venue.orders(1)), Canceled)
+        assert len(venue.dials) == 2
+
+
 @pytest.mark.parametrize(
     ("fault", "code"),
     [(Fault.BAD_UTF8, 1007), (Fault.RESERVED_BIT, 1002), (Fault.OVERSIZE, 1009), (Fault.BAD_CLOSE, 1002)],
@@ -580,8 +590,9 @@ async def test_whoever_waits_in_another_task_when_the_block_ends_learns_it(autoj
             await trio.sleep(0.1)
             nursery.start_soon(many, ws)
             await trio.sleep(0.1)
-        assert isinstance(outcomes[written], Unknown)
-        assert isinstance(outcomes[written].cause, SessionClosed)
+        outcome = outcomes[written]
+        assert isinstance(outcome, Unknown)
+        assert isinstance(outcome.cause, SessionClosed)
         assert isinstance(outcomes[held], Unknown | NotSent)
         assert reports[0].counts["not_sent"] == 1
         assert not venue.log.by_order(held)
@@ -772,7 +783,3 @@ async def test_a_refused_signature_on_a_skewed_clock_names_its_size(autojump_clo
         async with venue.open(clock_offset=60.0) as told:
             (order_id,) = venue.orders(1)
             assert (await told.cancel(order_id)).id == order_id
-
-
-def test_the_venue_helper_is_one_of_ours() -> None:
-    assert Venue.open.__doc__

@@ -263,7 +263,7 @@ def test_an_interrupt_goes_to_the_block_in_no_group() -> None:
 
 async def test_leaving_early_stops_the_intake_and_names_what_is_in_flight(autojump_clock: MockClock) -> None:
     watch = Remembering()
-    given = []
+    given: list[str] = []
 
     def items() -> Iterator[str]:
         for order_id in order_ids:
@@ -337,7 +337,7 @@ async def test_a_scope_may_fire_at_any_time_and_nothing_is_lost(autojump_clock: 
 async def test_a_cancelled_receive_loses_nothing(autojump_clock: MockClock) -> None:
     async with open_venue(delay=0.25) as venue, venue.open() as ws:
         order_ids = venue.orders(50)
-        seen = []
+        seen: list[str | None] = []
         async with ws.open_cancel_stream(order_ids) as outcomes:
             while len(seen) < 50:
                 with trio.move_on_after(0.1):
