@@ -250,7 +250,7 @@ def _roads(rng: random.Random, *, quiet: bool, losing: bool) -> tuple[Road, ...]
             if losing and index == 0:
                 fault = rng.choice((NetFault.RESET_LOST, NetFault.RESET_KEPT, NetFault.CUT))
             elif rng.random() < 0.4:
-                fault = rng.choice(WIRE_FAULTS)
+                fault = rng.choice((*WIRE_FAULTS, NetFault.STALL))
             elif rng.random() < (0.3 if index else 0.05):
                 fault = rng.choice(DIAL_FAULTS)
         if fault is not None:
@@ -263,8 +263,9 @@ def _roads(rng: random.Random, *, quiet: bool, losing: bool) -> tuple[Road, ...]
                 at_byte=rng.randrange(300) if rng.random() < (0.2 if index else 0.05) else rng.randrange(300, most),
                 seconds=round(rng.choice((rng.uniform(0, 2), rng.uniform(5, 12), rng.uniform(8, 40))), 3),
             )
-        if fault is NetFault.STALL and rng.random() < 0.5:  # long enough, and narrow enough, to stall a write
-            road = attrs.evolve(road, capacity=1_000, upward=True)
+        if fault is NetFault.STALL and rng.random() < 0.7:  # long enough, and narrow enough, to stall a write
+            at_byte, seconds = rng.randrange(160, 1_200), round(rng.uniform(6, 20), 3)
+            road = attrs.evolve(road, capacity=1_000, upward=True, at_byte=at_byte, seconds=seconds)
         roads.append(road)
     return tuple(roads)
 
