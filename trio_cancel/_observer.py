@@ -26,7 +26,7 @@ class Observer(Protocol):
     # An explicit `return` in each: to a type checker an empty body would make the method abstract.
 
     def request_queued(self, request: CancelRequest) -> None:
-        """An order's cancel was handed in."""
+        """A single cancel, or a scope's, was handed in. Those of bulk cancels stay in their input until they are written."""
         return
 
     def request_written(self, request: CancelRequest, request_id: str) -> None:
