@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -26,6 +27,15 @@ BOT = Path(__file__).with_name("bot.py")
 WAYS = ("SIGTERM", "SIGINT", "SIGINT, unprepared", "exception", "cancel scope inside", "cancel scope outside")
 SPAN = 0.5
 """Seconds after it has begun to quote within which a bot is ended."""
+STATUSES = {
+    "SIGTERM": (128 + signal.SIGTERM,),
+    "SIGINT": (128 + signal.SIGINT,),
+    "SIGINT, unprepared": (1, 128 + signal.SIGINT),  # in a group, or not
+    "exception": (1,),
+    "cancel scope inside": (0,),
+    "cancel scope outside": (0,),
+}
+"""How each of them goes out, once it quotes; 1 also where it tells of an order that was held and never placed."""
 EARLY = 0.05
 """Share of the bots that are ended while they start."""
 TOGETHER = 50
@@ -58,7 +68,8 @@ class Record:
         orders: how many orders they placed.
         executed: how many of them were executed meanwhile.
         told: how many runs were told of an order that was held and never came.
-        left: what was on the book afterwards, or went wrong, in words.
+        left: the orders that were on the book afterwards, and what their bots said.
+        wrong: what else must not be: bots that did not end, or in another way than they had to.
     """
 
     ways: Counter[str] = attrs.field(factory=Counter)
@@ -68,6 +79,7 @@ class Record:
     executed: int = 0
     told: int = 0
     left: list[str] = attrs.field(factory=list)
+    wrong: list[str] = attrs.field(factory=list)
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -77,12 +89,17 @@ class Record:
             lines.append(f"  {way:<22}{count:>5}   exit status: {statuses}")
         lines.append(f"orders placed: {self.orders}, of which executed meanwhile: {self.executed}")
         lines.append(f"runs that told of an order which was held and never placed: {self.told}")
-        lines.append(f"orders left: {len(self.left)}")
+        lines.append(
+            f"orders left: {len(self.left)}; bots that went out in another way than they had to: {len(self.wrong)}"
+        )
         return "\n".join(lines)
 
 
 async def run_many(runs: int, seed: str, jobs: int = 3, tell: Callable[[str], object] = lambda _: None) -> Record:
     """Make so many runs, several at a time; return what they found."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So it is in the background of a shell; the bots would inherit it, and never hear a Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     record = Record()
     began = trio.current_time()
     for first in range(0, runs, TOGETHER):
@@ -91,16 +108,18 @@ async def run_many(runs: int, seed: str, jobs: int = 3, tell: Callable[[str], ob
             market.start_soon(execute, venue, random.Random(seed))
             async with trio.open_nursery() as nursery:
                 for _ in range(jobs):
-                    nursery.start_soon(work, venue, seed, numbers, record)
+                    nursery.start_soon(work, venue, seed, numbers, record, tell)
             market.cancel_scope.cancel()
-            tell(f"{record.ways.total()} runs, {len(record.left)} orders left")
+            tell(f"{record.ways.total()} runs, {len(record.left)} orders left, {len(record.wrong)} went out wrongly")
     record.seconds = trio.current_time() - began
     return record
 
 
-async def work(venue: Sandbox, seed: str, numbers: Iterator[int], record: Record) -> None:
+async def work(
+    venue: Sandbox, seed: str, numbers: Iterator[int], record: Record, tell: Callable[[str], object]
+) -> None:
     for number in numbers:
-        await run_one(venue, f"run-{seed}-{number}", record)
+        await run_one(venue, f"run-{seed}-{number}", record, tell)
 
 
 async def execute(venue: Sandbox, rng: random.Random) -> None:
@@ -112,8 +131,10 @@ async def execute(venue: Sandbox, rng: random.Random) -> None:
             venue.book.fill(order.id, amount=rng.choice((None, order.remaining_amount / 2)))
 
 
-async def run_one(venue: Sandbox, name: str, record: Record) -> None:
+async def run_one(venue: Sandbox, name: str, record: Record, tell: Callable[[str], object]) -> None:
     """Run one bot to its end, and look what it has left."""
+    left: list[str] = []
+    wrong: list[str] = []
     rng = random.Random(name)
     way = rng.choice(WAYS)
     early = rng.random() < EARLY
@@ -167,21 +188,26 @@ async def run_one(venue: Sandbox, name: str, record: Record) -> None:
                 nursery.cancel_scope.cancel()
     if limit.cancelled_caught:
         bot.kill()
-        record.left.append(f"{name} ({way} after {seconds:.3f} s) did not end within {LIMIT:g} s")
         await bot.wait()
+        wrong.append(f"{name} ({way} after {seconds:.3f} s) did not end within {LIMIT:g} s: {stderr!r}")
     assert bot.returncode is not None
     record.ways[way] += 1
     record.early += not quoting.is_set()
     record.statuses.setdefault(way, Counter())[bot.returncode] += 1
     orders = [order for order in venue.book if (order.external_id or "").startswith(f"{name}-")]
     record.orders += len(orders)
-    record.told += b"order scope left" in stderr
+    told = b"not surely off the book" in stderr
+    record.told += told
+    if quoting.is_set() and bot.returncode not in (*STATUSES[way], *([1] if told else [])):
+        wrong.append(f"{name} ({way} after {seconds:.3f} s) went out with {bot.returncode}: {stderr!r}")
     for order in orders:
         record.executed += order.status is OrderStatus.EXECUTED_COMPLETELY
         if order.status.active or order.status is OrderStatus.PENDING_CREATION:
-            record.left.append(
-                f"{order.external_id} ({order.status}), {way} after {seconds:.3f} s: {said!r} {stderr!r}"
-            )
+            left.append(f"{order.external_id} ({order.status}), {way} after {seconds:.3f} s: {said!r} {stderr!r}")
+    record.left += left
+    record.wrong += wrong
+    for line in (*left, *wrong):
+        tell(line)
 
 
 def main() -> int:
@@ -190,11 +216,9 @@ def main() -> int:
     parser.add_argument("--seed", default="1")
     parser.add_argument("--jobs", type=int, default=3)
     arguments = parser.parse_args()
-    record = trio.run(run_many, arguments.runs, arguments.seed, arguments.jobs, print)
+    record = trio.run(run_many, arguments.runs, arguments.seed, arguments.jobs, partial(print, flush=True))
     print(record)
-    for line in record.left:
-        print(line, file=sys.stderr)
-    return 1 if record.left else 0
+    return 1 if record.left or record.wrong else 0
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no su
 async def test_no_run_leaves_an_order_behind() -> None:
     record = await run_many(20, "ci")
     assert record.left == []
+    assert record.wrong == []
     assert record.ways.total() == 20
     assert len(record.ways) == 6
     assert record.orders > 50

@@ -286,7 +286,8 @@ def open_trading_ws(
 
     Returns:
         An async context manager that yields a :class:`TradingWS`. An exception raised in its block comes out as it is.
-        Leaving the block takes at most 2 s with any peer; what is still in flight then is Unknown.
+        Leaving the block takes at most 2 s with any peer; what is still in flight then is Unknown. Order scopes that
+        another task has left open are ended first, within their grace.
 
     Raises:
         ConfigurationError: at once, if the url, the credentials or a keyword cannot be used.
