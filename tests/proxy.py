@@ -135,7 +135,7 @@ async def open_proxy(target: int) -> AsyncGenerator[Proxy]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         proxy = Proxy(target, listener, nursery)
-        nursery.start_soon(proxy.serve)
+        nursery.start_soon(proxy.serve)  # noqa: ASYNC113 - its socket listens already
         try:
             yield proxy
         finally:

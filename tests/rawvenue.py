@@ -112,7 +112,7 @@ async def open_raw_venue(handler: Handler, *, tls: bool = True, receive_buffer: 
                 await trio.aclose_forcefully(raw)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        nursery.start_soon(trio.serve_listeners, serve, [listener])  # noqa: ASYNC113 - it listens already
         try:
             yield venue
         finally:
