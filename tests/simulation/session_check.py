@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from trio_cancel.sandbox import Fault
 
@@ -37,6 +38,8 @@ HOPELESS = frozenset(
 )
 """Faults after which a connection may, or must, be given up."""
 BAD_MESSAGES = 100
+RETRY_LATER = frozenset({Fault.UPGRADE_429, Fault.UPGRADE_503, Fault.UPGRADE_ENDLESS})
+LEAST_PAUSE = 0.05
 WRITE_DEADLINE = 5.0
 """Seconds for one write to be taken whole: what is left then has a signature that is too old."""
 
@@ -51,6 +54,7 @@ def check_session(run: Run, truth: Truth) -> Iterator[str]:
     yield from _check_block(run)
     for wire in run.wires:
         yield from _check_wire(run, wire)
+    yield from _check_dials(run)
     yield from _check_rest(run, truth)
     for _, text in run.logged:
         if CREDENTIALS.api_secret in text or CREDENTIALS.api_token in text:
@@ -102,6 +106,19 @@ def _check_wire(run: Run, wire: Wire) -> Iterator[str]:
     excused = left or closing or stalled or noisy or struck is not None or venue.fault is not None
     if venue.upgraded_at is not None and not excused and not faults & HOPELESS:
         yield f"I10: wire {wire.number} was given up without a reason; the venue noted {venue.note!r}, faults {faults}"
+
+
+def _check_dials(run: Run) -> Iterator[str]:
+    """Connections are replaced with a pause between them, and Retry-After is honoured."""
+    for wire, after in pairwise(run.wires):
+        if wire.venue_number is None or after.venue_number is None:
+            continue
+        venue = run.log.connections[wire.venue_number]
+        pause = run.log.connections[after.venue_number].opened_at - venue.opened_at
+        told = venue.fault in RETRY_LATER and wire.struck_at is None
+        least = (run.scenario.faults.retry_after or 0.0) if told else 0.0
+        if pause < max(least, LEAST_PAUSE) - ROUNDING:
+            yield f"I6: wire {after.number} came {pause:.3f} s after wire {wire.number}, which noted {venue.note!r}"
 
 
 def _check_rest(run: Run, truth: Truth) -> Iterator[str]:
