@@ -87,10 +87,10 @@ class Checker:
             if self.truth.places[place].request.key != sent.order:
                 self._say(7, f"{sent.request_id} names {sent.order}, not {self.truth.places[place].request}")
 
-        for place in self.truth.places.values():
-            refused = min((answer.at.order for answer in place.answers if answer.says is Says.REFUSED), default=None)
-            if refused is not None and any(run.offered[request_id].order > refused for request_id in place.ids):
-                self._say(4, f"{place.request} was tried again after it had been refused for good")
+        for here in self.truth.places.values():
+            refused = min((answer.at.order for answer in here.answers if answer.says is Says.REFUSED), default=None)
+            if refused is not None and any(run.offered[request_id].order > refused for request_id in here.ids):
+                self._say(4, f"{here.request} was tried again after it had been refused for good")
 
     # Operations
 
