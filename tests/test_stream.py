@@ -334,6 +334,21 @@ async def test_a_scope_may_fire_at_any_time_and_nothing_is_lost(autojump_clock: 
             assert ws.statistics().pending == 0
 
 
+async def test_nothing_of_a_stream_or_a_batch_stays_in_the_queue(autojump_clock: MockClock) -> None:
+    async with open_venue(delay=0.5) as venue, venue.open() as ws:
+        queue = ws._session.dispatcher.queue
+        for patience in (0.1, 60):
+            with trio.move_on_after(patience):
+                await ws.cancel_many(venue.orders(20))
+            with trio.move_on_after(patience):
+                async with ws.open_cancel_stream(venue.orders(20)) as outcomes:
+                    async for _ in outcomes:
+                        pass
+            assert queue.sources() == []
+        await trio.sleep(2)
+        assert ws.statistics().pending == 0
+
+
 async def test_a_cancelled_receive_loses_nothing(autojump_clock: MockClock) -> None:
     async with open_venue(delay=0.25) as venue, venue.open() as ws:
         order_ids = venue.orders(50)
