@@ -59,8 +59,9 @@ class MemoryStore:
         changes = self.changes
         session = SessionRow(self.begun.session, "id", self.begun.attempt, 0, changes.alive or 0, changes.closed)
         attempts = sorted({row[0]: row for row in changes.attempts}.values())
-        rows = (changes.holds, changes.releases, changes.intents, attempts, changes.outcomes)
-        return contents_of(Tables(ACCOUNT.url, [session], *rows))
+        holds, releases, intents = list(changes.holds), list(changes.releases), list(changes.intents)
+        outcomes = list(changes.outcomes)
+        return contents_of(Tables(ACCOUNT.url, [session], holds, releases, intents, attempts, outcomes))
 
 
 class Executor:

@@ -25,7 +25,7 @@ class IntentLog(Protocol):
     async def intend(self, admitted: list[Pending]) -> None:
         """Return when the intents are durable, or have failed to be so and been reported."""
 
-    def written(self, admitted: list[Pending]) -> None:
+    def written(self, orders: list[Pending]) -> None:
         """Note that requests for these were wholly written."""
 
 

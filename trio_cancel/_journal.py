@@ -15,8 +15,8 @@ all the same, a hold is released. The task itself is only cancelled when its las
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -24,7 +24,7 @@ import trio
 
 from trio_cancel._bell import Bell
 from trio_cancel._errors import JournalError
-from trio_cancel._journal_rows import AttemptRow, Changes, micros
+from trio_cancel._journal_rows import Changes, micros
 from trio_cancel._journal_store import JournalStore
 from trio_cancel._models import CancelRequest
 from trio_cancel._observer import logger
@@ -54,6 +54,7 @@ class Journal:
     def __init__(self, path: str, store: JournalStore, run_sync: RunSync, wall: Callable[[], float]) -> None:
         self.path = path
         self.failure: BaseException | None = None  # why it cannot write now
+        self.under_way: Iterable[Pending] = ()  # the orders that have a place in the window, as they come and go
         self._store = store
         self._run_sync = run_sync
         self._wall = wall
@@ -65,9 +66,8 @@ class Journal:
         self._dropped = False
         self._held: dict[CancelRequest, int] = {}
         self._changes = Changes()
-        self._settled: list[tuple[Pending, float]] = []
-        self._retried: dict[Pending, None] = {}
-        self._written: deque[tuple[float, list[Pending]]] = deque()
+        self._written_until = -math.inf  # trio's clock when the last attempts were signed that were wholly written
+        self._looked_until = -math.inf  # open attempts that are older have been recorded
         self._urgent = False  # somebody waits
         self._lazy = False  # the task knows that something lazy is there
         self._closing = False
@@ -96,7 +96,7 @@ class Journal:
         number = self._next
         self._next = number + 1
         external = request.external_id is not None
-        self._changes.holds.append((number, self._session, int(external), request.key, micros(self._wall())))
+        self._changes.holds.values += (number, self._session, int(external), request.key, micros(self._wall()))
         self._held[request] = number  # now, so that it can be released while it waits
         durable = False
         try:
@@ -133,36 +133,55 @@ class Journal:
         at = micros(self._wall())
         number = self._next
         session = self._session
-        rows = self._changes.intents
+        values = self._changes.intents.values
         for pending in admitted:
             if not pending.intent:
                 request = pending.request
                 if request.id is not None:
-                    rows.append((number, session, 0, request.id, at))
+                    values += (number, session, 0, request.id, at)
                 else:
-                    rows.append((number, session, 1, request.key, at))
+                    values += (number, session, 1, request.key, at)
                 pending.intent = number
                 number += 1
         self._next = number
         if self.failure is None:
             await self._until_durable(max(pending.intent for pending in admitted))
 
-    def written(self, admitted: list[Pending]) -> None:
+    def written(self, orders: list[Pending]) -> None:
         """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
-        self._written.append((trio.current_time(), admitted))
-        self._wake_lazily()
+        if orders:
+            self._written_until = orders[-1].flights[-1].written
+            self._wake_lazily()
 
     def retried(self, pending: Pending) -> None:
         """Note that an order waits for its next attempt."""
         if pending.flights:
-            self._retried[pending] = None
+            self._add_attempts(pending)
             self._wake_lazily()
 
     def settled(self, pending: Pending) -> None:
         """Note that an order has its outcome."""
-        if pending.intent:
-            self._settled.append((pending, self._wall()))
+        outcome = pending.outcome
+        if pending.intent and outcome is not None:
+            code = None if outcome.error is None else outcome.error.error_code
+            self._changes.outcomes.values += (pending.intent, outcome.kind, int(self._wall() * 1_000_000), code)
+            self._add_attempts(pending)
             self._wake_lazily()
+
+    def _add_attempts(self, pending: Pending) -> None:
+        # Into flat rows at once: orders kept until the next transaction would be work for the garbage collector.
+        intent, first = pending.intent, self._first_attempt
+        values = self._changes.attempts.values
+        for flight in pending.flights:
+            answered = flight.answered_at
+            values += (
+                first + int(flight.request_id.rpartition("-")[2]),
+                intent,
+                flight.connection,
+                int(flight.written_at * 1_000_000),
+                None if answered is None else int(answered * 1_000_000),
+                flight.status,
+            )
 
     # Waiting
 
@@ -188,7 +207,7 @@ class Journal:
         ) from self.failure
 
     def _let_go(self, number: int) -> None:
-        self._changes.releases.append((number, micros(self._wall())))
+        self._changes.releases.values += (number, micros(self._wall()))
         self._wake_lazily()
 
     # The task
@@ -252,48 +271,25 @@ class Journal:
         self._tell()
 
     def _gather(self) -> Changes:
-        """Take everything that has come up, as rows."""
+        """Take everything that has come up."""
+        self._look_for_open()
         changes, self._changes = self._changes, Changes()
         self._urgent = False
-        outcomes, attempts = changes.outcomes, changes.attempts
-        for pending, at in self._settled:
-            outcome = pending.outcome
-            assert outcome is not None
-            code = None if outcome.error is None else outcome.error.error_code
-            outcomes.append((pending.intent, outcome.kind, int(at * 1_000_000), code))
-            self._add_attempts(pending, attempts)
-        self._settled.clear()
-        if self._retried:
-            for pending in self._retried:
-                if pending.state is not State.SETTLED:
-                    self._add_attempts(pending, attempts)
-            self._retried.clear()
-        before = trio.current_time() - LAZY
-        written = self._written
-        while written and (written[0][0] <= before or self._closing):
-            for pending in written.popleft()[1]:
-                if pending.state is State.IN_FLIGHT:
-                    self._add_attempts(pending, attempts)
-        self._lazy = bool(written)
-        attempts.sort()  # a table grows best at its end
+        self._lazy = self._looked_until < self._written_until
         if self._closing:
             changes.closed = micros(self._wall())
         return changes
 
-    def _add_attempts(self, pending: Pending, rows: list[AttemptRow]) -> None:
-        intent, first = pending.intent, self._first_attempt
-        for flight in pending.flights:
-            answered = flight.answered_at
-            rows.append(
-                (
-                    first + int(flight.request_id.rpartition("-")[2]),
-                    intent,
-                    flight.connection,
-                    int(flight.written_at * 1_000_000),
-                    None if answered is None else int(answered * 1_000_000),
-                    flight.status,
-                )
-            )
+    def _look_for_open(self) -> None:
+        """Record the attempts that were written some time ago and are not answered, each once."""
+        before = self._written_until
+        if not self._closing:
+            before = min(before, trio.current_time() - LAZY)
+        if before > self._looked_until:
+            for pending in self.under_way:
+                if pending.state is State.IN_FLIGHT and self._looked_until < pending.flights[-1].written <= before:
+                    self._add_attempts(pending)
+            self._looked_until = before
 
     def _keep(self, changes: Changes) -> None:
         """Keep what could not be written for another try; not without end."""
@@ -301,7 +297,7 @@ class Journal:
         if len(kept) > KEPT_MOST:
             self._dropped = True
             for rows in (kept.attempts, kept.outcomes, kept.intents):
-                del rows[: len(rows) // 2]
+                rows.drop_older_half()
 
     def _fail(self, error: BaseException) -> None:
         if self.failure is None:

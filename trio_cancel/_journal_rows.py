@@ -6,7 +6,9 @@ the clock did. An attempt's number is its request's number plus what its session
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 
@@ -28,7 +30,6 @@ class SessionRow(NamedTuple):
     """When it ended in an orderly way; None if it lives, or died."""
 
 
-# The rows of the hot path are bare tuples: their numbers go up to a million in one bulk cancel.
 HoldRow: TypeAlias = tuple[int, int, int, str, int]
 """number, session, 1 if the key is an external id, key, held at"""
 ReleaseRow: TypeAlias = tuple[int, int]
@@ -41,19 +42,57 @@ OutcomeRow: TypeAlias = tuple[int, str, int, int | None]
 """intent, kind, settled at, error code"""
 
 
-@attrs.define(eq=False)
-class Changes:
-    """Rows that go into a journal in one transaction."""
+class Rows:
+    """Rows of a table in one flat list: a bulk cancel must not feed the garbage collector three tuples an order.
 
-    holds: list[HoldRow] = attrs.field(factory=list)
-    releases: list[ReleaseRow] = attrs.field(factory=list)
-    intents: list[IntentRow] = attrs.field(factory=list)
-    attempts: list[AttemptRow] = attrs.field(factory=list)
-    outcomes: list[OutcomeRow] = attrs.field(factory=list)
-    alive: int | None = None
-    """When the session last said that it lives, if that is to be noted."""
-    closed: int | None = None
-    """When the session ended, if it did."""
+    Attributes:
+        width: how many values make a row.
+        values: all of them; to add a row, extend it by that many.
+    """
+
+    __slots__ = ("values", "width")
+
+    def __init__(self, width: int, rows: Iterable[tuple[int | str | None, ...]] = ()) -> None:
+        self.width = width
+        self.values: list[int | str | None] = list(chain.from_iterable(rows))
+
+    def __len__(self) -> int:
+        return len(self.values) // self.width
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return zip(*[iter(self.values)] * self.width, strict=True)
+
+    def drop_older_half(self) -> None:
+        """Forget the first half."""
+        del self.values[: len(self) // 2 * self.width]
+
+
+class Changes:
+    """Rows that go into a journal in one transaction.
+
+    Attributes:
+        alive: when the session last said that it lives, if that is to be noted.
+        closed: when the session ended, if it did.
+    """
+
+    def __init__(
+        self,
+        *,
+        holds: Iterable[HoldRow] = (),
+        releases: Iterable[ReleaseRow] = (),
+        intents: Iterable[IntentRow] = (),
+        attempts: Iterable[AttemptRow] = (),
+        outcomes: Iterable[OutcomeRow] = (),
+        alive: int | None = None,
+        closed: int | None = None,
+    ) -> None:
+        self.holds = Rows(5, holds)
+        self.releases = Rows(2, releases)
+        self.intents = Rows(5, intents)
+        self.attempts = Rows(6, attempts)
+        self.outcomes = Rows(4, outcomes)
+        self.alive = alive
+        self.closed = closed
 
     def __len__(self) -> int:
         return (
@@ -67,16 +106,17 @@ class Changes:
         )
 
     def before(self, later: Changes) -> Changes:
-        """Return these changes followed by ``later`` ones."""
-        return Changes(
-            self.holds + later.holds,
-            self.releases + later.releases,
-            self.intents + later.intents,
-            self.attempts + later.attempts,
-            self.outcomes + later.outcomes,
-            self.alive if later.alive is None else later.alive,
-            self.closed if later.closed is None else later.closed,
-        )
+        """Add ``later`` changes to these, and return these."""
+        self.holds.values += later.holds.values
+        self.releases.values += later.releases.values
+        self.intents.values += later.intents.values
+        self.attempts.values += later.attempts.values
+        self.outcomes.values += later.outcomes.values
+        if later.alive is not None:
+            self.alive = later.alive
+        if later.closed is not None:
+            self.closed = later.closed
+        return self
 
 
 @attrs.frozen

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hmac
 import os
 import sqlite3
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -20,7 +21,7 @@ import attrs
 from trio_cancel._endpoint import Endpoint
 from trio_cancel._errors import JournalError
 from trio_cancel._journal_lock import Lock, lock
-from trio_cancel._journal_rows import Begun, Changes, SessionRow, Tables
+from trio_cancel._journal_rows import Begun, Changes, Rows, SessionRow, Tables
 from trio_cancel._models import Credentials
 
 APPLICATION_ID = 0x7472694A
@@ -42,6 +43,8 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
 _TABLES = ("account", "session", "hold", "release", "intent", "attempt", "outcome")
+_AT_ONCE = (64, 8, 1)
+"""How many rows one statement inserts."""
 _LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(number), 0) FROM {}))"
 
 
@@ -133,12 +136,11 @@ class Store:
         database = self._database
         database.execute("BEGIN IMMEDIATE")
         try:
-            # "OR REPLACE": an attempt is written again once it is answered, and so is a group whose commit failed.
-            _insert(database, "INSERT OR REPLACE INTO intent VALUES (?,?,?,?,?)", changes.intents)
-            _insert(database, "INSERT OR REPLACE INTO hold VALUES (?,?,?,?,?)", changes.holds)
-            _insert(database, "INSERT OR REPLACE INTO release VALUES (?,?)", changes.releases)
-            _insert(database, "INSERT OR REPLACE INTO attempt VALUES (?,?,?,?,?,?)", changes.attempts)
-            _insert(database, "INSERT OR REPLACE INTO outcome VALUES (?,?,?,?)", changes.outcomes)
+            _insert(database, "intent", changes.intents)
+            _insert(database, "hold", changes.holds)
+            _insert(database, "release", changes.releases)
+            _insert(database, "attempt", changes.attempts)
+            _insert(database, "outcome", changes.outcomes)
             if changes.alive is not None:
                 database.execute("UPDATE session SET alive = ? WHERE number = ?", (changes.alive, self.begun.session))
             if changes.closed is not None:
@@ -181,9 +183,24 @@ def read_tables(path: str | os.PathLike[str]) -> Tables:
         )
 
 
-def _insert(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-    if rows:
-        database.executemany(statement, rows)
+def _insert(database: sqlite3.Connection, table: str, rows: Rows) -> None:
+    """Insert rows, many by a statement: Python's lock changes hands with each, which costs more than the row."""
+    values, width = rows.values, rows.width
+    at = 0
+    for count in _AT_ONCE:
+        size = count * width
+        end = at + (len(values) - at) // size * size
+        if end > at:
+            statement = _statement(table, width, count)
+            database.executemany(statement, [values[start : start + size] for start in range(at, end, size)])
+            at = end
+
+
+@cache
+def _statement(table: str, width: int, count: int) -> str:
+    row = f"({','.join('?' * width)})"
+    # "OR REPLACE": an attempt is written again once it is answered, and so is a group whose commit failed.
+    return f"INSERT OR REPLACE INTO {table} VALUES {','.join([row] * count)}"  # noqa: S608 - our own names
 
 
 def _connect(path: str, mode: str) -> sqlite3.Connection:

@@ -113,6 +113,8 @@ class Session:
         )
         self.dispatcher.correction = correction
         self.dispatcher.table.log = journal
+        if journal is not None:
+            journal.under_way = self.dispatcher.table.active
 
     # For the block
 
