@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from .sweep import Case, cases, sweep, sweep_all
 
-MOST = 5
+MOST = 3
 """Steps of a case; all of them take some minutes: ``python -m tests.simulation --sweep``."""
 
 
