@@ -58,7 +58,8 @@ class Venue:
 @asynccontextmanager
 async def open_venue(*, capacity: int = 2**20, **options: Unpack[SandboxOptions]) -> AsyncGenerator[Venue]:
     """Run a sandbox without sockets."""
-    async with open_sandbox(port=None, **options) as sandbox:
+    options["port"] = None
+    async with open_sandbox(**options) as sandbox:
         yield Venue(sandbox, capacity)
 
 
