@@ -760,6 +760,21 @@ async def test_the_end_of_the_session_ends_scopes_that_are_still_open(autojump_c
         finish.set()
 
 
+async def test_several_scopes_that_are_still_open_are_ended_at_the_same_time(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue:
+        venue.sandbox.script(lambda request: Fault.SILENT_BEFORE)
+        async with venue.open() as ws:
+            scopes = [ws.open_order_scope(grace=5) for _ in range(3)]
+            for orders in scopes:
+                await orders.__aenter__()
+                await orders.add(*venue.orders(1))
+            left_at = trio.current_time()
+        assert trio.current_time() - left_at < 5 + 2 + 0.1
+    for orders in scopes:
+        assert orders.report is not None
+        assert orders.report.counts["unknown"] == 1
+
+
 async def test_a_scope_whose_end_was_lost_is_ended_with_the_session(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

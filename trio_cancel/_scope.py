@@ -208,9 +208,9 @@ class OrderScope:
                 raise OrdersLeft(describe_left(left), report=self.report) from error
             error.add_note(describe_left(left, len(left)))
 
-    async def end(self) -> None:
-        """Cancel what is held as if the block were left now; the session's end calls it. Shield it."""
-        await self._begin_drain().done.wait()
+    def end(self) -> trio.Event:
+        """Cancel what is held as if the block were left now; see ``Ending``."""
+        return self._begin_drain().done
 
     def off_book(self, request: CancelRequest, written: float) -> None:
         """Release an order that a cancel took off the book; see ``Holder``."""

@@ -65,8 +65,8 @@ class SessionState(enum.StrEnum):
 class Ending(Protocol):
     """An order scope, as the session sees it."""
 
-    async def end(self) -> None:
-        """Cancel what it holds as if its block were left now."""
+    def end(self) -> trio.Event:
+        """Cancel what it holds as if its block were left now; the event is set when it is done."""
 
 
 class Session:
@@ -136,8 +136,8 @@ class Session:
         """
         with trio.CancelScope(shield=True):
             try:
-                for scope in list(self.scopes):
-                    await scope.end()
+                for done in [scope.end() for scope in list(self.scopes)]:
+                    await done.wait()
             finally:
                 self.dispatcher.stop(SessionClosed("the session's block has ended"))
             if self.state is not SessionState.FAILED:
