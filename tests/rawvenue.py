@@ -75,8 +75,19 @@ class Peer:
 
     async def drain(self) -> None:
         """Read until the client ends the connection."""
-        while await self.stream.receive_some(65536):
-            pass
+        with suppress(*BROKEN):
+            while data := bytes(await self.stream.receive_some(65536)):
+                self.received += data
+
+    async def close_code(self) -> int | None:
+        """Read until the client ends the connection; return the code of its Close frame, None if it sent none."""
+        await self.drain()
+        while len(self.received) >= 6:
+            size = self._whole()
+            one, self.received = self.received[:size], self.received[size:]
+            if one[0] == 0x88:
+                return (one[6] ^ one[2]) << 8 | one[7] ^ one[3]
+        return None
 
 
 class RawVenue:
