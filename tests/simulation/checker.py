@@ -323,7 +323,13 @@ class Checker:
         assert result.started is not None
         begun, allowed = result.started.time, self.run.scenario.give_up_after
         up = any(first <= at.time and last >= begun for first, last in connected(self.run))
-        if not up and not result.op.trickle and not result.cancelled and at.time > begun + allowed + BOUND:
+        if (
+            not up
+            and not result.op.trickle
+            and not result.op.pause
+            and not result.cancelled
+            and at.time > begun + allowed + BOUND
+        ):
             self._say(6, f"{who} {at.time - begun:.3f} s after its call, with {allowed} s allowed without a connection")
 
 

@@ -92,7 +92,8 @@ def _check_wire(run: Run, wire: Wire) -> Iterator[str]:
     struck = wire.struck_at
     if wire.road.fault is NetFault.BLACKHOLE and struck is not None and closed.time - struck > DEAD_AFTER + BOUND:
         yield f"I6: wire {wire.number} was half-open for {closed.time - struck:.3f} s"
-    if wire.venue_number is None or run.body_ended is None or closed.order > run.body_ended.order:
+    opened = b"\r\n\r\n" in wire.down.data[: wire.down.read]  # within connect_timeout
+    if not opened or wire.venue_number is None or run.body_ended is None or closed.order > run.body_ended.order:
         return
     venue = run.log.connections[wire.venue_number]
     faults = {record.fault for record in run.log if record.connection == venue.number}
