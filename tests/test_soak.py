@@ -43,6 +43,9 @@ ORDER = CanceledOrder(
 )
 CANCELED = Truth("canceled", "0.25", (APPLIED,))
 
+# One cancel of it was applied, another refused.
+BOTH = (APPLIED, Record("r2", applied=False, status=429, error_code=42901, fault=None, answered=True))
+
 
 def refused(status: int | None, code: int | None = None, order: str = "open") -> Truth:
     return Truth(order, "0", (Record("r1", applied=False, status=status, error_code=code, fault=None, answered=True),))
@@ -58,6 +61,7 @@ def refused(status: int | None, code: int | None = None, order: str = "open") ->
         (Rejected(REQUEST, ATTEMPTS), refused(401, 40011)),
         (NotSent(REQUEST), Truth("open", "0", ())),
         (NotSent(CancelRequest(external_id=f"{SHARED}1")), CANCELED),
+        (Rejected(CancelRequest(external_id=f"{SHARED}1"), (Attempt("r2"),)), attrs.evolve(CANCELED, records=BOTH)),
         (Unknown(REQUEST, ATTEMPTS), CANCELED),
     ],
 )
@@ -80,6 +84,7 @@ def test_a_truth_passes(outcome: Outcome, truth: Truth) -> None:
         ),
         (4, NotFound(REQUEST, ATTEMPTS), refused(400, 40408)),
         (4, Rejected(REQUEST, ATTEMPTS), CANCELED),
+        (4, Rejected(REQUEST, (Attempt("r2"),)), attrs.evolve(CANCELED, records=BOTH)),
         (4, Rejected(REQUEST, ATTEMPTS), refused(503)),
         (4, Rejected(REQUEST, ATTEMPTS), refused(None)),
         (3, NotSent(REQUEST), refused(None)),

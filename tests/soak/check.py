@@ -15,7 +15,7 @@ from .venue import Record, Truth
 
 OPEN = {"open", "executed_partially"}
 SHARED = "scope-"
-"""How the external ids of orders begin that may be canceled twice: a NotSent of one cancel is none of the other's."""
+"""How the external ids of orders begin that may be canceled twice: what one cancel did does not bind the other."""
 DOUBTFUL = {None, 408, *range(500, 600)}
 
 
@@ -39,6 +39,7 @@ def _twice(outcome: Outcome, truth: Truth) -> str:
 
 def _wrong(outcome: Outcome, truth: Truth, records: list[Record], applied: list[Record]) -> str:
     ours = [record for record in applied if record in records]
+    shared = (outcome.request.external_id or "").startswith(SHARED)
     match outcome:
         case Canceled(order=order):
             if not ours:
@@ -58,12 +59,12 @@ def _wrong(outcome: Outcome, truth: Truth, records: list[Record], applied: list[
             if ours and not outcome.after_unanswered:
                 return "4: not found after a request that was applied, and it does not say so"
         case Rejected():
-            if applied:
+            if ours if shared else applied:
                 return "4: rejected, and it was applied"
             if not records or any(record.status in DOUBTFUL for record in records):
                 return "4: rejected, and the venue did not refuse"
         case NotSent():
-            if truth.records and not (outcome.request.external_id or "").startswith(SHARED):
+            if truth.records and not shared:
                 return "3: not sent, and the venue has it"
         case Unknown():
             if not outcome.attempts:

@@ -22,6 +22,8 @@ from trio_cancel import (
     CancelRequest,
     HandshakeFailed,
     OrdersLeft,
+    SessionClosed,
+    TradingError,
     TradingWS,
     open_trading_ws,
 )
@@ -166,7 +168,7 @@ async def scope(place: Place, ws: TradingWS) -> None:
     orders = ws.open_order_scope(grace=GIVE_UP_AFTER, settle=5.0)
     kept: set[CancelRequest] = set()
     added: list[CancelRequest] = []
-    left: OrdersLeft | None = None
+    left: TradingError | None = None
     began = trio.current_time()
     try:
         with trio.move_on_after(place.draw_patience(0.3, 0.1)):
@@ -184,6 +186,10 @@ async def scope(place: Place, ws: TradingWS) -> None:
                         orders.discard(request)
                         kept.add(request)
                 await trio.sleep(rng.uniform(0, 0.1))
+    except SessionClosed as error:  # a session that has failed takes no more orders; what is left is in a note
+        if ws.state != "failed":
+            raise
+        left = error
     except OrdersLeft as error:
         left = error
         ledger.counts["orders left"] += len(error.report.left)
