@@ -811,3 +811,22 @@ async def test_a_scope_that_is_left_when_the_session_is_gone_tells_what_is_known
 async def _kill_after(ws: TradingWS, seconds: float) -> None:
     await trio.sleep(seconds)
     ws._session.kill()
+
+
+async def test_a_refusal_after_somebody_s_unanswered_cancel_leaves_the_order_unknown(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        order = venue.book.create(external_id="x")
+        venue.sandbox.fault_on(order.id, Fault.SILENT_AFTER, *[Fault.REFUSE_DAILY] * 50)
+        scope = ws.open_order_scope(grace=5)
+        with pytest.raises(OrdersLeft):
+            async with scope:
+                await scope.add(external_id="x")
+                with trio.move_on_after(1):
+                    await ws.try_cancel(external_id="x")  # applied, and nobody hears of it
+        assert scope.report is not None
+        (outcome,) = scope.report.outcomes
+        assert outcome.kind == "unknown"
+        assert outcome.off_book is None
+        assert outcome.after_unanswered

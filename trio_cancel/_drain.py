@@ -112,7 +112,7 @@ class Drain:
         assert turn.outcome is not None
         request = turn.request
         del self._under_way[request]
-        outcome = self._outcomes[request] = together(self._outcomes[request], turn.outcome)
+        outcome = self._outcomes[request] = self._read(turn, turn.outcome)
         now = trio.current_time()
         until = self._ask_until(outcome)
         if now < until:
@@ -121,6 +121,19 @@ class Drain:
             self._asked += 1
             heapq.heappush(self._again, (min(now + wait, until), self._asked, request))
         self._bell.ring()
+
+    def _read(self, turn: _Turn, outcome: Outcome) -> Outcome:
+        """Read an outcome together with those before, and with other cancels of the order that may have worked."""
+        outcome = together(self._outcomes[turn.request], outcome)
+        if not isinstance(outcome, Rejected | NotSent):
+            return outcome
+        table = self._dispatcher.table
+        request = turn.request
+        others = (other for other in (*table.active, *table.overdue) if other is not turn and other.request == request)
+        if request not in table.holds.doubtful and not any(other.flights for other in others):
+            return outcome
+        cause = NoReply("an earlier cancel of it was not answered, and this one was refused or not sent")
+        return Unknown(request, outcome.attempts, error=outcome.error, after_unanswered=True, cause=cause)
 
     def _ask_until(self, outcome: Outcome) -> float:
         """Return until when the same question may find another answer."""
@@ -137,7 +150,7 @@ class Drain:
         clock = self._dispatcher.table.clock
         for request, turn in self._under_way.items():
             over = NoReply("no answer came before the scope's grace was over")
-            self._outcomes[request] = together(self._outcomes[request], turn.conclude(over, clock))
+            self._outcomes[request] = self._read(turn, turn.conclude(over, clock))
             self._dispatcher.abandon(turn)
         never = NotWritten("the scope's grace was over before its turn came")
         self._concluded(tuple(outcome or NotSent(request, cause=never) for request, outcome in self._outcomes.items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from trio_cancel._models import CancelRequest
-from trio_cancel._outcomes import Canceled, Outcome
+from trio_cancel._outcomes import Canceled, Outcome, Unknown
 
 
 class Holder(Protocol):
@@ -22,12 +22,18 @@ class Holder(Protocol):
 
 
 class Holds:
-    """The orders that are held, each by one scope."""
+    """The orders that are held, each by one scope.
 
-    __slots__ = ("holders",)
+    Attributes:
+        holders: each order that is held, and its scope.
+        doubtful: those of them for which a cancel ended Unknown, so that it may have taken them off the book.
+    """
+
+    __slots__ = ("doubtful", "holders")
 
     def __init__(self) -> None:
         self.holders: dict[CancelRequest, Holder] = {}
+        self.doubtful: set[CancelRequest] = set()
 
     def holder(self, request: CancelRequest) -> Holder | None:
         """Return the scope that holds the order, or None."""
@@ -36,10 +42,12 @@ class Holds:
     def hold(self, request: CancelRequest, holder: Holder) -> None:
         """Let ``holder`` hold the order."""
         self.holders[request] = holder
+        self.doubtful.discard(request)
 
     def release(self, request: CancelRequest) -> None:
         """Hold the order no more."""
         self.holders.pop(request, None)
+        self.doubtful.discard(request)
 
     def settled(self, outcome: Outcome, written: float) -> None:
         """Tell the holder of what an outcome says is off the book, under either name that the venue gives it.
@@ -49,6 +57,8 @@ class Holds:
             written: trio's clock when its first attempt was written.
         """
         if not outcome.off_book:
+            if isinstance(outcome, Unknown) and outcome.request in self.holders:
+                self.doubtful.add(outcome.request)
             return
         names = [outcome.request]
         if isinstance(outcome, Canceled):
