@@ -53,7 +53,7 @@ class Rows:
     __slots__ = ("values", "width")
 
     def __init__(self, width: int, rows: Iterable[tuple[int | str | None, ...]] = ()) -> None:
-        self.width = width
+        self.width: int = width
         self.values: list[int | str | None] = list(chain.from_iterable(rows))
 
     def __len__(self) -> int:
@@ -86,11 +86,11 @@ class Changes:
         alive: int | None = None,
         closed: int | None = None,
     ) -> None:
-        self.holds = Rows(5, holds)
-        self.releases = Rows(2, releases)
-        self.intents = Rows(5, intents)
-        self.attempts = Rows(6, attempts)
-        self.outcomes = Rows(4, outcomes)
+        self.holds: Rows = Rows(5, holds)
+        self.releases: Rows = Rows(2, releases)
+        self.intents: Rows = Rows(5, intents)
+        self.attempts: Rows = Rows(6, attempts)
+        self.outcomes: Rows = Rows(4, outcomes)
         self.alive = alive
         self.closed = closed
 
