@@ -29,7 +29,7 @@ import pytest
 import trio
 
 import trio_cancel
-from trio_cancel import open_trading_ws
+from trio_cancel import _connection, _inbox, _journal, _pacing, _session, _verdict, _writer, open_trading_ws
 from trio_cancel._cli._app import COMMANDS, Call
 from trio_cancel.sandbox import Sandbox, open_sandbox
 
@@ -292,6 +292,41 @@ def test_names_of_the_library_that_are_mentioned_exist(name: str) -> None:
         assert mentioned == "report" or hasattr(trio_cancel.OrderScope, mentioned), mentioned
     for mentioned in re.findall(r"`trio-cancel (\w+)", text):
         assert mentioned in COMMANDS, mentioned
+
+
+def default(name: str) -> float:
+    value = inspect.signature(open_trading_ws).parameters[name].default
+    assert isinstance(value, float)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("outcomes.md", f"`give_up_after` ({default('give_up_after'):g} s)"),
+        ("attempts.md", f"`reply_timeout` ({default('reply_timeout'):g} s)"),
+        ("attempts.md", f"`give_up_after` ({default('give_up_after'):g} s)"),
+        ("attempts.md", f"| `connect_timeout` | {default('connect_timeout'):g} s |"),
+        ("attempts.md", f"| `reply_timeout` | {default('reply_timeout'):g} s |"),
+        ("attempts.md", f"| `give_up_after` | {default('give_up_after'):g} s |"),
+        ("attempts.md", f"after {_inbox.RETRY_FIRST:g} s, doubling up to {_inbox.RETRY_MOST:g} s, with jitter"),
+        ("attempts.md", f"40011 more than {_verdict.LATE_SIGNATURE:g} s after its write"),
+        ("attempts.md", f"after {_session.BACKOFF_FIRST:g} s, doubling up to {_session.BACKOFF_MOST:g} s, with jitter"),
+        ("attempts.md", f"a ping every {_connection.PING_INTERVAL:g} s, {_connection.PONG_DEADLINE:g} s for its pong"),
+        ("attempts.md", f"found within {_connection.PING_INTERVAL + _connection.PONG_DEADLINE:g} s"),
+        ("attempts.md", f"the write is given up after {_writer.WRITE_DEADLINE:g} s"),
+        ("attempts.md", f"over {_inbox.BAD_PER_MINUTE} a minute"),
+        ("rate-limits.md", f"Up to {_pacing.WINDOW_START} requests are in flight"),
+        ("rate-limits.md", f"allows one more, up to {_pacing.WINDOW_MOST}."),
+        ("rate-limits.md", f"a pace of {_pacing.PACED_START:g} requests a second"),
+        ("rate-limits.md", f"{_pacing.RECOVERY_EACH:.1%} with each answer".replace("%", " %")),
+        ("rate-limits.md", f"at most {_pacing.RECOVERY:.0%} a second".replace("%", " %")),
+        ("journal.md", f"takes more than {_journal.PATIENCE:g} s"),
+        ("journal.md", f"up to {_journal.KEPT_MOST:,} rows".replace(",", " ")),
+    ],
+)
+def test_figures_are_those_of_the_code(name: str, said: str) -> None:
+    assert said in document(name)
 
 
 async def test_the_opentelemetry_example_measures(tmp_path: Path) -> None:
