@@ -221,3 +221,19 @@ async def test_what_is_left_stays_recorded_though_it_was_being_added_again(
                 await trio.sleep(0.1)
         await trio.sleep(5)
         assert disk.held == {"left"}
+
+
+async def test_an_add_under_way_when_the_session_ends_leaves_no_hold(autojump_clock: MockClock, disk: Disk) -> None:
+    """Its hold may be in the journal's last transaction; then so must its release be."""
+    async with trio.open_nursery() as nursery:
+
+        async def add() -> None:
+            async with ws.open_order_scope() as orders:
+                disk.seconds = 1.0
+                with pytest.raises(SessionClosed):
+                    await orders.add(external_id="never placed")
+
+        async with session() as (_, ws):
+            nursery.start_soon(add)
+            await trio.sleep(0.5)
+    assert disk.held == set()

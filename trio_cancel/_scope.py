@@ -223,6 +223,8 @@ class OrderScope:
         if self._drain is None:
             self._open = False
             session = self._session
+            for request in self._adding - self._held.keys():
+                self._release(request)  # its `add` will be refused, perhaps after the journal's last transaction
             self._drain = drain = Drain(
                 session.dispatcher,
                 self._terms,
