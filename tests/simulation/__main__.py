@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import nullcontext
 
 import attrs
 
@@ -14,6 +15,11 @@ from .checker import check
 from .defects import DEFECTS
 from .harness import run, trace
 from .scenario import draw
+from .scopes import draw_scopes
+from .scopes_batch import run_seeds
+from .scopes_check import check_scopes
+from .scopes_defects import SCOPE_DEFECTS
+from .scopes_run import run_scopes
 
 
 def main() -> int:
@@ -21,7 +27,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seed", nargs="?", type=int, help="replay this one seed and print its trace")
     parser.add_argument("--seeds", metavar="A..B", help="run the seeds from A up to, not including, B")
-    parser.add_argument("--defect", choices=sorted(DEFECTS), help="put this defect back first")
+    parser.add_argument("--scope", metavar="N", type=int, help="replay this seed with scopes and a journal")
+    parser.add_argument("--scopes", metavar="A..B", help="run seeds with scopes and a journal")
+    parser.add_argument("--defect", choices=sorted({**DEFECTS, **SCOPE_DEFECTS}), help="put this defect back first")
     parser.add_argument("--defects", action="store_true", help="find the seeds of the defects; write DEFECTS.md")
     parser.add_argument("--sweep", action="store_true", help="cancel at every step under every fault")
     options = parser.parse_args()
@@ -35,10 +43,17 @@ def main() -> int:
     elif options.seeds:
         first, _, last = options.seeds.partition("..")
         failed = _run_seeds(range(int(first), int(last)), options.defect)
+    elif options.scopes:
+        first, _, last = options.scopes.partition("..")
+        summary = run_seeds(range(int(first), int(last)), options.defect)
+        print("\n".join(summary.lines()))
+        failed = bool(summary.violations)
+    elif options.scope is not None:
+        failed = _replay_scopes(options.scope, options.defect)
     elif options.seed is not None:
         failed = _replay(options.seed, options.defect)
     else:
-        parser.error("give a seed, --seeds, --defects or --sweep")
+        parser.error("give a seed, --seeds, --scope, --scopes, --defects or --sweep")
     print(f"{time.perf_counter() - began:.1f} s", file=sys.stderr)
     return 1 if failed else 0
 
@@ -63,6 +78,18 @@ def _replay(seed: int, defect: str | None) -> bool:
     print(*trace(done), sep="\n")
     violations = check(done)
     print(f"\nseed {seed}: trace {hash_of(done)}, {done.steps} steps, {len(violations)} violations")
+    print(*violations, sep="\n")
+    return bool(violations)
+
+
+def _replay_scopes(seed: int, defect: str | None) -> bool:
+    plan = draw_scopes(seed)
+    print(plan.base, *plan.scopes, *plan.trades, plan, sep="\n")
+    with SCOPE_DEFECTS[defect].put_back() if defect else nullcontext():
+        whole = run_scopes(plan)
+    print(*whole.trace(), sep="\n")
+    violations = check_scopes(whole)
+    print(f"\nseed {seed}: trace {whole.trace_hash()}, {whole.run.steps} steps, {len(violations)} violations")
     print(*violations, sep="\n")
     return bool(violations)
 

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 
@@ -46,7 +46,7 @@ def judge_seed(seed: int, defect: str | None = None) -> Verdict:
             done = run(draw(seed))
         except Exception as error:
             # The run itself failed: the library raised where nothing may be raised, or it spins.
-            return Verdict(seed, (f"I10: {_innermost(error)!r}",), "", Counter(), Counter(), 0.0)
+            return Verdict(seed, (f"I10: {innermost(error)!r}",), "", Counter(), Counter(), 0.0)
     return Verdict(
         seed,
         tuple(check(done)),
@@ -57,7 +57,8 @@ def judge_seed(seed: int, defect: str | None = None) -> Verdict:
     )
 
 
-def _innermost(error: BaseException) -> BaseException:
+def innermost(error: BaseException) -> BaseException:
+    """Return what is at the bottom of groups and trio's internal errors."""
     while True:
         if isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -88,17 +89,21 @@ def _events(done: Run) -> Counter[str]:
     return counts
 
 
-def _judge_chunk(seeds: list[int], defect: str | None) -> list[Verdict]:
-    return [judge_seed(seed, defect) for seed in seeds]
+Judge = Callable[[int, str | None], Verdict]
+"""Runs one seed, with a defect put back or without."""
 
 
-def judge_seeds(seeds: Iterable[int], defect: str | None = None) -> Iterator[Verdict]:
+def _judge_chunk(seeds: list[int], defect: str | None, judge: Judge) -> list[Verdict]:
+    return [judge(seed, defect) for seed in seeds]
+
+
+def judge_seeds(seeds: Iterable[int], defect: str | None = None, judge: Judge = judge_seed) -> Iterator[Verdict]:
     """Run seeds in as many processes as there are processors; yield verdicts in the order of the seeds."""
     every = list(seeds)
     chunks = [every[at : at + CHUNK] for at in range(0, len(every), CHUNK)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(os.cpu_count() or 1, len(chunks) or 1), mp_context=context) as pool:
-        for verdicts in pool.map(_judge_chunk, chunks, [defect] * len(chunks)):
+        for verdicts in pool.map(_judge_chunk, chunks, [defect] * len(chunks), [judge] * len(chunks)):
             yield from verdicts
 
 

@@ -1,11 +1,13 @@
-"""The table of defects and the seeds that catch them, kept in DEFECTS.md beside this."""
+"""The tables of defects and the seeds that catch them, kept in DEFECTS.md beside this."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from .batch import judge_seed
+from .batch import Judge, judge_seed
 from .defects import DEFECTS
+from .scopes_batch import judge_scopes
+from .scopes_defects import SCOPE_DEFECTS
 
 PATH = Path(__file__).with_name("DEFECTS.md")
 MOST = 1_000
@@ -13,31 +15,41 @@ HEAD = """# Defects put back on purpose, and the seeds that catch them
 
 Each is caught by the checker within 1 000 seeds; without it, its seed passes. Made by
 `python -m tests.simulation --defects`; `pytest tests/simulation` checks every row.
+"""
+SCOPES = """
+## In scopes, journal and resume
 
+These have seeds of their own: `python -m tests.simulation --scope N`.
+"""
+COLUMNS = """
 | defect | what it does | seed | the checker says |
 |---|---|---:|---|
 """
+TABLES = ((HEAD, DEFECTS, judge_seed), (SCOPES, SCOPE_DEFECTS, judge_scopes))
 
 
-def find(name: str) -> tuple[int, str] | None:
+def find(name: str, judge: Judge = judge_seed) -> tuple[int, str] | None:
     """Return the first seed that catches a defect and passes without it, and what the checker says."""
     for seed in range(MOST):
-        violations = judge_seed(seed, name).violations
-        if violations and not judge_seed(seed).violations:
+        violations = judge(seed, name).violations
+        if violations and not judge(seed, None).violations:
             return seed, violations[0]
     return None
 
 
 def write() -> bool:
-    """Find every seed and write the table; return True if a defect was not caught."""
-    rows, missed = [], False
-    for defect in DEFECTS.values():
-        found = find(defect.name)
-        missed = missed or found is None
-        seed, said = found or ("none", "nothing")
-        rows.append(f"| {defect.name} | {defect.what} | {seed} | {said.replace('|', '/')} |\n")
-        print(rows[-1], end="")
-    PATH.write_text(HEAD + "".join(rows))
+    """Find every seed and write the tables; return True if a defect was not caught."""
+    text, missed = "", False
+    for head, defects, judge in TABLES:
+        text += head + COLUMNS
+        for defect in defects.values():
+            found = find(defect.name, judge)
+            missed = missed or found is None
+            seed, said = found or ("none", "nothing")
+            row = f"| {defect.name} | {defect.what} | {seed} | {said.replace('|', '/')} |\n"
+            print(row, end="")
+            text += row
+    PATH.write_text(text)
     return missed
 
 

@@ -72,7 +72,7 @@ def test_each_defect_is_caught(name: str) -> None:
 
 
 def test_the_table_names_every_defect() -> None:
-    assert list(table.read()) == list(DEFECTS)
+    assert [name for name in table.read() if name in DEFECTS] == list(DEFECTS)
 
 
 def test_nothing_stays_in_memory() -> None:

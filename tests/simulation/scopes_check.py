@@ -1,0 +1,235 @@
+"""Compares what scopes, journal and resume say with what is true; each violation names what was broken.
+
+I11. No request was written before its intent was durable, unless the journal had been marked failed by then.
+S1. A scope's end: every order that it still held and that may be on the book is in its report as left, which was told.
+S2. At the death of the process no cancel that the venue applied, then or later, and no order held is missing from the
+    journal.
+S3. After a resume no order that was held or unsettled is on the book, unless it was told as left; where nothing kept
+    the resume from the venue, it is off the book.
+S4. What is said to be off the book is.
+S5. Everything back at its baseline, in time: tables, holds, scopes, tasks, connections, the journal; nothing stray; and
+    nothing stays held in a journal that was closed in an orderly way but what was left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import trio
+
+from trio_cancel import CancelRequest, JournalContents, OrdersLeft, Outcome
+from trio_cancel._journal_open import CLOSING
+
+from .harness import CREDENTIALS, BodyError
+from .life import Life
+from .scopes_run import Resume, ScopeRun
+from .session_check import ROUNDING
+from .tap import sent_requests
+from .trading import Held, ScopeResult
+
+SETTLES = ("canceled", "already_closed", "not_found")
+
+
+def check_scopes(whole: ScopeRun) -> list[str]:
+    """Return the violations of a run, none if all is well."""
+    return [
+        *whole.wrong,
+        *_check_writes(whole),
+        *(text for result in whole.scopes for text in _check_scope(whole, result)),
+        *_check_death(whole),
+        *(text for resume in whole.resumes for text in _check_resume(whole, resume)),
+        *_check_truth(whole),
+        *_check_rest(whole),
+    ]
+
+
+def _order_id(whole: ScopeRun, request: CancelRequest) -> str | None:
+    if request.id is not None:
+        return request.id
+    return next((o.id for o in whole.run.scenario.orders if o.external_id == request.external_id), None)
+
+
+# The journal
+
+
+def _check_writes(whole: ScopeRun) -> Iterator[str]:
+    offered = {sent.request_id: sent.offered for wire in whole.run.wires for sent in sent_requests(wire)[0]}
+    for life in whole.lives:
+        for request_id, (request, intent, at) in life.written.items():
+            durable = whole.disk.committed.get(intent)
+            first = min(at, offered.pop(request_id, at))
+            if intent not in life.excused and (durable is None or durable.order > first.order):
+                yield f"I11: {request_id} for {request} was written before its intent {intent} was durable ({durable})"
+    if offered:
+        yield f"I11: requests went out unannounced: {list(offered)}"
+
+
+def _missing(whole: ScopeRun, life: Life, intent: int) -> bool:
+    durable = whole.disk.committed.get(intent)
+    assert life.died is not None
+    return intent not in life.excused and (durable is None or durable.order > life.died.order)
+
+
+def _check_death(whole: ScopeRun) -> Iterator[str]:
+    life = whole.lives[0]
+    if whole.at_death is None:
+        return
+    for record in whole.run.log:
+        if record.applied_at is None or record.request_id not in life.written:
+            continue
+        request, intent, _ = life.written[record.request_id]
+        if _missing(whole, life, intent):
+            yield f"S2: the venue canceled {request}, and the journal of the dead process does not know of it"
+    known = _held_in(whole.at_death)
+    for held in _held_at_death(whole):
+        if held.request not in known:
+            yield f"S2: {held.request} was held and is on the book, and the journal of the dead process has no hold"
+
+
+def _held_in(contents: JournalContents) -> set[CancelRequest]:
+    return {order.request for order in contents.orders if order.held}
+
+
+def _held_at_death(whole: ScopeRun) -> list[Held]:
+    """Return what the dead process held, of the orders on the book and on their way there."""
+    return [held for held in whole.held if held.forgotten is None and held.order.id in whole.on_book_at_death]
+
+
+def _unsettled_at_death(whole: ScopeRun) -> set[CancelRequest]:
+    """Return the orders for which the dead process wrote, and of which it did not know what had become."""
+    life = whole.lives[0]
+    outcomes: dict[int, Outcome] = {intent: outcome for _, intent, outcome, _ in life.settled}
+    story: dict[CancelRequest, dict[int, str]] = {}
+    for request, intent, _ in life.written.values():
+        if not _missing(whole, life, intent) and intent not in life.excused:
+            outcome = outcomes.get(intent)
+            story.setdefault(request, {})[intent] = "unknown" if outcome is None else outcome.kind
+    unsettled = set()
+    for request, kinds in story.items():
+        relevant = [kind for _, kind in sorted(kinds.items()) if kind in (*SETTLES, "unknown")]
+        if relevant and relevant[-1] == "unknown":
+            unsettled.add(request)
+    return unsettled
+
+
+def _check_resume(whole: ScopeRun, resume: Resume) -> Iterator[str]:
+    told = {outcome.request: outcome for outcome in resume.told}
+    if sorted(map(str, told)) != sorted(map(str, resume.orders)) or len(resume.told) != len(told):
+        yield f"S3: resume was to cancel {resume.orders} and told {resume.told}"
+    for outcome in resume.told:
+        if outcome.off_book and _order_id(whole, outcome.request) in resume.on_book:
+            yield f"S4: resume said {outcome.kind} of {outcome.request}, which is on the book"
+    held = {each.request for each in _held_at_death(whole)}
+    for request in held | _unsettled_at_death(whole):
+        if _order_id(whole, request) not in resume.on_book:
+            continue
+        if request not in told and resume is whole.resumes[0]:
+            yield f"S3: {request} was held or unsettled and is on the book, and resume did not tell of it"
+        elif request in told and told[request].off_book:
+            yield f"S3: {request} is on the book, and resume said {told[request].kind}"
+        elif request in held and request in told and resume.failure is None and _can_reach(whole):
+            yield f"S3: {request} was held and is on the book after a resume that nothing hindered"
+
+
+def _can_reach(whole: ScopeRun) -> bool:
+    scenario = whole.run.scenario
+    limited = scenario.rate is not None or scenario.daily_limit is not None or scenario.pacer is not None
+    return whole.plan.healed and not limited and not scenario.skew and not scenario.upgrades and not scenario.crossed
+
+
+# Scopes
+
+
+def _check_scope(whole: ScopeRun, result: ScopeResult) -> Iterator[str]:
+    died = whole.lives[0].died
+    if died is not None and (result.left is None or result.left.order > died.order):
+        return
+    name = f"scope {result.number}"
+    if result.left is None:
+        yield f"S5: {name} never ended"
+        return
+    if result.leaving is None:
+        return  # it was never entered
+    if result.report is None:
+        yield f"S1: {name} has no report"
+        return
+    if result.left.time - result.leaving.time > result.plan.grace + ROUNDING:
+        yield f"S5: {name} took {result.left.time - result.leaving.time:.3f} s to end"
+    left = {outcome.request for outcome in result.report.left}
+    for request in result.on_book - left:
+        yield f"S1: {name}: {request} was held and is on the book, and the report does not say that it is left"
+    logged = [text for level, text in whole.run.logged if level == logging.ERROR and "order scope left" in text]
+    for request in left:
+        if not any(request.key in text for text in logged):
+            yield f"S1: {name}: {request} was left, and the log does not say so"
+    yield from _check_told(name, result, left)
+
+
+def _check_told(name: str, result: ScopeResult, left: set[CancelRequest]) -> Iterator[str]:
+    error = result.error
+    if isinstance(error, OrdersLeft):
+        if error.report is not result.report or not left:
+            yield f"S1: {name} raised OrdersLeft, and its report says {result.report}"
+    elif isinstance(error, BaseExceptionGroup) and error.split((BodyError, trio.Cancelled))[1] is None:
+        notes = " ".join(getattr(error, "__notes__", ()))
+        if unnamed := [request for request in left if request.key not in notes]:
+            yield f"S1: {name}: the exception that left it does not name {unnamed}"
+    elif error is not None:
+        yield f"S5: {name} raised {error!r}"
+    elif left:
+        yield f"S1: {name} left {left}, and nothing was raised"
+
+
+# The whole
+
+
+def _check_truth(whole: ScopeRun) -> Iterator[str]:
+    """What somebody was told is off the book is off it: no order of a run comes twice."""
+    on_book = {order.id for order in whole.run.orders.values() if order.status.active}
+    for life in whole.lives:
+        for request, _, outcome, _ in life.settled:
+            if outcome.off_book and _order_id(whole, request) in on_book:
+                yield f"S4: {request} is {outcome.kind}, and on the book"
+
+
+def _check_rest(whole: ScopeRun) -> Iterator[str]:
+    run = whole.run
+    yield from (f"S5: hung: {text}" for text in run.hung)
+    if not whole.lives[0].dead:
+        yield from (f"S5: stray exception: {text}" for text in run.stray)
+        if run.exit_error is not run.expected_error:
+            yield f"S5: the block raised {run.expected_error!r}, and {run.exit_error!r} came out"
+    if run.tasks_after != run.tasks_before:
+        yield f"S5: {run.tasks_after - run.tasks_before} tasks left"
+    if whole.listeners:
+        yield f"S5: {whole.listeners} scopes still listen for Ctrl-C"
+    yield from (f"S5: wire {wire.number} is still open" for wire in run.wires if wire.closed_at is None)
+    for number, life in enumerate(whole.lives, 1):
+        if life.ws is not None:
+            session = life.ws._session
+            holders, pending = session.dispatcher.table.holds.holders, life.ws.statistics().pending
+            if holders or pending or session.scopes:
+                yield f"S5: process {number} keeps {list(holders)}, {pending} pending, {len(session.scopes)} scopes"
+        if life.journal is not None and not life.journal.ended.is_set():
+            yield f"S5: process {number}: its journal was not closed"
+    for _, text in run.logged:
+        if CREDENTIALS.api_secret in text or CREDENTIALS.api_token in text:
+            yield f"S5: a secret was logged: {text}"
+    yield from _check_closed(whole)
+
+
+def _check_closed(whole: ScopeRun) -> Iterator[str]:
+    """What an orderly end leaves in the journal: what is on the book is held, what was not left is not."""
+    life, contents = whole.lives[0], whole.at_end
+    if life.dead or contents is None:
+        return
+    known, on_book = _held_in(contents), {order.id for order in whole.run.orders.values() if order.status.active}
+    for held in whole.held:
+        if held.forgotten is None and held.order.id in on_book and held.request not in known:
+            yield f"S2: {held.request} is on the book, and the journal does not hold it any more"
+    closed = bool(contents.sessions) and contents.sessions[-1].closed_at is not None
+    if closed and not life.failures and whole.disk.failed == 0:
+        left = {outcome.request for each in whole.scopes if each.report for outcome in each.report.left}
+        if forgotten := known - left:
+            yield f"S5: {forgotten} stay held in the journal {CLOSING:g} s after the end, and were not left"

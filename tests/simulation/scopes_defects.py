@@ -1,0 +1,56 @@
+"""Three faults of journals, put back into ours one at a time, to see that the checker of scopes catches them.
+
+DEFECTS.md beside this says which seed catches which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from unittest.mock import patch
+
+from trio_cancel import CancelRequest, JournalOrder, OrderScope
+from trio_cancel._journal import Journal
+from trio_cancel._pending import Pending
+
+from .defects import Defect
+
+
+def write_before_commit() -> Generator[None]:
+    """A request is written while its intent is still on its way to the disk."""
+    intend = Journal.intend
+
+    async def intend_hastily(self: Journal, admitted: list[Pending]) -> None:
+        async def wait_not(number: int) -> None:
+            self._urgent = True
+            self._bell.ring()
+
+        with patch.object(self, "_until_durable", wait_not):  # which does not wait: no other task sees it
+            await intend(self, admitted)
+
+    with patch.object(Journal, "intend", intend_hastily):
+        yield
+
+
+def hold_forgotten_with_another() -> Generator[None]:
+    """Discarding an order forgets the hold of another in the journal, too."""
+    discard = OrderScope.discard
+
+    def discard_two(self: OrderScope, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
+        discard(self, id, external_id=external_id)
+        if self._journal is not None and self.held:
+            self._journal.release(self.held[0])
+
+    with patch.object(OrderScope, "discard", discard_two):
+        yield
+
+
+def resume_skips_unsettled() -> Generator[None]:
+    """Only what was held is taken for left, not a mere cancel of which nobody knows what became."""
+    with patch.object(JournalOrder, "left", property(lambda order: order.held)):
+        yield
+
+
+SCOPE_DEFECTS = {
+    function.__name__: Defect(function.__name__, function)
+    for function in (write_before_commit, hold_forgotten_with_another, resume_skips_unsettled)
+}
