@@ -166,7 +166,7 @@ def draw_scopes(seed: int) -> ScopeScenario:
         _disk(rng),
         inside=rng.random() < 0.6,
         death=_moment(rng) if mark < 0.4 else None,
-        death_step=rng.randrange(2_000) if 0.4 <= mark < 0.6 else None,
+        death_step=rng.randrange(rng.choice((150, 500))) if 0.4 <= mark < 0.6 else None,
         restart=rng.choice((0.0, 0.0, 0.5, 20.0)),
         healed=rng.random() < 0.7,
     )

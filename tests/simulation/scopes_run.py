@@ -76,9 +76,11 @@ class ScopeRun:
         for life in self.lives:
             lines += [f"{key} {each}" for key, each in life.written.items()]
             lines += [f"{request} {intent} {outcome!r} {at}" for request, intent, outcome, at in life.settled]
-        lines += [f"{each.number} {each.leaving} {each.left} {each.error!r} {each.report!r}" for each in self.scopes]
-        lines += [f"{each.request} {each.added} {each.forgotten}" for each in self.held]
-        lines += [f"{each.orders} {each.told!r}" for each in self.resumes]
+        for each in self.scopes:
+            error = f"{type(each.error).__name__} {each.error} {getattr(each.error, '__notes__', ())}"
+            lines.append(f"scope {each.number} {each.leaving} {each.left} {error} {each.report!r}")
+        lines += [f"held {held.request} {held.added} {held.forgotten}" for held in self.held]
+        lines += [f"resume {resume.orders} {resume.told!r}" for resume in self.resumes]
         lines += [str(self.disk.committed), str(self.at_death), str(self.at_end)]
         return lines
 

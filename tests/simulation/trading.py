@@ -109,10 +109,12 @@ class Traders:
                         result.leaving = self._stamp()
         except Exception as error:
             result.error = error
-        except BaseExceptionGroup as group:  # a cancellation came with it
-            result.error, rest = group, group.split(Exception)[1]
-            assert rest is not None
-            raise rest from None
+        except BaseExceptionGroup as group:
+            failed, cancelled = group.split(Exception)
+            assert cancelled is not None
+            if failed is not None:
+                result.error = group
+            raise cancelled from None
         finally:
             result.left = self._stamp()
             if result.scope is not None:
