@@ -117,6 +117,7 @@ class ScopeScenario:
         death_step: in place of that, task steps.
         restart: seconds until its successor resumes.
         healed: the faults are over by then.
+        death_again: seconds until that one dies, too; None if it does not.
     """
 
     base: Scenario
@@ -128,6 +129,7 @@ class ScopeScenario:
     death_step: int | None
     restart: float
     healed: bool
+    death_again: float | None
 
 
 def draw_scopes(seed: int) -> ScopeScenario:
@@ -169,6 +171,7 @@ def draw_scopes(seed: int) -> ScopeScenario:
         death_step=rng.randrange(rng.choice((150, 500))) if 0.4 <= mark < 0.6 else None,
         restart=rng.choice((0.0, 0.0, 0.5, 20.0)),
         healed=rng.random() < 0.7,
+        death_again=round(rng.choice((rng.uniform(0, 0.3), rng.uniform(0, 12))), 4) if rng.random() < 0.3 else None,
     )
 
 

@@ -39,6 +39,7 @@ def _events(whole: ScopeRun) -> Counter[str]:
         discards=sum(each.forgotten is not None for each in whole.held),
         processes_died=whole.lives[0].dead,
         resumes=len(whole.lives) - 1,
+        resumes_died=sum(life.dead for life in whole.lives[1:]),
         commits=whole.disk.commits,
         commits_failed=whole.disk.failed,
         journal_marked_failed=sum(bool(life.failures) for life in whole.lives),

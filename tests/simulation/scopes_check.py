@@ -38,7 +38,7 @@ def check_scopes(whole: ScopeRun) -> list[str]:
         *_check_writes(whole),
         *(text for result in whole.scopes for text in _check_scope(whole, result)),
         *_check_death(whole),
-        *(text for resume in whole.resumes for text in _check_resume(whole, resume)),
+        *(text for resume in whole.resumes if resume.finished for text in _check_resume(whole, resume)),
         *_check_truth(whole),
         *_check_rest(whole),
     ]
@@ -72,15 +72,15 @@ def _missing(whole: ScopeRun, life: Life, intent: int) -> bool:
 
 
 def _check_death(whole: ScopeRun) -> Iterator[str]:
-    life = whole.lives[0]
+    for life in whole.lives:
+        for record in whole.run.log if life.dead else ():
+            if record.applied_at is None or record.request_id not in life.written:
+                continue
+            request, intent, _ = life.written[record.request_id]
+            if _missing(whole, life, intent):
+                yield f"S2: the venue canceled {request}, and the journal of the dead process does not know of it"
     if whole.at_death is None:
         return
-    for record in whole.run.log:
-        if record.applied_at is None or record.request_id not in life.written:
-            continue
-        request, intent, _ = life.written[record.request_id]
-        if _missing(whole, life, intent):
-            yield f"S2: the venue canceled {request}, and the journal of the dead process does not know of it"
     known = _held_in(whole.at_death)
     for held in _held_at_death(whole):
         if held.request not in known:
@@ -121,10 +121,11 @@ def _check_resume(whole: ScopeRun, resume: Resume) -> Iterator[str]:
         if outcome.off_book and _order_id(whole, outcome.request) in resume.on_book:
             yield f"S4: resume said {outcome.kind} of {outcome.request}, which is on the book"
     held = {each.request for each in _held_at_death(whole)}
+    first = next(resume for resume in whole.resumes if resume.finished)
     for request in held | _unsettled_at_death(whole):
         if _order_id(whole, request) not in resume.on_book:
             continue
-        if request not in told and resume is whole.resumes[0]:
+        if request not in told and resume is first:
             yield f"S3: {request} was held or unsettled and is on the book, and resume did not tell of it"
         elif request in told and told[request].off_book:
             yield f"S3: {request} is on the book, and resume said {told[request].kind}"

@@ -7,6 +7,7 @@ taken still arrives), its tasks are swept up where nothing that they do has an e
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -30,7 +31,7 @@ from trio_cancel.sandbox import Book, OrderStatus, UnknownOrder
 
 from .disk import Disk
 from .engine import Steps, logging_kept, run_deterministically, watched
-from .harness import CREDENTIALS, BodyError, Simulation, trace
+from .harness import CREDENTIALS, LIMIT, BodyError, Simulation, trace
 from .life import Life, Watch, settlements
 from .record import Recorder, Run
 from .scenario import NO_FAULTS, ExitKind, OrderPlan
@@ -45,12 +46,14 @@ class Resume:
 
     Attributes:
         on_book: ids of the orders that were on the book after it, or on their way there.
+        finished: False if it died.
     """
 
     orders: list[CancelRequest]
     told: list[Outcome] = attrs.field(factory=list)
     failure: HandshakeFailed | None = None
     on_book: set[str] = attrs.field(factory=set)
+    finished: bool = True
 
 
 @attrs.define(eq=False)
@@ -155,7 +158,7 @@ class ScopeSimulation(Simulation):
             reaper.cancel_scope.cancel()
         whole.scopes, whole.held, whole.wrong = self.traders.results, self.traders.held, self.traders.wrong
         if self._life.dead:
-            await self._resume_twice()
+            await self._resume_all()
         whole.at_end = whole.disk.contents()
         whole.listeners = ears()._listeners
 
@@ -166,13 +169,16 @@ class ScopeSimulation(Simulation):
     def _die(self) -> None:
         if self._over or self._life.dead:
             return
-        self._life.kill()
-        for wire in self.done.wires:
-            wire.client.close()
+        self._kill(self._life)
         self._outer.cancel()
         self._beside.cancel_scope.cancel()
         self.whole.at_death = self.whole.disk.contents()
         self.whole.on_book_at_death = self._on_book()
+
+    def _kill(self, life: Life) -> None:
+        life.kill()
+        for wire in self.done.wires:
+            wire.client.close()
 
     async def _first_life(self) -> None:
         done, scenario = self.done, self.scenario
@@ -256,35 +262,49 @@ class ScopeSimulation(Simulation):
                 ws._session.kill()
             yield ws
 
-    async def _resume_twice(self) -> None:
-        """Do what ``trio-cancel resume`` does, again if anything was left."""
+    async def _resume_all(self) -> None:
+        """Do what ``trio-cancel resume`` does, and again if anything was left; the first may die, too."""
         whole = self.whole
         await trio.sleep(whole.plan.restart)
         if whole.plan.healed:
             self._sandbox.faults = NO_FAULTS
             self.scenario = attrs.evolve(self.scenario, roads=())
             whole.disk.plan = DiskPlan()
-        for _ in range(2):
+        for turn in range(3):
             plan = plan_resume(whole.disk.contents(), self.wall())
-            if not plan.orders:
-                if not whole.resumes:
-                    whole.resumes.append(Resume([], on_book=self._on_book()))
-                return
-            life = Life(whole.disk, self.done.recorder)
-            whole.lives.append(life)
             resume = Resume([order.request for order in plan.orders])
-            whole.resumes.append(resume)
-
-            def open_session(observer: Observer, life: Life = life) -> AbstractAsyncContextManager[TradingWS]:
-                return self._open(life, Terms(12.0, 30.0, retry=True), Watch(life, observer))
-
-            def tell(outcome: Outcome, _: int, resume: Resume = resume) -> None:
-                resume.told.append(outcome)
-
-            holds = {order.request: [hold.number for hold in order.open_holds] for order in plan.orders if order.held}
-            run = _Resume(
-                open_session, dict.fromkeys(resume.orders, 1), tell, trio.lowlevel.checkpoint, Halt(), holds=holds
-            )
-            await run.run()
-            resume.failure = run.failure
+            if plan.orders:
+                whole.resumes.append(resume)
+                holds = {o.request: [hold.number for hold in o.open_holds] for o in plan.orders if o.held}
+                await self._resume(resume, holds, whole.plan.death_again if turn == 0 else None)
+            elif not any(resume.finished for resume in whole.resumes):
+                whole.resumes.append(resume)  # nothing was left, or so it says
             resume.on_book = self._on_book()
+            if not plan.orders:
+                break
+
+    async def _resume(self, resume: Resume, holds: dict[CancelRequest, list[int]], death: float | None) -> None:
+        life = Life(self.whole.disk, self.done.recorder)
+        self.whole.lives.append(life)
+
+        def open_session(observer: Observer) -> AbstractAsyncContextManager[TradingWS]:
+            return self._open(life, Terms(12.0, 30.0, retry=True), Watch(life, observer))
+
+        def tell(outcome: Outcome, _: int) -> None:
+            resume.told.append(outcome)
+
+        run = _Resume(
+            open_session, dict.fromkeys(resume.orders, 1), tell, trio.lowlevel.checkpoint, Halt(2 * LIMIT), holds=holds
+        )
+
+        async def die() -> None:
+            await trio.sleep(math.inf if death is None else death)
+            resume.finished = False
+            self._kill(life)
+            run.halt.scope.cancel()
+
+        async with trio.open_nursery() as reaper:
+            reaper.start_soon(die)
+            await run.run()
+            reaper.cancel_scope.cancel()
+        resume.failure = run.failure
