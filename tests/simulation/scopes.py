@@ -118,6 +118,7 @@ class ScopeScenario:
         restart: seconds until its successor resumes.
         healed: the faults are over by then.
         death_again: seconds until that one dies, too; None if it does not.
+        quiet: there are no faults but those of the disk.
     """
 
     base: Scenario
@@ -130,6 +131,7 @@ class ScopeScenario:
     restart: float
     healed: bool
     death_again: float | None
+    quiet: bool
 
 
 def draw_scopes(seed: int) -> ScopeScenario:
@@ -157,7 +159,8 @@ def draw_scopes(seed: int) -> ScopeScenario:
         upgrades=upgrades,
         end=_exit(rng),
     )
-    if rng.random() < 0.3:
+    quiet = rng.random() < 0.3
+    if quiet:
         base = attrs.evolve(base, faults=NO_FAULTS, roads=(), upgrades=(), crossed=0.0, daily_limit=None)
     scopes = _scopes(rng)
     mark = rng.random()
@@ -172,6 +175,7 @@ def draw_scopes(seed: int) -> ScopeScenario:
         restart=rng.choice((0.0, 0.0, 0.5, 20.0)),
         healed=rng.random() < 0.7,
         death_again=round(rng.choice((rng.uniform(0, 0.3), rng.uniform(0, 12))), 4) if rng.random() < 0.3 else None,
+        quiet=quiet,
     )
 
 
@@ -223,7 +227,7 @@ def _disk(rng: random.Random) -> DiskPlan:
 
     return DiskPlan(
         seconds=rng.choice(((0.0, 0.0), (0.0005, 0.01), (0.0, 0.3), (0.5, 1.5))),
-        stalls=spans(8.0) if rng.random() < 0.15 else (),
+        stalls=spans(rng.choice((8.0, 60.0, 60.0))) if rng.random() < 0.15 else (),
         failures=spans(5.0) if rng.random() < 0.2 else (),
         chance=rng.choice((0.05, 0.3)) if rng.random() < 0.15 else 0.0,
     )

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from . import table
@@ -7,6 +12,7 @@ from .scopes_batch import ScopeSummary, judge_scopes
 from .scopes_defects import SCOPE_DEFECTS
 
 SEEDS = 200
+TESTS = Path(__file__).parents[1]
 
 
 def test_scopes_journal_and_resume() -> None:
@@ -19,9 +25,18 @@ def test_scopes_journal_and_resume() -> None:
     assert {"resume: canceled", "at a scope's end: canceled", "scope ended: OrdersLeft"} <= set(summary.events)
 
 
-def test_a_seed_gives_the_same_trace_in_any_order() -> None:
-    hashes = [judge_scopes(seed).trace_hash for seed in range(20)]
-    assert [judge_scopes(seed).trace_hash for seed in reversed(range(20))] == hashes[::-1]
+def test_a_seed_gives_the_same_trace_in_any_process_and_order() -> None:
+    hashes = {seed: judge_scopes(seed).trace_hash for seed in reversed(range(20))}
+    summary = ScopeSummary()
+    for seed in range(20):
+        verdict = judge_scopes(seed)
+        assert verdict.trace_hash == hashes[seed]
+        summary.add(verdict)
+    command = [sys.executable, "-m", "simulation", "--scopes", "0..20"]
+    other = subprocess.run(
+        command, cwd=TESTS, env=os.environ | {"PYTHONHASHSEED": "3"}, check=True, capture_output=True, text=True
+    )
+    assert other.stdout.splitlines()[0] == next(summary.lines())
 
 
 @pytest.mark.parametrize("name", SCOPE_DEFECTS)
