@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from trio_cancel import OrderScope, TradingWS
+from trio_cancel._journal import Journal
+from trio_cancel._pending import Pending
 
 from . import table
 from .scopes_batch import ScopeSummary, judge_scopes
@@ -51,3 +57,17 @@ def test_each_defect_is_caught(name: str) -> None:
 
 def test_the_table_names_every_defect() -> None:
     assert [name for name in table.read() if name in SCOPE_DEFECTS] == list(SCOPE_DEFECTS)
+
+
+def test_nothing_stays_in_memory() -> None:
+    """No pending entry, no scope, no journal, no session, once the runs are over."""
+    kinds = (Pending, OrderScope, Journal, TradingWS)
+
+    def alive() -> Counter[str]:
+        gc.collect()
+        return Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
+
+    before = alive()
+    for seed in range(40):
+        judge_scopes(seed)
+    assert alive() == before
