@@ -830,3 +830,29 @@ async def test_a_refusal_after_somebody_s_unanswered_cancel_leaves_the_order_unk
         assert outcome.kind == "unknown"
         assert outcome.off_book is None
         assert outcome.after_unanswered
+
+
+async def test_while_the_session_ends_no_scope_is_opened(autojump_clock: MockClock) -> None:
+    """Its block has ended: nobody would end that scope before the connection is closed."""
+    async with trio.open_nursery() as nursery:
+
+        async def hold() -> None:
+            with pytest.raises(OrdersLeft):
+                async with ws.open_order_scope(grace=5) as orders:
+                    await orders.add(silent)
+                    await trio.sleep(10)
+
+        async def open_another() -> None:
+            await trio.sleep(3)
+            orders = ws.open_order_scope()
+            with pytest.raises(SessionClosed):
+                async with orders:
+                    await orders.add(other)
+                    await trio.sleep(10)
+
+        async with session() as (venue, ws):
+            silent, other = venue.orders(2)
+            venue.sandbox.fault_on(silent, *[Fault.SILENT_BEFORE] * 10)
+            nursery.start_soon(hold)
+            nursery.start_soon(open_another)
+            await trio.sleep(1)

@@ -171,6 +171,8 @@ class OrderScope:
         if self._open or self._drain is not None:
             raise SessionClosed("An order scope is entered once; open another with ws.open_order_scope().")
         await trio.lowlevel.checkpoint()
+        if self._session.ending:  # it would not be ended before the connection is closed
+            raise SessionClosed("This session is ending: no further order scope can be opened.")
         self._open = True
         self._session.scopes[self] = None
         listeners = ears()

@@ -87,6 +87,7 @@ class Session:
     ) -> None:
         self.state: SessionState = SessionState.CONNECTING
         self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not repeat
+        self.ending = False  # the block has ended: no further scope is opened
         self.failure: HandshakeFailed | None = None
         self._dialing = dialing
         self._world = world
@@ -134,6 +135,7 @@ class Session:
 
         Order scopes that are still open (another task's, or whose end was lost) are ended first, within their grace.
         """
+        self.ending = True
         with trio.CancelScope(shield=True):
             try:
                 for done in [scope.end() for scope in list(self.scopes)]:
