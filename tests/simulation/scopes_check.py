@@ -128,7 +128,13 @@ def _check_resume(whole: ScopeRun, resume: Resume) -> Iterator[str]:
             yield f"S4: resume said {outcome.kind} of {outcome.request}, which is on the book"
     held = {each.request for each in _held_at_death(whole)}
     first = next(resume for resume in whole.resumes if resume.finished)
-    for request in held | _unsettled_at_death(whole):
+    since = {  # what a resume that died had found out; if it had found a mere cancel's order missing, that was settled
+        request
+        for life in whole.lives[1:]
+        for request, _, outcome, _ in life.settled
+        if life.dead and outcome.kind in DEFINITE
+    }
+    for request in held | (_unsettled_at_death(whole) - since):
         if _order_id(whole, request) not in resume.on_book:
             continue
         if request not in told and resume is first:
