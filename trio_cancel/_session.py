@@ -87,7 +87,7 @@ class Session:
     ) -> None:
         self.state: SessionState = SessionState.CONNECTING
         self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not repeat
-        self.ending = False  # the block has ended: no further scope is opened
+        self.ending: bool = False  # the block has ended: no further scope is opened
         self.failure: HandshakeFailed | None = None
         self._dialing = dialing
         self._world = world
