@@ -1,7 +1,7 @@
-"""Bulk cancels: a batch that can be interrupted and still accounts for every order, and a stream without end.
+"""A bulk cancel that can be interrupted and still accounts for every order.
 
 A :class:`Batch` materialises its input before anything is sent and keeps one slot for each distinct order. The
-dispatcher asks it for the next order when there is room (no task an order, no queue that grows) and settles orders into
+dispatcher asks it for as many orders as there is room for (no task an order, no queue that grows) and settles them into
 their slots; a memory channel of size 1 only tells ``run`` that the last one has settled. If ``run`` is cancelled, what
 is not written is withdrawn, what is written goes on settling into its slot while the connection lives, and ``report``
 tells it all at any time.

@@ -1,7 +1,8 @@
 """The one door: ``open_trading_ws`` and the object that it yields.
 
-Nothing here waits for the network. A single cancel registers an order with the dispatcher and waits at a memory channel
-of size 1 of its own; if it is cancelled there, the order is withdrawn if it is not written, and tracked on if it is.
+Nothing here waits for the network. A single cancel hands an order to the dispatcher (which may have it written at once,
+see ``_writer``) and waits at a memory channel of size 1 of its own; if it is cancelled there, the order is withdrawn if
+it is not written, and tracked on if it is.
 """
 
 from __future__ import annotations

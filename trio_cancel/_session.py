@@ -13,6 +13,9 @@ Task tree at rest::
         │       └── watcher                   waits for the reader's end
         └── timer                             reply and give-up deadlines
 
+With a journal there are two more: its own task (``_journal_open``), and in the connection nursery the intake, which has
+intents made durable before the writer gets their orders. An order scope that is being left adds its drain.
+
 The body is no child of these tasks and they are no children of the scopes around it: a scope that fires around
 ``open_trading_ws`` cancels the body only, whose clean-up can still use the connection. Only :meth:`Session.close` ends
 the tasks. Pending orders belong to the dispatcher; the connections task owns ``state``.
