@@ -53,8 +53,8 @@ def refusal(request_id: str | None, status: int, code: int | None = None, messag
 class Order(Pending):
     """A cancel whose outcome is kept."""
 
-    def __init__(self, request: CancelRequest, terms: Terms, *, urgent: bool = True, now: float = 0.0) -> None:
-        super().__init__(request, terms, now)
+    def __init__(self, request: CancelRequest, terms: Terms, *, urgent: bool = True) -> None:
+        super().__init__(request, terms)
         self.urgent = urgent
         self.delivered: list[Outcome] = []
 
@@ -78,7 +78,7 @@ class Bulk:
         self.refused: BaseException | None = None
         self._give_up = give_up
 
-    def take(self, most: int, now: float) -> list[Pending]:
+    def take(self, most: int) -> list[Pending]:
         taken: list[Pending] = list(self.orders[:most])
         del self.orders[:most]
         return taken
@@ -117,7 +117,7 @@ class Desk:
         self._ask_at = math.inf
         self._rung = False
         self.dispatcher = Dispatcher(
-            sign=lambda request_id, request, timestamp: f"{request_id} {request.key} {timestamp}".encode(),
+            sign=lambda orders, at: [f"{request_id} {request.key} {at}".encode() for request_id, request in orders],
             id_prefix="r",
             pacer=pacer,
             notify=None if observer is None else Notifier(observer),
@@ -143,14 +143,14 @@ class Desk:
     def submit(self, order_id: str = "o", *, external_id: str | None = None) -> Order:
         """Hand a single cancel in, and write it if that can be done now."""
         request = CancelRequest(external_id=external_id) if external_id is not None else CancelRequest(order_id)
-        order = Order(request, self.terms, now=self.now)
+        order = Order(request, self.terms)
         self.dispatcher.submit(order, self.now)
         self._after()
         return order
 
     def submit_bulk(self, *order_ids: str) -> tuple[Bulk, list[Order]]:
         """Hand a bulk cancel in, and write what can be written now."""
-        orders = [Order(CancelRequest(order_id), self.terms, urgent=False, now=self.now) for order_id in order_ids]
+        orders = [Order(CancelRequest(order_id), self.terms, urgent=False) for order_id in order_ids]
         source = Bulk(orders, self.now, self.terms.give_up_after)
         self.dispatcher.submit_source(source, self.now)
         self._after()
@@ -178,7 +178,7 @@ class Desk:
     def answer(self, text: str, *, connection: int | None = None) -> None:
         """Let the reader take one message."""
         number = self.connection if connection is None else connection
-        self.dispatcher.read(text, number, self.now, self.wall)
+        self.dispatcher.read([text], number, self.now, self.wall)
         if self.dispatcher.queue:
             self.dispatcher.table.wake_writer()
         self._after()

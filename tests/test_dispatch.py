@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from desk import WALL, Bulk, Desk, Order, canceled, refusal, result
@@ -141,8 +141,14 @@ def test_server_errors_are_tried_again_less_and_less_often_and_given_up() -> Non
 
 def test_no_answer_is_tried_again_with_a_new_id_and_a_young_timestamp() -> None:
     desk = Desk()
-    signed = []
-    desk.dispatcher._sign = lambda rid, request, timestamp: signed.append((rid, timestamp)) or b""  # type: ignore[func-returns-value]  # append returns None
+    signed: list[tuple[str, int]] = []
+
+    def sign(orders: Iterable[tuple[str, CancelRequest]], timestamp: int) -> list[bytes]:
+        ids = [request_id for request_id, _ in orders]
+        signed.extend((request_id, timestamp) for request_id in ids)
+        return [b"" for _ in ids]
+
+    desk.dispatcher._sign = sign
     order = desk.submit()
     desk.wait(11.99)
     assert len(desk.ids) == 1
@@ -1069,8 +1075,13 @@ def test_what_was_admitted_and_not_signed_comes_back() -> None:
 def test_the_correction_of_the_clock_goes_into_the_timestamp() -> None:
     desk = Desk()
     desk.dispatcher.correction = -2.5
-    timestamps = []
-    desk.dispatcher._sign = lambda rid, request, timestamp: timestamps.append(timestamp) or b""  # type: ignore[func-returns-value]  # append returns None
+    timestamps: list[int] = []
+
+    def sign(orders: Iterable[tuple[str, CancelRequest]], timestamp: int) -> list[bytes]:
+        timestamps.append(timestamp)
+        return [b"" for _ in orders]
+
+    desk.dispatcher._sign = sign
     desk.submit()
     assert timestamps == [(WALL - 2.5) * 1000]
 

@@ -21,7 +21,7 @@ from trio_cancel._frames import (
     HeadReader,
     NotHTTP,
     encode_close,
-    encode_text,
+    encode_texts,
 )
 
 FORGED = b"\x81\x05\x81\x03abc\x81\x01"  # looks like frames from every second byte on
@@ -79,7 +79,7 @@ def through_wsproto(pieces: list[bytes]) -> list[Event]:
 def through_peeler(pieces: list[bytes]) -> tuple[list[str], list[Event], FramePeeler]:
     """What was peeled, what wsproto made of the rest, and the peeler."""
     peeled: list[str] = []
-    peeler = FramePeeler(lambda payload: peeled.append(payload.decode()))
+    peeler = FramePeeler(lambda payloads: peeled.extend(payload.decode() for payload in payloads))
     connection = Connection(ConnectionType.CLIENT)
     events: list[Event] = []
     for piece in pieces:
@@ -217,7 +217,7 @@ def test_what_passes_is_the_stream_without_the_peeled_frames() -> None:
     stream = b"".join(parts)
     for size in (1, 2, 3, 7, 100, len(stream)):
         peeled: list[bytes] = []
-        peeler = FramePeeler(peeled.append)
+        peeler = FramePeeler(peeled.extend)
         passed = b"".join(peeler.feed(stream[i : i + size]) for i in range(0, len(stream), size))
         assert peeled == [b"one", b"two", b"three"]
         assert passed == ping + binary + parts[5] + parts[6]
@@ -228,14 +228,14 @@ def test_what_passes_is_the_stream_without_the_peeled_frames() -> None:
 
 def test_an_empty_text_is_not_held_back() -> None:
     peeled: list[bytes] = []
-    FramePeeler(peeled.append).feed(frame(b"") + frame(b"a") + frame(b""))
+    FramePeeler(peeled.extend).feed(frame(b"") + frame(b"a") + frame(b""))
     assert peeled == [b"", b"a", b""]
 
 
 def test_one_byte_at_a_time_is_linear() -> None:
     """Held bytes are appended to, never joined again for each piece."""
     peeled: list[bytes] = []
-    peeler = FramePeeler(peeled.append)
+    peeler = FramePeeler(peeled.extend)
     stream = frame(b"x" * MAX_PEELED)
     tracemalloc.start()
     try:
@@ -278,14 +278,14 @@ def test_fragments_that_are_too_big_together() -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"x"])
 def test_endless_fragments_end(payload: bytes) -> None:
-    peeler = FramePeeler(lambda payload: None)
+    peeler = FramePeeler(lambda payloads: None)
     peeler.feed(frame(payload, 1, fin=False))
     peeler.feed(frame(payload, 0, fin=False) * (MAX_PIECES + 1))
     assert peeler.too_big
 
 
 def test_a_frame_that_trickles_ends() -> None:
-    peeler = FramePeeler(lambda payload: None)
+    peeler = FramePeeler(lambda payloads: None)
     peeler.feed(frame(b"x" * 100_000, 2)[:20])
     for _ in range(MAX_PIECES):
         peeler.feed(b"x")
@@ -293,7 +293,7 @@ def test_a_frame_that_trickles_ends() -> None:
 
 
 def test_pings_between_fragments_and_many_messages_are_no_flood() -> None:
-    peeler = FramePeeler(lambda payload: None)
+    peeler = FramePeeler(lambda payloads: None)
     for _ in range(MAX_PIECES + 10):
         stream = frame(b"", 9) + frame(b"ab", 2)
         peeler.feed(stream[:5])
@@ -304,7 +304,7 @@ def test_pings_between_fragments_and_many_messages_are_no_flood() -> None:
 @given(st.text(max_size=400), st.binary(min_size=4, max_size=4))
 def test_our_frames_are_understood(text: str, mask: bytes) -> None:
     server = Connection(ConnectionType.SERVER)
-    server.receive_data(encode_text(text.encode(), mask))
+    server.receive_data(encode_texts([text.encode()], mask)[0])
     assert join(list(server.events()))[0] == [text]
 
 
@@ -312,7 +312,7 @@ def test_our_frames_are_understood(text: str, mask: bytes) -> None:
 def test_our_frames_in_every_form_of_length(size: int) -> None:
     payload = bytes(index % 91 + 32 for index in range(size))
     server = Connection(ConnectionType.SERVER)
-    server.receive_data(encode_text(payload, b"\x01\xfe\x00\x80"))
+    server.receive_data(encode_texts([payload], b"\x01\xfe\x00\x80")[0])
     assert join(list(server.events()))[0] == [payload.decode()]
 
 

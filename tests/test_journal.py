@@ -36,7 +36,7 @@ async def journal_on(store: MemoryStore, executor: Executor | None = None) -> As
 
 
 def pendings(*keys: str) -> list[Pending]:
-    return [Pending(CancelRequest(key), Terms(), 0.0) for key in keys]
+    return [Pending(CancelRequest(key), Terms()) for key in keys]
 
 
 def failed(journal: Journal) -> bool:

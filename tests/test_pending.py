@@ -10,14 +10,16 @@ from trio_cancel._pending import Flight, Pending, Terms
 
 
 def pending(now: float = 0.0) -> Order:
-    return Order(CancelRequest("o"), Terms(), now=now)
+    order = Order(CancelRequest("o"), Terms())
+    order.held_since = now
+    return order
 
 
 def attempt(order: Order, *, answered: bool, doubtful: bool = False) -> Flight:
     flight = Flight(order, f"r-{len(order.flights)}", 1, 0.0, 1e9, 12.0)
     flight.answered_at = 1e9 + 1 if answered else None
     flight.doubtful = doubtful
-    order.flights.append(flight)
+    order.flights = (*order.flights, flight)
     return flight
 
 
@@ -128,4 +130,4 @@ def test_the_doubt_that_came_first_is_the_cause() -> None:
 
 def test_a_pending_order_does_not_deliver_by_itself() -> None:
     with pytest.raises(AssertionError):
-        Pending(CancelRequest("o"), Terms(), 0.0).deliver()
+        Pending(CancelRequest("o"), Terms()).deliver()

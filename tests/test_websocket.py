@@ -17,7 +17,7 @@ import trustme
 
 from trio_cancel._endpoint import parse_endpoint
 from trio_cancel._errors import ConnectionLost, HandshakeFailed
-from trio_cancel._frames import MAX_MESSAGE_SIZE, encode_text
+from trio_cancel._frames import MAX_MESSAGE_SIZE, encode_texts
 from trio_cancel._raw import StreamRaw
 from trio_cancel._tap import MAX_CONTROL
 from trio_cancel._transport import ByteStream
@@ -121,7 +121,7 @@ class Client:
 
 @asynccontextmanager
 async def linked(
-    glued: bytes = b"", *, writer: bool = True, on_text: Callable[[bytes], object] | None = None
+    glued: bytes = b"", *, writer: bool = True, on_texts: Callable[[list[bytes]], object] | None = None
 ) -> AsyncIterator[tuple[Link, Venue, Client]]:
     """An open link, and whoever is at its other end."""
     ours, theirs = trio.testing.memory_stream_pair()
@@ -132,7 +132,7 @@ async def linked(
             nursery,
             ByteStream(StreamRaw(ours)),
             ENDPOINT,
-            on_text=on_text or client.texts.append,
+            on_texts=on_texts or client.texts.extend,
             wake=client.wake,
             wall_clock=iter((100.0, 100.25)).__next__,
         )
@@ -157,7 +157,7 @@ async def test_a_round_trip() -> None:
         assert link.handshake.date == DATE
         assert (link.handshake.requested_at, link.handshake.answered_at) == (100.0, 100.25)
         assert link.stream.accepted == 1
-        await link.stream.send([encode_text(b"one", MASK), encode_text(b"two", MASK)])
+        await link.stream.send([encode_texts([b"one"], MASK)[0], encode_texts([b"two"], MASK)[0]])
         assert await venue.frames() == [(1, b"one"), (1, b"two")]
         await venue.stream.send_all(frame(b"un") + frame("d\u00e9ux".encode()))
         await trio.testing.wait_all_tasks_blocked()
@@ -169,7 +169,7 @@ async def test_a_round_trip() -> None:
 
 async def test_frames_glued_to_the_answer_come_after_the_upgrade_has_returned() -> None:
     order: list[str] = []
-    async with linked(frame(b"early") + frame(b"ping", 9), on_text=lambda payload: order.append("text")) as (
+    async with linked(frame(b"early") + frame(b"ping", 9), on_texts=lambda payloads: order.append("text")) as (
         _,
         venue,
         _,
@@ -330,10 +330,10 @@ async def test_no_second_close_after_a_violation_while_closing() -> None:
 async def test_what_a_callback_raises_ends_the_link() -> None:
     error = ZeroDivisionError()
 
-    def on_text(payload: bytes) -> None:
+    def on_texts(payloads: list[bytes]) -> None:
         raise error
 
-    async with linked(on_text=on_text) as (link, venue, _):
+    async with linked(on_texts=on_texts) as (link, venue, _):
         await venue.stream.send_all(frame(b"x"))
         await link.ended.wait()
         assert link.failure is error
@@ -465,7 +465,7 @@ async def failing(script: Callable[[Venue], Awaitable[None]], now: float = 78411
         with trio.fail_after(1):
             with pytest.raises(HandshakeFailed) as caught:
                 await upgrade(
-                    nursery, stream, ENDPOINT, on_text=client.texts.append, wake=client.wake, wall_clock=lambda: now
+                    nursery, stream, ENDPOINT, on_texts=client.texts.extend, wake=client.wake, wall_clock=lambda: now
                 )
         nursery.cancel_scope.cancel()
     assert client.texts == []
@@ -592,7 +592,7 @@ async def test_early_hints_are_skipped() -> None:
             nursery,
             ByteStream(StreamRaw(ours)),
             ENDPOINT,
-            on_text=client.texts.append,
+            on_texts=client.texts.extend,
             wake=client.wake,
             wall_clock=lambda: 0.0,
         )
@@ -622,7 +622,7 @@ async def test_cancelled_anywhere_in_the_upgrade_nothing_leaks() -> None:
                     scope.cancel()
 
                 link = await upgrade(
-                    nursery, stream, ENDPOINT, on_text=print, wake=lambda: None, wall_clock=lambda: 0.0
+                    nursery, stream, ENDPOINT, on_texts=print, wake=lambda: None, wall_clock=lambda: 0.0
                 )
                 done = True
             if done:
@@ -640,7 +640,7 @@ async def test_connect_over_loopback_without_a_server() -> None:
             await connect(
                 nursery,
                 parse_endpoint("ws://127.0.0.1:1"),
-                on_text=print,
+                on_texts=print,
                 wake=lambda: None,
                 wall_clock=lambda: 0.0,
             )
@@ -669,12 +669,12 @@ async def test_over_loopback_with_tls_and_a_server_that_is_not_ours() -> None:
             nursery,
             parse_endpoint(f"wss://localhost:{server.port}"),
             ssl_context=ours,
-            on_text=client.texts.append,
+            on_texts=client.texts.extend,
             wake=client.wake,
             wall_clock=lambda: 0.0,
         )
         nursery.start_soon(client.write)
-        await link.stream.send([encode_text(text, MASK) for text in (b"small", b"big", b"small")])
+        await link.stream.send([encode_texts([b"small", b"big", b"small"], MASK * 3)[0]])
         assert await link.ping() > 0
         assert len(await anext(aiter(link.messages()))) == 100_000
         with trio.fail_after(5):
@@ -697,10 +697,10 @@ async def test_what_trio_websocket_may_call_besides() -> None:
 async def test_the_reader_is_protected_from_keyboard_interrupts() -> None:
     protected: list[bool] = []
 
-    def on_text(payload: bytes) -> None:
+    def on_texts(payloads: list[bytes]) -> None:
         protected.append(trio.lowlevel.currently_ki_protected())
 
-    async with linked(on_text=on_text) as (_, venue, _):
+    async with linked(on_texts=on_texts) as (_, venue, _):
         await venue.stream.send_all(frame(b"x"))
         await trio.testing.wait_all_tasks_blocked()
     assert protected == [True]

@@ -100,7 +100,7 @@ def order_in(text: str | bytes) -> CanceledOrder:
 
 def test_the_documented_request_byte_for_byte() -> None:
     signer = Signer(Credentials("your-api-token", "sandbox-secret"))
-    text = signer.encode("req-003", CancelRequest(SEED_ID), 1634567890000)
+    [text] = signer.encode([("req-003", CancelRequest(SEED_ID))], 1634567890000)
     signature = "ZBdPomouS4r1budlwzSY+d2Bg58GO/SPgn+pCFb3064="
     assert text == compact(SEED_REQUEST).replace("calculated-signature", signature).encode()
 
@@ -109,7 +109,7 @@ def test_the_documented_request_byte_for_byte() -> None:
 def test_signatures_agree_with_those_of_other_implementations(vector: dict[str, Any]) -> None:
     request = CancelRequest(**vector["params"])
     assert str(vector["timestamp"]) + business_params(request).decode() == vector["message"]
-    text = Signer(Credentials("token", vector["secret"])).encode("r-1", request, vector["timestamp"])
+    [text] = Signer(Credentials("token", vector["secret"])).encode([("r-1", request)], vector["timestamp"])
     params = json.loads(text)["params"]
     assert params["signature"] == vector["signature"]
     assert params["timestamp"] == vector["timestamp"]
@@ -138,7 +138,7 @@ def js_stringify(text: str) -> str:
 @example(key='\x00\x1f\x7f\u2028/<é€🚀"\\', named="id", token='"', secret="s", timestamp=0)
 def test_every_request_is_what_the_venue_expects(key: str, named: str, token: str, secret: str, timestamp: int) -> None:
     request = CancelRequest(**{named: key})
-    text = Signer(Credentials(token, secret)).encode("prefix-17", request, timestamp)
+    [text] = Signer(Credentials(token, secret)).encode([("prefix-17", request)], timestamp)
     params = f"{{{js_stringify(named)}:{js_stringify(key)}}}"
     mac = hmac.new(secret.encode(), f"{timestamp}{params}".encode(), hashlib.sha256)
     signature = base64.b64encode(mac.digest()).decode()
@@ -160,9 +160,10 @@ def test_a_signer_shows_nothing() -> None:
 
 def test_a_signer_can_be_used_again() -> None:
     signer = Signer(Credentials("t", "s"))
-    first = signer.encode("r", CancelRequest("a"), 1)
-    signer.encode("r", CancelRequest(external_id="b"), 2)
-    assert signer.encode("r", CancelRequest("a"), 1) == first
+    first = signer.encode([("r", CancelRequest("a"))], 1)
+    second = signer.encode([("s", CancelRequest(external_id="b"))], 1)
+    assert signer.encode([("r", CancelRequest("a")), ("s", CancelRequest(external_id="b"))], 1) == first + second
+    assert signer.encode([], 1) == []
 
 
 # In

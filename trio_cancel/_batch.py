@@ -62,12 +62,10 @@ def as_requests(requests: Iterable[str | CancelRequest]) -> list[CancelRequest]:
 class _Item(Pending):
     """One order of a batch."""
 
-    def __init__(self, batch: Batch, slot: int, request: CancelRequest, now: float) -> None:
+    def __init__(self, batch: Batch, slot: int, request: CancelRequest) -> None:
         # What Pending.__init__ does, without the call: this runs once an order.
         self.request = request
         self.terms = batch.terms
-        self.not_before = self.held_since = now
-        self.flights = []
         self._batch = batch
         self._slot = slot
 
@@ -93,10 +91,13 @@ class Batch:
         check_open: Callable[[], None],
         journal_failed: Callable[[], bool],
     ) -> None:
-        slots: dict[tuple[str | None, str | None], int] = {}
-        # Where each input's outcome is: an order that stands there twice is canceled once.
-        self._slot_of = [slots.setdefault((r.id, r.external_id), len(slots)) for r in requests]
-        self._requests = requests if len(slots) == len(requests) else [CancelRequest(*key) for key in slots]
+        slots: dict[str | CancelRequest, int] = {}
+        # Where each input's outcome is: an order that stands there twice is canceled once. Ids are compared as strings,
+        # which is far cheaper than to compare requests.
+        self._slot_of = [slots.setdefault(r.id or r, len(slots)) for r in requests]
+        if len(slots) < len(requests):
+            requests = [CancelRequest(key) if isinstance(key, str) else key for key in slots]
+        self._requests = requests
         # For each order: None until its turn has come, then what is under way, then its outcome.
         self._slots: list[Outcome | _Item | None] = [None] * len(slots)
         self._next = 0
@@ -171,12 +172,12 @@ class Batch:
 
     # What the dispatcher calls
 
-    def take(self, most: int, now: float) -> list[Pending]:
+    def take(self, most: int) -> list[Pending]:
         """Return the next orders, at most so many."""
         begin = self._next
         end = self._next = min(begin + most, len(self._requests))
         requests = self._requests
-        taken = [_Item(self, slot, requests[slot], now) for slot in range(begin, end)]
+        taken = [_Item(self, slot, requests[slot]) for slot in range(begin, end)]
         self._slots[begin:end] = taken
         return taken  # type: ignore[return-value]  # list is invariant; nobody adds to it
 

@@ -56,7 +56,6 @@ class Connection:
         self.writer = Writer(number, dispatcher, world, intents, Bell())
         self._dispatcher = dispatcher
         self._world = world
-        self._read_at: tuple[float, float] | None = None  # trio's clock and Unix seconds of the piece being read
         self._over = trio.Event()
         self._cause: BaseException | None = None
 
@@ -99,7 +98,7 @@ class Connection:
                             nursery,
                             stream,
                             dialing.endpoint,
-                            on_text=self._read,
+                            on_texts=self._read,
                             on_fed=self._after_reading,
                             wake=self.writer.bell.ring,
                             wall_clock=self._world.wall,
@@ -142,18 +141,12 @@ class Connection:
                     # Bytes left unread would make the system reset the connection before the peer reads our code.
                     await self.link.stream.drain()
 
-    def _read(self, text: bytes | str) -> None:
-        """Hand one text message to the dispatcher; called in the reader's task.
-
-        All that came in one piece came at one time.
-        """
-        if self._read_at is None:
-            self._read_at = trio.current_time(), self._world.wall()
-        self._dispatcher.read(text, self.number, *self._read_at)
+    def _read(self, texts: list[bytes] | list[str]) -> None:
+        """Hand the text messages of one piece to the dispatcher; called in the reader's task."""
+        self._dispatcher.read(texts, self.number, trio.current_time(), self._world.wall())
 
     def _after_reading(self) -> None:
         """Let the writer go on, and leave a venue that sends too much noise; called after each piece."""
-        self._read_at = None
         table = self._dispatcher.table
         if table.queue:
             table.wake_writer()
@@ -176,7 +169,7 @@ class Connection:
     async def _read_slow(self) -> None:
         async for message in self.link.messages():
             if isinstance(message, str):
-                self._read(message)
+                self._read([message])
             else:
                 self._dispatcher.inbox.count_binary(trio.current_time())
             self._after_reading()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trio_cancel._errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._inbox import Inbox
@@ -27,7 +27,7 @@ WRITE_MOST = 256
 MOMENT = 1e-6
 """Seconds below which time is up: rounding can leave a remainder too small to ever pass on the clock."""
 
-SignRequest = Callable[[str, CancelRequest, int], bytes]
+SignRequests = Callable[[Iterable[tuple[str, CancelRequest]], int], list[bytes]]
 
 
 class Dispatcher:
@@ -36,7 +36,7 @@ class Dispatcher:
     def __init__(
         self,
         *,
-        sign: SignRequest,
+        sign: SignRequests,
         id_prefix: str,
         pacer: Pacer | None,
         notify: Notifier | None,
@@ -49,7 +49,7 @@ class Dispatcher:
         self.inbox: Inbox = Inbox(self.table, self.governor, jitter)
         self.queue: Queue = self.table.queue
         self.counters: Counters = self.table.counters
-        self.read: Callable[[bytes | str, int, float, float], None] = self.inbox.read
+        self.read: Callable[[Iterable[bytes | str], int, float, float], None] = self.inbox.read
         self.abandon: Callable[[Pending], None] = self.table.abandon
         self.write_now = wake_writer  # for a single cancel that finds nothing else under way
         self.correction: float = 0.0  # seconds added to our clock before signing
@@ -67,6 +67,7 @@ class Dispatcher:
 
     def submit(self, pending: Pending, now: float) -> None:
         """Take a single cancel in; it settles at once if the session has failed or is closed."""
+        pending.held_since = now
         self.counters.queued += 1
         if self._notify is not None:
             self._notify("request_queued", pending.request)
@@ -111,20 +112,25 @@ class Dispatcher:
         governor = self.governor
         pacer = self._pacer
         window = governor.window
-        while len(admitted) < WRITE_MOST:
+        unpaced = pacer is None and governor.rate is None
+        while (left := WRITE_MOST - len(admitted)) > 0:
             ready = governor.ready_at() if pacer is None else max(governor.ready_at(), pacer.ready_at())
             if ready > now:
                 return admitted, min(ready, queue.next_due(now))
-            pending = queue.next_urgent() if table.active_urgent < window else None
+            room = window - table.active_urgent
+            if unpaced and room > 0 and queue.urgent:
+                # Where no pace holds them back, as many as there is room for, in one go.
+                admitted += table.admit_all(queue.take_urgent(min(room, left)), urgent=True)
+                continue
+            pending = queue.next_urgent() if room > 0 else None
             if pending is None:
                 pending = queue.next_retry(now)
             if pending is None:
                 room = max(0, window - len(table.active))
-                if governor.rate is None and pacer is None:
-                    # The usual case of a bulk cancel: as many as there is room for, in one go.
-                    admitted += table.admit_all(queue.take_bulk(min(room, WRITE_MOST - len(admitted)), now))
+                if unpaced:
+                    admitted += table.admit_all(queue.take_bulk(min(room, left)), urgent=False)
                     break
-                bulk = queue.take_bulk(min(room, 1), now)
+                bulk = queue.take_bulk(min(room, 1))
                 if not bulk:
                     break
                 pending = bulk[0]
@@ -142,33 +148,34 @@ class Dispatcher:
     ) -> tuple[list[Flight], list[bytes]]:
         """Sign and register what was admitted, if its time is not up; return the attempts with their texts."""
         flights: list[Flight] = []
-        texts: list[bytes] = []
-        timestamp = int((wall + self.correction) * 1000)
+        to_sign: list[tuple[str, CancelRequest]] = []
         notify = self._notify
-        sign = self._sign
+        is_admitted, is_in_flight = State.ADMITTED, State.IN_FLIGHT
         prefix = self._id_prefix
         number = self._next_id
         by_id = self.table.flights
         earliest = math.inf
         for pending in admitted:
-            if pending.state is not State.ADMITTED:
+            if pending.state is not is_admitted:
                 continue  # withdrawn meanwhile
             terms = pending.terms
-            left = terms.give_up_after - pending.spent(now, None)
+            left = terms.give_up_after - pending.time_spent
+            if pending.running_from is None:
+                pending.running_from = now
+            else:
+                left -= now - pending.running_from
             if left < MOMENT:
                 self.table.settle(pending, pending.conclude(None, self.table.clock))
                 continue
             number += 1
             request_id = f"{prefix}-{number}"
-            texts.append(sign(request_id, pending.request, timestamp))
+            to_sign.append((request_id, pending.request))
             deadline = now + (left if left < terms.reply_timeout else terms.reply_timeout)  # noqa: FURB136 - hot
             if deadline < earliest:
                 earliest = deadline
             flight = Flight(pending, request_id, connection, now, wall, deadline)
-            if pending.running_from is None:
-                pending.running_from = now
-            pending.state = State.IN_FLIGHT
-            pending.flights.append(flight)
+            pending.state = is_in_flight
+            pending.flights = (*pending.flights, flight) if pending.flights else (flight,)
             by_id[request_id] = flight
             flights.append(flight)
             if notify is not None:
@@ -176,7 +183,7 @@ class Dispatcher:
         self._next_id = number
         self.counters.written += len(flights)
         self._wake_timer(earliest)
-        return flights, texts
+        return flights, self._sign(to_sign, int((wall + self.correction) * 1000))
 
     def put_back(self, admitted: list[Pending], now: float) -> None:
         """Take back what was admitted and not signed: the connection ended between the two."""
@@ -190,7 +197,7 @@ class Dispatcher:
             if self.table.flights.pop(flight.request_id, None) is None:
                 continue
             pending = flight.pending
-            pending.flights.remove(flight)
+            pending.flights = tuple(f for f in pending.flights if f is not flight)
             self.counters.written -= 1
             if pending.terms.retry and not pending.abandoned and not pending.no_more:
                 self.table.retry(pending, now)

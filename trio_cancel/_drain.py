@@ -31,8 +31,8 @@ class _Turn(Pending):
 
     urgent = True
 
-    def __init__(self, drain: Drain, request: CancelRequest, terms: Terms, now: float) -> None:
-        super().__init__(request, terms, now)
+    def __init__(self, drain: Drain, request: CancelRequest, terms: Terms) -> None:
+        super().__init__(request, terms)
         self._drain = drain
 
     def deliver(self) -> None:
@@ -102,7 +102,7 @@ class Drain:
     def _submit(self, request: CancelRequest) -> None:
         now = trio.current_time()
         terms = attrs.evolve(self._terms, give_up_after=max(0.001, self._ends_at - now))
-        self._under_way[request] = turn = _Turn(self, request, terms, now)
+        self._under_way[request] = turn = _Turn(self, request, terms)
         self._dispatcher.submit(turn, now)
 
     def settled(self, turn: _Turn) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -30,23 +30,46 @@ _CONTINUATION, _TEXT, _BINARY = 0x0, 0x1, 0x2
 _FIN = 0x80
 
 
-def encode_text(payload: bytes, mask: bytes) -> bytes:
-    """One whole client frame (FIN, text, masked).
+def encode_texts(payloads: Iterable[bytes], masks: bytes) -> tuple[bytes, list[int]]:
+    """Whole client frames (FIN, text, masked), one after the other.
 
     Args:
-        payload: the message, UTF-8.
-        mask: four unpredictable bytes, fresh for each frame (RFC 6455, section 5.3).
+        payloads: the messages, UTF-8.
+        masks: four unpredictable bytes for each, fresh for each frame (RFC 6455, section 5.3).
+
+    Returns:
+        The frames, and for each the offset of its end.
     """
-    size = len(payload)
+    plain: list[bytes] = []
+    pattern: list[bytes] = []
+    ends: list[int] = []
+    head = unmasked = b""
+    end = at = times = 0
+    last = -1
+    for payload in payloads:
+        mask = masks[at : at + 4]
+        at += 4
+        size = len(payload)
+        if size != last:  # messages of one size have one head
+            last = size
+            head = _text_head(size)
+            unmasked = bytes(len(head) + 4)
+            times = (size + 3) >> 2
+        plain += head, mask, payload
+        pattern += unmasked, (mask * times)[:size]
+        end += len(unmasked) + size
+        ends.append(end)
+    # One XOR of two big integers for all of them, instead of one for each byte; heads meet zeros.
+    mixed = int.from_bytes(b"".join(plain), "little") ^ int.from_bytes(b"".join(pattern), "little")
+    return mixed.to_bytes(end, "little"), ends
+
+
+def _text_head(size: int) -> bytes:
     if size < 126:
-        head = bytes((0x81, 0x80 | size))
-    elif size <= 0xFFFF:
-        head = b"\x81\xfe" + size.to_bytes(2, "big")
-    else:
-        head = b"\x81\xff" + size.to_bytes(8, "big")
-    # One XOR of two big integers instead of one for each byte.
-    pattern = int.from_bytes((mask * ((size + 3) >> 2))[:size], "little")
-    return head + mask + (int.from_bytes(payload, "little") ^ pattern).to_bytes(size, "little")
+        return bytes((0x81, 0x80 | size))
+    if size <= 0xFFFF:
+        return b"\x81\xfe" + size.to_bytes(2, "big")
+    return b"\x81\xff" + size.to_bytes(8, "big")
 
 
 def encode_close(code: int, reason: str, mask: bytes) -> bytes:
@@ -147,7 +170,7 @@ class FramePeeler:
         "_held",
         "_left",
         "_need",
-        "_on_text",
+        "_on_texts",
         "_open",
         "_pieces",
         "_size",
@@ -158,8 +181,8 @@ class FramePeeler:
         "too_big",
     )
 
-    def __init__(self, on_text: Callable[[bytes], object]) -> None:
-        self._on_text = on_text
+    def __init__(self, on_texts: Callable[[list[bytes]], object]) -> None:
+        self._on_texts = on_texts
         self._held = bytearray()  # the beginning of a frame (small text, or any header) that is not whole yet
         self._need = 0  # what _held must grow to before it is worth looking again
         self._left = 0  # payload bytes of the current frame that are still to pass
@@ -173,7 +196,7 @@ class FramePeeler:
         self.backlog = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes from the peer, hand over the text frames in them, in order.
+        """Take bytes from the peer, hand over the text frames in them, in order and in one call.
 
         Args:
             data: any piece of the stream; cost is linear in the stream however it is cut.
@@ -208,8 +231,8 @@ class FramePeeler:
 
     def _feed_frames(self, data: bytes, position: int) -> bytes:
         """Take frames apart, from the beginning of one at `position`."""
-        on_text = self._on_text
         end = len(data)
+        texts: list[bytes] = []
         passing: list[bytes] = []
         while position < end:
             # The usual case first, without a call: a small text frame, whole.
@@ -229,7 +252,7 @@ class FramePeeler:
                         break
                     payload = data[start:stop]
                     if payload.isascii() or _is_utf8(payload):
-                        on_text(payload)
+                        texts.append(payload)
                         position = stop
                         continue
                     self.irregular = True
@@ -240,6 +263,8 @@ class FramePeeler:
                 break
             passing.append(data[position:stop])
             position = stop
+        if texts:
+            self._on_texts(texts)
         return b"".join(passing) if passing else b""
 
     def _other_frame(self, data: bytes, position: int, end: int) -> int:

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
 
 from trio_cancel._errors import InvalidReply, VenueUnavailable
 from trio_cancel._observer import logger
-from trio_cancel._outcomes import AlreadyClosed, Canceled, NotFound, Unknown, VenueReply
+from trio_cancel._outcomes import AlreadyClosed, Attempt, Canceled, NotFound, Unknown, VenueReply
 from trio_cancel._pacing import WINDOW_MOST, Governor
 from trio_cancel._pending import Flight, Pending, State
+from trio_cancel._quick import quick
 from trio_cancel._table import Table
 from trio_cancel._verdict import Verdict, judge, judge_bad
 from trio_cancel._wire import BadReply, Reply, decode_reply
 
 RETRY_FIRST, RETRY_MOST = 0.25, 4.0
 """Seconds (before jitter) until the first and the last repetition after a 5xx."""
+_canceled = quick(Canceled)
+
 BAD_PER_MINUTE = 100
 """Bad messages a minute that a connection may carry before it is replaced."""
 
@@ -39,39 +43,44 @@ class Inbox:
         """Begin a new budget of bad messages."""
         self._bad_since, self._bad_count = -math.inf, 0
 
-    def read(self, text: bytes | str, connection: int, now: float, wall: float) -> None:
-        """Take one text message in."""
+    def read(self, texts: Iterable[bytes | str], connection: int, now: float, wall: float) -> None:
+        """Take text messages in that came together."""
         table = self._table
-        reply = decode_reply(text)
-        flight = table.flights.get(reply.id) if reply.id is not None else None
-        if flight is None or flight.connection != connection or flight.answered_at is not None:
-            self._read_stray(reply, flight if flight is not None and flight.connection == connection else None, now)
-            return
-        pending = flight.pending
-        if reply.__class__ is Reply:
-            verdict, why = judge(reply, pending.request, now - flight.written)
-        else:
-            assert isinstance(reply, BadReply)
-            verdict, why = judge_bad(reply)
-        flight.answered_at = wall
-        flight.status = reply.status
-        table.counters.answered += 1
-        if table.notify is not None:
-            table.notify("request_answered", pending.request, flight.request_id, reply.status, now - flight.written)
-        if verdict is Verdict.CANCELED:
-            assert isinstance(reply, Reply)
-            assert reply.order is not None
-            governor = self._governor
+        counters, notify, flights = table.counters, table.notify, table.flights
+        governor = self._governor
+        canceled = Verdict.CANCELED
+        for text in texts:
+            reply = decode_reply(text)
+            flight = flights.get(reply.id or "")
+            if flight is None or flight.connection != connection or flight.answered_at is not None:
+                self._read_stray(reply, flight if flight is not None and flight.connection == connection else None, now)
+                continue
+            pending = flight.pending
+            if isinstance(reply, Reply):
+                order = reply.order
+                verdict, why = judge(reply, pending.request, now - flight.written)
+            else:
+                order = None
+                verdict, why = judge_bad(reply)
+            flight.answered_at = wall
+            flight.status = reply.status
+            counters.answered += 1
+            if notify is not None:
+                notify("request_answered", pending.request, flight.request_id, reply.status, now - flight.written)
+            if verdict is not canceled or order is None:
+                self._read_refusal(reply, flight, verdict, why, now)
+                continue
             if governor.rate is not None:
                 self._progress(now)
             elif governor.window < WINDOW_MOST:
                 governor.window += 1
-            after = len(pending.flights) > 1 and pending.doubtful_but(flight)
-            table.settle(
-                pending, Canceled(pending.request, pending.attempts(), after_unanswered=after, order=reply.order)
-            )
-        else:
-            self._read_refusal(reply, flight, verdict, why, now)
+            attempts: tuple[Attempt, ...]
+            if len(pending.flights) == 1:
+                # What nearly every order ends in, without a call.
+                attempts, after = (Attempt(flight.request_id, flight.written_at, wall, 200),), False
+            else:
+                attempts, after = pending.attempts(), pending.doubtful_but(flight)
+            table.settle(pending, _canceled(pending.request, attempts, after_unanswered=after, order=order))
 
     def _read_refusal(self, reply: Reply | BadReply, flight: Flight, verdict: Verdict, why: str, now: float) -> None:
         table = self._table

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import ClassVar, NoReturn, TypeAlias
 
 import attrs
+import msgspec
 
 from trio_cancel._clock import OffsetInterval
 from trio_cancel._errors import (
@@ -35,9 +36,10 @@ _EXCEPTIONS: Mapping[int, type[VenueError]] = {
 }
 
 
-@attrs.frozen
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One request on the wire.
+
+    No attrs class: one is kept for each order of a bulk cancel, and the garbage collector never looks at one of these.
 
     Attributes:
         request_id: the id that it carried; never used twice.

@@ -10,6 +10,7 @@ which there is no connection: see :meth:`Pending.spent`.
 from __future__ import annotations
 
 import enum
+import math
 
 import attrs
 
@@ -101,13 +102,16 @@ class Pending:
     retries = 0
     running_from: float | None = None
     time_spent: float = 0.0
-    held_since: float
+    not_before: float = -math.inf
+    """Trio's clock before which its next attempt must not be written."""
+    held_since: float = -math.inf
+    """Trio's clock since which it has been held back."""
+    flights: tuple[Flight, ...] = ()
+    """Its attempts that were written, oldest first."""
 
-    def __init__(self, request: CancelRequest, terms: Terms, now: float) -> None:
+    def __init__(self, request: CancelRequest, terms: Terms) -> None:
         self.request = request
         self.terms = terms
-        self.not_before = self.held_since = now
-        self.flights: list[Flight] = []
 
     def deliver(self) -> None:
         """Hand ``self.outcome`` to whoever waits; never raises, never blocks."""
@@ -139,11 +143,7 @@ class Pending:
 
     def attempts(self) -> tuple[Attempt, ...]:
         """Return the attempts that were written, as values."""
-        flights = self.flights
-        if len(flights) == 1:
-            flight = flights[0]
-            return (Attempt(flight.request_id, flight.written_at, flight.answered_at, flight.status),)
-        return tuple(Attempt(f.request_id, f.written_at, f.answered_at, f.status) for f in flights)
+        return tuple(Attempt(f.request_id, f.written_at, f.answered_at, f.status) for f in self.flights)
 
     def conclude(self, cause: BaseException | None, clock: OffsetInterval | None, *, final: bool = True) -> Outcome:
         """Return what the attempts add up to if nothing more comes.

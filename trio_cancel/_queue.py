@@ -19,7 +19,7 @@ class Source(Protocol):
     held_since: float
     """Trio's clock when it was handed in."""
 
-    def take(self, most: int, now: float) -> list[Pending]:
+    def take(self, most: int) -> list[Pending]:
         """Return its next orders, at most so many; none if there is none now."""
 
     def refuse(self, cause: BaseException) -> None:
@@ -30,21 +30,25 @@ class Source(Protocol):
 
 
 class Queue:
-    """Everything that waits to be written."""
+    """Everything that waits to be written.
 
-    __slots__ = ("_retries", "_sources", "_urgent")
+    Attributes:
+        urgent: the single cancels, oldest first, those that were withdrawn included.
+    """
+
+    __slots__ = ("_retries", "_sources", "urgent")
 
     def __init__(self) -> None:
-        self._urgent: deque[Pending] = deque()
+        self.urgent: deque[Pending] = deque()
         self._retries: list[Pending] = []
         self._sources: deque[Source] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._urgent or self._retries or self._sources)
+        return bool(self.urgent or self._retries or self._sources)
 
     def add(self, pending: Pending) -> None:
         """Put a single cancel in line."""
-        self._urgent.append(pending)
+        self.urgent.append(pending)
 
     def add_source(self, source: Source) -> None:
         """Let a bulk cancel take its turns."""
@@ -67,11 +71,20 @@ class Queue:
 
     def next_urgent(self) -> Pending | None:
         """Return the next single cancel, or None."""
-        while self._urgent:
-            pending = self._urgent.popleft()
+        while self.urgent:
+            pending = self.urgent.popleft()
             if pending.state is State.QUEUED:
                 return pending
         return None
+
+    def take_urgent(self, most: int) -> list[Pending]:
+        """Return the next single cancels, at most so many."""
+        urgent, queued = self.urgent, State.QUEUED
+        if len(urgent) <= most:
+            taken = [pending for pending in urgent if pending.state is queued]
+            urgent.clear()
+            return taken
+        return [pending for pending in (urgent.popleft() for _ in range(most)) if pending.state is queued]
 
     def next_retry(self, now: float) -> Pending | None:
         """Return the next order whose next attempt is due, single ones first, or None."""
@@ -84,11 +97,11 @@ class Queue:
         self._retries.remove(chosen)
         return chosen
 
-    def take_bulk(self, most: int, now: float) -> list[Pending]:
+    def take_bulk(self, most: int) -> list[Pending]:
         """Return the next orders of the bulk cancels, at most so many; several bulk cancels share them."""
         sources = self._sources
         if len(sources) == 1:
-            return sources[0].take(most, now)
+            return sources[0].take(most)
         taken: list[Pending] = []
         for left in range(len(sources), 0, -1):
             # Each gets its share of what is left; what it does not need goes to the others.
@@ -96,7 +109,7 @@ class Queue:
             if share <= 0:
                 break
             sources.rotate(-1)
-            taken += sources[-1].take(share, now)
+            taken += sources[-1].take(share)
         return taken
 
     def next_due(self, now: float) -> float:
@@ -107,7 +120,7 @@ class Queue:
 
     def heads(self) -> list[Pending]:
         """Return the single cancels that have not been tried yet, oldest first."""
-        return [p for p in self._urgent if p.state is State.QUEUED]
+        return [p for p in self.urgent if p.state is State.QUEUED]
 
     def sources(self) -> list[Source]:
         """Return the bulk cancels."""
@@ -116,6 +129,6 @@ class Queue:
     def clear(self) -> tuple[list[Pending], list[Source]]:
         """Take everything out: the single cancels not tried yet, and the bulk ones."""
         taken = self.heads(), list(self._sources)
-        self._urgent.clear()
+        self.urgent.clear()
         self._sources.clear()
         return taken

@@ -39,8 +39,8 @@ YIELD_EVERY = 64
 class _Item(Pending):
     """One order of a stream."""
 
-    def __init__(self, stream: CancelStream, request: CancelRequest, terms: Terms, now: float) -> None:
-        super().__init__(request, terms, now)
+    def __init__(self, stream: CancelStream, request: CancelRequest, terms: Terms) -> None:
+        super().__init__(request, terms)
         self._stream = stream
 
     def deliver(self) -> None:
@@ -87,12 +87,12 @@ class CancelStream:
 
     # What the dispatcher calls
 
-    def take(self, most: int, now: float) -> list[Pending]:
+    def take(self, most: int) -> list[Pending]:
         """Return the next orders, at most so many."""
         shelf = self._shelf
         before = len(shelf)
         most = min(most, before, ROOM - len(self._in_flight) - self._waiting)
-        taken: list[Pending] = [_Item(self, shelf.popleft(), self._terms, now) for _ in range(most)]
+        taken: list[Pending] = [_Item(self, shelf.popleft(), self._terms) for _ in range(most)]
         self._in_flight.update(dict.fromkeys(taken))
         self._dispatcher.counters.queued += len(taken)
         if before > SHELF // 2 >= len(shelf) or not shelf:

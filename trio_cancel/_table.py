@@ -17,12 +17,19 @@ from trio_cancel._clock import OffsetInterval
 from trio_cancel._errors import NoReply, NotWritten
 from trio_cancel._holds import Holds
 from trio_cancel._observer import Counters, Notifier, logger
-from trio_cancel._outcomes import Outcome
+from trio_cancel._outcomes import KINDS, Outcome
 from trio_cancel._pending import Flight, Pending, State
 from trio_cancel._queue import Queue
 
 LATE_KEPT = 1024
 """How many overdue orders whose callers have left are still matched, and how many settled requests remembered."""
+
+
+_SETTLED = State.SETTLED  # each look at a member of an enum's class takes as long as a small call
+
+# How an order settled, and whether the request was answered: two tables, so that no tuple is made for each request.
+_ANSWERED = {kind: (kind, True) for kind in KINDS}
+_UNANSWERED = {kind: (kind, False) for kind in KINDS}
 
 
 class CancelLog(Protocol):
@@ -61,12 +68,14 @@ class Table:
                 self.active_urgent += 1
         pending.state = State.ADMITTED
 
-    def admit_all(self, group: list[Pending]) -> list[Pending]:
-        """Admit orders of bulk cancels that are new; return them."""
-        active = self.active
+    def admit_all(self, group: list[Pending], *, urgent: bool) -> list[Pending]:
+        """Admit new orders, all of single cancels or all of bulk ones; return them."""
+        if urgent:
+            self.active_urgent += len(group)
+        active, admitted = self.active, State.ADMITTED
         for pending in group:
             active[pending] = None
-            pending.state = State.ADMITTED
+            pending.state = admitted
         return group
 
     def can_still_be_answered(self, pending: Pending) -> bool:
@@ -88,9 +97,9 @@ class Table:
 
     def settle(self, pending: Pending, outcome: Outcome) -> None:
         """End it with ``outcome`` and deliver that."""
-        if pending.state is State.SETTLED:
+        if pending.state is _SETTLED:
             raise AssertionError("an order settles once")
-        pending.state = State.SETTLED
+        pending.state = _SETTLED
         pending.outcome = outcome
         if pending in self.active:
             del self.active[pending]
@@ -99,7 +108,8 @@ class Table:
             self.overdue.pop(pending, None)
         for flight in pending.flights:
             self.flights.pop(flight.request_id, None)
-            self.recent[flight.request_id] = (outcome.kind, flight.answered_at is not None)
+            settled_as = _UNANSWERED if flight.answered_at is None else _ANSWERED
+            self.recent[flight.request_id] = settled_as[outcome.kind]
             del flight.pending  # no cycle: what has settled must not wait for the garbage collector
         if len(self.recent) > LATE_KEPT:
             # Dropping a half at a time is far cheaper than the oldest one each time.

@@ -47,14 +47,14 @@ class TapStream(trio.abc.Stream):
         self,
         stream: ByteStream,
         *,
-        on_text: Callable[[bytes], object],
+        on_texts: Callable[[list[bytes]], object],
         on_fed: Callable[[], object],
         wake: Callable[[], object],
         wall_clock: Callable[[], float],
     ) -> None:
         self.stream = stream
         self.wake = wake
-        self.peeler = FramePeeler(on_text)
+        self.peeler = FramePeeler(on_texts)
         self.on_fed = on_fed
         self.head = HeadReader()
         self.control: list[bytes] = []

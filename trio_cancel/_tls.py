@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import ssl
+from bisect import bisect_right
 from collections.abc import Sequence
 
 #: Most plaintext that a record can hold, in bytes (RFC 8446, section 5.1).
@@ -106,11 +107,12 @@ class TLSCodec:
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def seal(self, chunks: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
+    def seal(self, data: bytes, ends: Sequence[int]) -> tuple[bytes, list[tuple[int, int]]]:
         """Encrypt whole chunks, as many of them into one record as fit.
 
         Args:
-            chunks: what to send; perhaps none, to get the protocol's own output.
+            data: the chunks, one after the other; perhaps none, to get the protocol's own output.
+            ends: for each chunk the offset of its end.
 
         Returns:
             The ciphertext (it must be sent whole and in order), and for each group of chunks its end: (number of
@@ -119,20 +121,16 @@ class TLSCodec:
         Raises:
             ssl.SSLError: the connection cannot take data any more.
         """
-        outgoing, write = self._outgoing, self._write
-        ends: list[tuple[int, int]] = []
-        first = size = 0  # of the group that is gathering
-        for index, chunk in enumerate(chunks):
-            if size and size + len(chunk) > MAX_RECORD:
-                write(b"".join(chunks[first:index]))
-                ends.append((index, outgoing.pending))
-                first, size = index, 0
-            size += len(chunk)
-        if first < len(chunks):
-            if size:
-                write(b"".join(chunks[first:]))
-            ends.append((len(chunks), outgoing.pending))
-        return outgoing.read(), ends
+        outgoing = self._outgoing
+        sealed: list[tuple[int, int]] = []
+        begin = done = 0  # bytes and chunks that are sealed
+        while done < len(ends):
+            done = max(done + 1, bisect_right(ends, begin + MAX_RECORD, done))
+            end = ends[done - 1]
+            self._write(data[begin:end])
+            sealed.append((done, outgoing.pending))
+            begin = end
+        return outgoing.read(), sealed
 
     def _write(self, data: bytes) -> None:
         while data:  # OpenSSL may take one record a call

@@ -102,11 +102,12 @@ class ByteStream:
                 return plain
         return b""
 
-    def send_now(self, chunks: Sequence[bytes]) -> bool:
-        """Send whole frames, in one go, as far as the system takes them without waiting.
+    def send_now(self, data: bytes, ends: Sequence[int]) -> bool:
+        """Send whole frames (chunks), in one go, as far as the system takes them without waiting.
 
         Args:
-            chunks: each is one whole frame; perhaps none, to send what TLS has to say.
+            data: the frames, one after the other; perhaps none, to send what TLS has to say.
+            ends: for each frame the offset of its end.
 
         Returns:
             True if everything was accepted. If not, the stream is poisoned until :meth:`finish_send` has sent the rest.
@@ -118,12 +119,10 @@ class ByteStream:
         if self.poisoned:
             raise trio.BrokenResourceError("an earlier send was left unfinished; nothing may follow it")
         raw = self._raw
-        ends: list[tuple[int, int]] | None = None
-        if self._tls is None:
-            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        else:
+        sealed: list[tuple[int, int]] | None = None
+        if self._tls is not None:
             try:
-                data, ends = self._tls.seal(chunks)
+                data, sealed = self._tls.seal(data, ends)
             except ssl.SSLError as exc:
                 self.poisoned = True
                 raise trio.BrokenResourceError(f"TLS broke: {exc.reason or exc}") from exc
@@ -135,13 +134,13 @@ class ByteStream:
                 self.poisoned = True
                 raise
             if taken < len(data):
-                if ends is None:
-                    ends = list(enumerate(accumulate(map(len, chunks)), 1))
+                if sealed is None:
+                    sealed = list(enumerate(ends, 1))
                 self.poisoned = True
-                self._rest = _Rest(data[taken:], before, self.accepted, ends, len(chunks))
+                self._rest = _Rest(data[taken:], before, self.accepted, sealed, len(ends))
                 self._count()
                 return False
-        self.accepted += len(chunks)
+        self.accepted += len(ends)
         return True
 
     async def finish_send(self) -> None:
@@ -176,7 +175,7 @@ class ByteStream:
         Cancelled: ``accepted`` is true; the stream is poisoned if anything was left out. If the system accepts
         everything at once there is no checkpoint.
         """
-        if not self.send_now(chunks):
+        if not self.send_now(b"".join(chunks), list(accumulate(map(len, chunks)))):
             await self.finish_send()
 
     async def drain(self) -> None:

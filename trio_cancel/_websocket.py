@@ -5,7 +5,7 @@ trio-websocket keeps the handshake, control frames, fragments and large messages
 their way out.
 
 Tasks: one reader task a link, started in the caller's nursery, protected from KeyboardInterrupt; it owns the peeler
-and trio-websocket's state, and calls ``on_text``. It never raises: its end sets ``Link.ended``, its reason is
+and trio-websocket's state, and calls ``on_texts``. It never raises: its end sets ``Link.ended``, its reason is
 ``Link.failure``. The caller's writer task owns the way out and takes control frames from ``Link.take_control``.
 
 Cancellation: :func:`upgrade` closes the stream and stops the reader when cancelled. Everything in :class:`Link` may be
@@ -203,7 +203,7 @@ async def upgrade(
     stream: ByteStream,
     endpoint: Endpoint,
     *,
-    on_text: Callable[[bytes], object],
+    on_texts: Callable[[list[bytes]], object],
     on_fed: Callable[[], object] = _nothing,
     wake: Callable[[], object],
     wall_clock: Callable[[], float],
@@ -214,20 +214,20 @@ async def upgrade(
         nursery: where the reader task runs; cancelling it stops the link.
         stream: a connected stream; it is closed if the upgrade fails.
         endpoint: names the host and the resource.
-        on_text: called in the reader task with the payload of each small text message; must not raise.
+        on_texts: called in the reader task with the payload of each small text message; must not raise.
         on_fed: called there after each piece of bytes, when all its text messages have been handed over.
         wake: called when something waits for the writer, and at the end of the link.
         wall_clock: seconds since the epoch.
 
     Returns:
-        The link; ``on_text`` is not called before the caller's next checkpoint.
+        The link; ``on_texts`` is not called before the caller's next checkpoint.
 
     Raises:
         HandshakeFailed: with the real reason; ``status`` and ``retry_after`` if the venue refused.
 
     Cancelled: the reader is stopped and the stream closed. There is no deadline in here.
     """
-    tap = TapStream(stream, on_text=on_text, on_fed=on_fed, wake=wake, wall_clock=wall_clock)
+    tap = TapStream(stream, on_texts=on_texts, on_fed=on_fed, wake=wake, wall_clock=wall_clock)
     link = Link(tap)
     try:
         with trio.CancelScope() as scope:
@@ -260,14 +260,14 @@ async def connect(
     *,
     ssl_context: ssl.SSLContext | None = None,
     dial: Dial | None = None,
-    on_text: Callable[[bytes], object],
+    on_texts: Callable[[list[bytes]], object],
     on_fed: Callable[[], object] = _nothing,
     wake: Callable[[], object],
     wall_clock: Callable[[], float],
 ) -> Link:
     """:func:`open_stream`, then :func:`upgrade`; see there."""
     stream = await open_stream(endpoint, ssl_context=ssl_context, dial=dial)
-    return await upgrade(nursery, stream, endpoint, on_text=on_text, on_fed=on_fed, wake=wake, wall_clock=wall_clock)
+    return await upgrade(nursery, stream, endpoint, on_texts=on_texts, on_fed=on_fed, wake=wake, wall_clock=wall_clock)
 
 
 def _handshake_failure(tap: TapStream, endpoint: Endpoint) -> HandshakeFailed:

@@ -11,7 +11,7 @@ its id and status can still be read they are kept, for it may speak of a pending
 from __future__ import annotations
 
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -25,6 +25,7 @@ from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.msgspec import make_converter
 
 from trio_cancel._models import CanceledOrder, CancelRequest, Credentials
+from trio_cancel._quick import quick
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -64,28 +65,29 @@ class Signer:
     def __repr__(self) -> str:
         return "<Signer>"
 
-    def encode(self, request_id: str, request: CancelRequest, timestamp: int) -> bytes:
-        """Return the JSON text of a signed request (seed: "Request").
+    def encode(self, orders: Iterable[tuple[str, CancelRequest]], timestamp: int) -> list[bytes]:
+        """Return the JSON texts of requests that are signed at one time (seed: "Request").
 
         Args:
-            request_id: ASCII without quotes or backslashes; the caller has made it.
-            request: the order to cancel.
+            orders: for each, the request's id (ASCII without quotes or backslashes; the caller has made it), and the
+                order to cancel.
             timestamp: Unix milliseconds.
         """
-        params = _encode_json(_to_params(request))
         digits = b"%d" % timestamp
-        inner = self._inner.copy()
-        inner.update(digits + params)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        signature = b2a_base64(outer.digest(), newline=False)
-        return b'{"id":"%b%b%b,"signature":"%b",%b}' % (
-            request_id.encode(),
-            self._middle,
-            digits,
-            signature,
-            params[1:],
-        )
+        signed = self._inner.copy()
+        signed.update(digits)
+        key = self._outer
+        middle = self._middle + digits + b',"signature":"'
+        texts: list[bytes] = []
+        for request_id, request in orders:
+            params = _encode_json(_to_params(request))
+            inner = signed.copy()
+            inner.update(params)
+            outer = key.copy()
+            outer.update(inner.digest())
+            signature = b2a_base64(outer.digest(), newline=False)
+            texts.append(b"".join((b'{"id":"', request_id.encode(), middle, signature, b'",', params[1:], b"}")))
+        return texts
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -147,6 +149,7 @@ class _Reply(msgspec.Struct, gc=False):
 # Amounts and prices repeat, and a Decimal takes 104 bytes: those seen last are shared. But not those of a message of
 # unusual size, which would let a venue fill our memory with numbers of a million digits.
 _USUAL_SIZE = 2048
+_canceled_order = quick(CanceledOrder)
 _shared_decimal = lru_cache(maxsize=2048)(Decimal)
 _decode = msgspec.json.Decoder(_Reply, float_hook=_shared_decimal).decode
 _decode_large = msgspec.json.Decoder(_Reply, float_hook=Decimal).decode
@@ -182,7 +185,7 @@ def _order(raw: _Order, shared: Callable[[int], Decimal]) -> CanceledOrder:
         price = shared(price) if price.__class__ is int else _not_a_number("price")
     if average is not None and average.__class__ is not Decimal:
         average = shared(average) if average.__class__ is int else _not_a_number("average_execution_price")
-    return CanceledOrder(
+    return _canceled_order(
         raw.id,
         create if create.tzinfo is UTC else create.astimezone(UTC),
         update if update.tzinfo is UTC else update.astimezone(UTC),

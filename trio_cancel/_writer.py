@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import accumulate
 
 import attrs
 import trio
@@ -20,7 +21,7 @@ import trio
 from trio_cancel._bell import Bell
 from trio_cancel._dispatch import Dispatcher
 from trio_cancel._errors import ConnectionLost
-from trio_cancel._frames import encode_text
+from trio_cancel._frames import encode_texts
 from trio_cancel._intake import Intake, IntentLog
 from trio_cancel._pending import Flight, Pending
 from trio_cancel._websocket import Link
@@ -120,16 +121,20 @@ class Writer:
     def _start(self, control: list[bytes], admitted: list[Pending]) -> None:
         """Sign, and hand everything to the socket, in one step."""
         stream = self.link.stream
-        chunks = control
+        data = b""
+        ends: list[int] = []
         flights: list[Flight] = []
         if admitted:
             flights, texts = self._dispatcher.sign(admitted, self._number, trio.current_time(), self._world.wall())
-            masks = self._world.random_bytes(4 * len(texts))
-            chunks = control + [encode_text(text, masks[4 * i : 4 * i + 4]) for i, text in enumerate(texts)]
+            data, ends = encode_texts(texts, self._world.random_bytes(4 * len(texts)))
+        if control:
+            before = list(accumulate(map(len, control)))
+            data = b"".join((*control, data))
+            ends = before + [before[-1] + end for end in ends]
         orders = [] if self._intents is None else [flight.pending for flight in flights]
         first = stream.accepted + len(control)
         try:
-            whole = stream.send_now(chunks)
+            whole = stream.send_now(data, ends)
         except trio.BrokenResourceError as error:
             self._unfinished = _Unfinished(flights, orders, first)
             self._break(error, str(error))

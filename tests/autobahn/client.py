@@ -1,6 +1,6 @@
 """An echo client for Autobahn's fuzzing server, over the library's own WebSocket layer. Run by hand, no test of pytest.
 
-It uses what a connection of the library uses: ``connect``, ``on_text`` for what is peeled off, ``messages()`` for what
+It uses what a connection of the library uses: ``connect``, ``on_texts`` for what is peeled off, ``messages()`` for what
 comes the slow way (fragmented, binary, large), control frames written by the one writer. README.md beside this file
 says how to run it and what the counts are.
 """
@@ -20,7 +20,7 @@ import trio
 
 from trio_cancel._bell import Bell
 from trio_cancel._endpoint import Endpoint, parse_endpoint
-from trio_cancel._frames import encode_text
+from trio_cancel._frames import encode_texts
 from trio_cancel._transport import ByteStream
 from trio_cancel._websocket import Link, connect
 
@@ -32,15 +32,15 @@ FLUSH_TIME = 1.0
 def encode(message: str | bytes) -> bytes:
     """One whole client frame with the message in it."""
     if isinstance(message, str):
-        return encode_text(message.encode(), os.urandom(4))
-    return b"\x82" + encode_text(message, os.urandom(4))[1:]
+        return encode_texts([message.encode()], os.urandom(4))[0]
+    return b"\x82" + encode_texts([message], os.urandom(4))[0][1:]
 
 
 class Echo:
     """One connection that sends every message back.
 
     Attributes:
-        peeled: payloads that came by ``on_text``.
+        peeled: payloads that came by ``on_texts``.
         slow: messages that came by ``messages()``.
     """
 
@@ -60,7 +60,7 @@ class Echo:
                     nursery,
                     endpoint,
                     ssl_context=ssl_context,
-                    on_text=self._on_text,
+                    on_texts=self._on_texts,
                     wake=self._bell.ring,
                     wall_clock=time.time,
                 )
@@ -80,9 +80,9 @@ class Echo:
             if stream is not None:
                 stream.close()
 
-    def _on_text(self, payload: bytes) -> None:
-        self.peeled.append(payload)
-        self._send(encode_text(payload, os.urandom(4)))
+    def _on_texts(self, payloads: list[bytes]) -> None:
+        self.peeled += payloads
+        self._send(encode_texts(payloads, os.urandom(4 * len(payloads)))[0])
 
     def _send(self, frame: bytes) -> None:
         self._outgoing.append(frame)

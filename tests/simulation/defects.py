@@ -5,7 +5,7 @@ Each patches a few functions of the library while its block runs. DEFECTS.md bes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -54,9 +54,10 @@ def reply_of_the_wrong_connection() -> Generator[None]:
     """A reply is matched by its id alone, whatever connection it comes from."""
     read, down = Inbox.read, Dispatcher.connection_down
 
-    def read_any(self: Inbox, text: bytes | str, connection: int, now: float, wall: float) -> None:
-        flight = self._table.flights.get(decode_reply(text).id or "")
-        read(self, text, connection if flight is None else flight.connection, now, wall)
+    def read_any(self: Inbox, texts: Iterable[bytes | str], connection: int, now: float, wall: float) -> None:
+        for text in texts:
+            flight = self._table.flights.get(decode_reply(text).id or "")
+            read(self, [text], connection if flight is None else flight.connection, now, wall)
 
     def keep(self: Dispatcher, connection: int, cause: BaseException | None, now: float) -> None:
         down(self, connection, cause, now)
@@ -114,13 +115,18 @@ def signed_when_queued() -> Generator[None]:
         flights: list[Flight] = []
         texts: list[bytes] = []
         for pending in admitted:
-            more = sign(self, [pending], connection, now, wall - (now - pending.held_since))
+            more = sign(self, [pending], connection, now, wall - (now - _handed_in(pending)))
             flights += more[0]
             texts += more[1]
         return flights, texts
 
     with patch.object(Dispatcher, "sign", sign_early):
         yield
+
+
+def _handed_in(pending: Pending) -> float:
+    source = getattr(pending, "_batch", None) or getattr(pending, "_stream", None)
+    return pending.held_since if source is None else source.held_since
 
 
 def pending_leaked() -> Generator[None]:
