@@ -13,13 +13,13 @@ from benchmarks.works import timed
 async def work(client: Client, orders: Sequence[str], latencies: list[float]) -> int:
     """Start a task for each order as soon as fewer than `IN_FLIGHT` are running."""
     assert client.task is not None
-    cancel = client.task
+    cancel, is_canceled = client.task, client.is_canceled
     window = asyncio.Semaphore(IN_FLIGHT)
     canceled = 0
 
     async def one(order_id: str) -> None:
         nonlocal canceled
-        if await timed(cancel, order_id, latencies):
+        if is_canceled(await timed(cancel, order_id, latencies)):
             canceled += 1
         window.release()
 

@@ -65,7 +65,7 @@ def _work(job: Job) -> Work:
 
 async def _single(client: Client, orders: Sequence[str], latencies: list[float]) -> int:
     assert client.one is not None
-    return sum([await timed(client.one, order_id, latencies) for order_id in orders])
+    return sum([client.is_canceled(await timed(client.one, order_id, latencies)) for order_id in orders])
 
 
 async def _bulk(client: Client, orders: Sequence[str], _latencies: list[float]) -> int:
@@ -73,9 +73,9 @@ async def _bulk(client: Client, orders: Sequence[str], _latencies: list[float]) 
     return await client.bulk(orders)
 
 
-async def timed(cancel: Callable[[str], Awaitable[bool]], order_id: str, latencies: list[float]) -> bool:
-    """Cancel one order and note how long it took."""
+async def timed(cancel: Callable[[str], Awaitable[object]], order_id: str, latencies: list[float]) -> object:
+    """Cancel one order, note how long it took, and return what cancelling it returned."""
     started = time.perf_counter()
-    canceled = await cancel(order_id)
+    result = await cancel(order_id)
     latencies.append(time.perf_counter() - started)
-    return canceled
+    return result

@@ -1,8 +1,8 @@
 """The one door: ``open_trading_ws`` and the object that it yields.
 
 Nothing here waits for the network. A single cancel hands an order to the dispatcher (which may have it written at once,
-see ``_writer``) and waits at a memory channel of size 1 of its own; if it is cancelled there, the order is withdrawn if
-it is not written, and tracked on if it is.
+see ``_writer``) and waits for its outcome (see ``_single``); if it is cancelled there, the order is withdrawn if it is
+not written, and tracked on if it is.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from trio_cancel._models import CanceledOrder, CancelRequest, Credentials
 from trio_cancel._observer import Notifier, Observer, Statistics
 from trio_cancel._outcomes import CancelReport, Outcome
 from trio_cancel._pacing import Pacer
-from trio_cancel._pending import Pending, Terms
+from trio_cancel._pending import Terms
 from trio_cancel._scope import OrderScope
 from trio_cancel._session import Session, SessionState, run_session
+from trio_cancel._single import NEAR, Channels, Single, look
 from trio_cancel._stream import CancelStream, run_stream
 from trio_cancel._transport import Dial
 from trio_cancel._world import World
@@ -38,26 +39,8 @@ DEFAULT_URL = "wss://ws-api.ripio.com"
 """The venue (WebSocket API, general information)."""
 URL_VARIABLE = "TRIO_CANCEL_URL"
 
-CHANNELS_KEPT = 256
-"""Memory channels that a session keeps for its next single cancels."""
-
-_Channel: TypeAlias = "tuple[trio.MemorySendChannel[Outcome], trio.MemoryReceiveChannel[Outcome]]"
-
 OpenJournal: TypeAlias = "Callable[[str, Callable[[], float]], AbstractAsyncContextManager[Journal]]"
 """Opens a journal for a session, given the prefix of its request ids and its wall clock."""
-
-
-class _Single(Pending):
-    """A cancel with a channel of its own, once somebody waits at it."""
-
-    urgent = True
-    channel: trio.MemorySendChannel[Outcome] | None = None
-
-    def deliver(self) -> None:
-        assert self.outcome is not None
-        if self.channel is not None:
-            # If the caller has left, nobody takes it: the dispatcher has logged it.
-            self.channel.send_nowait(self.outcome)
 
 
 class TradingWS:
@@ -66,7 +49,7 @@ class TradingWS:
     def __init__(self, session: Session, terms: Terms) -> None:
         self._session = session
         self._terms = terms
-        self._channels: list[_Channel] = []  # of single cancels that have ended
+        self._channels = Channels()
 
     def __repr__(self) -> str:
         return f"<TradingWS {self._session.state.value}>"
@@ -148,25 +131,28 @@ class TradingWS:
         session = self._session
         session.check_open()
         await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
-        pending = _Single(request, self._terms)
+        single = Single(request, self._terms)
+        channels = self._channels
         try:
-            session.dispatcher.submit(pending, trio.current_time())
-            if pending.outcome is not None:
+            now = trio.current_time()
+            session.dispatcher.submit(single, now)
+            if single.outcome is not None:
                 await trio.lowlevel.checkpoint()
-                return pending.outcome
-            # Made now, while the venue is at work. Nothing can have been read before the first await.
-            # (Without a type argument: trio's subscript alone would take longer than the channel.)
-            channels = self._channels
-            channel: _Channel = channels.pop() if channels else trio.open_memory_channel(1)
-            pending.channel, receive = channel
-            outcome = await receive.receive()
-            # Its one outcome has been taken, so that it can serve the next request: making one takes 5 µs.
-            if len(channels) < CHANNELS_KEPT:
-                channels.append(channel)
+                return single.outcome
+            # Taken now, while the venue is at work: nothing can have been read before the first await.
+            channel = channels.take()
+            single.channel, receive = channel
+            alone = bool(single.flights)  # it was written at once, with nothing else under way
+            if alone and channels.near:
+                await look(single)
+            outcome = await receive.receive() if single.outcome is None else receive.receive_nowait()
+            channels.give_back(channel)
+            if alone:
+                channels.near = trio.current_time() - now < NEAR
             return outcome
         finally:
-            if pending.outcome is None:
-                session.dispatcher.abandon(pending)
+            if single.outcome is None:
+                session.dispatcher.abandon(single)
 
     def batch(self, requests: Iterable[str | CancelRequest]) -> Batch:
         """Make a bulk cancel that can be interrupted and still accounts for every order. Nothing is sent yet.

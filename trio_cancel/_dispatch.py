@@ -121,7 +121,9 @@ class Dispatcher:
             if unpaced and room > 0 and queue.urgent:
                 # Where no pace holds them back, as many as there is room for, in one go.
                 admitted += table.admit_all(queue.take_urgent(min(room, left)), urgent=True)
-                continue
+                if queue:
+                    continue
+                break
             pending = queue.next_urgent() if room > 0 else None
             if pending is None:
                 pending = queue.next_retry(now)

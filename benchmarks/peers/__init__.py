@@ -21,14 +21,16 @@ class Client:
     """One open connection's ways to cancel; a way that a competitor does not have is None.
 
     Attributes:
-        one: Cancels an order when nothing else is in flight; True if the venue says that it is canceled.
+        one: Cancels an order when nothing else is in flight.
         task: The same in one of many tasks, while others are in flight.
         bulk: Cancels many orders with at most `IN_FLIGHT` unanswered; returns how many are canceled.
+        is_canceled: Says of what `one` and `task` return whether the venue has canceled the order.
     """
 
-    one: Callable[[str], Awaitable[bool]] | None = None
-    task: Callable[[str], Awaitable[bool]] | None = None
+    one: Callable[[str], Awaitable[object]] | None = None
+    task: Callable[[str], Awaitable[object]] | None = None
     bulk: Callable[[Sequence[str]], Awaitable[int]] | None = None
+    is_canceled: Callable[[object], bool] = bool
 
 
 class OpenClient(Protocol):

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from benchmarks.job import API_SECRET, API_TOKEN, Job, ssl_context
 from benchmarks.peers import Client
-from trio_cancel import Canceled, Credentials, TradingWS, open_trading_ws
+from trio_cancel import Canceled, CanceledOrder, Credentials, TradingWS, open_trading_ws
 
 CREDENTIALS = Credentials(API_TOKEN, API_SECRET)
 
@@ -20,13 +20,11 @@ async def open_client(job: Job) -> AsyncGenerator[Client]:
 
 
 def _ways(ws: TradingWS) -> Client:
-    async def one(order_id: str) -> bool:
-        return (await ws.cancel(order_id)).status == "canceled"
-
-    async def task(order_id: str) -> bool:
-        return isinstance(await ws.try_cancel(order_id), Canceled)
-
     async def bulk(order_ids: Sequence[str]) -> int:
         return (await ws.cancel_many(order_ids)).counts["canceled"]
 
-    return Client(one=one, task=task, bulk=bulk)
+    return Client(one=ws.cancel, task=ws.try_cancel, bulk=bulk, is_canceled=_is_canceled)
+
+
+def _is_canceled(result: object) -> bool:
+    return isinstance(result, Canceled | CanceledOrder)
