@@ -134,7 +134,7 @@ class Batch:
             await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
             if self._unsettled:
                 self.held_since = trio.current_time()
-                self._dispatcher.counters.queued += len(self._requests)
+                self._dispatcher.count_queued(self._requests)
                 self._dispatcher.submit_source(self, self.held_since)
                 await self._wait_done.receive()
             else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from trio_cancel._errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._inbox import Inbox
@@ -81,6 +81,13 @@ class Dispatcher:
             self.write_now()
         if self.down_since is not None:
             self._wake_timer(now + pending.terms.give_up_after)
+
+    def count_queued(self, requests: Sequence[CancelRequest]) -> None:
+        """Count orders of a bulk cancel, and tell the observer."""
+        self.counters.queued += len(requests)
+        if self._notify is not None:
+            for request in requests:
+                self._notify("request_queued", request)
 
     def submit_source(self, source: Source, now: float) -> None:
         """Take a bulk cancel in."""

@@ -26,7 +26,7 @@ class Observer(Protocol):
     # An explicit `return` in each: to a type checker an empty body would make the method abstract.
 
     def request_queued(self, request: CancelRequest) -> None:
-        """A single cancel, or a scope's, was handed in. Bulk cancels are told only when they are written."""
+        """An order was handed in; one of a stream: was taken from its input because its turn has come."""
         return
 
     def request_written(self, request: CancelRequest, request_id: str) -> None:

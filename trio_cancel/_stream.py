@@ -94,7 +94,7 @@ class CancelStream:
         most = min(most, before, ROOM - len(self._in_flight) - self._waiting)
         taken: list[Pending] = [_Item(self, shelf.popleft(), self._terms) for _ in range(most)]
         self._in_flight.update(dict.fromkeys(taken))
-        self._dispatcher.counters.queued += len(taken)
+        self._dispatcher.count_queued([pending.request for pending in taken])
         if before > SHELF // 2 >= len(shelf) or not shelf:
             self._intake_bell.ring()
         return taken
