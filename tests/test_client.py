@@ -308,10 +308,10 @@ async def test_the_observer_is_told_of_every_order_of_a_bulk(autojump_clock: Moc
         async with venue.open(observer=watch) as ws:
             first, second = venue.orders(20), venue.orders(20)
             await ws.cancel_many([*first, first[0]])
-            assert [request.key for (request,) in watch.of("request_queued")] == first
+            assert watch.of("request_queued") == [(CancelRequest(order_id),) for order_id in first]
             async with ws.open_cancel_stream(second) as outcomes:
                 assert len([outcome async for outcome in outcomes]) == 20
-            assert [request.key for (request,) in watch.of("request_queued")] == first + second
+            assert watch.of("request_queued") == [(CancelRequest(order_id),) for order_id in first + second]
             assert ws.statistics().queued == 40
 
 

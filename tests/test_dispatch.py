@@ -639,7 +639,9 @@ def test_settled_orders_are_remembered_within_bounds() -> None:
     for index in range(LATE_KEPT + 10):
         desk.submit(f"o{index}")
         desk.answer(canceled(desk.ids[-1], f"o{index}"))
-    assert LATE_KEPT // 2 <= len(desk.dispatcher.table.recent) <= LATE_KEPT
+    kept = [request_id for request_id in desk.ids if desk.dispatcher.table.settled_as(request_id)]
+    assert LATE_KEPT // 2 <= len(kept) <= LATE_KEPT
+    assert kept == desk.ids[-len(kept) :]
     desk.answer(canceled(desk.ids[0], "o0"))
     assert desk.dispatcher.counters.unknown_id == 1
     desk.answer(canceled(desk.ids[-1], f"o{LATE_KEPT + 9}"))

@@ -94,3 +94,7 @@ class Hooked:
 def test_a_constructor_that_does_more_is_refused(cls: type[object]) -> None:
     with pytest.raises(TypeError, match=f"the constructor of {cls.__name__} does more"):
         quick(cls)
+
+
+def test_checks_are_left_out_if_the_caller_makes_them() -> None:
+    assert quick(Hooked, checked=True)(1).value == 1

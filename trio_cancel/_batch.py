@@ -16,7 +16,7 @@ import trio
 
 from trio_cancel._dispatch import Dispatcher
 from trio_cancel._errors import InvalidRequest, NoReply, NotWritten
-from trio_cancel._models import CancelRequest
+from trio_cancel._models import CancelRequest, request_by_id
 from trio_cancel._outcomes import CancelReport, NotSent, Outcome
 from trio_cancel._pending import Pending, Terms
 
@@ -33,7 +33,7 @@ def as_request(item: object, index: int | None = None) -> CancelRequest:
     if not isinstance(item, str):
         raise InvalidRequest(f"{where}an order id (a string) or a CancelRequest is needed, not {type(item).__name__}.")
     try:
-        return CancelRequest(item)
+        return request_by_id(item)
     except InvalidRequest as error:
         raise InvalidRequest(f"{where}{error}") from None
 
@@ -54,7 +54,7 @@ def as_requests(requests: Iterable[str | CancelRequest]) -> list[CancelRequest]:
             raise  # its own failure
         raise InvalidRequest(f"A bulk cancel needs an iterable, not {type(requests).__name__}.") from None
     try:
-        return [item if isinstance(item, CancelRequest) else CancelRequest(item) for item in items]
+        return [item if isinstance(item, CancelRequest) else request_by_id(item) for item in items]
     except InvalidRequest:
         return [as_request(item, index) for index, item in enumerate(items)]
 

@@ -154,7 +154,7 @@ class Inbox:
         elif flight is not None:
             counters.duplicates += 1
             logger.warning("a second answer to %s (status %s) is ignored", reply.id, reply.status)
-        elif (seen := table.recent.get(reply.id)) is not None:
+        elif (seen := table.settled_as(reply.id)) is not None:
             settled_as, answered = seen
             says = _says(reply)
             if _contradicts(says, settled_as):
@@ -162,7 +162,7 @@ class Inbox:
                 logger.error("a later answer to %s says %s; the first said %s and stands", reply.id, says, settled_as)
             if not answered:
                 counters.late += 1
-                table.recent[reply.id] = (settled_as, True)
+                table.answered_late(reply.id, settled_as)
                 logger.info("the answer to %s (status %s) came after its order had settled", reply.id, reply.status)
                 return
             counters.duplicates += 1

@@ -9,6 +9,7 @@ from decimal import Decimal
 import attrs
 
 from trio_cancel._errors import ConfigurationError, InvalidRequest
+from trio_cancel._quick import quick
 
 TOKEN_VARIABLE = "RIPIO_API_TOKEN"  # noqa: S105 - the name of a variable, not a token
 SECRET_VARIABLE = "RIPIO_API_SECRET"  # noqa: S105 - the name of a variable, not a secret
@@ -94,15 +95,15 @@ class CancelRequest:
             except UnicodeEncodeError:
                 raise InvalidRequest(f"{name} holds a character that UTF-8 cannot encode (a lone surrogate).") from None
 
-    @classmethod
-    def of(cls, id: str | CancelRequest | None, external_id: str | None = None) -> CancelRequest:
+    @staticmethod
+    def of(id: str | CancelRequest | None, external_id: str | None = None) -> CancelRequest:
         """Return a request from what a method's caller gave: an order id, a whole request, or an external id.
 
         Raises:
             InvalidRequest: as above, and for an external id beside a whole request.
         """
         if not isinstance(id, CancelRequest):
-            return cls(id, external_id)
+            return CancelRequest(id, external_id) if external_id is not None else request_by_id(id)
         if external_id is not None:
             raise InvalidRequest("A CancelRequest names its order already; external_id must not be given as well.")
         return id
@@ -114,6 +115,16 @@ class CancelRequest:
 
     def __str__(self) -> str:
         return f"order {self.id}" if self.id is not None else f"order with external id {self.external_id}"
+
+
+_of_checked_id = quick(CancelRequest, checked=True)
+
+
+def request_by_id(id: str | None) -> CancelRequest:
+    """Return ``CancelRequest(id)``, faster for what nearly every id is."""
+    if id.__class__ is str and id and id.isascii():
+        return _of_checked_id(id)
+    return CancelRequest(id)
 
 
 @attrs.frozen

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import islice
 from typing import Protocol
 
 from trio_cancel._clock import OffsetInterval
@@ -54,7 +53,9 @@ class Table:
         self.active: dict[Pending, None] = {}
         self.active_urgent: int = 0
         self.overdue: dict[Pending, None] = {}
-        self.recent: dict[str, tuple[str, bool]] = {}  # request id: how its order settled; whether it was answered
+        # Request id: how its order settled; whether it was answered. The older half is dropped at once, in no time.
+        self._recent: dict[str, tuple[str, bool]] = {}
+        self._older: dict[str, tuple[str, bool]] = {}
         self.clock: OffsetInterval | None = None
         self.stopped: BaseException | None = None  # failed or closed for good
         self.notify = notify
@@ -109,12 +110,10 @@ class Table:
         for flight in pending.flights:
             self.flights.pop(flight.request_id, None)
             settled_as = _UNANSWERED if flight.answered_at is None else _ANSWERED
-            self.recent[flight.request_id] = settled_as[outcome.kind]
+            self._recent[flight.request_id] = settled_as[outcome.kind]
             del flight.pending  # no cycle: what has settled must not wait for the garbage collector
-        if len(self.recent) > LATE_KEPT:
-            # Dropping a half at a time is far cheaper than the oldest one each time.
-            for request_id in list(islice(self.recent, LATE_KEPT // 2)):
-                del self.recent[request_id]
+        if len(self._recent) >= LATE_KEPT // 2:
+            self._older, self._recent = self._recent, {}
         self.counters.settled += 1
         if self.log is not None:
             self.log.settled(pending)
@@ -125,6 +124,14 @@ class Table:
             if self.notify is not None:
                 self.notify("settled_late", outcome)
         pending.deliver()
+
+    def settled_as(self, request_id: str) -> tuple[str, bool] | None:
+        """Return how the order of a recent request settled, and whether the request was answered."""
+        return self._recent.get(request_id) or self._older.get(request_id)
+
+    def answered_late(self, request_id: str, kind: str) -> None:
+        """Note the answer to a request whose order had settled as ``kind`` before."""
+        self._recent[request_id] = _ANSWERED[kind]
 
     def abandon(self, pending: Pending) -> None:
         """Note that the caller has left: withdraw what is not written, go on tracking what is."""
