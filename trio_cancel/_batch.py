@@ -60,18 +60,15 @@ def as_requests(requests: Iterable[str | CancelRequest]) -> list[CancelRequest]:
 
 
 class _Item(Pending):
-    """One order of a batch."""
+    """One order of a batch; who makes it sets ``batch`` and ``slot``, which saves a constructor of its own."""
 
-    def __init__(self, batch: Batch, slot: int, request: CancelRequest) -> None:
-        # What Pending.__init__ does, without the call: this runs once an order.
-        self.request = request
-        self.terms = batch.terms
-        self._batch = batch
-        self._slot = slot
+    __slots__ = ("batch", "slot")
+    batch: Batch
+    slot: int
 
     def deliver(self) -> None:
-        batch = self._batch
-        batch._slots[self._slot] = self.outcome
+        batch = self.batch
+        batch._slots[self.slot] = self.outcome
         batch._unsettled -= 1
         if not batch._unsettled:
             batch._tell_if_done()
@@ -176,10 +173,15 @@ class Batch:
         """Return the next orders, at most so many."""
         begin = self._next
         end = self._next = min(begin + most, len(self._requests))
-        requests = self._requests
-        taken = [_Item(self, slot, requests[slot]) for slot in range(begin, end)]
-        self._slots[begin:end] = taken
-        return taken  # type: ignore[return-value]  # list is invariant; nobody adds to it
+        requests, terms = self._requests, self.terms
+        taken: list[Pending] = []
+        for slot in range(begin, end):
+            item = _Item(requests[slot], terms)
+            item.batch = self
+            item.slot = slot
+            self._slots[slot] = item
+            taken.append(item)
+        return taken
 
     def refuse(self, cause: BaseException) -> None:
         """Settle everything that has not been asked for: it will never be sent."""

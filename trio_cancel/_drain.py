@@ -29,10 +29,11 @@ unknown."""
 class _Turn(Pending):
     """One cancel of one order."""
 
-    urgent = True
+    __slots__ = ("_drain",)
 
     def __init__(self, drain: Drain, request: CancelRequest, terms: Terms) -> None:
         super().__init__(request, terms)
+        self.urgent = True
         self._drain = drain
 
     def deliver(self) -> None:

@@ -14,8 +14,9 @@ from typing import TypeAlias
 
 import trio
 
+from trio_cancel._models import CancelRequest
 from trio_cancel._outcomes import Outcome
-from trio_cancel._pending import Pending
+from trio_cancel._pending import Pending, Terms
 
 NEAR = 0.0005
 """Seconds within which the last answer must have come for the next one to be looked for at once."""
@@ -30,8 +31,12 @@ Channel: TypeAlias = "tuple[trio.MemorySendChannel[Outcome], trio.MemoryReceiveC
 class Single(Pending):
     """A cancel with a channel of its own, once its caller waits."""
 
-    urgent = True
-    channel: trio.MemorySendChannel[Outcome] | None = None
+    __slots__ = ("channel",)
+
+    def __init__(self, request: CancelRequest, terms: Terms) -> None:
+        super().__init__(request, terms)
+        self.urgent = True
+        self.channel: trio.MemorySendChannel[Outcome] | None = None
 
     def deliver(self) -> None:
         assert self.outcome is not None

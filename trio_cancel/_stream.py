@@ -39,6 +39,8 @@ YIELD_EVERY = 64
 class _Item(Pending):
     """One order of a stream."""
 
+    __slots__ = ("_stream",)
+
     def __init__(self, stream: CancelStream, request: CancelRequest, terms: Terms) -> None:
         super().__init__(request, terms)
         self._stream = stream

@@ -125,7 +125,7 @@ def signed_when_queued() -> Generator[None]:
 
 
 def _handed_in(pending: Pending) -> float:
-    source = getattr(pending, "_batch", None) or getattr(pending, "_stream", None)
+    source = getattr(pending, "batch", None) or getattr(pending, "_stream", None)
     return pending.held_since if source is None else source.held_since
 
 
