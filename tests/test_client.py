@@ -304,15 +304,14 @@ def test_request_ids_differ_between_processes_and_restarts() -> None:
 
 async def test_the_observer_is_told_of_every_order_of_a_bulk(autojump_clock: MockClock) -> None:
     watch = Remembering()
-    async with open_venue() as venue:
-        async with venue.open(observer=watch) as ws:
-            first, second = venue.orders(20), venue.orders(20)
-            await ws.cancel_many([*first, first[0]])
-            assert watch.of("request_queued") == [(CancelRequest(order_id),) for order_id in first]
-            async with ws.open_cancel_stream(second) as outcomes:
-                assert len([outcome async for outcome in outcomes]) == 20
-            assert watch.of("request_queued") == [(CancelRequest(order_id),) for order_id in first + second]
-            assert ws.statistics().queued == 40
+    async with open_venue() as venue, venue.open(observer=watch) as ws:
+        first, second = venue.orders(20), venue.orders(20)
+        await ws.cancel_many([*first, first[0]])
+        assert watch.of("request_queued") == [(CancelRequest(order_id),) for order_id in first]
+        async with ws.open_cancel_stream(second) as outcomes:
+            assert len([outcome async for outcome in outcomes]) == 20
+        assert watch.of("request_queued") == [(CancelRequest(order_id),) for order_id in first + second]
+        assert ws.statistics().queued == 40
 
 
 async def test_the_observer_is_told_everything(autojump_clock: MockClock) -> None:
