@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import struct
 import tracemalloc
 
@@ -314,6 +315,28 @@ def test_our_frames_in_every_form_of_length(size: int) -> None:
     server = Connection(ConnectionType.SERVER)
     server.receive_data(encode_texts([payload], b"\x01\xfe\x00\x80")[0])
     assert join(list(server.events()))[0] == [payload.decode()]
+
+
+@given(
+    st.lists(st.one_of(st.integers(0, 300), st.sampled_from([125, 126, 127, 65_535, 65_536, 70_001])), max_size=12),
+    st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_frames_of_all_sizes_go_out_together(sizes: list[int], seed: int) -> None:
+    draw = random.Random(seed)
+    payloads = [bytes(draw.choices(range(32, 127), k=size)) for size in sizes]
+    masks = draw.randbytes(4 * len(sizes))
+    frames, ends = encode_texts(payloads, masks)
+    server = Connection(ConnectionType.SERVER)
+    at = 0
+    for index, end in enumerate(ends):  # each is a whole frame, masked with bytes of its own
+        head = 2 if sizes[index] < 126 else 4 if sizes[index] <= 0xFFFF else 10
+        assert frames[at + head : at + head + 4] == masks[4 * index : 4 * index + 4]
+        server.receive_data(frames[at:end])
+        assert join(list(server.events()))[0] == [payloads[index].decode()]
+        at = end
+    assert at == len(frames)
+    assert len(ends) == len(sizes)
 
 
 @pytest.mark.parametrize("reason", ["", "bye", "\u00e4" * 100])
