@@ -6,7 +6,8 @@ import gc
 import itertools
 import signal
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 import trio
@@ -26,7 +27,7 @@ from trio_cancel import (
     SessionState,
     Unknown,
 )
-from trio_cancel._stream import ROOM, SHELF
+from trio_cancel._stream import ROOM, SHELF, YIELD_EVERY
 from trio_cancel.sandbox import Fault
 
 
@@ -140,6 +141,54 @@ async def test_nothing_grows_with_the_input(autojump_clock: MockClock) -> None:
                     assert ROOM // 2 < given - received <= ROOM + SHELF + 1  # it does use what it has
                 if received == 3000:
                     break
+
+
+@pytest.mark.parametrize("kind", [list, async_items, Channel])
+async def test_what_is_at_hand_is_written_together(kind: Callable[[list[str]], Any], autojump_clock: MockClock) -> None:
+    async with (
+        open_venue(delay=5.0) as venue,
+        venue.open() as ws,
+        ws.open_cancel_stream(kind(venue.orders(6))) as outcomes,
+    ):
+        written = [outcome.attempts[0].written_at or 0.0 async for outcome in outcomes]
+    assert max(written) - min(written) < 0.1  # none waited for the answer to another
+
+
+async def test_a_consumer_that_never_waits_lets_others_run(autojump_clock: MockClock) -> None:
+    turns: list[int] = []
+    received = 0
+
+    async def another() -> None:
+        while True:
+            turns.append(received)
+            await trio.lowlevel.checkpoint()
+
+    async with open_venue() as venue, venue.open() as ws, trio.open_nursery() as nursery:
+        async with ws.open_cancel_stream(venue.orders(ROOM)) as outcomes:
+            await trio.sleep(100)  # all of them are at hand then
+            nursery.start_soon(another)
+            async for _ in outcomes:
+                received += 1
+        nursery.cancel_scope.cancel()
+    assert received == ROOM
+    # In a pass of the scheduler the order is random, so that up to two of the consumer's turns may follow each other.
+    assert all(after - before <= 2 * YIELD_EVERY for before, after in itertools.pairwise([0, *turns, received]))
+    assert len(set(turns)) < ROOM // 4  # and it does not pay a turn for each
+
+
+async def test_a_consumer_that_never_waits_can_be_cancelled_at_any_outcome(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        taken: list[str] = []
+        async with ws.open_cancel_stream(venue.orders(100)) as outcomes:
+            await trio.sleep(100)
+            with trio.CancelScope() as scope:
+                async for outcome in outcomes:
+                    taken.append(outcome.request.key)
+                    if len(taken) == 10:
+                        scope.cancel()
+            assert len(taken) == 10
+            taken += [outcome.request.key async for outcome in outcomes]
+        assert len(set(taken)) == 100  # none was lost
 
 
 async def test_settled_orders_are_let_go(autojump_clock: MockClock) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
-from typing import Any
 
 import trio
 
@@ -33,7 +32,10 @@ SHELF = 64
 ROOM = 2 * WINDOW_MOST
 """Orders in flight and outcomes not yet received, together at most."""
 YIELD_EVERY = 64
-"""Items after which the intake lets others run, for an iterable that never waits."""
+"""Items after which the intake lets others run, for an iterable that never waits; and outcomes after which the consumer
+does, which may never wait, either."""
+TOLD_EVERY = 64
+"""Outcomes whose consumption tells the writer that there is room."""
 
 
 class _Item(Pending):
@@ -59,6 +61,7 @@ class CancelStream:
         self._in_flight: dict[Pending, None] = {}
         self._send, self._receive = trio.open_memory_channel[Outcome](ROOM + SHELF)
         self._waiting = 0  # outcomes delivered and not yet received
+        self._unyielded = 0  # of those that were received since others could run
         self._intake_bell = Bell()
         self._exhausted = False
         self._closed = False
@@ -70,17 +73,35 @@ class CancelStream:
         return self
 
     async def __anext__(self) -> Outcome:
-        """Return the next outcome. Cancelled: none is lost."""
+        """Return the next outcome. Cancelled: none is lost.
+
+        Of outcomes that are at hand, each ``YIELD_EVERY``-th lets other tasks run; any raises if it is cancelled.
+        """
         try:
-            outcome = await self._receive.receive()
+            outcome = await self._next_at_hand()
+            if outcome is None:
+                self._unyielded = 0
+                outcome = await self._receive.receive()
         except trio.EndOfChannel:
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error from None
             raise StopAsyncIteration from None
         self._waiting -= 1
-        self._dispatcher.table.wake_writer()
+        if self._waiting % TOLD_EVERY == 0:  # not for each: one write for many is far cheaper
+            self._dispatcher.table.wake_writer()
         return outcome
+
+    async def _next_at_hand(self) -> Outcome | None:
+        """Return an outcome without a pass of the scheduler; None if there is none, or others must have their turn."""
+        self._unyielded += 1
+        if self._unyielded >= YIELD_EVERY:
+            return None
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            return self._receive.receive_nowait()
+        except trio.WouldBlock:
+            return None
 
     @property
     def unsettled(self) -> tuple[CancelRequest, ...]:
@@ -138,13 +159,17 @@ class CancelStream:
                 async with aclosing(iterator) if isinstance(iterator, AsyncGenerator) else nullcontext():
                     index = 0
                     async for item in iterator:
-                        await self._put(item, index)
+                        self._shelf.append(as_request(item, index))
+                        await self._make_room(index)
                         index += 1
             else:
                 for index, item in enumerate(requests):
-                    await self._put(item, index)
+                    self._shelf.append(as_request(item, index))
+                    if (index + 1) % YIELD_EVERY == 0 or len(self._shelf) >= SHELF or self._refused is not None:
+                        await self._make_room(index)
         except Exception as error:  # the user's iterable failed: it comes out of the stream, after its outcomes
             self._error = error
+        self._dispatcher.table.wake_writer()
         while self._shelf:  # until the dispatcher has taken every item, or never will
             if self._refused is None:
                 await self._intake_bell.wait()
@@ -152,14 +177,13 @@ class CancelStream:
         self._exhausted = True
         self._finish_if_done()
 
-    async def _put(self, item: Any, index: int) -> None:
-        self._shelf.append(as_request(item, index))
+    async def _make_room(self, index: int) -> None:
+        """Wait until the shelf has room for another item."""
         if self._refused is not None:
             await self._settle_shelf()
             return
-        if len(self._shelf) == 1:
-            self._dispatcher.table.wake_writer()
-        if index % YIELD_EVERY == 0:
+        self._dispatcher.table.wake_writer()
+        if (index + 1) % YIELD_EVERY == 0:
             await trio.lowlevel.checkpoint()
         while len(self._shelf) >= SHELF and self._refused is None:
             await self._intake_bell.wait()
