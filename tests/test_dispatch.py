@@ -14,7 +14,7 @@ from trio_cancel._inbox import BAD_PER_MINUTE
 from trio_cancel._models import CancelRequest
 from trio_cancel._outcomes import Canceled, NotSent, Rejected, Unknown
 from trio_cancel._pacing import WINDOW_MOST, WINDOW_START, Pacer
-from trio_cancel._pending import State, Terms
+from trio_cancel._pending import Pending, State, Terms
 from trio_cancel._table import LATE_KEPT
 
 Answer = Callable[[str], str]
@@ -1167,3 +1167,62 @@ def test_the_result_of_a_partly_filled_order_is_exact() -> None:
     assert isinstance(outcome, Canceled)
     assert str(outcome.order.executed_amount) == "0.12345678901234567890"
     assert result("o")["status"] == outcome.order.status
+
+
+# What has settled is delivered
+
+
+class Nobody:
+    """A scope that does not care."""
+
+    def off_book(self, request: CancelRequest, written: float) -> None:
+        pass
+
+
+def test_an_answer_without_an_order_id_settles_while_scopes_hold_orders() -> None:
+    desk = Desk()
+    desk.dispatcher.table.holds.hold(CancelRequest("another"), Nobody())
+    order = desk.submit(external_id="mine")
+    desk.answer(canceled(desk.ids[-1], "", external_id="mine"))
+    assert order.kind == "canceled"
+
+
+def test_what_has_settled_is_delivered_whatever_fails_beside_it() -> None:
+    class FullLog:
+        def retried(self, pending: Pending) -> None:
+            raise AssertionError
+
+        def settled(self, pending: Pending) -> None:
+            raise OSError("no space left")
+
+    desk = Desk()
+    desk.dispatcher.table.log = FullLog()
+    order = desk.submit()
+    with pytest.raises(OSError, match="no space left"):
+        desk.answer(canceled(desk.ids[-1]))
+    assert order.kind == "canceled"
+    assert desk.dispatcher.pending_count == 0
+
+
+def test_cancels_that_ended_in_an_outage_are_forgotten() -> None:
+    desk = Desk()
+    desk.down()
+    for index in range(100):
+        desk.abandon(desk.submit(f"left{index}"))
+    desk.submit("given up")
+    desk.wait(31)
+    assert len(desk.dispatcher.queue.urgent) <= 1
+    waiting = desk.submit("waiting")
+    assert desk.dispatcher.queue.heads() == [waiting]
+    assert list(desk.dispatcher.queue.urgent) == [waiting]
+
+
+def test_what_comes_over_the_budget_in_one_piece_is_not_logged_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    order = desk.submit()
+    texts = ["" for _ in range(10_000)]
+    with caplog.at_level(logging.WARNING):
+        desk.dispatcher.read([*texts, canceled(desk.ids[-1])], 1, desk.now, desk.wall)
+    assert desk.dispatcher.inbox.over_budget
+    assert len(caplog.records) <= BAD_PER_MINUTE + 1
+    assert order.kind == "canceled"  # what is an answer is read all the same

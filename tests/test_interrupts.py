@@ -15,11 +15,13 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 from venues import Venue, open_venue
 
 from trio_cancel import OrderScope, OrdersLeft, TradingWS
 from trio_cancel._signals import ears
+from trio_cancel._single import Single
 from trio_cancel.sandbox import Fault
 
 
@@ -426,3 +428,37 @@ def test_ctrl_c_at_every_other_instruction_of_the_block_and_the_scope() -> None:
         if instructions.count < at:
             break
     assert at > 300
+
+
+def test_ctrl_c_while_the_session_ends_leaves_no_caller_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    pressed = False
+    deliver = Single.deliver
+
+    def press_once(single: Single) -> None:
+        nonlocal pressed
+        deliver(single)
+        if not pressed:
+            pressed = True
+            signal.raise_signal(signal.SIGINT)
+
+    async def call(ws: TradingWS, order: str) -> None:
+        told.append((await ws.try_cancel(order)).kind)
+
+    async def main() -> None:
+        async with open_venue() as venue, trio.open_nursery() as callers:
+            with pytest.raises(KeyboardInterrupt):
+                async with venue.open() as ws:
+                    venue.failures += [OSError("down")] * 100
+                    await venue.cut()
+                    await trio.sleep(0.01)
+                    for order in venue.orders(20):
+                        callers.start_soon(call, ws, order)  # noqa: ASYNC111 - they outlive the session: that is tested
+                    await trio.testing.wait_all_tasks_blocked()
+                    monkeypatch.setattr(Single, "deliver", press_once)
+            await trio.sleep(10)
+            callers.cancel_scope.cancel()
+
+    run(main)
+    assert pressed
+    assert told == ["not_sent"] * 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import pickle
 import traceback
 
@@ -10,6 +11,7 @@ import attrs
 import pytest
 
 from trio_cancel import CancelRequest, ConfigurationError, Credentials, InvalidRequest
+from trio_cancel._wire import business_params
 
 SECRET = "s3cr3t-that-nobody-sees"
 
@@ -126,3 +128,26 @@ def test_missing_credentials_are_named(
         Credentials.from_env()
     assert other is None or other not in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+class Text(str):
+    """A string of a class of its own, as other libraries have them."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+class Name(str, enum.Enum):  # noqa: UP042 - just this kind is what is tested
+    """A string that is an enum's member."""
+
+    ORDER = "order-1"
+
+
+@pytest.mark.parametrize("id", [Text("order-1"), Name.ORDER])
+def test_an_id_is_kept_as_a_plain_string(id: str) -> None:
+    for request in (CancelRequest(id), CancelRequest.of(id), CancelRequest(external_id=id)):
+        assert type(request.key) is str
+        assert request.key == "order-1"
+        assert business_params(request) in (b'{"id":"order-1"}', b'{"external_id":"order-1"}')

@@ -8,9 +8,9 @@ import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
-from venues import open_venue
+from venues import Remembering, open_venue
 
-from trio_cancel import Canceled, CancelRequest, TradingWS
+from trio_cancel import Canceled, CancelRequest, Outcome, TradingWS
 from trio_cancel._pending import Terms
 from trio_cancel._single import KEPT, LOOKS, NEAR, Channels, Single, look
 from trio_cancel.sandbox import Fault
@@ -121,3 +121,30 @@ async def test_a_look_ends_by_itself(autojump_clock: MockClock) -> None:
     single = Single(CancelRequest("o"), Terms())
     await look(single)
     assert single.outcome is None
+
+
+@pytest.mark.parametrize("near", [True, False])
+async def test_an_outcome_that_comes_with_the_cancellation_is_told(near: bool, autojump_clock: MockClock) -> None:
+    untold = told = 0
+    for passes in range(3, 12):
+        for _ in range(6):  # the order within a pass of the scheduler is random
+            watch = Remembering()
+            returned: list[Outcome] = []
+            async with open_venue() as venue, venue.open(observer=watch) as ws:
+                (order,) = venue.orders(1)
+                await trio.testing.wait_all_tasks_blocked()
+                channels_of(ws).near = near
+
+                async def cancel(ws: TradingWS = ws, order: str = order, returned: list[Outcome] = returned) -> None:
+                    returned.append(await ws.try_cancel(order))
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(cancel)
+                    for _ in range(passes):
+                        await trio.lowlevel.checkpoint()
+                    nursery.cancel_scope.cancel()
+                await trio.sleep(60)
+                untold += ws.statistics().settled - len(returned) - len(watch.of("settled_late"))
+                told += len(watch.of("settled_late"))
+    assert untold == 0
+    assert told

@@ -535,3 +535,15 @@ def test_numbers_of_unusual_size_are_exact_and_not_kept() -> None:
     assert reply.order is not None
     assert reply.order.remaining_amount == Decimal(digits)
     assert _shared_decimal.cache_info().currsize == kept
+
+
+@pytest.mark.parametrize("number", [2**31, -(2**31) - 1, 2**63, 2**64 - 1, 10**30])
+def test_a_number_that_no_status_or_code_can_be_breaks_the_contract(number: int) -> None:
+    for text in (
+        f'{{"id":"r","status":{number}}}',
+        f'{{"id":"r","status":400,"error":{{"error_code":{number},"message":""}}}}',
+    ):
+        reply = decode_reply(text)
+        assert isinstance(reply, BadReply)
+        assert reply.id == "r"
+        assert reply.status in (None, 400)

@@ -137,13 +137,17 @@ class Batch:
             else:
                 await trio.lowlevel.checkpoint()
         finally:
-            self._ended = True
-            self._dispatcher.queue.remove_source(self)
-            if self._unsettled:
-                for content in self._slots:
-                    if isinstance(content, _Item):
-                        self._dispatcher.abandon(content)
+            self._end()
         return self.report()
+
+    @trio.lowlevel.enable_ki_protection
+    def _end(self) -> None:
+        self._ended = True
+        self._dispatcher.queue.remove_source(self)
+        if self._unsettled:
+            for content in self._slots:
+                if isinstance(content, _Item):
+                    self._dispatcher.abandon(content)
 
     def report(self) -> CancelReport:
         """Return one outcome for every input, in its order, as far as is known now.

@@ -150,9 +150,12 @@ class TradingWS:
             if alone:
                 channels.near = trio.current_time() - now < NEAR
             return outcome
-        finally:
+        except BaseException:
             if single.outcome is None:
                 session.dispatcher.abandon(single)
+            else:  # it came, and so did what ends the wait
+                session.dispatcher.table.tell_late(request, single.outcome)
+            raise
 
     def batch(self, requests: Iterable[str | CancelRequest]) -> Batch:
         """Make a bulk cancel that can be interrupted and still accounts for every order. Nothing is sent yet.

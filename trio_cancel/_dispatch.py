@@ -1,7 +1,7 @@
 """The facade over everything under way: what is written next, what time is up, what a lost connection means (sans I/O).
 
 The session's tasks call it and only move bytes: the writer asks :meth:`Dispatcher.take` and :meth:`Dispatcher.sign`,
-the reader hands each text to ``read`` (see ``_inbox``), the timer calls :meth:`Dispatcher.expire`. Nothing here waits,
+the reader hands texts to ``read`` (see ``_inbox``), the timer calls :meth:`Dispatcher.expire`. Nothing here waits,
 so nothing here can be cancelled; every method leaves the tables (``_table``, ``_queue``) whole. Times named ``now`` are
 trio's clock, ``wall`` is Unix seconds.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
+
+import trio
 
 from trio_cancel._errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._inbox import Inbox
@@ -68,9 +70,7 @@ class Dispatcher:
     def submit(self, pending: Pending, now: float) -> None:
         """Take a single cancel in; it settles at once if the session has failed or is closed."""
         pending.held_since = now
-        self.counters.queued += 1
-        if self._notify is not None:
-            self._notify("request_queued", pending.request)
+        self.count_queued((pending.request,))
         if self.table.stopped is not None:
             self.table.settle(pending, pending.conclude(self.table.stopped, None))
             return
@@ -83,7 +83,7 @@ class Dispatcher:
             self._wake_timer(now + pending.terms.give_up_after)
 
     def count_queued(self, requests: Sequence[CancelRequest]) -> None:
-        """Count orders of a bulk cancel, and tell the observer."""
+        """Count orders that were handed in, and tell the observer."""
         self.counters.queued += len(requests)
         if self._notify is not None:
             for request in requests:
@@ -244,6 +244,7 @@ class Dispatcher:
                 self.table.settle(pending, pending.conclude(error, self.table.clock))
         self._wake_timer(now)
 
+    @trio.lowlevel.enable_ki_protection
     def stop(self, cause: BaseException) -> None:
         """End everything at once, for good: what was written is Unknown, the rest NotSent, with ``cause``."""
         self.table.stopped = cause

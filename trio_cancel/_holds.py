@@ -62,7 +62,8 @@ class Holds:
             return
         names = [outcome.request]
         if isinstance(outcome, Canceled):
-            names.append(CancelRequest(outcome.order.id))
+            if outcome.order.id:  # a venue may leave it empty for a cancel by external id
+                names.append(CancelRequest(outcome.order.id))
             if outcome.order.external_id:
                 names.append(CancelRequest(external_id=outcome.order.external_id))
         for name in dict.fromkeys(names):

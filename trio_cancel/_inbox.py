@@ -142,6 +142,9 @@ class Inbox:
 
     def _read_stray(self, reply: Reply | BadReply, flight: Flight | None, now: float) -> None:
         """Count and log what answers nothing that waits; the connection lives on, within its budget of bad messages."""
+        if self.over_budget:
+            self.count_bad(now)  # it is about to be left, and a piece may hold thousands more
+            return
         table = self._table
         counters = table.counters
         if reply.id is None:

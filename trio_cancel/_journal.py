@@ -41,8 +41,9 @@ SIGN_OF_LIFE = 300.0
 KEPT_MOST = 200_000
 """Rows that are kept while the journal cannot write; beyond them the oldest are dropped."""
 
-FAILURES = (sqlite3.Error, OSError, RuntimeError)
-"""What a store or an executor raises that is the world's fault. RuntimeError: no further thread can be started."""
+FAILURES = (sqlite3.Error, OSError, RuntimeError, OverflowError)
+"""What a store or an executor raises that is not ours to fail for. RuntimeError: no further thread can be started.
+OverflowError: a number that SQLite cannot hold."""
 
 RunSync = Callable[..., Awaitable[Any]]
 """Runs a function that blocks with its arguments, and is cancelled only at the price of abandoning it."""
@@ -51,13 +52,16 @@ RunSync = Callable[..., Awaitable[Any]]
 class Journal:
     """See the module's docstring. Made by ``open_journal``."""
 
-    def __init__(self, path: str, store: JournalStore, run_sync: RunSync, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, path: str, store: JournalStore, run_sync: RunSync, wall: Callable[[], float], prefix: str
+    ) -> None:
         self.path = path
         self.failure: BaseException | None = None  # why it cannot write now
         self.under_way: Iterable[Pending] = ()  # the orders that have a place in the window, as they come and go
         self._store = store
         self._run_sync = run_sync
         self._wall = wall
+        self._number_at = len(prefix) + 1  # where the number begins in a request's id
         begun = store.begun
         self._session = begun.session
         self._first_attempt = begun.attempt
@@ -163,20 +167,23 @@ class Journal:
         """Note that an order has its outcome."""
         outcome = pending.outcome
         if pending.intent and outcome is not None:
+            # What an answer settles is settled when it comes.
+            last = pending.flights[-1].answered_at if pending.flights else None
+            at = self._wall() if last is None else last
             code = None if outcome.error is None else outcome.error.error_code
-            self._changes.outcomes.values += (pending.intent, outcome.kind, int(self._wall() * 1_000_000), code)
+            self._changes.outcomes.values += (pending.intent, outcome.kind, int(at * 1_000_000), code)
             self._add_attempts(pending)
-            self._wake_lazily()
+            if not self._lazy:
+                self._wake_lazily()
 
     def _add_attempts(self, pending: Pending) -> None:
         # Into flat rows at once: orders kept until the next transaction would be work for the garbage collector.
-        intent, first = pending.intent, self._first_attempt
         values = self._changes.attempts.values
         for flight in pending.flights:
             answered = flight.answered_at
             values += (
-                first + int(flight.request_id.rpartition("-")[2]),
-                intent,
+                self._first_attempt + int(flight.request_id[self._number_at :]),
+                pending.intent,
                 flight.connection,
                 int(flight.written_at * 1_000_000),
                 None if answered is None else int(answered * 1_000_000),

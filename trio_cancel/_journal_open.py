@@ -78,7 +78,7 @@ async def open_journal(
     with trio.CancelScope(shield=True):  # a file that a thread has opened must not be lost
         store = await run_sync(open_store, path, account, prefix, micros(wall()))
     assert store is not None
-    journal = Journal(os.fspath(path), store, run_sync, wall)
+    journal = Journal(os.fspath(path), store, run_sync, wall, prefix)
     scope = trio.CancelScope(shield=True)
     manager = trio.open_nursery()
     nursery = await manager.__aenter__()

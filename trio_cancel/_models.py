@@ -85,8 +85,12 @@ class CancelRequest:
                 raise InvalidRequest("A cancel needs an order: give id or external_id; both are missing.")
         elif self.external_id is not None:
             raise InvalidRequest("A cancel names one order in one way: give id or external_id, not both.")
-        if not isinstance(value, str):
-            raise InvalidRequest(f"{name} must be a string, not {type(value).__name__}.")
+        if value.__class__ is not str:
+            if not isinstance(value, str):
+                raise InvalidRequest(f"{name} must be a string, not {type(value).__name__}.")
+            # Of a class of its own: its text, whatever its own __str__ says.
+            value = str.__str__(value)
+            object.__setattr__(self, name, value)
         if not value:
             raise InvalidRequest(f"{name} must not be empty.")
         if not value.isascii():

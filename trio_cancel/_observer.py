@@ -30,7 +30,7 @@ class Observer(Protocol):
         return
 
     def request_written(self, request: CancelRequest, request_id: str) -> None:
-        """An attempt was handed to the socket."""
+        """An attempt is being handed to the socket."""
         return
 
     def request_answered(self, request: CancelRequest, request_id: str, status: int | None, seconds: float) -> None:

@@ -43,7 +43,8 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         request_id: the id that it carried; never used twice.
-        written_at: Unix seconds (UTC) when its last byte was accepted by the socket; None if it never was.
+        written_at: Unix seconds (UTC) when it was signed and handed to the socket, which accepted its last byte; None
+            if it never did.
         answered_at: Unix seconds (UTC) when its answer came; None if none came.
         status: the status of that answer; None if none came or it had none that could be read.
     """

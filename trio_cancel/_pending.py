@@ -102,7 +102,8 @@ class Pending:
         running_from: trio's clock since which its time runs; None while it stands still.
         time_spent: seconds that it has run before.
         not_before: trio's clock before which its next attempt must not be written.
-        held_since: trio's clock since which it has been held back.
+        held_since: trio's clock since which it has been held back; long ago for one of a bulk cancel or a stream, whose
+            source knows when that was handed in.
         intent: its number in the journal, once it has one.
     """
 

@@ -119,8 +119,11 @@ class Queue:
         return min((p.not_before for p in self.retrying() if p.not_before > now), default=math.inf)
 
     def heads(self) -> list[Pending]:
-        """Return the single cancels that have not been tried yet, oldest first."""
-        return [p for p in self.urgent if p.state is State.QUEUED]
+        """Return the single cancels that have not been tried yet, oldest first; forget those that have ended."""
+        heads = [p for p in self.urgent if p.state is State.QUEUED]
+        if len(heads) < len(self.urgent):
+            self.urgent = deque(heads)
+        return heads
 
     def sources(self) -> list[Source]:
         """Return the bulk cancels."""

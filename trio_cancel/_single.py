@@ -70,8 +70,9 @@ class Channels:
 
 
 async def look(single: Single) -> None:
-    """Wait for an outcome that comes almost at once, and no longer. Cancelled: nothing is lost."""
+    """Wait for an outcome that comes almost at once, and no longer. Cancelled: only if none has come."""
     for _ in range(LOOKS):
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
         if single.outcome is not None:
             return
+        await trio.lowlevel.checkpoint_if_cancelled()

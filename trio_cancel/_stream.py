@@ -196,6 +196,7 @@ class CancelStream:
             with suppress(trio.ClosedResourceError):  # the block was left while the channel was full
                 await self._send.send(outcome)
 
+    @trio.lowlevel.enable_ki_protection
     def _close(self) -> None:
         self._closed = True
         self._shelf.clear()

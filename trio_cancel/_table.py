@@ -12,16 +12,20 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
+import trio
+
 from trio_cancel._clock import OffsetInterval
 from trio_cancel._errors import NoReply, NotWritten
 from trio_cancel._holds import Holds
+from trio_cancel._models import CancelRequest
 from trio_cancel._observer import Counters, Notifier, logger
 from trio_cancel._outcomes import KINDS, Outcome
 from trio_cancel._pending import Flight, Pending, State
 from trio_cancel._queue import Queue
 
 LATE_KEPT = 1024
-"""How many overdue orders whose callers have left are still matched, and how many settled requests remembered."""
+"""How many overdue orders whose callers have left are still matched, and how many settled requests remembered at most
+(at least half as many)."""
 
 
 _SETTLED = State.SETTLED  # each look at a member of an enum's class takes as long as a small call
@@ -115,15 +119,21 @@ class Table:
         if len(self._recent) >= LATE_KEPT // 2:
             self._older, self._recent = self._recent, {}
         self.counters.settled += 1
-        if self.log is not None:
-            self.log.settled(pending)
-        if self.holds.holders:
-            self.holds.settled(outcome, pending.flights[0].written if pending.flights else -math.inf)
-        if pending.abandoned:
-            logger.info("%s settled as %s after its caller had left", pending.request, outcome.kind)
-            if self.notify is not None:
-                self.notify("settled_late", outcome)
-        pending.deliver()
+        try:
+            if self.log is not None:
+                self.log.settled(pending)
+            if self.holds.holders:
+                self.holds.settled(outcome, pending.flights[0].written if pending.flights else -math.inf)
+            if pending.abandoned:
+                self.tell_late(pending.request, outcome)
+        finally:
+            pending.deliver()  # whatever failed: who waits for what has settled would wait for ever
+
+    def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:
+        """Tell of an outcome that its caller did not wait for."""
+        logger.info("%s settled as %s after its caller had left", request, outcome.kind)
+        if self.notify is not None:
+            self.notify("settled_late", outcome)
 
     def settled_as(self, request_id: str) -> tuple[str, bool] | None:
         """Return how the order of a recent request settled, and whether the request was answered."""
@@ -133,6 +143,7 @@ class Table:
         """Note the answer to a request whose order had settled as ``kind`` before."""
         self._recent[request_id] = _ANSWERED[kind]
 
+    @trio.lowlevel.enable_ki_protection
     def abandon(self, pending: Pending) -> None:
         """Note that the caller has left: withdraw what is not written, go on tracking what is."""
         if pending.state is State.SETTLED:

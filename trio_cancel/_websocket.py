@@ -214,7 +214,7 @@ async def upgrade(
         nursery: where the reader task runs; cancelling it stops the link.
         stream: a connected stream; it is closed if the upgrade fails.
         endpoint: names the host and the resource.
-        on_texts: called in the reader task with the payload of each small text message; must not raise.
+        on_texts: called in the reader task with the payloads of the small text messages of one piece; must not raise.
         on_fed: called there after each piece of bytes, when all its text messages have been handed over.
         wake: called when something waits for the writer, and at the end of the link.
         wall_clock: seconds since the epoch.

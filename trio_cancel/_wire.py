@@ -110,8 +110,13 @@ class BadReply:
     status: int | None = None
 
 
+# Wider than any status or code will ever be, and narrow enough for every store.
+_MOST = 2**31
+_Int = Annotated[int, msgspec.Meta(ge=-_MOST, lt=_MOST)]
+
+
 class _Error(msgspec.Struct, gc=False):
-    error_code: int
+    error_code: _Int
     message: str = ""
 
 
@@ -141,7 +146,7 @@ class _Order(msgspec.Struct, gc=False):
 
 class _Reply(msgspec.Struct, gc=False):
     id: str | None
-    status: int
+    status: _Int
     result: _Order | None = None
     error: _Error | None = None
 
@@ -234,5 +239,5 @@ def _salvage(text: bytes | str, error: BaseException) -> BadReply:
     return BadReply(
         reason,
         id_ if isinstance(id_, str) else None,
-        status if isinstance(status, int) and not isinstance(status, bool) else None,
+        status if isinstance(status, int) and not isinstance(status, bool) and -_MOST <= status < _MOST else None,
     )
