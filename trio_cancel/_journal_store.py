@@ -43,8 +43,8 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
 _TABLES = ("account", "session", "hold", "release", "intent", "attempt", "outcome")
-_AT_ONCE = (64, 8, 1)
-"""How many rows one statement inserts."""
+_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
+"""How many rows one statement inserts: powers of two, so that any number of rows takes few statements."""
 _LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(number), 0) FROM {}))"
 
 
@@ -189,11 +189,9 @@ def _insert(database: sqlite3.Connection, table: str, rows: Rows) -> None:
     at = 0
     for count in _AT_ONCE:
         size = count * width
-        end = at + (len(values) - at) // size * size
-        if end > at:
-            statement = _statement(table, width, count)
-            database.executemany(statement, [values[start : start + size] for start in range(at, end, size)])
-            at = end
+        while len(values) - at >= size:
+            database.execute(_statement(table, width, count), values[at : at + size])
+            at += size
 
 
 @cache
