@@ -10,7 +10,7 @@ import trio
 
 from trio_cancel import Credentials, JournalContents
 from trio_cancel._journal_reading import contents_of
-from trio_cancel._journal_rows import Begun, Changes, SessionRow, Tables
+from trio_cancel._journal_rows import Begun, Changes, SessionRow, Tables, spread
 from trio_cancel._journal_store import Account
 
 ACCOUNT = Account("ws://localhost", Credentials("the-token-of-the-journal", "the-secret-of-the-journal"))
@@ -58,10 +58,9 @@ class MemoryStore:
         """What a reader would find."""
         changes = self.changes
         session = SessionRow(self.begun.session, "id", self.begun.attempt, 0, changes.alive or 0, changes.closed)
-        attempts = sorted({row[0]: row for row in changes.attempts}.values())
         holds, releases, intents = list(changes.holds), list(changes.releases), list(changes.intents)
-        outcomes = list(changes.outcomes)
-        return contents_of(Tables(ACCOUNT.url, [session], holds, releases, intents, attempts, outcomes))
+        tried = spread(changes.answers, changes.attempts, changes.outcomes)
+        return contents_of(Tables(ACCOUNT.url, [session], holds, releases, intents, *tried))
 
 
 class Executor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from journals import ACCOUNT
 
-from trio_cancel import Credentials, JournalError, read_journal
+from trio_cancel import Attempt, Credentials, JournalError, read_journal
 from trio_cancel._endpoint import parse_endpoint
 from trio_cancel._journal_lock import lock
 from trio_cancel._journal_rows import Changes, micros
@@ -69,6 +69,33 @@ def test_a_second_session_goes_on_where_the_first_one_ended(path: Path) -> None:
     first, second = cancel.attempts
     assert (first.request_id, first.answered_at, first.status) == ("a-7", None, None)
     assert (second.answered_at, second.status) == (9.0, 200)
+
+
+def test_an_answer_is_an_attempt_and_an_outcome(path: Path) -> None:
+    store = open_store(path)
+    store.commit(
+        Changes(
+            intents=[(number, 1, 0, f"o{number}", 6 * SECOND) for number in range(1, 300)],
+            attempts=[(7, 1, 1, 7 * SECOND, None, None)],  # it took so long that it was recorded as open before
+        )
+    )
+    store.commit(
+        Changes(
+            answers=[
+                (6 + number, number, 1, 7 * SECOND, 8 * SECOND, 400, "already_closed", 40408)
+                for number in range(1, 300)
+            ]
+        )
+    )
+    store.close()
+    for order in read_journal(path).orders:
+        (cancel,) = order.cancels
+        assert (cancel.kind, cancel.settled_at, cancel.error_code, order.left) == ("already_closed", 8.0, 40408, False)
+        (attempt,) = cancel.attempts
+        assert attempt == Attempt(f"a-{6 + cancel.number}", 7.0, 8.0, 400)
+    store = open_store(path, prefix="b")
+    assert store.begun.attempt == 305  # numbers of requests go on behind it
+    store.close()
 
 
 def test_a_sessions_signs_of_life(path: Path) -> None:

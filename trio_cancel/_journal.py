@@ -167,12 +167,24 @@ class Journal:
         """Note that an order has its outcome."""
         outcome = pending.outcome
         if pending.intent and outcome is not None:
-            # What an answer settles is settled when it comes.
-            last = pending.flights[-1].answered_at if pending.flights else None
-            at = self._wall() if last is None else last
             code = None if outcome.error is None else outcome.error.error_code
-            self._changes.outcomes.values += (pending.intent, outcome.kind, int(at * 1_000_000), code)
-            self._add_attempts(pending)
+            flights = pending.flights
+            if outcome.off_book and len(flights) == 1:
+                # The usual end: its answer, at the time of the answer, in one row.
+                flight = flights[0]
+                self._changes.answers.values += (
+                    self._first_attempt + int(flight.request_id[self._number_at :]),
+                    pending.intent,
+                    flight.connection,
+                    int(flight.written_at * 1_000_000),
+                    int((flight.answered_at or self._wall()) * 1_000_000),
+                    flight.status,
+                    outcome.kind,
+                    code,
+                )
+            else:
+                self._changes.outcomes.values += (pending.intent, outcome.kind, micros(self._wall()), code)
+                self._add_attempts(pending)
             if not self._lazy:
                 self._wake_lazily()
 
@@ -303,7 +315,7 @@ class Journal:
         self._changes = kept = changes.before(self._changes)
         if len(kept) > KEPT_MOST:
             self._dropped = True
-            for rows in (kept.attempts, kept.outcomes, kept.intents):
+            for rows in (kept.attempts, kept.outcomes, kept.answers, kept.intents):
                 rows.drop_older_half()
 
     def _fail(self, error: BaseException) -> None:

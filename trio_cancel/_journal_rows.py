@@ -40,6 +40,8 @@ AttemptRow: TypeAlias = tuple[int, int, int, int, int | None, int | None]
 """number, intent, connection, written at, answered at, status"""
 OutcomeRow: TypeAlias = tuple[int, str, int, int | None]
 """intent, kind, settled at, error code"""
+AnswerRow: TypeAlias = tuple[int, int, int, int, int, int | None, str, int | None]
+"""The usual end of a cancel, its only attempt and its outcome in one row: an attempt's, then kind, error code"""
 
 
 class Rows:
@@ -83,6 +85,7 @@ class Changes:
         intents: Iterable[IntentRow] = (),
         attempts: Iterable[AttemptRow] = (),
         outcomes: Iterable[OutcomeRow] = (),
+        answers: Iterable[AnswerRow] = (),
         alive: int | None = None,
         closed: int | None = None,
     ) -> None:
@@ -91,6 +94,7 @@ class Changes:
         self.intents: Rows = Rows(5, intents)
         self.attempts: Rows = Rows(6, attempts)
         self.outcomes: Rows = Rows(4, outcomes)
+        self.answers: Rows = Rows(8, answers)
         self.alive = alive
         self.closed = closed
 
@@ -101,6 +105,7 @@ class Changes:
             + len(self.intents)
             + len(self.attempts)
             + len(self.outcomes)
+            + len(self.answers)
             + (self.alive is not None)
             + (self.closed is not None)
         )
@@ -112,6 +117,7 @@ class Changes:
         self.intents.values += later.intents.values
         self.attempts.values += later.attempts.values
         self.outcomes.values += later.outcomes.values
+        self.answers.values += later.answers.values
         if later.alive is not None:
             self.alive = later.alive
         if later.closed is not None:
@@ -145,6 +151,18 @@ class Begun:
     session: int
     number: int
     attempt: int
+
+
+def spread(
+    answers: Iterable[AnswerRow], attempts: Iterable[AttemptRow], outcomes: Iterable[OutcomeRow]
+) -> tuple[list[AttemptRow], list[OutcomeRow]]:
+    """Return all attempts and all outcomes, those in ``answers`` too; an answer says more than an open attempt."""
+    tried = {row[0]: row for row in attempts}
+    settled = {row[0]: row for row in outcomes}
+    for number, intent, connection, written, answered, status, kind, code in answers:
+        tried[number] = (number, intent, connection, written, answered, status)
+        settled[intent] = (intent, kind, answered, code)
+    return sorted(tried.values()), sorted(settled.values())
 
 
 def micros(seconds: float) -> int:

@@ -21,7 +21,7 @@ import attrs
 from trio_cancel._endpoint import Endpoint
 from trio_cancel._errors import JournalError
 from trio_cancel._journal_lock import Lock, lock
-from trio_cancel._journal_rows import Begun, Changes, Rows, SessionRow, Tables
+from trio_cancel._journal_rows import Begun, Changes, Rows, SessionRow, Tables, spread
 from trio_cancel._models import Credentials
 
 APPLICATION_ID = 0x7472694A
@@ -39,12 +39,17 @@ CREATE TABLE intent  (number INTEGER PRIMARY KEY, session INTEGER NOT NULL, exte
 CREATE TABLE attempt (number INTEGER PRIMARY KEY, intent INTEGER NOT NULL, connection INTEGER NOT NULL,
                       written INTEGER NOT NULL, answered INTEGER, status INTEGER);
 CREATE TABLE outcome (intent INTEGER PRIMARY KEY, kind TEXT NOT NULL, settled INTEGER NOT NULL, error_code INTEGER);
+CREATE TABLE answer  (number INTEGER PRIMARY KEY, intent INTEGER NOT NULL, connection INTEGER NOT NULL,
+                      written INTEGER NOT NULL, answered INTEGER NOT NULL, status INTEGER, kind TEXT NOT NULL,
+                      error_code INTEGER);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
-_TABLES = ("account", "session", "hold", "release", "intent", "attempt", "outcome")
+_TABLES = ("account", "session", "hold", "release", "intent", "attempt", "outcome", "answer")
 _AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement inserts: powers of two, so that any number of rows takes few statements."""
+_PARAMETERS = 999
+"""How many values a statement may have in every SQLite."""
 _LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(number), 0) FROM {}))"
 
 
@@ -141,6 +146,7 @@ class Store:
             _insert(database, "release", changes.releases)
             _insert(database, "attempt", changes.attempts)
             _insert(database, "outcome", changes.outcomes)
+            _insert(database, "answer", changes.answers)
             if changes.alive is not None:
                 database.execute("UPDATE session SET alive = ? WHERE number = ?", (changes.alive, self.begun.session))
             if changes.closed is not None:
@@ -175,11 +181,13 @@ def read_tables(path: str | os.PathLike[str]) -> Tables:
         def rows(table: str) -> list[Any]:
             return database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()  # noqa: S608 - our own names
 
-        url = rows("account")[0][0]
         return Tables(
-            url,
+            rows("account")[0][0],
             [SessionRow(*row) for row in rows("session")],
-            *(rows(table) for table in ("hold", "release", "intent", "attempt", "outcome")),
+            rows("hold"),
+            rows("release"),
+            rows("intent"),
+            *spread(rows("answer"), rows("attempt"), rows("outcome")),
         )
 
 
@@ -189,6 +197,8 @@ def _insert(database: sqlite3.Connection, table: str, rows: Rows) -> None:
     at = 0
     for count in _AT_ONCE:
         size = count * width
+        if size > _PARAMETERS:
+            continue
         while len(values) - at >= size:
             database.execute(_statement(table, width, count), values[at : at + size])
             at += size
@@ -280,7 +290,7 @@ def _check_format(path: str, database: sqlite3.Connection) -> None:
 
 def _begin(database: sqlite3.Connection, prefix: str, now: int) -> Begun:
     (number,) = database.execute(_LAST.format("hold", "intent")).fetchone()
-    (attempt,) = database.execute("SELECT ifnull(max(number), 0) FROM attempt").fetchone()
+    (attempt,) = database.execute(_LAST.format("attempt", "answer")).fetchone()
     cursor = database.execute(
         "INSERT INTO session (prefix, first_attempt, opened, alive) VALUES (?, ?, ?, ?)", (prefix, attempt, now, now)
     )

@@ -13,7 +13,7 @@ import trio
 
 from trio_cancel import JournalContents
 from trio_cancel._journal_reading import contents_of
-from trio_cancel._journal_rows import Begun, Changes, SessionRow, Tables
+from trio_cancel._journal_rows import Begun, Changes, SessionRow, Tables, spread
 from trio_cancel._journal_store import Account
 
 from .record import Recorder, Stamp
@@ -43,7 +43,7 @@ class Disk:
         """Begin a session."""
         changes = self._changes
         number = max((row[0] for rows in (changes.holds, changes.intents) for row in rows), default=0) + 1
-        attempt = max((row[0] for row in changes.attempts), default=0)
+        attempt = max((row[0] for rows in (changes.attempts, changes.answers) for row in rows), default=0)
         self._sessions.append(SessionRow(len(self._sessions) + 1, prefix, attempt, now, now, None))
         return DiskStore(process, Begun(len(self._sessions), number, attempt))
 
@@ -68,9 +68,10 @@ class Disk:
     def contents(self) -> JournalContents:
         """Return what a reader would find."""
         changes = self._changes
-        rows = (changes.holds, changes.releases, changes.intents, changes.attempts, changes.outcomes)
-        holds, releases, intents, attempts, outcomes = (sorted({row[0]: row for row in each}.values()) for each in rows)
-        return contents_of(Tables(URL, list(self._sessions), holds, releases, intents, attempts, outcomes))
+        rows = (changes.holds, changes.releases, changes.intents)
+        holds, releases, intents = (sorted({row[0]: row for row in each}.values()) for each in rows)
+        tried = spread(changes.answers, changes.attempts, changes.outcomes)
+        return contents_of(Tables(URL, list(self._sessions), holds, releases, intents, *tried))
 
 
 class Process:
