@@ -147,9 +147,12 @@ class Journal:
                     values += (number, session, 1, request.key, at)
                 pending.intent = number
                 number += 1
-        self._next = number
+        if number > self._next:
+            last, self._next = number - 1, number
+        else:  # all of them were intended before
+            last = max(pending.intent for pending in admitted)
         if self.failure is None:
-            await self._until_durable(max(pending.intent for pending in admitted))
+            await self._until_durable(last)
 
     def written(self, orders: list[Pending]) -> None:
         """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
