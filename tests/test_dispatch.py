@@ -636,11 +636,11 @@ def test_late_answers_are_no_noise() -> None:
 
 def test_settled_orders_are_remembered_within_bounds() -> None:
     desk = Desk()
-    for index in range(LATE_KEPT + 10):
+    for index in range(3 * LATE_KEPT + 10):
         desk.submit(f"o{index}")
         desk.answer(canceled(desk.ids[-1], f"o{index}"))
     kept = [request_id for request_id in desk.ids if desk.dispatcher.table.settled_as(request_id)]
-    assert LATE_KEPT // 2 <= len(kept) <= LATE_KEPT
+    assert LATE_KEPT <= len(kept) <= 2 * LATE_KEPT
     assert kept == desk.ids[-len(kept) :]
     desk.answer(canceled(desk.ids[0], "o0"))
     assert desk.dispatcher.counters.unknown_id == 1
@@ -1226,3 +1226,32 @@ def test_what_comes_over_the_budget_in_one_piece_is_not_logged_line_by_line(capl
     assert desk.dispatcher.inbox.over_budget
     assert len(caplog.records) <= BAD_PER_MINUTE + 1
     assert order.kind == "canceled"  # what is an answer is read all the same
+
+
+def test_late_answers_to_a_window_full_of_orders_are_known_however_late() -> None:
+    desk = Desk()
+    desk.dispatcher.governor.window = WINDOW_MOST
+    orders = [desk.submit(f"o{index}") for index in range(210)]
+    desk.wait(31)
+    assert {order.kind for order in orders} == {"unknown"}
+    late = list(desk.written)
+    assert len(late) == 3 * 210
+    for count, (_, request_id, key) in enumerate(late):
+        if count % 20 == 0:
+            desk.submit(f"fresh {count}")
+            desk.answer(canceled(desk.ids[-1], f"fresh {count}"))
+        desk.answer(canceled(request_id, key))
+    assert desk.dispatcher.counters.late == len(late)
+    assert desk.dispatcher.counters.unknown_id == 0
+    assert not desk.dispatcher.inbox.over_budget
+
+
+def test_what_is_known_is_told_over_the_budget_too(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(terms=ONCE)
+    desk.submit()
+    desk.answer(refusal(desk.ids[-1], 404, 40401))
+    for _ in range(BAD_PER_MINUTE + 1):
+        desk.answer("noise")
+    assert desk.dispatcher.inbox.over_budget
+    desk.answer(canceled(desk.ids[-1]))
+    assert desk.dispatcher.counters.contradictions == 1

@@ -151,3 +151,9 @@ def test_an_id_is_kept_as_a_plain_string(id: str) -> None:
         assert type(request.key) is str
         assert request.key == "order-1"
         assert business_params(request) in (b'{"id":"order-1"}', b'{"external_id":"order-1"}')
+
+
+def test_credentials_are_kept_as_plain_strings() -> None:
+    credentials = Credentials(Text("token"), Text("secret"))
+    assert (type(credentials.api_token), type(credentials.api_secret)) == (str, str)
+    assert (credentials.api_token, credentials.api_secret) == ("token", "secret")

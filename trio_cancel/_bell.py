@@ -17,6 +17,7 @@ class Bell:
         self._rung = False
         self._task: trio.lowlevel.Task | None = None
 
+    @trio.lowlevel.enable_ki_protection
     def ring(self) -> None:
         """Wake the task that waits, now or when it next waits."""
         if not self._rung:

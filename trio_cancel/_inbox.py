@@ -142,10 +142,11 @@ class Inbox:
 
     def _read_stray(self, reply: Reply | BadReply, flight: Flight | None, now: float) -> None:
         """Count and log what answers nothing that waits; the connection lives on, within its budget of bad messages."""
-        if self.over_budget:
+        table = self._table
+        seen = None if reply.id is None else table.settled_as(reply.id)
+        if self.over_budget and flight is None and seen is None:
             self.count_bad(now)  # it is about to be left, and a piece may hold thousands more
             return
-        table = self._table
         counters = table.counters
         if reply.id is None:
             if isinstance(reply, BadReply):
@@ -157,7 +158,7 @@ class Inbox:
         elif flight is not None:
             counters.duplicates += 1
             logger.warning("a second answer to %s (status %s) is ignored", reply.id, reply.status)
-        elif (seen := table.settled_as(reply.id)) is not None:
+        elif seen is not None:
             settled_as, answered = seen
             says = _says(reply)
             if _contradicts(says, settled_as):

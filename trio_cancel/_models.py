@@ -28,6 +28,11 @@ def _checked_credential(_instance: Credentials, attribute: attrs.Attribute[str],
             raise ConfigurationError(f"The {attribute.name} holds a character that UTF-8 cannot encode.") from None
 
 
+def _plain(value: str) -> str:
+    """Return a string of a class of its own as what it is to every encoder."""
+    return str.__str__(value) if isinstance(value, str) else value
+
+
 @attrs.frozen
 class Credentials:
     """An API token and its secret. Neither is in any repr, log line or error of ours.
@@ -40,8 +45,8 @@ class Credentials:
         ConfigurationError: if one is empty or no string that UTF-8 can encode.
     """
 
-    api_token: str = attrs.field(repr=lambda _: "'***'", validator=_checked_credential)
-    api_secret: str = attrs.field(repr=lambda _: "'***'", validator=_checked_credential)
+    api_token: str = attrs.field(repr=lambda _: "'***'", converter=_plain, validator=_checked_credential)
+    api_secret: str = attrs.field(repr=lambda _: "'***'", converter=_plain, validator=_checked_credential)
 
     @classmethod
     def from_env(cls) -> Credentials:
@@ -88,8 +93,7 @@ class CancelRequest:
         if value.__class__ is not str:
             if not isinstance(value, str):
                 raise InvalidRequest(f"{name} must be a string, not {type(value).__name__}.")
-            # Of a class of its own: its text, whatever its own __str__ says.
-            value = str.__str__(value)
+            value = _plain(value)
             object.__setattr__(self, name, value)
         if not value:
             raise InvalidRequest(f"{name} must not be empty.")

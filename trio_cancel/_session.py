@@ -309,6 +309,7 @@ async def _protected(task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def run_session(session: Session) -> AsyncGenerator[Session]:
     """Run the session's tasks around a block, whose exception comes out as it is, in no group."""
     manager = trio.open_nursery()

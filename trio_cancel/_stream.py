@@ -207,6 +207,7 @@ class CancelStream:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def run_stream(
     requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest],
     terms: Terms,

@@ -24,8 +24,8 @@ from trio_cancel._pending import Flight, Pending, State
 from trio_cancel._queue import Queue
 
 LATE_KEPT = 1024
-"""How many overdue orders whose callers have left are still matched, and how many settled requests remembered at most
-(at least half as many)."""
+"""How many overdue orders whose callers have left are still matched, and how many settled requests remembered at least
+(at most twice as many): all attempts of a window full of orders that the venue answers much too late."""
 
 
 _SETTLED = State.SETTLED  # each look at a member of an enum's class takes as long as a small call
@@ -116,7 +116,7 @@ class Table:
             settled_as = _UNANSWERED if flight.answered_at is None else _ANSWERED
             self._recent[flight.request_id] = settled_as[outcome.kind]
             del flight.pending  # no cycle: what has settled must not wait for the garbage collector
-        if len(self._recent) >= LATE_KEPT // 2:
+        if len(self._recent) >= LATE_KEPT:
             self._older, self._recent = self._recent, {}
         self.counters.settled += 1
         try:
@@ -141,7 +141,8 @@ class Table:
 
     def answered_late(self, request_id: str, kind: str) -> None:
         """Note the answer to a request whose order had settled as ``kind`` before."""
-        self._recent[request_id] = _ANSWERED[kind]
+        remembered = self._recent if request_id in self._recent else self._older
+        remembered[request_id] = _ANSWERED[kind]
 
     @trio.lowlevel.enable_ki_protection
     def abandon(self, pending: Pending) -> None:
