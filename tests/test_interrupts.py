@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -22,6 +22,7 @@ from venues import Venue, open_venue
 from trio_cancel import OrderScope, OrdersLeft, TradingWS
 from trio_cancel._signals import ears
 from trio_cancel._single import Single
+from trio_cancel._stream import run_stream
 from trio_cancel.sandbox import Fault
 
 
@@ -428,6 +429,29 @@ def test_ctrl_c_at_every_other_instruction_of_the_block_and_the_scope() -> None:
         if instructions.count < at:
             break
     assert at > 300
+
+
+def test_ctrl_c_at_every_instruction_of_opening_and_leaving_a_stream() -> None:
+    codes = frozenset({cast("Any", run_stream).__wrapped__.__code__})
+
+    async def main(instructions: Instructions) -> None:
+        async with open_venue(seed=1) as venue, venue.open() as ws:
+            before = sys.gettrace()
+            try:
+                sys.settrace(instructions.trace)
+                async with ws.open_cancel_stream(venue.orders(3)) as outcomes:
+                    async for _ in outcomes:
+                        pass
+            finally:
+                sys.settrace(before)
+
+    for at in itertools.count(1):
+        instructions = Instructions(at, codes)
+        with suppress(KeyboardInterrupt):  # and nothing else: no nursery is left open
+            run(partial(main, instructions))
+        if instructions.count < at:
+            break
+    assert at > STEPS
 
 
 def test_ctrl_c_while_the_session_ends_leaves_no_caller_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

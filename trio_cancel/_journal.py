@@ -28,7 +28,7 @@ from trio_cancel._journal_rows import Changes, micros
 from trio_cancel._journal_store import JournalStore
 from trio_cancel._models import CancelRequest
 from trio_cancel._observer import logger
-from trio_cancel._pending import Pending, State
+from trio_cancel._pending import Flight, Pending, State
 
 LAZY = 0.25
 """Seconds that an attempt, an outcome or a release may wait for company."""
@@ -57,7 +57,7 @@ class Journal:
     ) -> None:
         self.path = path
         self.failure: BaseException | None = None  # why it cannot write now
-        self.under_way: Iterable[Pending] = ()  # the orders that have a place in the window, as they come and go
+        self.open: Iterable[Flight] = ()  # the attempts of orders that have not settled, as they come and go
         self._store = store
         self._run_sync = run_sync
         self._wall = wall
@@ -308,8 +308,11 @@ class Journal:
         if not self._closing:
             before = min(before, trio.current_time() - LAZY)
         if before > self._looked_until:
-            for pending in self.under_way:
-                if pending.state is State.IN_FLIGHT and self._looked_until < pending.flights[-1].written <= before:
+            for flight in self.open:  # in the order of their writes
+                if flight.written > before:
+                    break
+                pending = flight.pending
+                if flight.written > self._looked_until and pending.state is State.IN_FLIGHT:
                     self._add_attempts(pending)
             self._looked_until = before
 

@@ -118,7 +118,7 @@ class Session:
         self.dispatcher.correction = correction
         self.dispatcher.table.log = journal
         if journal is not None:
-            journal.under_way = self.dispatcher.table.active
+            journal.open = self.dispatcher.table.flights.values()
 
     # For the block
 

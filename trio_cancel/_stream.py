@@ -238,6 +238,8 @@ async def run_stream(
         # As in run_session: no `async with`, so that the block's exception stays what it is.
         stream._close()
         nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):
-            await intake_ended.wait()
-        await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its task has ended
+        try:
+            with trio.CancelScope(shield=True):
+                await intake_ended.wait()
+        finally:  # Ctrl-C may end even a wait that is shielded
+            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its task has ended, or is about to

@@ -100,11 +100,7 @@ class Watch(Observer):
         life = self._life
         if life.dead or life.journal is None:
             return
-        intent = next(
-            pending.intent
-            for pending in life.journal.under_way
-            if any(flight.request_id == request_id for flight in pending.flights)
-        )
+        intent = next(flight.pending.intent for flight in life.journal.open if flight.request_id == request_id)
         life.written[request_id] = request, intent, life.recorder.stamp()
         self._then.request_written(request, request_id)
 
