@@ -20,6 +20,7 @@ from trio.testing import MockClock
 from venues import Venue, open_venue
 
 from trio_cancel import OrderScope, OrdersLeft, TradingWS
+from trio_cancel._session import run_session
 from trio_cancel._signals import ears
 from trio_cancel._single import Single
 from trio_cancel._stream import run_stream
@@ -442,6 +443,28 @@ def test_ctrl_c_at_every_instruction_of_opening_and_leaving_a_stream() -> None:
                 async with ws.open_cancel_stream(venue.orders(3)) as outcomes:
                     async for _ in outcomes:
                         pass
+            finally:
+                sys.settrace(before)
+
+    for at in itertools.count(1):
+        instructions = Instructions(at, codes)
+        with suppress(KeyboardInterrupt):  # and nothing else: no nursery is left open
+            run(partial(main, instructions))
+        if instructions.count < at:
+            break
+    assert at > STEPS
+
+
+def test_ctrl_c_at_every_instruction_of_opening_and_leaving_a_session() -> None:
+    codes = frozenset({cast("Any", run_session).__wrapped__.__code__})
+
+    async def main(instructions: Instructions) -> None:
+        async with open_venue(seed=1) as venue:
+            before = sys.gettrace()
+            try:
+                sys.settrace(instructions.trace)
+                async with venue.open() as ws:
+                    await ws.try_cancel(*venue.orders(1))
             finally:
                 sys.settrace(before)
 
