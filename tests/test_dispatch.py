@@ -1225,6 +1225,7 @@ def test_what_comes_over_the_budget_in_one_piece_is_not_logged_line_by_line(capl
         desk.dispatcher.read([*texts, canceled(desk.ids[-1])], 1, desk.now, desk.wall)
     assert desk.dispatcher.inbox.over_budget
     assert len(caplog.records) <= BAD_PER_MINUTE + 1
+    assert desk.dispatcher.counters.malformed == 10_000  # and yet all are counted
     assert order.kind == "canceled"  # what is an answer is read all the same
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import CodeType, FrameType
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import pytest
@@ -432,44 +432,34 @@ def test_ctrl_c_at_every_other_instruction_of_the_block_and_the_scope() -> None:
     assert at > 300
 
 
-def test_ctrl_c_at_every_instruction_of_opening_and_leaving_a_stream() -> None:
-    codes = frozenset({cast("Any", run_stream).__wrapped__.__code__})
+async def open_a_stream(venue: Venue, instructions: Instructions) -> None:
+    async with venue.open() as ws:
+        sys.settrace(instructions.trace)
+        async with ws.open_cancel_stream(venue.orders(3)) as outcomes:
+            async for _ in outcomes:
+                pass
 
+
+async def open_a_session(venue: Venue, instructions: Instructions) -> None:
+    sys.settrace(instructions.trace)
+    async with venue.open() as ws:
+        await ws.try_cancel(*venue.orders(1))
+
+
+@pytest.mark.parametrize(("manager", "use"), [(run_stream, open_a_stream), (run_session, open_a_session)])
+def test_ctrl_c_at_every_instruction_of_opening_and_leaving(
+    manager: Any, use: Callable[[Venue, Instructions], Awaitable[None]]
+) -> None:
     async def main(instructions: Instructions) -> None:
-        async with open_venue(seed=1) as venue, venue.open() as ws:
-            before = sys.gettrace()
-            try:
-                sys.settrace(instructions.trace)
-                async with ws.open_cancel_stream(venue.orders(3)) as outcomes:
-                    async for _ in outcomes:
-                        pass
-            finally:
-                sys.settrace(before)
-
-    for at in itertools.count(1):
-        instructions = Instructions(at, codes)
-        with suppress(KeyboardInterrupt):  # and nothing else: no nursery is left open
-            run(partial(main, instructions))
-        if instructions.count < at:
-            break
-    assert at > STEPS
-
-
-def test_ctrl_c_at_every_instruction_of_opening_and_leaving_a_session() -> None:
-    codes = frozenset({cast("Any", run_session).__wrapped__.__code__})
-
-    async def main(instructions: Instructions) -> None:
+        before = sys.gettrace()
         async with open_venue(seed=1) as venue:
-            before = sys.gettrace()
             try:
-                sys.settrace(instructions.trace)
-                async with venue.open() as ws:
-                    await ws.try_cancel(*venue.orders(1))
+                await use(venue, instructions)
             finally:
                 sys.settrace(before)
 
     for at in itertools.count(1):
-        instructions = Instructions(at, codes)
+        instructions = Instructions(at, frozenset({manager.__wrapped__.__code__}))
         with suppress(KeyboardInterrupt):  # and nothing else: no nursery is left open
             run(partial(main, instructions))
         if instructions.count < at:

@@ -131,9 +131,8 @@ class Dispatcher:
                 if queue:
                     continue
                 break
-            pending = queue.next_urgent() if room > 0 else None
-            if pending is None:
-                pending = queue.next_retry(now)
+            urgent = queue.take_urgent(min(room, 1))
+            pending = urgent[0] if urgent else queue.next_retry(now)
             if pending is None:
                 room = max(0, window - len(table.active))
                 if unpaced:

@@ -7,6 +7,7 @@ connection that carries too much of it is over its budget.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Iterable
@@ -23,10 +24,10 @@ from trio_cancel._wire import BadReply, Reply, decode_reply
 
 RETRY_FIRST, RETRY_MOST = 0.25, 4.0
 """Seconds (before jitter) until the first and the last repetition after a 5xx."""
-_canceled = quick(Canceled)
-
 BAD_PER_MINUTE = 100
 """Bad messages a minute that a connection may carry before it is replaced."""
+
+_canceled = quick(Canceled)
 
 
 class Inbox:
@@ -143,22 +144,20 @@ class Inbox:
     def _read_stray(self, reply: Reply | BadReply, flight: Flight | None, now: float) -> None:
         """Count and log what answers nothing that waits; the connection lives on, within its budget of bad messages."""
         table = self._table
-        seen = None if reply.id is None else table.settled_as(reply.id)
-        if self.over_budget and flight is None and seen is None:
-            self.count_bad(now)  # it is about to be left, and a piece may hold thousands more
-            return
         counters = table.counters
+        # Over its budget it is about to be left, and one piece may hold thousands more.
+        level = logging.DEBUG if self.over_budget else logging.WARNING
         if reply.id is None:
             if isinstance(reply, BadReply):
                 counters.malformed += 1
-                logger.warning("a message is no answer: %s", reply.reason)
+                logger.log(level, "a message is no answer: %s", reply.reason)
             else:
                 counters.null_id += 1
-                logger.warning("an answer with a null id (status %s) is nobody's; it settles nothing", reply.status)
+                logger.log(level, "an answer with a null id (status %s) is nobody's; it settles nothing", reply.status)
         elif flight is not None:
             counters.duplicates += 1
             logger.warning("a second answer to %s (status %s) is ignored", reply.id, reply.status)
-        elif seen is not None:
+        elif (seen := table.settled_as(reply.id)) is not None:
             settled_as, answered = seen
             says = _says(reply)
             if _contradicts(says, settled_as):
@@ -173,7 +172,7 @@ class Inbox:
             logger.warning("a second answer to %s (status %s) is ignored", reply.id, reply.status)
         else:
             counters.unknown_id += 1
-            logger.warning("an answer (status %s) has an id that is none of this connection's", reply.status)
+            logger.log(level, "an answer (status %s) has an id that is none of this connection's", reply.status)
         self.count_bad(now)
 
     def count_binary(self, now: float) -> None:

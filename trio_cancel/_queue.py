@@ -69,22 +69,15 @@ class Queue:
             self._retries = [p for p in self._retries if p.state is State.RETRYING]
         return self._retries
 
-    def next_urgent(self) -> Pending | None:
-        """Return the next single cancel, or None."""
-        while self.urgent:
-            pending = self.urgent.popleft()
-            if pending.state is State.QUEUED:
-                return pending
-        return None
-
     def take_urgent(self, most: int) -> list[Pending]:
         """Return the next single cancels, at most so many."""
         urgent, queued = self.urgent, State.QUEUED
-        if len(urgent) <= most:
-            taken = [pending for pending in urgent if pending.state is queued]
-            urgent.clear()
-            return taken
-        return [pending for pending in (urgent.popleft() for _ in range(most)) if pending.state is queued]
+        taken: list[Pending] = []
+        while urgent and len(taken) < most:
+            pending = urgent.popleft()
+            if pending.state is queued:
+                taken.append(pending)
+        return taken
 
     def next_retry(self, now: float) -> Pending | None:
         """Return the next order whose next attempt is due, single ones first, or None."""

@@ -27,7 +27,6 @@ LATE_KEPT = 1024
 """How many overdue orders whose callers have left are still matched, and how many settled requests remembered at least
 (at most twice as many): all attempts of a window full of orders that the venue answers much too late."""
 
-
 _SETTLED = State.SETTLED  # each look at a member of an enum's class takes as long as a small call
 
 # How an order settled, and whether the request was answered: two tables, so that no tuple is made for each request.

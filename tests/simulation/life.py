@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any
 
 import attrs
 
@@ -18,6 +17,7 @@ from trio_cancel._pending import Pending
 from .disk import URL, Disk, Process
 from .harness import CREDENTIALS
 from .record import Recorder, Stamp
+from .watch import before_delivery
 
 
 @attrs.define(eq=False)
@@ -114,25 +114,12 @@ class Watch(Observer):
 @contextmanager
 def settlements(current: Callable[[], Life]) -> Generator[None]:
     """Put on record what settles, at the moment it does."""
-    saved: list[tuple[type[Pending], Callable[[Any], None]]] = []
 
-    def watch(cls: type[Pending]) -> None:
-        original = cls.deliver
-        saved.append((cls, original))
+    def note(pending: Pending) -> None:
+        life = current()
+        if not life.dead:
+            assert pending.outcome is not None
+            life.settled.append((pending.request, pending.intent, pending.outcome, life.recorder.stamp()))
 
-        def deliver(pending: Pending) -> None:
-            life = current()
-            if not life.dead:
-                assert pending.outcome is not None
-                life.settled.append((pending.request, pending.intent, pending.outcome, life.recorder.stamp()))
-            original(pending)
-
-        cls.deliver = deliver  # type: ignore[method-assign, assignment]  # that is the point
-
-    for cls in Pending.__subclasses__():
-        watch(cls)
-    try:
+    with before_delivery(note):
         yield
-    finally:
-        for cls, original in saved:
-            cls.deliver = original  # type: ignore[method-assign, assignment]  # as said

@@ -56,6 +56,21 @@ class Watch(Observer):
 @contextmanager
 def deliveries(callers: Callers) -> Generator[None]:
     """Put on record when each order settles: before its caller runs again, which may be later."""
+
+    def note(pending: Pending) -> None:
+        done = callers.done
+        place = callers.place(pending.request)
+        done.settled.setdefault(place, []).append(done.recorder.stamp())
+        assert pending.outcome is not None
+        done.delivered[place] = pending.outcome
+
+    with before_delivery(note):
+        yield
+
+
+@contextmanager
+def before_delivery(note: Callable[[Pending], None]) -> Generator[None]:
+    """Call ``note`` with each order that has settled, before its outcome is delivered."""
     saved: list[tuple[type[Pending], Callable[[Any], None]]] = []
 
     def watch(cls: type[Pending]) -> None:
@@ -63,11 +78,7 @@ def deliveries(callers: Callers) -> Generator[None]:
         saved.append((cls, original))
 
         def deliver(pending: Pending) -> None:
-            done = callers.done
-            place = callers.place(pending.request)
-            done.settled.setdefault(place, []).append(done.recorder.stamp())
-            assert pending.outcome is not None
-            done.delivered[place] = pending.outcome
+            note(pending)
             original(pending)
 
         cls.deliver = deliver  # type: ignore[method-assign, assignment]  # that is the point
