@@ -8,12 +8,12 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from trio_cancel._dispatch import Dispatcher
-from trio_cancel._models import CancelRequest
-from trio_cancel._observer import Notifier, Observer
-from trio_cancel._outcomes import Outcome
-from trio_cancel._pacing import Pacer
-from trio_cancel._pending import Flight, Pending, State, Terms
+from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.order import Flight, Pending, State, Terms
+from trio_cancel._engine.rate import Pacer
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.observer import Notifier, Observer
+from trio_cancel._values.outcomes import Outcome
 
 WALL = 1_700_000_000.0
 """Unix seconds when the desk's clock says 0."""

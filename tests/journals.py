@@ -9,9 +9,9 @@ from typing import Any
 import trio
 
 from trio_cancel import Credentials, JournalContents
-from trio_cancel._journal_reading import contents_of
-from trio_cancel._journal_rows import Begun, Changes, SessionRow, Tables, spread
-from trio_cancel._journal_store import Account
+from trio_cancel._journal.reading import contents_of
+from trio_cancel._journal.rows import Begun, Changes, SessionRow, Tables, spread
+from trio_cancel._journal.store import Account
 
 ACCOUNT = Account("ws://localhost", Credentials("the-token-of-the-journal", "the-secret-of-the-journal"))
 

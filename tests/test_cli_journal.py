@@ -14,8 +14,8 @@ import pytest
 
 from trio_cancel import Credentials, open_trading_ws, read_journal
 from trio_cancel._cli import _resume, run, run_async
-from trio_cancel._journal_rows import Changes, HoldRow, IntentRow, OutcomeRow, micros
-from trio_cancel._journal_store import Account, Store
+from trio_cancel._journal.rows import Changes, HoldRow, IntentRow, OutcomeRow, micros
+from trio_cancel._journal.store import Account, Store
 from trio_cancel.sandbox import Sandbox
 
 

@@ -30,7 +30,6 @@ from trio_cancel import (
     Rejected,
     Unknown,
     VenueReply,
-    _transport,
 )
 from trio_cancel._cli._checks import Result, judge_clock, judge_probe, reason
 from trio_cancel._cli._failure import clean, lone, say, shell_words, short
@@ -38,8 +37,9 @@ from trio_cancel._cli._figures import histogram, percentile
 from trio_cancel._cli._records import json_line, left_lines, plain, text_line
 from trio_cancel._cli._screen import seconds
 from trio_cancel._cli._tally import LEFT_NAMED, Status, Tally
-from trio_cancel._endpoint import parse_endpoint
-from trio_cancel._wire import decode_reply
+from trio_cancel._net import stream as _transport
+from trio_cancel._net.endpoint import parse_endpoint
+from trio_cancel._venue.codec import decode_reply
 
 ASKED = CancelRequest("7155ED34-9EC4-4733-8B32-1E4319CB662F")
 SIGNATURE = VenueReply(400, 40011, "Invalid signature")

@@ -20,7 +20,7 @@ from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._sandbox import program
 from trio_cancel._cli._stdout import Stdout
 from trio_cancel._cli._venue import Venue
-from trio_cancel._endpoint import parse_endpoint
+from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel.sandbox import Fault, Faults, Sandbox
 
 # A run

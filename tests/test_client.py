@@ -34,8 +34,8 @@ from trio_cancel import (
     open_trading_ws,
 )
 from trio_cancel._client import DEFAULT_URL
-from trio_cancel._tls import default_ssl_context
-from trio_cancel._world import World
+from trio_cancel._net.tls import default_ssl_context
+from trio_cancel._trio.environment import World
 from trio_cancel.sandbox import Fault
 
 CREDENTIALS = Credentials("token-nobody-sees", "s3cr3t-nobody-sees")

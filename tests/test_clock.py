@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_cancel import OffsetInterval
-from trio_cancel._clock import offset_from_date
+from trio_cancel._values.clock import offset_from_date
 
 NOW = 1_700_000_000.25
 

@@ -8,14 +8,21 @@ from collections.abc import Callable, Iterable
 import pytest
 from desk import WALL, Bulk, Desk, Order, canceled, refusal, result
 
-from trio_cancel._clock import OffsetInterval
-from trio_cancel._errors import ConnectionLost, InvalidReply, NoReply, NotWritten, SessionClosed, VenueUnavailable
-from trio_cancel._inbox import BAD_PER_MINUTE
-from trio_cancel._models import CancelRequest
-from trio_cancel._outcomes import Canceled, NotSent, Rejected, Unknown
-from trio_cancel._pacing import WINDOW_MOST, WINDOW_START, Pacer
-from trio_cancel._pending import Pending, State, Terms
-from trio_cancel._table import LATE_KEPT
+from trio_cancel._engine.in_flight import LATE_KEPT
+from trio_cancel._engine.order import Pending, State, Terms
+from trio_cancel._engine.rate import WINDOW_MOST, WINDOW_START, Pacer
+from trio_cancel._engine.replies import BAD_PER_MINUTE
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.errors import (
+    ConnectionLost,
+    InvalidReply,
+    NoReply,
+    NotWritten,
+    SessionClosed,
+    VenueUnavailable,
+)
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.outcomes import Canceled, NotSent, Rejected, Unknown
 
 Answer = Callable[[str], str]
 

@@ -29,8 +29,15 @@ import pytest
 import trio
 
 import trio_cancel
-from trio_cancel import _connection, _inbox, _journal, _pacing, _session, _verdict, _writer, open_trading_ws
+from trio_cancel import open_trading_ws
 from trio_cancel._cli._app import COMMANDS, Call
+from trio_cancel._engine import rate as _pacing
+from trio_cancel._engine import replies as _inbox
+from trio_cancel._journal import journal as _journal
+from trio_cancel._session import connection as _connection
+from trio_cancel._session import session as _session
+from trio_cancel._session import writer as _writer
+from trio_cancel._venue import verdict as _verdict
 from trio_cancel.sandbox import Sandbox, open_sandbox
 
 CHECKOUT = Path(__file__).parent.parent

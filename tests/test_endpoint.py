@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_cancel._endpoint import Endpoint, parse_endpoint
-from trio_cancel._errors import ConfigurationError
+from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._values.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
-from trio_cancel._frames import (
+from trio_cancel._net.frames import (
     MAX_HEAD,
     MAX_MESSAGE_SIZE,
     MAX_PEELED,

@@ -31,10 +31,10 @@ from trio_cancel import (
     NotSent,
     TradingWS,
     Unknown,
-    _connection,
-    _writer,
     open_trading_ws,
 )
+from trio_cancel._session import connection as _connection
+from trio_cancel._session import writer as _writer
 
 CLOSE_BOUND = 2.0
 """Seconds that leaving the block may take with any peer."""

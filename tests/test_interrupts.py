@@ -20,10 +20,10 @@ from trio.testing import MockClock
 from venues import Venue, open_venue
 
 from trio_cancel import OrderScope, OrdersLeft, TradingWS
-from trio_cancel._session import run_session
-from trio_cancel._signals import ears
-from trio_cancel._single import Single
-from trio_cancel._stream import run_stream
+from trio_cancel._cancels.single import Single
+from trio_cancel._cancels.stream import run_stream
+from trio_cancel._session.session import run_session
+from trio_cancel._trio.signals import ears
 from trio_cancel.sandbox import Fault
 
 

@@ -13,10 +13,10 @@ import trio
 from journals import ACCOUNT, Executor, MemoryStore
 
 from trio_cancel import CancelRequest, JournalError
-from trio_cancel._journal import LAZY, PATIENCE, RETRY, SIGN_OF_LIFE, Journal
-from trio_cancel._journal_open import CLOSING, open_journal
-from trio_cancel._journal_rows import Changes
-from trio_cancel._pending import Pending, Terms
+from trio_cancel._engine.order import Pending, Terms
+from trio_cancel._journal.journal import LAZY, PATIENCE, RETRY, SIGN_OF_LIFE, Journal
+from trio_cancel._journal.opening import CLOSING, open_journal
+from trio_cancel._journal.rows import Changes
 
 FULL = sqlite3.OperationalError("database or disk is full")
 READ_ONLY = OSError(errno.EROFS, "Read-only file system")
@@ -225,7 +225,7 @@ async def test_a_disk_that_takes_too_long_holds_a_cancel_up_for_a_bounded_time(
 async def test_what_is_kept_while_the_disk_fails_is_bounded(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("trio_cancel._journal.KEPT_MOST", 100)
+    monkeypatch.setattr("trio_cancel._journal.journal.KEPT_MOST", 100)
     store = MemoryStore()
     store.failure = FULL
     async with journal_on(store) as journal:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from trio_cancel import CancelRequest, JournalContents
-from trio_cancel._journal_reading import contents_of
-from trio_cancel._journal_rows import SessionRow, Tables
-from trio_cancel._resume import OLD, plan_resume
+from trio_cancel._journal.reading import contents_of
+from trio_cancel._journal.resume import OLD, plan_resume
+from trio_cancel._journal.rows import SessionRow, Tables
 
 SECOND = 1_000_000
 

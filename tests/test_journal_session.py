@@ -22,13 +22,13 @@ from trio_cancel import (
     JournalError,
     OrdersLeft,
     TradingWS,
-    _journal_open,
     read_journal,
 )
 from trio_cancel import _client as client
-from trio_cancel._intake import Intake
-from trio_cancel._journal_open import open_journal
-from trio_cancel._journal_store import Store
+from trio_cancel._journal import opening as _journal_open
+from trio_cancel._journal.opening import open_journal
+from trio_cancel._journal.store import Store
+from trio_cancel._session.write_ahead import Intake
 from trio_cancel.sandbox import Fault, RequestRecord
 
 

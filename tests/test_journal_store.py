@@ -11,10 +11,10 @@ import pytest
 from journals import ACCOUNT
 
 from trio_cancel import Attempt, Credentials, JournalError, read_journal
-from trio_cancel._endpoint import parse_endpoint
-from trio_cancel._journal_lock import lock
-from trio_cancel._journal_rows import Changes, micros
-from trio_cancel._journal_store import Account, Store
+from trio_cancel._journal.lock import lock
+from trio_cancel._journal.rows import Changes, micros
+from trio_cancel._journal.store import Account, Store
+from trio_cancel._net.endpoint import parse_endpoint
 
 SECOND = 1_000_000
 
@@ -300,7 +300,7 @@ def test_what_a_crash_left_while_a_journal_was_made_is_no_hindrance(path: Path) 
 
 @pytest.mark.parametrize("flock", [True, False])
 def test_one_session_writes_at_a_time(path: Path, flock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_cancel._journal_lock.HAS_FLOCK", flock)
+    monkeypatch.setattr("trio_cancel._journal.lock.HAS_FLOCK", flock)
     store = open_store(path)
     before = read_journal(path)
     with pytest.raises(JournalError, match="is being written by another session; end that one first"):
@@ -330,7 +330,7 @@ def test_a_refused_journal_is_not_left_locked(path: Path) -> None:
 def test_a_lock_that_cannot_be_had_is_told_from_one_that_is_held(
     tmp_path: Path, flock: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_cancel._journal_lock.HAS_FLOCK", flock)
+    monkeypatch.setattr("trio_cancel._journal.lock.HAS_FLOCK", flock)
     with pytest.raises(OSError, match=r"No such file|unable to open") as caught:
         lock(str(tmp_path / "nowhere" / "x"))
     assert not isinstance(caught.value, BlockingIOError)

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from trio_cancel import CancelRequest, ConfigurationError, Credentials, InvalidRequest
-from trio_cancel._wire import business_params
+from trio_cancel._venue.codec import business_params
 
 SECRET = "s3cr3t-that-nobody-sees"
 

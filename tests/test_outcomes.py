@@ -41,7 +41,7 @@ from trio_cancel import (
     VenueReply,
     VenueUnavailable,
 )
-from trio_cancel._wire import Reply, decode_reply
+from trio_cancel._venue.codec import Reply, decode_reply
 
 REQUEST = CancelRequest("o")
 

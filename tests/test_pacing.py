@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_cancel import ConfigurationError, Pacer
-from trio_cancel._pacing import PACED_LEAST, PACED_MOST, PACED_START, WINDOW_MOST, WINDOW_START, Governor
+from trio_cancel._engine.rate import PACED_LEAST, PACED_MOST, PACED_START, WINDOW_MOST, WINDOW_START, Governor
 
 # Pacer
 

@@ -6,7 +6,7 @@ import pytest
 from desk import Order
 
 from trio_cancel import CancelRequest, ConnectionLost, NoReply, NotSent, OffsetInterval, Rejected, Unknown, VenueReply
-from trio_cancel._pending import Flight, Pending, Terms
+from trio_cancel._engine.order import Flight, Pending, Terms
 
 
 def pending(now: float = 0.0) -> Order:

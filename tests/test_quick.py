@@ -9,7 +9,7 @@ from typing import ClassVar
 import attrs
 import pytest
 
-from trio_cancel._quick import quick
+from trio_cancel._values.quick import quick
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_cancel._models import Credentials
+from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import Book, ConnectionRecord, Faults, OrderStatus, RequestRecord
 from trio_cancel.sandbox._exchange import Exchange
 from trio_cancel.sandbox._limits import DAY, Limits

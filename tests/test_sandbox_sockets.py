@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from trio_cancel._models import Credentials
+from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import (
     InvalidOrder,
     OrderStatus,

@@ -15,8 +15,9 @@ from journals import Executor, MemoryStore
 from trio.testing import MockClock
 from venues import Venue, open_venue
 
-from trio_cancel import CancelRequest, JournalError, OrdersLeft, SessionClosed, TradingWS, _journal_open
-from trio_cancel._journal_open import open_journal
+from trio_cancel import CancelRequest, JournalError, OrdersLeft, SessionClosed, TradingWS
+from trio_cancel._journal import opening as _journal_open
+from trio_cancel._journal.opening import open_journal
 from trio_cancel.sandbox import Fault, OrderStatus
 
 

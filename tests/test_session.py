@@ -64,7 +64,7 @@ async def test_states_from_the_beginning_to_the_end(autojump_clock: MockClock) -
 
 
 async def test_the_tasks_at_rest_are_those_that_are_drawn(autojump_clock: MockClock) -> None:
-    from trio_cancel import _session
+    from trio_cancel._session import session as _session
 
     drawn = _session.__doc__ or ""
     async with open_venue() as venue, venue.open() as ws:

@@ -11,8 +11,8 @@ from trio.testing import MockClock
 from venues import Remembering, open_venue
 
 from trio_cancel import Canceled, CancelRequest, Outcome, TradingWS
-from trio_cancel._pending import Terms
-from trio_cancel._single import KEPT, LOOKS, NEAR, Channels, Single, look
+from trio_cancel._cancels.single import KEPT, LOOKS, NEAR, Channels, Single, look
+from trio_cancel._engine.order import Terms
 from trio_cancel.sandbox import Fault
 
 

@@ -27,7 +27,7 @@ from trio_cancel import (
     SessionState,
     Unknown,
 )
-from trio_cancel._stream import ROOM, SHELF, YIELD_EVERY
+from trio_cancel._cancels.stream import ROOM, SHELF, YIELD_EVERY
 from trio_cancel.sandbox import Fault
 
 

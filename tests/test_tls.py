@@ -11,7 +11,7 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_cancel._tls import MAX_RECORD, TLSCodec, default_ssl_context
+from trio_cancel._net.tls import MAX_RECORD, TLSCodec, default_ssl_context
 
 CA = trustme.CA()
 SERVER_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

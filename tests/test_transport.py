@@ -14,11 +14,11 @@ import trio
 import trio.testing
 import trustme
 
-from trio_cancel._endpoint import Endpoint, parse_endpoint
-from trio_cancel._errors import HandshakeFailed
-from trio_cancel._raw import SocketRaw, StreamRaw
-from trio_cancel._tls import TLSCodec
-from trio_cancel._transport import ByteStream, open_stream
+from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._net.sockets import SocketRaw, StreamRaw
+from trio_cancel._net.stream import ByteStream, open_stream
+from trio_cancel._net.tls import TLSCodec
+from trio_cancel._values.errors import HandshakeFailed
 
 CA = trustme.CA()
 SERVER_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -8,8 +8,8 @@ import pytest
 from desk import canceled, refusal, result
 
 from trio_cancel import CancelRequest
-from trio_cancel._verdict import LATE_SIGNATURE, Verdict, judge, judge_bad
-from trio_cancel._wire import BadReply, Reply, decode_reply
+from trio_cancel._venue.codec import BadReply, Reply, decode_reply
+from trio_cancel._venue.verdict import LATE_SIGNATURE, Verdict, judge, judge_bad
 
 BY_ID = CancelRequest("o")
 BY_EXTERNAL_ID = CancelRequest(external_id="x")

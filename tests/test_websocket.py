@@ -15,13 +15,13 @@ import trio.testing
 import trio_websocket
 import trustme
 
-from trio_cancel._endpoint import parse_endpoint
-from trio_cancel._errors import ConnectionLost, HandshakeFailed
-from trio_cancel._frames import MAX_MESSAGE_SIZE, encode_texts
-from trio_cancel._raw import StreamRaw
-from trio_cancel._tap import MAX_CONTROL
-from trio_cancel._transport import ByteStream
-from trio_cancel._websocket import Link, connect, upgrade
+from trio_cancel._net.endpoint import parse_endpoint
+from trio_cancel._net.frames import MAX_MESSAGE_SIZE, encode_texts
+from trio_cancel._net.sockets import StreamRaw
+from trio_cancel._net.stream import ByteStream
+from trio_cancel._net.tap import MAX_CONTROL
+from trio_cancel._net.websocket import Link, connect, upgrade
+from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
 
 ENDPOINT = parse_endpoint("ws://127.0.0.1:1234/path?q=1")
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_cancel import CanceledOrder, CancelRequest, Credentials
-from trio_cancel._wire import BadReply, Reply, Signer, _shared_decimal, business_params, decode_reply
+from trio_cancel._venue.codec import BadReply, Reply, Signer, _shared_decimal, business_params, decode_reply
 
 SEED_REQUEST = """{
   "id": "req-003",

@@ -1,8 +1,8 @@
 """The one door: ``open_trading_ws`` and the object that it yields.
 
 Nothing here waits for the network. A single cancel hands an order to the dispatcher (which may have it written at once,
-see ``_writer``) and waits for its outcome (see ``_single``); if it is cancelled there, the order is withdrawn if it is
-not written, and tracked on if it is.
+see ``_session.writer``) and waits for its outcome (see ``_cancels.single``); if it is cancelled there, the order is
+withdrawn if it is not written, and tracked on if it is.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
 
 import trio
 
-from trio_cancel._batch import Batch, as_requests
-from trio_cancel._clock import OffsetInterval
-from trio_cancel._connection import Dialing
-from trio_cancel._endpoint import Endpoint, parse_endpoint
-from trio_cancel._errors import ConfigurationError
-from trio_cancel._models import CanceledOrder, CancelRequest, Credentials
-from trio_cancel._observer import Notifier, Observer, Statistics
-from trio_cancel._outcomes import CancelReport, Outcome
-from trio_cancel._pacing import Pacer
-from trio_cancel._pending import Terms
-from trio_cancel._scope import OrderScope
-from trio_cancel._session import Session, SessionState, run_session
-from trio_cancel._single import NEAR, Channels, Single, look
-from trio_cancel._stream import CancelStream, run_stream
-from trio_cancel._transport import Dial
-from trio_cancel._world import World
+from trio_cancel._cancels.batch import Batch, as_requests
+from trio_cancel._cancels.scope import OrderScope
+from trio_cancel._cancels.single import NEAR, Channels, Single, look
+from trio_cancel._cancels.stream import CancelStream, run_stream
+from trio_cancel._engine.order import Terms
+from trio_cancel._engine.rate import Pacer
+from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._net.stream import Dial
+from trio_cancel._session.connection import Dialing
+from trio_cancel._session.session import Session, SessionState, run_session
+from trio_cancel._trio.environment import World
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.errors import ConfigurationError
+from trio_cancel._values.models import CanceledOrder, CancelRequest, Credentials
+from trio_cancel._values.observer import Notifier, Observer, Statistics
+from trio_cancel._values.outcomes import CancelReport, Outcome
 
 if TYPE_CHECKING:
-    from trio_cancel._journal import Journal
+    from trio_cancel._journal.journal import Journal
 
 DEFAULT_URL = "wss://ws-api.ripio.com"
 """The venue (WebSocket API, general information)."""
@@ -336,7 +336,7 @@ def open_trading_ws(
 
 def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials) -> OpenJournal:
     # Imported here, for those who keep a journal: SQLite and all would be a tenth of what importing the package takes.
-    from trio_cancel._journal_open import opener
+    from trio_cancel._journal.opening import opener
 
     return opener(path, endpoint, credentials)
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import attrs
 import trio
 
-from trio_cancel._bell import Bell
-from trio_cancel._endpoint import Endpoint, parse_endpoint
-from trio_cancel._frames import encode_texts
-from trio_cancel._transport import ByteStream
-from trio_cancel._websocket import Link, connect
+from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._net.frames import encode_texts
+from trio_cancel._net.stream import ByteStream
+from trio_cancel._net.websocket import Link, connect
+from trio_cancel._trio.wakeup import Bell
 
 AGENT = "trio_cancel"
 CASE_DEADLINE = 60.0

@@ -16,16 +16,16 @@ import attrs
 import trio
 
 from trio_cancel import AlreadyClosed, Canceled, CanceledOrder
-from trio_cancel import _inbox as inbox
-from trio_cancel._dispatch import Dispatcher
-from trio_cancel._inbox import Inbox
-from trio_cancel._pending import Flight, Pending
-from trio_cancel._table import Table
-from trio_cancel._transport import ByteStream
-from trio_cancel._verdict import Verdict, judge
-from trio_cancel._websocket import Link
-from trio_cancel._wire import decode_reply
-from trio_cancel._writer import Writer
+from trio_cancel._engine import replies as inbox
+from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.in_flight import Table
+from trio_cancel._engine.order import Flight, Pending
+from trio_cancel._engine.replies import Inbox
+from trio_cancel._net.stream import ByteStream
+from trio_cancel._net.websocket import Link
+from trio_cancel._session.writer import Writer
+from trio_cancel._venue.codec import decode_reply
+from trio_cancel._venue.verdict import Verdict, judge
 
 Patch = Callable[[], Generator[None]]
 

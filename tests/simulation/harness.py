@@ -15,12 +15,13 @@ from unittest.mock import patch
 import attrs
 import trio
 
-from trio_cancel import Credentials, HandshakeFailed, Pacer, TradingWS, _transport
+from trio_cancel import Credentials, HandshakeFailed, Pacer, TradingWS
 from trio_cancel._client import _open
-from trio_cancel._connection import Dialing
-from trio_cancel._endpoint import parse_endpoint
-from trio_cancel._pending import Terms
-from trio_cancel._world import World
+from trio_cancel._engine.order import Terms
+from trio_cancel._net import stream as _transport
+from trio_cancel._net.endpoint import parse_endpoint
+from trio_cancel._session.connection import Dialing
+from trio_cancel._trio.environment import World
 from trio_cancel.sandbox import CustomReply, OrderStatus, RequestRecord, Sandbox, UnknownOrder, open_sandbox
 from trio_cancel.sandbox._protocol import render_order, render_result
 

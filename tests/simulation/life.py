@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 import attrs
 
 from trio_cancel import CancelRequest, Outcome, TradingWS
-from trio_cancel._journal import Journal
-from trio_cancel._journal_open import open_journal
-from trio_cancel._journal_store import Account
-from trio_cancel._observer import Observer
-from trio_cancel._pending import Pending
+from trio_cancel._engine.order import Pending
+from trio_cancel._journal.journal import Journal
+from trio_cancel._journal.opening import open_journal
+from trio_cancel._journal.store import Account
+from trio_cancel._values.observer import Observer
 
 from .disk import URL, Disk, Process
 from .harness import CREDENTIALS

@@ -20,8 +20,8 @@ import trio
 
 from trio_cancel import CancelRequest, JournalContents, OrdersLeft, Outcome
 from trio_cancel._cli._resume import SETTLE
-from trio_cancel._journal import PATIENCE
-from trio_cancel._journal_open import CLOSING
+from trio_cancel._journal.journal import PATIENCE
+from trio_cancel._journal.opening import CLOSING
 
 from .harness import CREDENTIALS, BodyError
 from .life import Life

@@ -9,8 +9,8 @@ from collections.abc import Generator
 from unittest.mock import patch
 
 from trio_cancel import CancelRequest, JournalOrder, OrderScope
-from trio_cancel._journal import Journal
-from trio_cancel._pending import Pending
+from trio_cancel._engine.order import Pending
+from trio_cancel._journal.journal import Journal
 
 from .defects import Defect
 

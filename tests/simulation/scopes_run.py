@@ -16,17 +16,18 @@ from unittest.mock import patch
 import attrs
 import trio
 
-from trio_cancel import CancelRequest, HandshakeFailed, JournalContents, Outcome, Pacer, TradingWS, _transport
+from trio_cancel import CancelRequest, HandshakeFailed, JournalContents, Outcome, Pacer, TradingWS
 from trio_cancel._cli._resume import _Resume
 from trio_cancel._cli._run import Halt
 from trio_cancel._client import _open
-from trio_cancel._connection import Dialing
-from trio_cancel._endpoint import parse_endpoint
-from trio_cancel._observer import Observer
-from trio_cancel._pending import Terms
-from trio_cancel._resume import plan_resume
-from trio_cancel._signals import ears
-from trio_cancel._world import World
+from trio_cancel._engine.order import Terms
+from trio_cancel._journal.resume import plan_resume
+from trio_cancel._net import stream as _transport
+from trio_cancel._net.endpoint import parse_endpoint
+from trio_cancel._session.connection import Dialing
+from trio_cancel._trio.environment import World
+from trio_cancel._trio.signals import ears
+from trio_cancel._values.observer import Observer
 from trio_cancel.sandbox import Book, OrderStatus, UnknownOrder
 
 from .disk import Disk

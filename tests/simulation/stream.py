@@ -16,7 +16,7 @@ from enum import StrEnum
 import attrs
 import trio
 
-from trio_cancel._raw import StreamRaw
+from trio_cancel._net.sockets import StreamRaw
 
 from .record import Recorder, Stamp
 

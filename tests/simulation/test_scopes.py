@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from trio_cancel import OrderScope, TradingWS
-from trio_cancel._journal import Journal
-from trio_cancel._pending import Pending
+from trio_cancel._engine.order import Pending
+from trio_cancel._journal.journal import Journal
 
 from . import table
 from .scopes_batch import ScopeSummary, judge_scopes

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from trio_cancel import TradingWS
-from trio_cancel._connection import Connection
-from trio_cancel._pending import Flight, Pending
+from trio_cancel._engine.order import Flight, Pending
+from trio_cancel._session.connection import Connection
 
 from . import table
 from .batch import Summary, judge_seed, judge_seeds

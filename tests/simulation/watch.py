@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from trio_cancel import CancelRequest, Outcome
-from trio_cancel._observer import Observer
-from trio_cancel._pending import Pending
+from trio_cancel._engine.order import Pending
+from trio_cancel._values.observer import Observer
 
 from .callers import Callers
 

@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from trio_cancel._cli._failure import CommandError, lone, say, write_stderr
 from trio_cancel._cli._tally import Status
-from trio_cancel._errors import TradingError
+from trio_cancel._values.errors import TradingError
 
 COMMANDS = {
     "demo": "Cancel a thousand orders at an exchange of its own, and show how that went.",

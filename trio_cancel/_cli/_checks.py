@@ -23,12 +23,12 @@ from trio_cancel._cli._failure import shell_words
 from trio_cancel._cli._figures import percentile
 from trio_cancel._cli._tally import INVALID_SIGNATURE
 from trio_cancel._client import TradingWS, open_trading_ws
-from trio_cancel._clock import OffsetInterval
-from trio_cancel._endpoint import Endpoint
-from trio_cancel._errors import ConfigurationError, HandshakeFailed
-from trio_cancel._models import SECRET_VARIABLE, TOKEN_VARIABLE, Credentials
-from trio_cancel._outcomes import AlreadyClosed, NotFound, NotSent, Outcome, Rejected, Unknown
-from trio_cancel._tls import default_ssl_context
+from trio_cancel._net.endpoint import Endpoint
+from trio_cancel._net.tls import default_ssl_context
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.errors import ConfigurationError, HandshakeFailed
+from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, Credentials
+from trio_cancel._values.outcomes import AlreadyClosed, NotFound, NotSent, Outcome, Rejected, Unknown
 
 PATIENCE = 10.0
 """Seconds for a check."""

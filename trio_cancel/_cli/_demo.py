@@ -17,9 +17,9 @@ from trio_cancel._cli._run import Halt, Run, hear_signals
 from trio_cancel._cli._screen import Meter, latency_table, outcome_table, percentile_line, seconds, show
 from trio_cancel._cli._tally import Tally
 from trio_cancel._cli._venue import Venue
-from trio_cancel._endpoint import parse_endpoint
-from trio_cancel._models import CancelRequest
-from trio_cancel._outcomes import Outcome
+from trio_cancel._net.endpoint import parse_endpoint
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.outcomes import Outcome
 from trio_cancel.sandbox import Sandbox, open_sandbox
 
 

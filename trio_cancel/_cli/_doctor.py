@@ -13,7 +13,7 @@ from trio_cancel._cli._failure import clean
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import CaFile, Url, find_endpoint, trust
-from trio_cancel._models import Credentials
+from trio_cancel._values.models import Credentials
 
 _COLOURS = {Result.OK: 32, Result.WARNING: 33, Result.FAILED: 31, Result.SKIPPED: 2}
 

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import attrs
 
 from trio_cancel._cli._failure import CommandError, clean, say, short
-from trio_cancel._errors import InvalidRequest
-from trio_cancel._models import CancelRequest
+from trio_cancel._values.errors import InvalidRequest
+from trio_cancel._values.models import CancelRequest
 
 LINE_MOST = 65_536
 """Bytes of a line, at most: no order's name is that long."""

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from trio_cancel._cli._failure import CommandError, clean, say
 from trio_cancel._cli._tally import Status
-from trio_cancel._journal_reading import JournalCancel, JournalContents, JournalHold, JournalOrder, read_journal
+from trio_cancel._journal.reading import JournalCancel, JournalContents, JournalHold, JournalOrder, read_journal
 
 COLUMNS = ("at", "session", "id", "external_id", "event", "request_id", "status", "error_code")
 _encode = msgspec.json.Encoder().encode

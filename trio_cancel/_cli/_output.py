@@ -15,7 +15,7 @@ from trio_cancel._cli._records import json_line, left_lines, text_line
 from trio_cancel._cli._run import Run, hear_signals
 from trio_cancel._cli._stdout import Stdout
 from trio_cancel._cli._tally import Status, Tally
-from trio_cancel._outcomes import Outcome
+from trio_cancel._values.outcomes import Outcome
 
 if TYPE_CHECKING:
     from rich.console import Console

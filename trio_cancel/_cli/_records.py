@@ -10,7 +10,7 @@ import msgspec
 
 from trio_cancel._cli._failure import clean, shell_words, short
 from trio_cancel._cli._tally import Tally
-from trio_cancel._outcomes import Attempt, Canceled, NotSent, Outcome, Rejected, Unknown
+from trio_cancel._values.outcomes import Attempt, Canceled, NotSent, Outcome, Rejected, Unknown
 
 _encode = msgspec.json.Encoder().encode
 

@@ -22,14 +22,14 @@ from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import CaFile, trust
 from trio_cancel._client import TradingWS, open_trading_ws
-from trio_cancel._endpoint import parse_endpoint
-from trio_cancel._errors import NotWritten
-from trio_cancel._journal_open import MovedJournal
-from trio_cancel._journal_reading import read_journal
-from trio_cancel._models import CancelRequest, Credentials
-from trio_cancel._observer import Observer
-from trio_cancel._outcomes import NotFound, NotSent, Outcome
-from trio_cancel._resume import OLD, plan_resume
+from trio_cancel._journal.opening import MovedJournal
+from trio_cancel._journal.reading import read_journal
+from trio_cancel._journal.resume import OLD, plan_resume
+from trio_cancel._net.endpoint import parse_endpoint
+from trio_cancel._values.errors import NotWritten
+from trio_cancel._values.models import CancelRequest, Credentials
+from trio_cancel._values.observer import Observer
+from trio_cancel._values.outcomes import NotFound, NotSent, Outcome
 
 SETTLE = 10.0
 """Seconds in which the create of a held order may still reach the venue's book (general information: 10 s)."""

@@ -19,14 +19,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import attrs
 import trio
 
-from trio_cancel._bell import Bell
+from trio_cancel._cancels.stream import CancelStream
 from trio_cancel._cli._tally import Status
 from trio_cancel._client import TradingWS
-from trio_cancel._errors import HandshakeFailed, NoReply, NotWritten, SessionClosed
-from trio_cancel._models import CancelRequest
-from trio_cancel._observer import Observer
-from trio_cancel._outcomes import NotSent, Outcome, Unknown
-from trio_cancel._stream import CancelStream
+from trio_cancel._trio.wakeup import Bell
+from trio_cancel._values.errors import HandshakeFailed, NoReply, NotWritten, SessionClosed
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.observer import Observer
+from trio_cancel._values.outcomes import NotSent, Outcome, Unknown
 
 DRAIN = 2.0
 """Seconds after a signal in which answers to what is in flight are still waited for."""

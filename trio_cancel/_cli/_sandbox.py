@@ -17,7 +17,7 @@ from trio_cancel._cli._failure import CommandError
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._tally import Status
-from trio_cancel._models import SECRET_VARIABLE, TOKEN_VARIABLE
+from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE
 from trio_cancel.sandbox import Sandbox, open_sandbox
 
 SHOWN = 3

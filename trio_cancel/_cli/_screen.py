@@ -13,7 +13,7 @@ from rich.text import Text
 
 from trio_cancel._cli._figures import Row, histogram, percentile
 from trio_cancel._cli._tally import Tally
-from trio_cancel._outcomes import Outcome
+from trio_cancel._values.outcomes import Outcome
 
 REFRESH = 0.1
 """Seconds between two refreshes of what is live."""

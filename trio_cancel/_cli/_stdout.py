@@ -17,7 +17,7 @@ from collections import deque
 
 import trio
 
-from trio_cancel._bell import Bell
+from trio_cancel._trio.wakeup import Bell
 
 LINES_MOST = 1024
 """Lines that may wait before whoever makes them waits, too."""

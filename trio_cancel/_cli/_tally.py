@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from trio_cancel._outcomes import KINDS, Canceled, Outcome, Rejected
+from trio_cancel._values.outcomes import KINDS, Canceled, Outcome, Rejected
 
 LEFT_NAMED = 10
 """Orders not surely off the book that a summary names, at most."""

@@ -12,9 +12,9 @@ from cyclopts import Parameter
 
 from trio_cancel._cli._failure import CommandError, clean
 from trio_cancel._client import DEFAULT_URL, URL_VARIABLE, TradingWS, open_trading_ws
-from trio_cancel._endpoint import Endpoint, parse_endpoint
-from trio_cancel._models import Credentials
-from trio_cancel._observer import Observer
+from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._values.models import Credentials
+from trio_cancel._values.observer import Observer
 
 Url = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import attrs
 
-from trio_cancel._models import Credentials
+from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import _protocol as protocol
 from trio_cancel.sandbox._book import Book, Order, OrderStatus, UnknownOrder
 from trio_cancel.sandbox._faults import CustomReply, Fault, Faults

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import attrs
 
-from trio_cancel._models import Credentials
+from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox._book import Order
 
 METHOD = "order.cancel"

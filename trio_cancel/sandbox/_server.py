@@ -20,7 +20,7 @@ from typing import TypedDict, Unpack
 
 import trio
 
-from trio_cancel._models import Credentials
+from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox._book import Book
 from trio_cancel.sandbox._certificate import Certificate, make_certificate
 from trio_cancel.sandbox._connection import Connection, Habits

@@ -1,0 +1,1 @@
+"""One front for each way to cancel: single, batch, stream, order scope."""

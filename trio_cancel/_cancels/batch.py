@@ -1,0 +1,204 @@
+"""A bulk cancel that can be interrupted and still accounts for every order.
+
+A :class:`Batch` materialises its input before anything is sent and keeps one slot for each distinct order. The
+dispatcher asks it for as many orders as there is room for (no task an order, no queue that grows) and settles them into
+their slots; a memory channel of size 1 only tells ``run`` that the last one has settled. If ``run`` is cancelled, what
+is not written is withdrawn, what is written goes on settling into its slot while the connection lives, and ``report``
+tells it all at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import trio
+
+from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.order import Pending, Terms
+from trio_cancel._values.errors import InvalidRequest, NoReply, NotWritten
+from trio_cancel._values.models import CancelRequest, request_by_id
+from trio_cancel._values.outcomes import CancelReport, NotSent, Outcome
+
+
+def as_request(item: object, index: int | None = None) -> CancelRequest:
+    """Return an order id or a request as a request.
+
+    Raises:
+        InvalidRequest: naming the item's index, if one is given.
+    """
+    where = "" if index is None else f"Item {index} of the requests: "
+    if isinstance(item, CancelRequest):
+        return item
+    if not isinstance(item, str):
+        raise InvalidRequest(f"{where}an order id (a string) or a CancelRequest is needed, not {type(item).__name__}.")
+    try:
+        return request_by_id(item)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{where}{error}") from None
+
+
+def as_requests(requests: Iterable[str | CancelRequest]) -> list[CancelRequest]:
+    """Materialise and check the input of a bulk cancel.
+
+    Raises:
+        InvalidRequest: for a bare string, or an item that is no request, naming its index.
+    """
+    if isinstance(requests, str | bytes | CancelRequest):
+        kind = type(requests).__name__
+        raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not one {kind}; put it into a list.")
+    try:
+        items = list(requests)
+    except TypeError:
+        if isinstance(requests, Iterable):
+            raise  # its own failure
+        raise InvalidRequest(f"A bulk cancel needs an iterable, not {type(requests).__name__}.") from None
+    try:
+        return [item if isinstance(item, CancelRequest) else request_by_id(item) for item in items]
+    except InvalidRequest:
+        return [as_request(item, index) for index, item in enumerate(items)]
+
+
+class _Item(Pending):
+    """One order of a batch; who makes it sets ``batch`` and ``slot``, which saves a constructor of its own."""
+
+    __slots__ = ("batch", "slot")
+    batch: Batch
+    slot: int
+
+    def deliver(self) -> None:
+        batch = self.batch
+        batch._slots[self.slot] = self.outcome
+        batch._unsettled -= 1
+        if not batch._unsettled:
+            batch._tell_if_done()
+
+
+class Batch:
+    """A bulk cancel that exists before anything is sent. Made by :meth:`TradingWS.batch`.
+
+    ``await batch.run()`` under any cancel scope; ``batch.report()`` at any time, also afterwards.
+    """
+
+    def __init__(
+        self,
+        requests: list[CancelRequest],
+        terms: Terms,
+        dispatcher: Dispatcher,
+        check_open: Callable[[], None],
+        journal_failed: Callable[[], bool],
+    ) -> None:
+        slots: dict[str | CancelRequest, int] = {}
+        # Where each input's outcome is: an order that stands there twice is canceled once. Ids are compared as strings,
+        # which is far cheaper than to compare requests.
+        self._slot_of = [slots.setdefault(r.id or r, len(slots)) for r in requests]
+        if len(slots) < len(requests):
+            requests = [CancelRequest(key) if isinstance(key, str) else key for key in slots]
+        self._requests = requests
+        # For each order: None until its turn has come, then what is under way, then its outcome.
+        self._slots: list[Outcome | _Item | None] = [None] * len(slots)
+        self._next = 0
+        self._unsettled = len(slots)
+        self.terms = terms
+        self._dispatcher = dispatcher
+        self._check_open = check_open
+        self._journal_failed = journal_failed
+        self._started = False
+        self._ended = False
+        self._refused: BaseException | None = None
+        self._done, self._wait_done = trio.open_memory_channel[None](1)
+        self.held_since: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    async def run(self) -> CancelReport:
+        """Cancel every order; return the report once each has its outcome.
+
+        It never raises for what the venue says, and never because of one order.
+
+        Raises:
+            SessionClosed: the session's block has ended.
+            trio.BusyResourceError: it is running or has run; a batch runs once.
+
+        Cancelled: no further order is written; what is in flight is tracked on, see :meth:`report`.
+        """
+        self._check_open()
+        if self._started:
+            raise trio.BusyResourceError("a batch runs once; make another for another run")
+        self._started = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
+            if self._unsettled:
+                self.held_since = trio.current_time()
+                self._dispatcher.count_queued(self._requests)
+                self._dispatcher.submit_source(self, self.held_since)
+                await self._wait_done.receive()
+            else:
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._end()
+        return self.report()
+
+    @trio.lowlevel.enable_ki_protection
+    def _end(self) -> None:
+        self._ended = True
+        self._dispatcher.queue.remove_source(self)
+        if self._unsettled:
+            for content in self._slots:
+                if isinstance(content, _Item):
+                    self._dispatcher.abandon(content)
+
+    def report(self) -> CancelReport:
+        """Return one outcome for every input, in its order, as far as is known now.
+
+        What is in flight is :class:`Unknown`, what has not been written :class:`NotSent`; such an outcome is not
+        ``final`` while it can still change. Each call tells the latest.
+        """
+        outcomes = [
+            self._outcome_now(slot, content) if content is None or isinstance(content, _Item) else content
+            for slot, content in enumerate(self._slots)
+        ]
+        return CancelReport(tuple(outcomes[slot] for slot in self._slot_of), journal_failed=self._journal_failed())
+
+    def _outcome_now(self, slot: int, pending: _Item | None) -> Outcome:
+        if pending is not None and pending.flights:
+            return pending.conclude(NoReply("no answer has come yet"), self._dispatcher.table.clock, final=False)
+        request = self._requests[slot]
+        if self._refused is not None:
+            return NotSent(request, cause=self._refused)
+        if self._ended:
+            return NotSent(request, cause=NotWritten("the batch was interrupted before its turn came"))
+        return NotSent(request, cause=NotWritten("its turn has not come yet"), final=False)
+
+    # What the dispatcher calls
+
+    def take(self, most: int) -> list[Pending]:
+        """Return the next orders, at most so many."""
+        begin = self._next
+        end = self._next = min(begin + most, len(self._requests))
+        requests, terms = self._requests, self.terms
+        taken: list[Pending] = []
+        for slot in range(begin, end):
+            item = _Item(requests[slot], terms)
+            item.batch = self
+            item.slot = slot
+            self._slots[slot] = item
+            taken.append(item)
+        return taken
+
+    def refuse(self, cause: BaseException) -> None:
+        """Settle everything that has not been asked for: it will never be sent."""
+        self._refused = cause
+        self._unsettled -= len(self._requests) - self._next
+        self._next = len(self._requests)
+        self._tell_if_done()
+
+    def give_up_after(self) -> float:
+        """Return how many seconds without any connection it waits."""
+        return self.terms.give_up_after
+
+    def _tell_if_done(self) -> None:
+        if not self._unsettled and not self._ended:
+            with suppress(trio.WouldBlock):  # it has been told already
+                self._done.send_nowait(None)

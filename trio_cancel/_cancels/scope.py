@@ -1,0 +1,287 @@
+"""Order scopes: no order that was added outlives its block, or you are told.
+
+The block's task owns what is held; an outcome that is surely off the book takes its order out. On leaving, a drain
+(``_cancels.scope_exit``) runs as a task of the session, so that whatever ended the block cannot end it; the block's
+task only waits for it, shielded. That wait ends with the drain: when every order has its outcome, ``grace`` is over,
+or a second Ctrl-C has come. A scope whose block is still open when the session's block ends is drained there.
+
+A client-side scope cannot help when the power fails or the network is gone: then the orders stay on the book, and you
+learn it only if somebody is left to be told. What can is a venue's own cancel-on-disconnect, which this venue does not
+document.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self
+
+import attrs
+import trio
+
+from trio_cancel._cancels.scope_exit import Drain
+from trio_cancel._engine.order import Terms
+from trio_cancel._session.session import Session
+from trio_cancel._trio.signals import ears, is_interrupt
+from trio_cancel._values.errors import InvalidRequest, OrdersLeft, SessionClosed
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.observer import logger
+from trio_cancel._values.outcomes import CancelReport, Outcome, describe_left
+
+LOGGED_TOGETHER = 100
+"""Ids in one line of the log."""
+
+
+class HoldLog(Protocol):
+    """Where holds are made durable."""
+
+    async def hold(self, request: CancelRequest) -> None:
+        """Return when the hold is durable; raise JournalError if it cannot be. One of the same order before is over."""
+
+    def release(self, request: CancelRequest) -> None:
+        """Note that the order is held no more."""
+
+
+@attrs.define
+class _Hold:
+    """One order.
+
+    Attributes:
+        since: trio's clock when its ``add`` returned.
+        placed: the venue surely has it.
+    """
+
+    since: float
+    placed: bool = False
+
+
+class OrderScope:
+    """Orders that must not outlive a block. Made by :meth:`TradingWS.open_order_scope`.
+
+    ::
+
+        async with ws.open_order_scope() as orders:
+            await orders.add(external_id="mm-42")  # before placing it: then no crash can lose it
+            await place(...)
+            orders.discard(external_id="mm-41")  # filled: no longer ours to cancel
+
+    It works as long as this process runs and reaches the venue. It cannot help when the power fails or the network is
+    gone: the orders then stay on the book. After a crash of the process a journal tells ``trio-cancel resume`` what was
+    held. What helps in each case is a venue's own cancel-on-disconnect, which this venue does not document.
+
+    Attributes:
+        report: after the block: one outcome for every order that was still held when it was left; None before.
+    """
+
+    def __init__(self, session: Session, terms: Terms, grace: float, settle: float, journal: HoldLog | None) -> None:
+        self.report: CancelReport | None = None
+        self._session = session
+        self._terms = terms
+        self._grace = grace
+        self._settle = settle
+        self._journal = journal
+        self._held: dict[CancelRequest, _Hold] = {}
+        self._adding: set[CancelRequest] = set()
+        self._drain: Drain | None = None
+        self._open = False
+        self._heard_before = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, request: object) -> bool:
+        return request in self._held or (isinstance(request, str) and CancelRequest(request) in self._held)
+
+    @property
+    def held(self) -> tuple[CancelRequest, ...]:
+        """The orders that are held now."""
+        return tuple(self._held)
+
+    @trio.lowlevel.enable_ki_protection
+    async def add(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
+        """Hold an order: it will be canceled when the block is left. Add it before you place it.
+
+        It returns once the hold is durable: at once without a journal, but always with a checkpoint. An order that is
+        held already may be added again when its external id is about to name a new order; wait for the outcome of
+        cancels of the old one first, lest they be taken for cancels of the new one.
+
+        Args:
+            id: the venue's order id, or a whole request.
+            external_id: your own id of the order, instead.
+
+        Raises:
+            InvalidRequest: no usable id, another scope holds the order, or another task is adding it.
+            JournalError: the journal cannot record it. The order is not held: do not place it.
+            SessionClosed: the block has been left, or the session has failed or is closed, so that the order could not
+                be canceled. It is not held: do not place it.
+
+        Cancelled: the order is not held (unless it was before): do not place it.
+        """
+        request = CancelRequest.of(id, external_id)
+        self._check_can_add()
+        holds = self._session.dispatcher.table.holds
+        if (holder := holds.holder(request)) is not None and holder is not self:
+            raise InvalidRequest(f"Another scope holds {request} already; an order belongs to one scope.")
+        if request in self._adding:
+            raise InvalidRequest(f"Another task is adding {request} to this scope already.")
+        self._adding.add(request)
+        holds.hold(request, self)
+        known = request in self._held
+        durable = False
+        try:
+            if self._journal is not None:
+                await self._journal.hold(request)
+            await trio.lowlevel.checkpoint()
+            self._check_can_add()
+            durable = True
+        finally:
+            self._adding.discard(request)
+            if durable:
+                self._held[request] = _Hold(trio.current_time())
+            elif not known:
+                self._release(request)
+
+    @trio.lowlevel.enable_ki_protection
+    def discard(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
+        """Hold an order no more: it was filled, or you want it to stay.
+
+        Raises:
+            InvalidRequest: no usable id, or this scope does not hold the order (any more: an order that a cancel found
+                off the book leaves by itself, and one whose block has been left is being canceled).
+        """
+        request = CancelRequest.of(id, external_id)
+        self._hold_of(request)
+        if self._drain is not None:
+            raise InvalidRequest(f"{request} is being canceled: the block of its scope has been left.")
+        if request in self._adding:
+            raise InvalidRequest(f"Another task is adding {request} to this scope.")
+        del self._held[request]
+        self._release(request)
+
+    def placed(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
+        """Say that the venue has the order, so that "not found" at the end is not taken for "not there yet".
+
+        Raises:
+            InvalidRequest: no usable id, or this scope does not hold the order.
+        """
+        self._hold_of(CancelRequest.of(id, external_id)).placed = True
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Self:
+        self._session.check_open()
+        if self._open or self._drain is not None:
+            raise SessionClosed("An order scope is entered once; open another with ws.open_order_scope().")
+        await trio.lowlevel.checkpoint()
+        if self._session.ending:  # it would not be ended before the connection is closed
+            raise SessionClosed("This session is ending: no further order scope can be opened.")
+        self._open = True
+        self._session.scopes[self] = None
+        listeners = ears()
+        listeners.listen()
+        self._heard_before = listeners.heard
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        listeners = ears()
+        # The first Ctrl-C asks for an orderly end, which this is; only a second one ends it early.
+        first = is_interrupt(error) or (error is not None and listeners.heard > self._heard_before)
+        interrupt: KeyboardInterrupt | None = None
+        drain = self._begin_drain()
+        with listeners.ending(drain.early, 1 if first else 2), trio.CancelScope(shield=True):
+            while not drain.done.is_set():
+                try:
+                    await drain.done.wait()
+                except KeyboardInterrupt as caught:
+                    interrupt = caught
+                    if not listeners.listening:
+                        listeners.hear()
+        assert self.report is not None
+        left = self.report.left
+        if interrupt is not None and not is_interrupt(error):
+            if left:
+                interrupt.add_note(describe_left(left, len(left)))
+            raise interrupt
+        if left:
+            if error is None:
+                raise OrdersLeft(describe_left(left), report=self.report)
+            if _is_cancellation(error):
+                raise OrdersLeft(describe_left(left), report=self.report) from error
+            error.add_note(describe_left(left, len(left)))
+
+    def end(self) -> trio.Event:
+        """Cancel what is held as if the block were left now; see ``Ending``."""
+        return self._begin_drain().done
+
+    def off_book(self, request: CancelRequest, written: float) -> None:
+        """Release an order that a cancel took off the book; see ``Holder``."""
+        hold = self._held.get(request)
+        if hold is not None and request not in self._adding and written >= hold.since:
+            del self._held[request]
+            self._release(request)
+
+    def _begin_drain(self) -> Drain:
+        if self._drain is None:
+            self._open = False
+            session = self._session
+            for request in self._adding - self._held.keys():
+                self._release(request)  # its `add` will be refused, perhaps after the journal's last transaction
+            self._drain = drain = Drain(
+                session.dispatcher,
+                self._terms,
+                self._held,
+                grace=self._grace,
+                settle=self._settle,
+                is_placed=self._is_placed,
+                concluded=self._concluded,
+            )
+            if not session.spawn(drain.run):
+                drain.give_up()
+        return self._drain
+
+    def _is_placed(self, request: CancelRequest) -> bool:
+        hold = self._held.get(request)
+        return hold is not None and hold.placed
+
+    def _concluded(self, outcomes: tuple[Outcome, ...]) -> None:
+        """Note what the drain has come to; tell the log."""
+        self.report = CancelReport(outcomes, journal_failed=self._session.journal_failed())
+        holds = self._session.dispatcher.table.holds
+        for request in self._held:
+            holds.release(request)  # what is left stays held in the journal, for `resume`
+        self._held.clear()
+        self._session.scopes.pop(self, None)
+        ears().stop()
+        left = self.report.left
+        for first in range(0, len(left), LOGGED_TOGETHER):
+            some = left[first : first + LOGGED_TOGETHER]
+            logger.error("order scope left: %s", describe_left(some, len(some)))
+
+    def _check_can_add(self) -> None:
+        if not self._open:
+            raise SessionClosed("This order scope is not open: its block has not begun or has been left.")
+        session = self._session
+        session.check_open()
+        if session.failure is not None:
+            raise SessionClosed(
+                "The session has failed, so that no order can be canceled or held any more; do not place it. "
+                "Open a new session."
+            ) from session.failure
+
+    def _hold_of(self, request: CancelRequest) -> _Hold:
+        if request not in self._held:
+            raise InvalidRequest(f"This scope does not hold {request}.")
+        return self._held[request]
+
+    def _release(self, request: CancelRequest) -> None:
+        self._session.dispatcher.table.holds.release(request)
+        if self._journal is not None:
+            self._journal.release(request)
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Return True for what nobody will see: a cancellation, or the end of a generator that is closed."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split((trio.Cancelled, GeneratorExit))[1] is None
+    return isinstance(error, trio.Cancelled | GeneratorExit)

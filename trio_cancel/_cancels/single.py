@@ -1,0 +1,78 @@
+"""One order's cancel, and how its caller waits for the outcome.
+
+Each cancel that is under way has a memory channel of size 1 of its own, into which the reader's task delivers the one
+outcome. Making a channel takes as long as all else that waiting for it takes, so that one whose outcome has been taken
+serves a later cancel. A channel whose caller has left is never used again: its outcome may still come.
+
+An answer that is sooner here than this process could fall asleep and be woken (a venue on this machine or next door) is
+looked for at once, for some passes of the scheduler. Waking up takes longer than those passes, and costs as much.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import trio
+
+from trio_cancel._engine.order import Pending, Terms
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.outcomes import Outcome
+
+NEAR = 0.0005
+"""Seconds within which the last answer must have come for the next one to be looked for at once."""
+LOOKS = 10
+"""Passes of the scheduler (some 10 µs each) for which it is looked for."""
+KEPT = 256
+"""Channels that a session keeps."""
+
+Channel: TypeAlias = "tuple[trio.MemorySendChannel[Outcome], trio.MemoryReceiveChannel[Outcome]]"
+
+
+class Single(Pending):
+    """A cancel with a channel of its own, once its caller waits."""
+
+    __slots__ = ("channel",)
+
+    def __init__(self, request: CancelRequest, terms: Terms) -> None:
+        super().__init__(request, terms)
+        self.urgent = True
+        self.channel: trio.MemorySendChannel[Outcome] | None = None
+
+    def deliver(self) -> None:
+        assert self.outcome is not None
+        if self.channel is not None:
+            # If the caller has left, nobody takes it: the dispatcher has logged it.
+            self.channel.send_nowait(self.outcome)
+
+
+class Channels:
+    """The channels of a session's single cancels that are not in use.
+
+    Attributes:
+        near: the last cancel that was alone had its answer within ``NEAR``.
+    """
+
+    __slots__ = ("_idle", "near")
+
+    def __init__(self) -> None:
+        self._idle: list[Channel] = []
+        self.near = False
+
+    def take(self) -> Channel:
+        """Return a channel that nobody else uses."""
+        # (Without a type argument: trio's subscript alone would take longer than the channel.)
+        return self._idle.pop() if self._idle else trio.open_memory_channel(1)
+
+    def give_back(self, channel: Channel) -> None:
+        """Keep a channel whose one outcome has been taken."""
+        if len(self._idle) < KEPT:
+            self._idle.append(channel)
+
+
+async def look(single: Single) -> None:
+    """Wait for an outcome that comes almost at once, and no longer. Cancelled: only if none has come."""
+    for _ in range(LOOKS):
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if single.outcome is not None:
+            return
+        await trio.lowlevel.checkpoint_if_cancelled()

@@ -1,0 +1,1 @@
+"""Everything about orders under way, without input or output: nothing here waits."""

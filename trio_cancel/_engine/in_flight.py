@@ -1,0 +1,173 @@
+"""Every order under way, by its place in the window and by its request ids (pure).
+
+An order holds its place in the window from its admission until it settles. If its caller leaves, a request that is not
+written is withdrawn; one that is written stays in the table, so that a late answer still settles it while the
+connection lives, but it gives its place back when its reply is overdue. Settling forgets an order's request ids but for
+a bounded memory of the last ones, by which late and contradicting answers are told from unknown ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from trio_cancel._engine.held import Holds
+from trio_cancel._engine.order import Flight, Pending, State
+from trio_cancel._engine.queue import Queue
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.errors import NoReply, NotWritten
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.observer import Counters, Notifier, logger
+from trio_cancel._values.outcomes import KINDS, Outcome
+
+LATE_KEPT = 1024
+"""How many overdue orders whose callers have left are still matched, and how many settled requests remembered at least
+(at most twice as many): all attempts of a window full of orders that the venue answers much too late."""
+
+_SETTLED = State.SETTLED  # each look at a member of an enum's class takes as long as a small call
+
+# How an order settled, and whether the request was answered: two tables, so that no tuple is made for each request.
+_ANSWERED = {kind: (kind, True) for kind in KINDS}
+_UNANSWERED = {kind: (kind, False) for kind in KINDS}
+
+
+class CancelLog(Protocol):
+    """Where attempts and outcomes are recorded."""
+
+    def retried(self, pending: Pending) -> None:
+        """Note that an order waits for its next attempt."""
+
+    def settled(self, pending: Pending) -> None:
+        """Note that an order has its outcome."""
+
+
+class Table:
+    """See the module's docstring. ``queue`` holds what is not admitted yet, and what waits for its next attempt."""
+
+    def __init__(self, notify: Notifier | None, wake_writer: Callable[[], None]) -> None:
+        self.queue: Queue = Queue()
+        self.counters: Counters = Counters()
+        self.holds: Holds = Holds()
+        self.log: CancelLog | None = None
+        self.flights: dict[str, Flight] = {}
+        self.active: dict[Pending, None] = {}
+        self.active_urgent: int = 0
+        self.overdue: dict[Pending, None] = {}
+        # Request id: how its order settled; whether it was answered. The older half is dropped at once, in no time.
+        self._recent: dict[str, tuple[str, bool]] = {}
+        self._older: dict[str, tuple[str, bool]] = {}
+        self.clock: OffsetInterval | None = None
+        self.stopped: BaseException | None = None  # failed or closed for good
+        self.notify = notify
+        self.wake_writer = wake_writer
+
+    def admit(self, pending: Pending) -> None:
+        """Give an order its place in the window, if it has none, and let it be signed."""
+        if pending.state is State.QUEUED:
+            self.active[pending] = None
+            if pending.urgent:
+                self.active_urgent += 1
+        pending.state = State.ADMITTED
+
+    def admit_all(self, group: list[Pending], *, urgent: bool) -> list[Pending]:
+        """Admit new orders, all of single cancels or all of bulk ones; return them."""
+        if urgent:
+            self.active_urgent += len(group)
+        active, admitted = self.active, State.ADMITTED
+        for pending in group:
+            active[pending] = None
+            pending.state = admitted
+        return group
+
+    def can_still_be_answered(self, pending: Pending) -> bool:
+        """Return True if an attempt of it is unanswered on a connection that lives."""
+        flights = self.flights
+        return any(f.answered_at is None and f.request_id in flights for f in pending.flights)
+
+    def retry(self, pending: Pending, at: float) -> None:
+        """Let it wait for its next attempt, not before ``at``."""
+        if self.stopped is not None:
+            self.settle(pending, pending.conclude(self.stopped, self.clock))
+            return
+        pending.state = State.RETRYING
+        pending.not_before = at
+        self.queue.retry(pending)
+        if self.log is not None:
+            self.log.retried(pending)
+        self.wake_writer()
+
+    def settle(self, pending: Pending, outcome: Outcome) -> None:
+        """End it with ``outcome`` and deliver that."""
+        if pending.state is _SETTLED:
+            raise AssertionError("an order settles once")
+        pending.state = _SETTLED
+        pending.outcome = outcome
+        if pending in self.active:
+            del self.active[pending]
+            self.active_urgent -= pending.urgent
+        elif self.overdue:
+            self.overdue.pop(pending, None)
+        for flight in pending.flights:
+            self.flights.pop(flight.request_id, None)
+            settled_as = _UNANSWERED if flight.answered_at is None else _ANSWERED
+            self._recent[flight.request_id] = settled_as[outcome.kind]
+            del flight.pending  # no cycle: what has settled must not wait for the garbage collector
+        if len(self._recent) >= LATE_KEPT:
+            self._older, self._recent = self._recent, {}
+        self.counters.settled += 1
+        try:
+            if self.log is not None:
+                self.log.settled(pending)
+            if self.holds.holders:
+                self.holds.settled(outcome, pending.flights[0].written if pending.flights else -math.inf)
+            if pending.abandoned:
+                self.tell_late(pending.request, outcome)
+        finally:
+            pending.deliver()  # whatever failed: who waits for what has settled would wait for ever
+
+    def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:
+        """Tell of an outcome that its caller did not wait for."""
+        logger.info("%s settled as %s after its caller had left", request, outcome.kind)
+        if self.notify is not None:
+            self.notify("settled_late", outcome)
+
+    def settled_as(self, request_id: str) -> tuple[str, bool] | None:
+        """Return how the order of a recent request settled, and whether the request was answered."""
+        return self._recent.get(request_id) or self._older.get(request_id)
+
+    def answered_late(self, request_id: str, kind: str) -> None:
+        """Note the answer to a request whose order had settled as ``kind`` before."""
+        remembered = self._recent if request_id in self._recent else self._older
+        remembered[request_id] = _ANSWERED[kind]
+
+    @trio.lowlevel.enable_ki_protection
+    def abandon(self, pending: Pending) -> None:
+        """Note that the caller has left: withdraw what is not written, go on tracking what is."""
+        if pending.state is State.SETTLED:
+            return
+        pending.abandoned = True
+        if not pending.flights:
+            self.settle(pending, pending.conclude(NotWritten("its caller left before it was written"), None))
+            self.wake_writer()
+        elif not self.can_still_be_answered(pending):
+            # Nothing more can come: its answers are here or its connections are gone.
+            self.settle(pending, pending.conclude(None, self.clock))
+            self.wake_writer()
+        else:
+            pending.state = State.IN_FLIGHT
+            logger.warning("the caller of the cancel of %s left before its answer came", pending.request)
+
+    def let_go(self, pending: Pending) -> None:
+        """Give an abandoned order's place in the window back; a late answer still settles it."""
+        if pending.doubt is None:
+            pending.doubt = NoReply("no answer came in time, and its caller has left")
+        del self.active[pending]
+        self.active_urgent -= pending.urgent
+        self.overdue[pending] = None
+        if len(self.overdue) > LATE_KEPT:
+            oldest = next(iter(self.overdue))
+            self.settle(oldest, oldest.conclude(None, self.clock))
+        self.wake_writer()

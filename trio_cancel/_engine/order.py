@@ -1,0 +1,198 @@
+"""One order's cancel while it is under way: its attempts, its clock, and what they add up to (pure).
+
+A :class:`Pending` belongs to the dispatcher from the moment it is handed in until it settles; whoever waits for it
+learns the outcome through :meth:`Pending.deliver`, which only delivers what has been settled before.
+
+Its clock (``give_up_after``) runs from the first write on. While it is held back it stands still, but for the time in
+which there is no connection: see :meth:`Pending.spent`.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+import attrs
+
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.errors import NoReply, NotWritten
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.outcomes import Attempt, NotSent, Outcome, Rejected, Unknown, VenueReply
+
+
+@attrs.frozen
+class Terms:
+    """How long and how often an order is tried.
+
+    Attributes:
+        reply_timeout: seconds after its write from which an attempt counts as unanswered.
+        give_up_after: seconds after the first write until the last attempt is given up.
+        retry: whether there is more than one attempt.
+    """
+
+    reply_timeout: float = 12.0
+    give_up_after: float = 30.0
+    retry: bool = True
+
+
+class State(enum.Enum):
+    """Where an order's cancel stands."""
+
+    QUEUED = enum.auto()
+    """Not yet let through by window and pace."""
+    ADMITTED = enum.auto()
+    """Let through; about to be signed and written."""
+    IN_FLIGHT = enum.auto()
+    """Written; an answer can come."""
+    RETRYING = enum.auto()
+    """Waits for its next attempt."""
+    SETTLED = enum.auto()
+
+
+_QUEUED = State.QUEUED
+_LONG_AGO = -math.inf
+
+
+class Flight:
+    """One attempt on one connection."""
+
+    __slots__ = (
+        "answered_at",
+        "connection",
+        "deadline",
+        "doubtful",
+        "pending",
+        "request_id",
+        "status",
+        "written",
+        "written_at",
+    )
+
+    def __init__(
+        self, pending: Pending, request_id: str, connection: int, written: float, written_at: float, deadline: float
+    ) -> None:
+        self.pending: Pending = pending
+        self.request_id: str = request_id
+        self.connection: int = connection
+        self.written: float = written  # trio's clock
+        self.written_at: float = written_at  # Unix seconds
+        self.deadline: float = deadline  # trio's clock
+        self.answered_at: float | None = None
+        self.status: int | None = None
+        self.doubtful: bool = False  # answered 5xx or 408: it may have been applied
+
+
+class Pending:
+    """One order's cancel until it settles.
+
+    All is set at once, in slots: both making one and reading it are twice as fast so as with defaults in the class.
+
+    Attributes:
+        request: the order.
+        terms: how long and how often it is tried.
+        urgent: a single cancel, which overtakes those of bulk ones.
+        state: where it stands.
+        outcome: what became of it, once it has settled.
+        flights: its attempts that were written, oldest first.
+        error: the venue's last error.
+        doubt: why an attempt left the order unknown.
+        abandoned: the caller has left: no further attempt.
+        no_more: refused for good: no further attempt, only answers to earlier ones.
+        retries: how many 5xx have been answered by another attempt.
+        running_from: trio's clock since which its time runs; None while it stands still.
+        time_spent: seconds that it has run before.
+        not_before: trio's clock before which its next attempt must not be written.
+        held_since: trio's clock since which it has been held back; long ago for one of a bulk cancel or a stream, whose
+            source knows when that was handed in.
+        intent: its number in the journal, once it has one.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "doubt",
+        "error",
+        "flights",
+        "held_since",
+        "intent",
+        "no_more",
+        "not_before",
+        "outcome",
+        "request",
+        "retries",
+        "running_from",
+        "state",
+        "terms",
+        "time_spent",
+        "urgent",
+    )
+
+    def __init__(self, request: CancelRequest, terms: Terms) -> None:
+        self.request: CancelRequest = request
+        self.terms: Terms = terms
+        self.urgent: bool = False
+        self.state: State = _QUEUED
+        self.outcome: Outcome | None = None
+        self.flights: tuple[Flight, ...] = ()
+        self.error: VenueReply | None = None
+        self.doubt: BaseException | None = None
+        self.abandoned: bool = False
+        self.no_more: bool = False
+        self.retries: int = 0
+        self.running_from: float | None = None
+        self.time_spent: float = 0.0
+        self.not_before: float = _LONG_AGO
+        self.held_since: float = _LONG_AGO
+        self.intent: int = 0
+
+    def deliver(self) -> None:
+        """Hand ``self.outcome`` to whoever waits; never raises, never blocks."""
+        raise AssertionError("each kind of Pending delivers in its own way")
+
+    def spent(self, now: float, down_since: float | None) -> float:
+        """Return the seconds of ``give_up_after`` that are used up.
+
+        Args:
+            now: trio's clock.
+            down_since: since when there is no connection; None if there is one.
+        """
+        if self.running_from is not None:
+            return self.time_spent + now - self.running_from
+        if down_since is None:
+            return self.time_spent
+        return self.time_spent + now - max(down_since, self.held_since)
+
+    def hold(self, now: float, running_until: float) -> None:
+        """Stop the clock: since ``running_until`` only the pacer has held it back."""
+        if self.running_from is not None:
+            self.time_spent += max(0.0, running_until - self.running_from)
+            self.running_from = None
+            self.held_since = now
+
+    def doubtful_but(self, flight: Flight | None) -> bool:
+        """Return True if an attempt other than ``flight`` is unanswered or was answered 5xx."""
+        return any(f is not flight and (f.answered_at is None or f.doubtful) for f in self.flights)
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Return the attempts that were written, as values."""
+        return tuple(Attempt(f.request_id, f.written_at, f.answered_at, f.status) for f in self.flights)
+
+    def conclude(self, cause: BaseException | None, clock: OffsetInterval | None, *, final: bool = True) -> Outcome:
+        """Return what the attempts add up to if nothing more comes.
+
+        After an attempt that was unanswered or answered 5xx it is Unknown; else a refusal makes it Rejected; else
+        nothing was written.
+        """
+        if self.flights and self.doubtful_but(None):
+            return Unknown(
+                self.request,
+                self.attempts(),
+                error=self.error,
+                after_unanswered=True,
+                cause=self.doubt or cause or NoReply(f"no answer within {self.terms.reply_timeout:g} s"),
+                final=final,
+            )
+        if self.error is not None:
+            late = clock if self.error.error_code == 40011 and clock is not None and clock.excludes_zero else None
+            return Rejected(self.request, self.attempts(), error=self.error, clock=late, final=final)
+        cause = cause or NotWritten(f"it could not be written within {self.terms.give_up_after:g} s")
+        return NotSent(self.request, self.attempts(), cause=cause, final=final)

@@ -1,0 +1,131 @@
+"""How fast requests may start: a rate that the user sets, and one that is found out from the venue's answers (pure).
+
+Both are told the time and only ever say when the next request may start. A :class:`Pacer` may be shared by the sessions
+of one account; a :class:`Governor` belongs to one session.
+"""
+
+from __future__ import annotations
+
+import math
+
+from trio_cancel._values.errors import ConfigurationError
+
+WINDOW_START = 8
+"""Requests in flight at first: few enough that an unknown limit costs few refusals."""
+WINDOW_MOST = 256
+"""Requests in flight at most: enough to fill one write; more gains nothing and loses more when a connection breaks."""
+PACED_START = 5.0
+"""Requests a second after the first 429: slow, for it doubles quickly."""
+PACED_LEAST = 0.2
+"""Requests a second below which the pace never falls, so that every order still gets its turn."""
+PACED_MOST = 5_000.0
+"""Requests a second above which a pace is no longer one."""
+DOUBLING = 0.5
+"""Seconds in which the pace doubles until it meets the limit."""
+RECOVERY = 0.02
+"""Growth of the pace a second after that."""
+RECOVERY_EACH = 0.003
+"""Growth of the pace an answer after that, at most: a slow venue must not refuse one of every few requests."""
+
+
+class Pacer:
+    """A rate limit on requests: ``rate`` a second, ``burst`` at once (the generic cell rate algorithm on trio's clock).
+
+    Give one to each ``open_trading_ws(pacer=…)`` of an account and they share it. Use it in one ``trio.run`` only.
+
+    Args:
+        rate: requests a second in the long run, more than 0.
+        burst: requests that may start at once after a pause, at least 1.
+
+    Raises:
+        ConfigurationError: if ``rate`` or ``burst`` is out of range.
+    """
+
+    __slots__ = ("_full_at", "_interval", "_tolerance", "burst", "rate")
+
+    def __init__(self, rate: float, burst: int = 1) -> None:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+            raise ConfigurationError(f"Pacer needs a rate of more than 0 requests a second, not {rate!r}.")
+        if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
+            raise ConfigurationError(f"Pacer needs a burst of at least 1 request, not {burst!r}.")
+        self.rate: float = rate
+        self.burst: int = burst
+        self._interval = 1 / rate
+        self._tolerance = (burst - 1) / rate
+        self._full_at = -math.inf
+
+    def __repr__(self) -> str:
+        return f"Pacer(rate={self.rate!r}, burst={self.burst!r})"
+
+    def ready_at(self) -> float:
+        """Return the time (trio's clock, seconds) from which the next request may start; it may be past."""
+        return self._full_at - self._tolerance
+
+    def start(self, now: float) -> None:
+        """Count a request that starts now."""
+        self._full_at = max(self._full_at, now) + self._interval
+
+
+class Governor:
+    """As fast as the venue takes it, found out with care.
+
+    The window of requests in flight starts small and grows with each answer. The first 429 switches to a pace: slow,
+    doubling until the next 429, then halved, then growing slowly with one small decrease per burst of 429s. All 429s of
+    requests that were written before a decrease belong to its burst.
+    """
+
+    __slots__ = ("_decreased_at", "_doubling", "_grown_at", "_next_at", "_since_decrease", "rate", "window")
+
+    def __init__(self) -> None:
+        self.window: int = WINDOW_START
+        self.rate: float | None = None
+        self._doubling = True
+        self._next_at = -math.inf
+        self._decreased_at = -math.inf
+        self._since_decrease = 0
+        self._grown_at = 0.0
+
+    def reset_window(self) -> None:
+        """Begin again with a small window: a new connection may lead to another machine."""
+        self.window = WINDOW_START
+
+    def ready_at(self) -> float:
+        """Return the time from which the next request may start; it may be past."""
+        return self._next_at
+
+    def start(self, now: float) -> None:
+        """Count a request that starts now."""
+        if self.rate is not None:
+            self._next_at = max(self._next_at, now) + 1 / self.rate
+
+    def accepted(self, now: float) -> None:
+        """Count an answer that was no 429."""
+        if self.window < WINDOW_MOST:
+            self.window += 1
+        if self.rate is None:
+            return
+        self._since_decrease += 1
+        # Only time in which requests flowed tells anything: an idle hour must not grow the pace.
+        busy = min(now - self._grown_at, 2 / self.rate)
+        self._grown_at = now
+        self.rate *= 2 ** (busy / DOUBLING) if self._doubling else 1 + min(RECOVERY * busy, RECOVERY_EACH)
+        if self.rate > PACED_MOST:
+            self.rate = None
+            self._doubling = True
+
+    def limited(self, now: float, written_at: float) -> bool:
+        """Count a 429 for a request written at ``written_at``; return True if it changed the pace."""
+        if written_at <= self._decreased_at:
+            return False
+        if self.rate is None:
+            self.rate = PACED_START
+            self._doubling = True
+        elif self._doubling or self._since_decrease < 4:
+            self.rate = max(PACED_LEAST, self.rate / 2)
+            self._doubling = False
+        else:
+            self.rate = max(PACED_LEAST, self.rate * 0.9)
+        self._decreased_at = self._grown_at = now
+        self._since_decrease = 0
+        self._next_at = now + 1 / self.rate
+        return True

@@ -1,0 +1,229 @@
+"""What each text message of the venue means for whom (pure).
+
+Matched by request id and connection alone. The first definite answer settles an order; a refusal after an attempt that
+may have taken effect leaves it unknown. What answers nothing that waits is counted and logged, and settles nothing; a
+connection that carries too much of it is over its budget.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Iterable
+
+from trio_cancel._engine.in_flight import Table
+from trio_cancel._engine.order import Flight, Pending, State
+from trio_cancel._engine.rate import WINDOW_MOST, Governor
+from trio_cancel._values.errors import InvalidReply, VenueUnavailable
+from trio_cancel._values.observer import logger
+from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, Unknown, VenueReply
+from trio_cancel._values.quick import quick
+from trio_cancel._venue.codec import BadReply, Reply, decode_reply
+from trio_cancel._venue.verdict import Verdict, judge, judge_bad
+
+RETRY_FIRST, RETRY_MOST = 0.25, 4.0
+"""Seconds (before jitter) until the first and the last repetition after a 5xx."""
+BAD_PER_MINUTE = 100
+"""Bad messages a minute that a connection may carry before it is replaced."""
+
+_canceled = quick(Canceled)
+
+
+class Inbox:
+    """Reads messages for one session."""
+
+    def __init__(self, table: Table, governor: Governor, jitter: random.Random) -> None:
+        self._table = table
+        self._governor = governor
+        self._jitter = jitter
+        self._bad_since = -math.inf
+        self._bad_count = 0
+
+    def forget_bad(self) -> None:
+        """Begin a new budget of bad messages."""
+        self._bad_since, self._bad_count = -math.inf, 0
+
+    def read(self, texts: Iterable[bytes | str], connection: int, now: float, wall: float) -> None:
+        """Take text messages in that came together."""
+        table = self._table
+        counters, notify, flights = table.counters, table.notify, table.flights
+        governor = self._governor
+        canceled = Verdict.CANCELED
+        for text in texts:
+            reply = decode_reply(text)
+            flight = flights.get(reply.id or "")
+            if flight is None or flight.connection != connection or flight.answered_at is not None:
+                self._read_stray(reply, flight if flight is not None and flight.connection == connection else None, now)
+                continue
+            pending = flight.pending
+            if isinstance(reply, Reply):
+                order = reply.order
+                verdict, why = judge(reply, pending.request, now - flight.written)
+            else:
+                order = None
+                verdict, why = judge_bad(reply)
+            flight.answered_at = wall
+            flight.status = reply.status
+            counters.answered += 1
+            if notify is not None:
+                notify("request_answered", pending.request, flight.request_id, reply.status, now - flight.written)
+            if verdict is not canceled or order is None:
+                self._read_refusal(reply, flight, verdict, why, now)
+                continue
+            if governor.rate is not None:
+                self._progress(now)
+            elif governor.window < WINDOW_MOST:
+                governor.window += 1
+            attempts: tuple[Attempt, ...]
+            if len(pending.flights) == 1:
+                # What nearly every order ends in, without a call.
+                attempts, after = (Attempt(flight.request_id, flight.written_at, wall, 200),), False
+            else:
+                attempts, after = pending.attempts(), pending.doubtful_but(flight)
+            table.settle(pending, _canceled(pending.request, attempts, after_unanswered=after, order=order))
+
+    def _read_refusal(self, reply: Reply | BadReply, flight: Flight, verdict: Verdict, why: str, now: float) -> None:
+        table = self._table
+        pending = flight.pending
+        error = None
+        if reply.status is not None and (isinstance(reply, BadReply) or reply.status != 200):
+            code, message = (reply.error_code, reply.message) if isinstance(reply, Reply) else (None, "")
+            error = VenueReply(reply.status, code, message)
+            pending.error = error
+        if verdict is Verdict.LIMITED:
+            self._limited(flight, now)
+        else:
+            self._progress(now)
+        after = pending.doubtful_but(flight)
+        if verdict is Verdict.CLOSED:
+            table.settle(
+                pending, AlreadyClosed(pending.request, pending.attempts(), error=error, after_unanswered=after)
+            )
+        elif verdict is Verdict.NOT_FOUND:
+            table.settle(pending, NotFound(pending.request, pending.attempts(), error=error, after_unanswered=after))
+        elif verdict is Verdict.INVALID:
+            flight.doubtful = True
+            logger.warning("an answer for %s says nothing: %s", pending.request, why)
+            cause = InvalidReply(f"the venue's answer cannot be trusted: {why}")
+            table.settle(
+                pending,
+                Unknown(pending.request, pending.attempts(), error=error, after_unanswered=after, cause=cause),
+            )
+        else:
+            if verdict is Verdict.UNAVAILABLE:
+                assert error is not None
+                flight.doubtful = True
+                pending.doubt = VenueUnavailable(error.status, error.error_code, error.message)
+            elif verdict is Verdict.REFUSED:
+                pending.no_more = True
+            self._after_attempt(pending, verdict, now)
+
+    def _after_attempt(self, pending: Pending, verdict: Verdict, now: float) -> None:
+        """Decide what follows an answer that may not settle the order."""
+        table = self._table
+        if pending.state is State.RETRYING and not pending.no_more:
+            return  # a late answer to an older attempt; the next one is due already
+        ended = pending.no_more or pending.abandoned or not pending.terms.retry
+        # While another attempt may follow, only the answer to the latest one is worth waiting for.
+        latest = pending.flights[-1]
+        waits = latest.answered_at is None and latest.request_id in table.flights
+        if waits or (ended and table.can_still_be_answered(pending)):
+            if ended:
+                pending.state = State.IN_FLIGHT
+            return
+        if ended:
+            table.settle(pending, pending.conclude(None, table.clock))
+            return
+        delay = 0.0
+        if verdict is Verdict.UNAVAILABLE:
+            delay = min(RETRY_MOST, RETRY_FIRST * 2**pending.retries) * self._jitter.uniform(0.5, 1.0)
+            pending.retries += 1
+        table.retry(pending, now + delay)
+
+    def _read_stray(self, reply: Reply | BadReply, flight: Flight | None, now: float) -> None:
+        """Count and log what answers nothing that waits; the connection lives on, within its budget of bad messages."""
+        table = self._table
+        counters = table.counters
+        # Over its budget it is about to be left, and one piece may hold thousands more.
+        level = logging.DEBUG if self.over_budget else logging.WARNING
+        if reply.id is None:
+            if isinstance(reply, BadReply):
+                counters.malformed += 1
+                logger.log(level, "a message is no answer: %s", reply.reason)
+            else:
+                counters.null_id += 1
+                logger.log(level, "an answer with a null id (status %s) is nobody's; it settles nothing", reply.status)
+        elif flight is not None:
+            counters.duplicates += 1
+            logger.warning("a second answer to %s (status %s) is ignored", reply.id, reply.status)
+        elif (seen := table.settled_as(reply.id)) is not None:
+            settled_as, answered = seen
+            says = _says(reply)
+            if _contradicts(says, settled_as):
+                counters.contradictions += 1
+                logger.error("a later answer to %s says %s; the first said %s and stands", reply.id, says, settled_as)
+            if not answered:
+                counters.late += 1
+                table.answered_late(reply.id, settled_as)
+                logger.info("the answer to %s (status %s) came after its order had settled", reply.id, reply.status)
+                return
+            counters.duplicates += 1
+            logger.warning("a second answer to %s (status %s) is ignored", reply.id, reply.status)
+        else:
+            counters.unknown_id += 1
+            logger.log(level, "an answer (status %s) has an id that is none of this connection's", reply.status)
+        self.count_bad(now)
+
+    def count_binary(self, now: float) -> None:
+        """Count and log a binary message: the venue has none."""
+        table = self._table
+        table.counters.binary += 1
+        logger.warning("a binary message is no answer; it is ignored")
+        self.count_bad(now)
+
+    def count_bad(self, now: float) -> None:
+        """Count a bad message."""
+        if now - self._bad_since > 60:
+            self._bad_since, self._bad_count = now, 0
+        self._bad_count += 1
+
+    @property
+    def over_budget(self) -> bool:
+        """True if this connection has carried too many bad messages within a minute."""
+        return self._bad_count > BAD_PER_MINUTE
+
+    def _progress(self, now: float) -> None:
+        """Count an answer that was no 429: whoever waits after a 429 waits for the pace, not for the venue."""
+        governor = self._governor
+        if governor.rate is not None:
+            for pending in self._table.queue.retrying():
+                if pending.error is not None and pending.error.status == 429 and pending.running_from is not None:
+                    pending.running_from = now
+        governor.accepted(now)
+
+    def _limited(self, flight: Flight, now: float) -> None:
+        self._table.counters.limited += 1
+        if self._governor.limited(now, flight.written):
+            rate = self._governor.rate
+            logger.warning("the venue limits requests (429); going on with %.3g a second", rate)
+            if self._table.notify is not None:
+                self._table.notify("paced", rate)
+
+
+def _says(reply: Reply | BadReply) -> str | None:
+    """Return the kind that a stray answer claims by its bare status and code, or None if it claims nothing definite."""
+    if isinstance(reply, BadReply):
+        return None
+    if reply.status == 200 and reply.order is not None and reply.order.status == "canceled":
+        return Canceled.kind
+    return {40408: AlreadyClosed.kind, 40401: NotFound.kind}.get(reply.error_code or 0)
+
+
+def _contradicts(says: str | None, settled_as: str) -> bool:
+    """Return True if both are definite and cannot both be true; what was canceled may be called closed later."""
+    closed = (Canceled.kind, AlreadyClosed.kind)
+    definite = (*closed, NotFound.kind, "rejected", "not_sent")
+    if says is None or says == settled_as or settled_as not in definite:
+        return False
+    return not (says in closed and settled_as in closed)

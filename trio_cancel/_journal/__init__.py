@@ -1,0 +1,1 @@
+"""The journal: holds and intents that are durable before they have an effect."""

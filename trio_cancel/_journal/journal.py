@@ -1,0 +1,339 @@
+"""A journal of what was held, intended, tried and settled, so that a crash forgets no order.
+
+One task writes. It gathers what has come up since its last transaction, commits it in a thread, and tells those who
+wait. Two things are waited for: an intent (before its request's first byte is written) and a hold (before its order is
+placed). Attempts, outcomes and releases go along with the next transaction, at the latest after ``LAZY`` seconds.
+
+A journal must never block a kill switch: if it cannot write, or takes longer than ``PATIENCE``, that is logged at
+ERROR, :attr:`Journal.failed` says so, new holds are refused, and cancels go on without it. What was not written is kept
+and tried again; once all of it is written the journal works again.
+
+The tasks that call :meth:`Journal.intend` and :meth:`Journal.hold` may be cancelled there: an intent is then written
+all the same, a hold is released. The task itself is only cancelled when its last transaction takes too long
+(``_journal.opening``).
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import trio
+
+from trio_cancel._engine.order import Flight, Pending, State
+from trio_cancel._journal.rows import Changes, micros
+from trio_cancel._journal.store import JournalStore
+from trio_cancel._trio.wakeup import Bell
+from trio_cancel._values.errors import JournalError
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.observer import logger
+
+LAZY = 0.25
+"""Seconds that an attempt, an outcome or a release may wait for company."""
+PATIENCE = 3.0
+"""Seconds that an intent or a hold waits for the disk."""
+RETRY = 1.0
+"""Seconds until a failed transaction is tried again."""
+SIGN_OF_LIFE = 300.0
+"""Seconds of silence after which the session notes that it lives; the age of external ids counts from there."""
+KEPT_MOST = 200_000
+"""Rows that are kept while the journal cannot write; beyond them the oldest are dropped."""
+
+FAILURES = (sqlite3.Error, OSError, RuntimeError, OverflowError)
+"""What a store or an executor raises that is not ours to fail for. RuntimeError: no further thread can be started.
+OverflowError: a number that SQLite cannot hold."""
+
+RunSync = Callable[..., Awaitable[Any]]
+"""Runs a function that blocks with its arguments, and is cancelled only at the price of abandoning it."""
+
+
+class Journal:
+    """See the module's docstring. Made by ``open_journal``."""
+
+    def __init__(
+        self, path: str, store: JournalStore, run_sync: RunSync, wall: Callable[[], float], prefix: str
+    ) -> None:
+        self.path = path
+        self.failure: BaseException | None = None  # why it cannot write now
+        self.open: Iterable[Flight] = ()  # the attempts of orders that have not settled, as they come and go
+        self._store = store
+        self._run_sync = run_sync
+        self._wall = wall
+        self._number_at = len(prefix) + 1  # where the number begins in a request's id
+        begun = store.begun
+        self._session = begun.session
+        self._first_attempt = begun.attempt
+        self._next = begun.number
+        self._durable = begun.number - 1  # every number up to here is on the disk
+        self._dropped = False
+        self._held: dict[CancelRequest, int] = {}
+        self._changes = Changes()
+        self._written_until = -math.inf  # trio's clock when the last attempts were signed that were wholly written
+        self._looked_until = -math.inf  # open attempts that are older have been recorded
+        self._urgent = False  # somebody waits
+        self._lazy = False  # the task knows that something lazy is there
+        self._closing = False
+        self._bell = Bell()
+        self._turn = trio.Event()  # set, and replaced, when a transaction has ended
+        self.ended: trio.Event = trio.Event()
+
+    @property
+    def failed(self) -> bool:
+        """True if it does not record all of it."""
+        return self.failure is not None or self._dropped
+
+    # For scopes
+
+    async def hold(self, request: CancelRequest) -> None:
+        """Record that a scope holds an order; return when that is durable. It takes the place of an older hold of it.
+
+        Raises:
+            JournalError: it cannot be recorded now. Do not place the order.
+
+        Cancelled: the order is not held. Do not place it.
+        """
+        if self.failure is not None:
+            self._refuse()
+        older = self._held.get(request)
+        number = self._next
+        self._next = number + 1
+        external = request.external_id is not None
+        self._changes.holds.values += (number, self._session, int(external), request.key, micros(self._wall()))
+        self._held[request] = number  # now, so that it can be released while it waits
+        durable = False
+        try:
+            await self._until_durable(number)
+            if self._durable < number:
+                self._refuse()
+            durable = True
+        finally:
+            released = self._held.get(request) != number
+            if not durable and not released:
+                self._let_go(number)
+                del self._held[request]
+            if older is not None:
+                if durable or released:
+                    self._let_go(older)
+                else:
+                    self._held[request] = older
+
+    def release(self, request: CancelRequest) -> None:
+        """Record, soon, that an order is held no more; one that is not held is no error."""
+        number = self._held.pop(request, None)
+        if number is not None:
+            self._let_go(number)
+
+    def release_left(self, holds: Iterable[int]) -> None:
+        """Record, soon, that holds which a dead process left are no more, by their numbers."""
+        for number in holds:
+            self._let_go(number)
+
+    # For the core
+
+    async def intend(self, admitted: list[Pending]) -> None:
+        """Return when it is durable that these orders are to be canceled, or the journal has failed."""
+        at = micros(self._wall())
+        number = self._next
+        session = self._session
+        values = self._changes.intents.values
+        for pending in admitted:
+            if not pending.intent:
+                request = pending.request
+                if request.id is not None:
+                    values += (number, session, 0, request.id, at)
+                else:
+                    values += (number, session, 1, request.key, at)
+                pending.intent = number
+                number += 1
+        if number > self._next:
+            last, self._next = number - 1, number
+        else:  # all of them were intended before
+            last = max(pending.intent for pending in admitted)
+        if self.failure is None:
+            await self._until_durable(last)
+
+    def written(self, orders: list[Pending]) -> None:
+        """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
+        if orders:
+            self._written_until = orders[-1].flights[-1].written
+            self._wake_lazily()
+
+    def retried(self, pending: Pending) -> None:
+        """Note that an order waits for its next attempt."""
+        if pending.flights:
+            self._add_attempts(pending)
+            self._wake_lazily()
+
+    def settled(self, pending: Pending) -> None:
+        """Note that an order has its outcome."""
+        outcome = pending.outcome
+        if pending.intent and outcome is not None:
+            code = None if outcome.error is None else outcome.error.error_code
+            flights = pending.flights
+            if outcome.off_book and len(flights) == 1:
+                # The usual end: its answer, at the time of the answer, in one row.
+                flight = flights[0]
+                self._changes.answers.values += (
+                    self._first_attempt + int(flight.request_id[self._number_at :]),
+                    pending.intent,
+                    flight.connection,
+                    int(flight.written_at * 1_000_000),
+                    int((flight.answered_at or self._wall()) * 1_000_000),
+                    flight.status,
+                    outcome.kind,
+                    code,
+                )
+            else:
+                self._changes.outcomes.values += (pending.intent, outcome.kind, micros(self._wall()), code)
+                self._add_attempts(pending)
+            if not self._lazy:
+                self._wake_lazily()
+
+    def _add_attempts(self, pending: Pending) -> None:
+        # Into flat rows at once: orders kept until the next transaction would be work for the garbage collector.
+        values = self._changes.attempts.values
+        for flight in pending.flights:
+            answered = flight.answered_at
+            values += (
+                self._first_attempt + int(flight.request_id[self._number_at :]),
+                pending.intent,
+                flight.connection,
+                int(flight.written_at * 1_000_000),
+                None if answered is None else int(answered * 1_000_000),
+                flight.status,
+            )
+
+    # Waiting
+
+    def _wake_lazily(self) -> None:
+        if not self._lazy:
+            self._lazy = True
+            self._bell.ring()
+
+    async def _until_durable(self, number: int) -> None:
+        """Return when everything up to ``number`` is durable, or the journal has failed."""
+        with trio.move_on_after(PATIENCE) as scope:
+            while self._durable < number and self.failure is None:
+                self._urgent = True
+                self._bell.ring()
+                await self._turn.wait()
+        if scope.cancelled_caught:
+            self._fail(TimeoutError(f"the disk took longer than {PATIENCE:g} s"))
+
+    def _refuse(self) -> None:
+        raise JournalError(
+            f"The journal {self.path} cannot be written ({self.failure}), so that no new order can be held; "
+            "do not place it. Cancels go on."
+        ) from self.failure
+
+    def _let_go(self, number: int) -> None:
+        self._changes.releases.values += (number, micros(self._wall()))
+        self._wake_lazily()
+
+    # The task
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Write until the block ends."""
+        try:
+            closing = False
+            while not closing:
+                await self._wait()
+                closing = self._closing
+                await self._commit()
+            await self._run_sync(self._store.close)
+        except FAILURES as error:
+            logger.error("the journal %s could not be closed: %s", self.path, error)
+        finally:
+            self.ended.set()
+
+    def close(self) -> None:
+        """Let the task write what is left, and end."""
+        self._closing = True
+        self._bell.ring()
+
+    async def _wait(self) -> None:
+        """Wait until something is to be written."""
+        if self.failure is not None:
+            with trio.move_on_after(RETRY):
+                while not self._closing:
+                    await self._bell.wait()
+            return
+        if not self._lazy and not self._urgent and not self._closing:
+            with trio.move_on_after(SIGN_OF_LIFE) as silence:
+                await self._bell.wait()
+            if silence.cancelled_caught:
+                self._changes.alive = micros(self._wall())
+                return
+        if not self._urgent and not self._closing:
+            with trio.move_on_after(LAZY):
+                while not self._urgent and not self._closing:
+                    await self._bell.wait()
+
+    async def _commit(self) -> None:
+        up_to = self._next - 1
+        changes = self._gather()
+        if not changes:
+            return
+        error: Exception | None = None
+        try:
+            await self._run_sync(self._store.commit, changes)
+        except FAILURES as caught:
+            error = caught
+        if error is None:
+            self._durable = up_to
+            if self.failure is not None:
+                logger.warning("the journal %s can be written again", self.path)
+                self.failure = None
+        else:
+            self._keep(changes)
+            self._fail(error)
+        self._tell()
+
+    def _gather(self) -> Changes:
+        """Take everything that has come up."""
+        self._look_for_open()
+        changes, self._changes = self._changes, Changes()
+        self._urgent = False
+        self._lazy = self._looked_until < self._written_until
+        if self._closing:
+            changes.closed = micros(self._wall())
+        return changes
+
+    def _look_for_open(self) -> None:
+        """Record the attempts that were written some time ago and are not answered, each once."""
+        before = self._written_until
+        if not self._closing:
+            before = min(before, trio.current_time() - LAZY)
+        if before > self._looked_until:
+            for flight in self.open:  # in the order of their writes
+                if flight.written > before:
+                    break
+                pending = flight.pending
+                if flight.written > self._looked_until and pending.state is State.IN_FLIGHT:
+                    self._add_attempts(pending)
+            self._looked_until = before
+
+    def _keep(self, changes: Changes) -> None:
+        """Keep what could not be written for another try; not without end."""
+        self._changes = kept = changes.before(self._changes)
+        if len(kept) > KEPT_MOST:
+            self._dropped = True
+            for rows in (kept.attempts, kept.outcomes, kept.answers, kept.intents):
+                rows.drop_older_half()
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None:
+            logger.error(
+                "the journal %s cannot be written (%s): cancels go on unrecorded, new holds are refused",
+                self.path,
+                error,
+            )
+        self.failure = error
+        self._tell()
+
+    def _tell(self) -> None:
+        self._turn.set()
+        self._turn = trio.Event()

@@ -1,0 +1,203 @@
+"""What a journal says about each order, and which orders a dead process left (pure, but for :func:`read_journal`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import attrs
+
+from trio_cancel._journal.rows import AttemptRow, SessionRow, Tables, request_of, seconds
+from trio_cancel._journal.store import read_tables
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, Unknown
+
+_OFF_BOOK = (Canceled.kind, AlreadyClosed.kind)
+
+
+@attrs.frozen
+class JournalHold:
+    """An order in a scope. Times are Unix seconds.
+
+    Attributes:
+        number: counts the holds and cancels of this file from 1.
+        session: the session whose scope it was.
+        held_at: when it was added.
+        released_at: when it was discarded or found off the book; None if it never was.
+    """
+
+    number: int
+    session: int
+    held_at: float
+    released_at: float | None = None
+
+
+@attrs.frozen
+class JournalCancel:
+    """One cancel of an order, from its intent to its outcome. Times are Unix seconds.
+
+    Attributes:
+        number: counts the holds and cancels of this file from 1.
+        session: the session that canceled.
+        intended_at: when the intent was made durable; its first byte was written after that.
+        attempts: the requests that are known to have been written. After a crash others may have been.
+        kind: the kind of its outcome (``"canceled"``, …); None if its process works on it, or died.
+        settled_at: when it had its outcome; None if it has none.
+        error_code: the venue's code, where it refused with one.
+    """
+
+    number: int
+    session: int
+    intended_at: float
+    attempts: tuple[Attempt, ...] = ()
+    kind: str | None = None
+    settled_at: float | None = None
+    error_code: int | None = None
+
+
+@attrs.frozen
+class JournalOrder:
+    """Everything that a journal knows of one order.
+
+    Attributes:
+        request: the order, as it was named.
+        holds: when it was in a scope, oldest first.
+        cancels: its cancels, oldest first.
+        unsettled: True if a cancel of it has no outcome or ended Unknown, and no later one has told.
+        open_holds: the holds that nothing has ended.
+        known_at: for an order that is left: until when (Unix seconds) its session surely meant this order by its id.
+    """
+
+    request: CancelRequest
+    holds: tuple[JournalHold, ...]
+    cancels: tuple[JournalCancel, ...]
+    open_holds: tuple[JournalHold, ...]
+    unsettled: bool
+    known_at: float
+
+    @property
+    def held(self) -> bool:
+        """True if a scope held it last, and nothing says that it is off the book since."""
+        return bool(self.open_holds)
+
+    @property
+    def left(self) -> bool:
+        """True if it may be on the book, and a process that has died was to take it off."""
+        return self.held or self.unsettled
+
+
+@attrs.frozen
+class JournalSession:
+    """One ``open_trading_ws`` block that wrote the journal. Times are Unix seconds.
+
+    Attributes:
+        number: counts the sessions of this file from 1.
+        opened_at: when it began.
+        alive_at: when it last gave a sign of life.
+        closed_at: when it ended in an orderly way; None if it lives, or died.
+    """
+
+    number: int
+    opened_at: float
+    alive_at: float
+    closed_at: float | None
+
+
+@attrs.frozen
+class JournalContents:
+    """What a journal says, at one moment.
+
+    Attributes:
+        url: the venue's url.
+        sessions: the sessions that wrote it, oldest first.
+        orders: the orders in it, in the order in which they first came up.
+    """
+
+    url: str
+    sessions: tuple[JournalSession, ...]
+    orders: tuple[JournalOrder, ...]
+
+    @property
+    def left(self) -> tuple[JournalOrder, ...]:
+        """The orders that were left held or unsettled. While a session writes the journal, its own are among them."""
+        return tuple(order for order in self.orders if order.left)
+
+
+def read_journal(path: str | os.PathLike[str]) -> JournalContents:
+    """Read a journal, also while a session writes it. It blocks for as long as reading the file takes.
+
+    Args:
+        path: what ``open_trading_ws(journal=…)`` was given.
+
+    Raises:
+        JournalError: there is none, it is damaged or newer than this library. It was not changed.
+    """
+    return contents_of(read_tables(path))
+
+
+@attrs.define(eq=False)
+class _Story:
+    """One order while its rows are put together; holds and cancels by their numbers."""
+
+    holds: dict[int, JournalHold] = attrs.field(factory=dict)
+    cancels: dict[int, JournalCancel] = attrs.field(factory=dict)
+
+
+def contents_of(tables: Tables) -> JournalContents:
+    """Put a journal's rows together."""
+    released = dict(tables.releases)
+    outcomes = {intent: (kind, settled, code) for intent, kind, settled, code in tables.outcomes}
+    attempts: dict[int, list[AttemptRow]] = {}
+    for row in tables.attempts:
+        attempts.setdefault(row[1], []).append(row)
+    sessions = {row.number: row for row in tables.sessions}
+    alive = {row.number: max(row.alive, row.closed or 0) for row in tables.sessions}
+    stories: dict[tuple[int, str], _Story] = {}
+    rows = sorted([*((*row, True) for row in tables.holds), *((*row, False) for row in tables.intents)])
+    for number, session, external, key, at, is_hold in rows:
+        story = stories.setdefault((external, key), _Story())
+        alive[session] = max(alive.get(session, 0), at)
+        if is_hold:
+            story.holds[number] = JournalHold(number, session, at / 1e6, seconds(released.get(number)))
+        else:
+            kind, settled, code = outcomes.get(number, (None, None, None))
+            alive[session] = max(alive[session], settled or 0)
+            tried = _attempts(attempts.get(number, ()), sessions.get(session))
+            story.cancels[number] = JournalCancel(number, session, at / 1e6, tried, kind, seconds(settled), code)
+    lives = {number: at / 1e6 for number, at in alive.items()}
+    return JournalContents(
+        tables.url,
+        tuple(JournalSession(s.number, s.opened / 1e6, lives[s.number], seconds(s.closed)) for s in tables.sessions),
+        tuple(_order(request_of(*name), story, lives) for name, story in stories.items()),
+    )
+
+
+def _attempts(rows: Iterable[AttemptRow], session: SessionRow | None) -> tuple[Attempt, ...]:
+    prefix, first = ("?", 0) if session is None else (session.prefix, session.first_attempt)
+    return tuple(
+        Attempt(f"{prefix}-{number - first}", written / 1e6, seconds(answered), status)
+        for number, _, _, written, answered, status in rows
+    )
+
+
+def _order(request: CancelRequest, story: _Story, lives: dict[int, float]) -> JournalOrder:
+    off_book = 0  # the last cancel that found it off the book
+    unsettled_at: float | None = None
+    for number, cancel in story.cancels.items():
+        if cancel.kind is None or cancel.kind == Unknown.kind:
+            unsettled_at = cancel.intended_at
+        elif cancel.kind in (*_OFF_BOOK, NotFound.kind):
+            # A refusal, or a cancel that was not sent, leaves open what an earlier one did.
+            unsettled_at = None
+        if cancel.kind in _OFF_BOOK:
+            off_book = number
+    held = [hold for number, hold in story.holds.items() if hold.released_at is None and number > off_book]
+    return JournalOrder(
+        request,
+        tuple(story.holds.values()),
+        tuple(story.cancels.values()),
+        open_holds=tuple(held),
+        unsettled=unsettled_at is not None,
+        # A scope means this very order as long as its session lives; a mere cancel meant it when it was made.
+        known_at=max([unsettled_at or 0.0, *(lives[hold.session] for hold in held)]),
+    )

@@ -1,0 +1,180 @@
+"""What a journal's tables hold, as plain rows, and how they change (pure). Times are integer microseconds of Unix time.
+
+Holds and intents are numbered by one count over the life of the file, so that it is certain which came first, whatever
+the clock did. An attempt's number is its request's number plus what its session began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple, TypeAlias
+
+import attrs
+
+from trio_cancel._values.models import CancelRequest
+
+
+class SessionRow(NamedTuple):
+    """One ``open_trading_ws`` block that wrote the journal."""
+
+    number: int
+    prefix: str
+    """What its request ids begin with."""
+    first_attempt: int
+    """What the number in a request id is added to."""
+    opened: int
+    alive: int
+    """When it last said that it lives; its other rows may be younger."""
+    closed: int | None
+    """When it ended in an orderly way; None if it lives, or died."""
+
+
+HoldRow: TypeAlias = tuple[int, int, int, str, int]
+"""number, session, 1 if the key is an external id, key, held at"""
+ReleaseRow: TypeAlias = tuple[int, int]
+"""number of the hold, released at"""
+IntentRow: TypeAlias = tuple[int, int, int, str, int]
+"""number, session, 1 if the key is an external id, key, intended at"""
+AttemptRow: TypeAlias = tuple[int, int, int, int, int | None, int | None]
+"""number, intent, connection, written at, answered at, status"""
+OutcomeRow: TypeAlias = tuple[int, str, int, int | None]
+"""intent, kind, settled at, error code"""
+AnswerRow: TypeAlias = tuple[int, int, int, int, int, int | None, str, int | None]
+"""The usual end of a cancel, its only attempt and its outcome in one row: an attempt's, then kind, error code"""
+
+
+class Rows:
+    """Rows of a table in one flat list: a bulk cancel must not feed the garbage collector three tuples an order.
+
+    Attributes:
+        width: how many values make a row.
+        values: all of them; to add a row, extend it by that many.
+    """
+
+    __slots__ = ("values", "width")
+
+    def __init__(self, width: int, rows: Iterable[tuple[int | str | None, ...]] = ()) -> None:
+        self.width: int = width
+        self.values: list[int | str | None] = list(chain.from_iterable(rows))
+
+    def __len__(self) -> int:
+        return len(self.values) // self.width
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return zip(*[iter(self.values)] * self.width, strict=True)
+
+    def drop_older_half(self) -> None:
+        """Forget the first half."""
+        del self.values[: len(self) // 2 * self.width]
+
+
+class Changes:
+    """Rows that go into a journal in one transaction.
+
+    Attributes:
+        alive: when the session last said that it lives, if that is to be noted.
+        closed: when the session ended, if it did.
+    """
+
+    def __init__(
+        self,
+        *,
+        holds: Iterable[HoldRow] = (),
+        releases: Iterable[ReleaseRow] = (),
+        intents: Iterable[IntentRow] = (),
+        attempts: Iterable[AttemptRow] = (),
+        outcomes: Iterable[OutcomeRow] = (),
+        answers: Iterable[AnswerRow] = (),
+        alive: int | None = None,
+        closed: int | None = None,
+    ) -> None:
+        self.holds: Rows = Rows(5, holds)
+        self.releases: Rows = Rows(2, releases)
+        self.intents: Rows = Rows(5, intents)
+        self.attempts: Rows = Rows(6, attempts)
+        self.outcomes: Rows = Rows(4, outcomes)
+        self.answers: Rows = Rows(8, answers)
+        self.alive = alive
+        self.closed = closed
+
+    def __len__(self) -> int:
+        return (
+            len(self.holds)
+            + len(self.releases)
+            + len(self.intents)
+            + len(self.attempts)
+            + len(self.outcomes)
+            + len(self.answers)
+            + (self.alive is not None)
+            + (self.closed is not None)
+        )
+
+    def before(self, later: Changes) -> Changes:
+        """Add ``later`` changes to these, and return these."""
+        self.holds.values += later.holds.values
+        self.releases.values += later.releases.values
+        self.intents.values += later.intents.values
+        self.attempts.values += later.attempts.values
+        self.outcomes.values += later.outcomes.values
+        self.answers.values += later.answers.values
+        if later.alive is not None:
+            self.alive = later.alive
+        if later.closed is not None:
+            self.closed = later.closed
+        return self
+
+
+@attrs.frozen
+class Tables:
+    """Everything that a journal holds, in the order of the numbers."""
+
+    url: str
+    sessions: list[SessionRow]
+    holds: list[HoldRow]
+    releases: list[ReleaseRow]
+    intents: list[IntentRow]
+    attempts: list[AttemptRow]
+    outcomes: list[OutcomeRow]
+
+
+@attrs.frozen
+class Begun:
+    """Where a session goes on in a journal.
+
+    Attributes:
+        session: its number.
+        number: the number of its first hold or intent.
+        attempt: what its requests' numbers are added to.
+    """
+
+    session: int
+    number: int
+    attempt: int
+
+
+def spread(
+    answers: Iterable[AnswerRow], attempts: Iterable[AttemptRow], outcomes: Iterable[OutcomeRow]
+) -> tuple[list[AttemptRow], list[OutcomeRow]]:
+    """Return all attempts and all outcomes, those in ``answers`` too; an answer says more than an open attempt."""
+    tried = {row[0]: row for row in attempts}
+    settled = {row[0]: row for row in outcomes}
+    for number, intent, connection, written, answered, status, kind, code in answers:
+        tried[number] = (number, intent, connection, written, answered, status)
+        settled[intent] = (intent, kind, answered, code)
+    return sorted(tried.values()), sorted(settled.values())
+
+
+def micros(seconds: float) -> int:
+    """Return Unix seconds as a row holds them."""
+    return int(seconds * 1_000_000)
+
+
+def seconds(microseconds: int | None) -> float | None:
+    """Return a row's time as Unix seconds."""
+    return None if microseconds is None else microseconds / 1_000_000
+
+
+def request_of(external: int, key: str) -> CancelRequest:
+    """Return the request that a row names."""
+    return CancelRequest(external_id=key) if external else CancelRequest(key)

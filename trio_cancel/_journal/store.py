@@ -1,0 +1,323 @@
+"""A journal as an SQLite file: its schema, who may open it, one transaction a group of changes. All of it blocks.
+
+WAL with synchronous=FULL: when :meth:`Store.commit` has returned, its rows outlive a power failure, and others can read
+meanwhile. A new file is made beside its place and renamed into it whole, so that what is there is a complete journal or
+not touched: a file that is damaged, newer, no journal or another account's is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import attrs
+
+from trio_cancel._journal.lock import Lock, lock
+from trio_cancel._journal.rows import Begun, Changes, Rows, SessionRow, Tables, spread
+from trio_cancel._net.endpoint import Endpoint
+from trio_cancel._values.errors import JournalError
+from trio_cancel._values.models import Credentials
+
+APPLICATION_ID = 0x7472694A
+VERSION = 1
+
+_SCHEMA = f"""
+CREATE TABLE account (url TEXT NOT NULL, salt BLOB NOT NULL, fingerprint BLOB NOT NULL);
+CREATE TABLE session (number INTEGER PRIMARY KEY, prefix TEXT NOT NULL, first_attempt INTEGER NOT NULL,
+                      opened INTEGER NOT NULL, alive INTEGER NOT NULL, closed INTEGER);
+CREATE TABLE hold    (number INTEGER PRIMARY KEY, session INTEGER NOT NULL, external INTEGER NOT NULL,
+                      key TEXT NOT NULL, held INTEGER NOT NULL);
+CREATE TABLE release (hold INTEGER PRIMARY KEY, released INTEGER NOT NULL);
+CREATE TABLE intent  (number INTEGER PRIMARY KEY, session INTEGER NOT NULL, external INTEGER NOT NULL,
+                      key TEXT NOT NULL, intended INTEGER NOT NULL);
+CREATE TABLE attempt (number INTEGER PRIMARY KEY, intent INTEGER NOT NULL, connection INTEGER NOT NULL,
+                      written INTEGER NOT NULL, answered INTEGER, status INTEGER);
+CREATE TABLE outcome (intent INTEGER PRIMARY KEY, kind TEXT NOT NULL, settled INTEGER NOT NULL, error_code INTEGER);
+CREATE TABLE answer  (number INTEGER PRIMARY KEY, intent INTEGER NOT NULL, connection INTEGER NOT NULL,
+                      written INTEGER NOT NULL, answered INTEGER NOT NULL, status INTEGER, kind TEXT NOT NULL,
+                      error_code INTEGER);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+"""
+_TABLES = ("account", "session", "hold", "release", "intent", "attempt", "outcome", "answer")
+_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
+"""How many rows one statement inserts: powers of two, so that any number of rows takes few statements."""
+_PARAMETERS = 999
+"""How many values a statement may have in every SQLite."""
+_LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(number), 0) FROM {}))"
+
+
+@attrs.frozen
+class Account:
+    """Whose journal it is: one account at one venue.
+
+    Attributes:
+        url: the venue's url without its query, which may hold secrets.
+        credentials: the account's.
+    """
+
+    url: str
+    credentials: Credentials
+
+    @classmethod
+    def of(cls, endpoint: Endpoint, credentials: Credentials) -> Self:
+        """Return the account that a session uses."""
+        path = endpoint.resource.partition("?")[0]
+        return cls(endpoint.origin + ("" if path == "/" else path), credentials)
+
+    def fingerprint(self, salt: bytes) -> bytes:
+        """Return what tells this account from another, and tells nothing to whoever lacks its secret."""
+        message = b"trio_cancel journal\0" + salt + self.credentials.api_token.encode()
+        return hmac.digest(self.credentials.api_secret.encode(), message, "sha256")[:16]
+
+
+class JournalStore(Protocol):
+    """Where a journal's changes go; all of it may block."""
+
+    begun: Begun
+
+    def commit(self, changes: Changes) -> None:
+        """Make all of the changes durable, or none of them. Raises sqlite3.Error or OSError."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Store:
+    """A journal's file, open for writing."""
+
+    def __init__(self, path: str, database: sqlite3.Connection, held: Lock, begun: Begun) -> None:
+        self.path = path
+        self.begun = begun
+        self._database = database
+        self._lock = held
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], account: Account, prefix: str, now: int) -> Store:
+        """Open the journal at ``path`` for one session, or make it.
+
+        Args:
+            path: of the file; ``.lock``, ``-wal`` and ``-shm`` are put behind it for the files beside it.
+            account: whose it is, or will be.
+            prefix: what the session's request ids begin with.
+            now: Unix microseconds.
+
+        Raises:
+            JournalError: it cannot be used. The file was not changed.
+        """
+        real = os.path.realpath(path)
+        held = _lock(real)
+        try:
+            with _explained(real):
+                if not os.path.exists(real) or not os.path.getsize(real):
+                    _make(real, account)
+                with closing(_connect(real, "ro")) as database:
+                    _check(real, database, account)
+                database = _connect(real, "rw")
+                try:
+                    database.execute("PRAGMA journal_mode = WAL")
+                    database.execute("PRAGMA synchronous = FULL")
+                    begun = _begin(database, prefix, now)
+                except BaseException:
+                    database.close()
+                    raise
+        except BaseException:
+            held.release()
+            raise
+        return cls(real, database, held, begun)
+
+    def commit(self, changes: Changes) -> None:
+        """Make all of the changes durable, or none of them.
+
+        Raises:
+            sqlite3.Error, OSError: they are not; they may be committed again.
+        """
+        database = self._database
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            _insert(database, "intent", changes.intents)
+            _insert(database, "hold", changes.holds)
+            _insert(database, "release", changes.releases)
+            _insert(database, "attempt", changes.attempts)
+            _insert(database, "outcome", changes.outcomes)
+            _insert(database, "answer", changes.answers)
+            if changes.alive is not None:
+                database.execute("UPDATE session SET alive = ? WHERE number = ?", (changes.alive, self.begun.session))
+            if changes.closed is not None:
+                database.execute("UPDATE session SET closed = ? WHERE number = ?", (changes.closed, self.begun.session))
+            database.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # some failures have rolled back already
+                database.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Let go of the file, and then of its lock."""
+        try:
+            self._database.close()
+        finally:
+            self._lock.release()
+
+
+def read_tables(path: str | os.PathLike[str]) -> Tables:
+    """Read a journal, also while it is being written; what is read is of one moment.
+
+    Raises:
+        JournalError: there is none, or it cannot be read. The file was not changed.
+    """
+    real = os.path.realpath(path)
+    if not os.path.exists(real):
+        raise JournalError(f"There is no journal at {real}; check the path.")
+    with _explained(real), closing(_connect(real, "ro")) as database:
+        database.execute("BEGIN")
+        _check_format(real, database)
+
+        def rows(table: str) -> list[Any]:
+            return database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()  # noqa: S608 - our own names
+
+        return Tables(
+            rows("account")[0][0],
+            [SessionRow(*row) for row in rows("session")],
+            rows("hold"),
+            rows("release"),
+            rows("intent"),
+            *spread(rows("answer"), rows("attempt"), rows("outcome")),
+        )
+
+
+def _insert(database: sqlite3.Connection, table: str, rows: Rows) -> None:
+    """Insert rows, many by a statement: Python's lock changes hands with each, which costs more than the row."""
+    values, width = rows.values, rows.width
+    at = 0
+    for count in _AT_ONCE:
+        size = count * width
+        if size > _PARAMETERS:
+            continue
+        while len(values) - at >= size:
+            database.execute(_statement(table, width, count), values[at : at + size])
+            at += size
+
+
+@cache
+def _statement(table: str, width: int, count: int) -> str:
+    row = f"({','.join('?' * width)})"
+    # "OR REPLACE": an attempt is written again once it is answered, and so is a group whose commit failed.
+    return f"INSERT OR REPLACE INTO {table} VALUES {','.join([row] * count)}"  # noqa: S608 - our own names
+
+
+def _connect(path: str, mode: str) -> sqlite3.Connection:
+    uri = f"{Path(path).as_uri()}?mode={mode}"
+    # One call at a time, but each perhaps in another thread.
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _lock(path: str) -> Lock:
+    try:
+        return lock(path)
+    except BlockingIOError:
+        raise JournalError(
+            f"The journal {path} is being written by another session; end that one first, or name another file."
+        ) from None
+    except OSError as error:
+        raise JournalError(
+            f"The journal {path} cannot be locked ({_reason(error)}); check its directory and its permissions."
+        ) from error
+
+
+def _make(path: str, account: Account) -> None:
+    """Make an empty journal: whole, or not at all."""
+    log = f"{path}-wal"
+    if os.path.exists(log) and os.path.getsize(log):
+        raise JournalError(
+            f"The journal {path} is missing, but {log}, a part of it, is there; "
+            "put the journal back beside it, or name another file."
+        )
+    beside = f"{path}.new-journal"
+    with suppress(FileNotFoundError):
+        os.unlink(beside)  # left by a process that died here; the lock says that no other one is here now
+    with closing(sqlite3.connect(beside, isolation_level=None)) as database:
+        database.execute("PRAGMA synchronous = FULL")
+        database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        salt = os.urandom(16)
+        database.execute("INSERT INTO account VALUES (?, ?, ?)", (account.url, salt, account.fingerprint(salt)))
+    os.replace(beside, path)
+    if hasattr(os, "O_DIRECTORY"):  # the name is durable as well, where a directory can be synced
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _check(path: str, database: sqlite3.Connection, account: Account) -> None:
+    _check_format(path, database)
+    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+    url, salt, fingerprint = database.execute("SELECT url, salt, fingerprint FROM account").fetchone()
+    if not hmac.compare_digest(fingerprint, account.fingerprint(salt)):
+        raise JournalError(
+            f"The journal {path} belongs to another account; use the credentials that it was written with, "
+            "or name another file."
+        )
+    if url != account.url:
+        raise JournalError(f"The journal {path} belongs to {url}, not {account.url}; name another file.")
+
+
+def _check_format(path: str, database: sqlite3.Connection) -> None:
+    """Raise JournalError unless it is a journal that we can read; sqlite3.DatabaseError if it is damaged."""
+    application = database.execute("PRAGMA application_id").fetchone()[0]
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION_ID:
+        raise JournalError(f"The file {path} is no journal of trio_cancel; it was left as it is. Name another file.")
+    if version > VERSION:
+        raise JournalError(
+            f"The journal {path} was written by a newer trio_cancel (format {version}, this one knows {VERSION}); "
+            "it was left as it is. Update trio_cancel, or name another file."
+        )
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if version != VERSION or not tables.issuperset(_TABLES):
+        raise sqlite3.DatabaseError("tables are missing")
+    if database.execute("SELECT count(*) FROM account").fetchone()[0] != 1:
+        raise sqlite3.DatabaseError("its account is missing")
+
+
+def _begin(database: sqlite3.Connection, prefix: str, now: int) -> Begun:
+    (number,) = database.execute(_LAST.format("hold", "intent")).fetchone()
+    (attempt,) = database.execute(_LAST.format("attempt", "answer")).fetchone()
+    cursor = database.execute(
+        "INSERT INTO session (prefix, first_attempt, opened, alive) VALUES (?, ?, ?, ?)", (prefix, attempt, now, now)
+    )
+    assert cursor.lastrowid is not None
+    return Begun(cursor.lastrowid, number + 1, attempt)
+
+
+@contextmanager
+def _explained(path: str) -> Generator[None]:
+    """Say in one sentence what is wrong with a journal that cannot be opened."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise JournalError(
+            f"The journal {path} cannot be opened ({_reason(error)}); check its path, its permissions and the disk."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise JournalError(
+            f"The journal {path} is damaged or no journal ({_reason(error)}); it was left as it is. "
+            "Move it away, or name another file."
+        ) from error
+    except OSError as error:
+        raise JournalError(
+            f"The journal {path} cannot be opened ({_reason(error)}); check its path and its permissions."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.partition("\n")[0] or type(error).__name__

@@ -1,0 +1,318 @@
+"""Byte streams: TCP, or whatever the user dials, with TLS over it where the url asks for it.
+
+A :class:`ByteStream` belongs to one connection. Its reader task calls ``receive``, its writer task ``send``; ``close``
+may be called by anybody at any time and wakes both.
+
+Cancellation: ``receive`` loses nothing when cancelled. ``send`` when cancelled leaves ``accepted`` true and the stream
+poisoned if anything was left out: bytes of a frame may be on the wire, so no further byte may follow. ``open_stream``
+leaves nothing open.
+
+What the caller learns: how many whole chunks the system has accepted, always; errors of the stream come as
+``trio.BrokenResourceError`` with their cause, errors in opening as ``HandshakeFailed`` with theirs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from typing import Any, cast
+
+import attrs
+import trio
+
+from trio_cancel._net.endpoint import Endpoint
+from trio_cancel._net.sockets import CLOSE_GRACE, Raw, SocketRaw, StreamRaw
+from trio_cancel._net.tls import TLSCodec, default_ssl_context
+from trio_cancel._values.errors import HandshakeFailed
+
+#: Milliseconds until the system gives up on sent bytes that nobody acknowledges (half-open TCP).
+TCP_USER_TIMEOUT_MS = 20_000
+
+#: ``dial(host, port)`` or ``dial()``, returning a connected stream.
+Dial = Callable[..., Awaitable[trio.abc.Stream]]
+
+
+@attrs.frozen
+class _Rest:
+    """What a send has left: the bytes, and where the counts stood before it."""
+
+    data: bytes
+    sent: int
+    accepted: int
+    ends: list[tuple[int, int]]
+    chunks: int
+
+
+class ByteStream:
+    """A connected stream of bytes that counts what it sends. Made by :func:`open_stream`.
+
+    Attributes:
+        accepted: chunks, since the stream was made, whose last byte (over TLS: the record that holds it) the system
+            has accepted; the upgrade request is the first.
+        poisoned: a send was left unfinished; nothing can be sent any more.
+        on_output: called by ``receive`` when TLS itself has something to say, see ``pending_output``.
+    """
+
+    __slots__ = ("_raw", "_rest", "_tls", "accepted", "on_output", "poisoned")
+
+    def __init__(self, raw: Raw, tls: TLSCodec | None = None) -> None:
+        self._raw = raw
+        self._tls = tls
+        self.accepted = 0
+        self.poisoned = False
+        self._rest: _Rest | None = None
+        self.on_output: Callable[[], object] | None = None
+
+    @property
+    def pending_output(self) -> bool:
+        """True if TLS itself has something to say: call ``send(())`` if there is nothing else to send."""
+        return self._tls is not None and self._tls.pending_output
+
+    async def receive(self) -> bytes:
+        """Wait for bytes.
+
+        Returns:
+            Everything at hand (of some 64 KiB read), or ``b""`` when the peer has closed, for whatever reason it gave.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke or the stream was closed.
+
+        Cancelled: nothing is lost.
+        """
+        tls = self._tls
+        if tls is None:
+            return await self._raw.receive()
+        while not tls.ended:
+            data = b""
+            if not tls.unread:
+                data = await self._raw.receive()
+                if not data:
+                    break
+            try:
+                plain = tls.open(data)
+            except ssl.SSLError as exc:
+                raise trio.BrokenResourceError(f"TLS broke: {exc.reason or exc}") from exc
+            if tls.pending_output and self.on_output is not None:
+                self.on_output()
+            if plain:
+                return plain
+        return b""
+
+    def send_now(self, data: bytes, ends: Sequence[int]) -> bool:
+        """Send whole frames (chunks), in one go, as far as the system takes them without waiting.
+
+        Args:
+            data: the frames, one after the other; perhaps none, to send what TLS has to say.
+            ends: for each frame the offset of its end.
+
+        Returns:
+            True if everything was accepted. If not, the stream is poisoned until :meth:`finish_send` has sent the rest.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke, the stream was closed or poisoned. ``accepted`` tells how
+                many of the chunks were wholly accepted.
+        """
+        if self.poisoned:
+            raise trio.BrokenResourceError("an earlier send was left unfinished; nothing may follow it")
+        raw = self._raw
+        sealed: list[tuple[int, int]] | None = None
+        if self._tls is not None:
+            try:
+                data, sealed = self._tls.seal(data, ends)
+            except ssl.SSLError as exc:
+                self.poisoned = True
+                raise trio.BrokenResourceError(f"TLS broke: {exc.reason or exc}") from exc
+        if data:
+            before = raw.sent
+            try:
+                taken = raw.send_now(data)
+            except trio.BrokenResourceError:
+                self.poisoned = True
+                raise
+            if taken < len(data):
+                if sealed is None:
+                    sealed = list(enumerate(ends, 1))
+                self.poisoned = True
+                self._rest = _Rest(data[taken:], before, self.accepted, sealed, len(ends))
+                self._count()
+                return False
+        self.accepted += len(ends)
+        return True
+
+    async def finish_send(self) -> None:
+        """Send what :meth:`send_now` has left.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke or the stream was closed.
+
+        Cancelled: ``accepted`` is true; the stream stays poisoned.
+        """
+        rest, self._rest = self._rest, None
+        assert rest is not None
+        try:
+            await self._raw.send(rest.data)
+        except BaseException:
+            self._rest = rest
+            self._count()
+            raise
+        self.accepted = rest.accepted + rest.chunks
+        self.poisoned = False
+
+    def _count(self) -> None:
+        """Count the chunks of an unfinished send that were wholly accepted."""
+        rest = self._rest
+        assert rest is not None
+        sent = self._raw.sent - rest.sent
+        self.accepted = rest.accepted + max((count for count, end in rest.ends if end <= sent), default=0)
+
+    async def send(self, chunks: Sequence[bytes]) -> None:
+        """Send whole frames: :meth:`send_now`, then :meth:`finish_send` if that is needed.
+
+        Cancelled: ``accepted`` is true; the stream is poisoned if anything was left out. If the system accepts
+        everything at once there is no checkpoint.
+        """
+        if not self.send_now(b"".join(chunks), list(accumulate(map(len, chunks)))):
+            await self.finish_send()
+
+    async def drain(self) -> None:
+        """Read and drop until the peer has closed or the connection broke. The caller bounds it."""
+        with suppress(trio.BrokenResourceError):
+            while await self._raw.receive():
+                pass
+
+    def close(self) -> None:
+        """Close at once, without a word to the peer; whoever waits in it gets ``trio.BrokenResourceError``.
+
+        A stream that was dialled is only given up here; :meth:`aclose_forcefully` closes it, too.
+        """
+        self.poisoned = True
+        self._raw.close()
+
+    async def aclose_forcefully(self) -> None:
+        """Close at once, also a stream that was dialled. Never waits for the peer; cancelling changes nothing."""
+        self.poisoned = True
+        await self._raw.aclose_forcefully()
+
+
+async def open_stream(
+    endpoint: Endpoint, *, ssl_context: ssl.SSLContext | None = None, dial: Dial | None = None
+) -> ByteStream:
+    """Connect, and shake hands over TLS if the url says ``wss``.
+
+    Args:
+        endpoint: where to.
+        ssl_context: for ``wss``; the system's trusted certificates if None.
+        dial: connects instead of TCP: called with host and port if it takes two arguments, else without any. Its
+            stream belongs to us from then on: a ``trio.SocketStream`` is taken apart, any other is wrapped, see
+            :class:`trio_cancel._net.sockets.StreamRaw`.
+
+    Returns:
+        The stream.
+
+    Raises:
+        HandshakeFailed: no connection; ``final`` is set if the certificate is not trusted. The reason is its cause.
+
+    Cancelled: nothing stays open. There is no deadline in here.
+    """
+    raw = await _connect(endpoint, dial)
+    if not endpoint.secure:
+        return ByteStream(raw)
+    try:
+        return ByteStream(raw, await _shake_hands(raw, endpoint, ssl_context or default_ssl_context()))
+    except BaseException:
+        with trio.move_on_after(CLOSE_GRACE, shield=True):
+            await raw.aclose_forcefully()
+        raise
+
+
+async def _shake_hands(raw: Raw, endpoint: Endpoint, context: ssl.SSLContext) -> TLSCodec:
+    try:
+        tls = TLSCodec(context, endpoint.host.rstrip("."))
+        done, output = tls.handshake(b"")
+        while True:
+            if output:
+                await raw.send(output)
+            if done:
+                return tls
+            data = await raw.receive()
+            if not data:
+                raise trio.BrokenResourceError("the peer closed the connection")
+            done, output = tls.handshake(data)
+    except (ssl.SSLError, trio.BrokenResourceError) as exc:
+        raise _tls_failure(exc, endpoint) from exc
+
+
+def _tls_failure(exc: Exception, endpoint: Endpoint) -> HandshakeFailed:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return HandshakeFailed(
+            f"The certificate of {endpoint.origin} is not trusted ({exc.verify_message}); "
+            "check the url, the system's clock and certificates, or pass ssl_context=.",
+            final=True,
+        )
+    return HandshakeFailed(
+        f"The TLS handshake with {endpoint.origin} failed ({_reason(exc)}); check that the url's port speaks TLS."
+    )
+
+
+async def _connect(endpoint: Endpoint, dial: Dial | None) -> Raw:
+    stream: trio.abc.Stream
+    try:
+        if dial is None:
+            stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+        elif _takes_address(dial):
+            stream = await dial(endpoint.host, endpoint.port)
+        else:
+            stream = await dial()
+    except socket.gaierror as exc:
+        raise HandshakeFailed(
+            f"The host name of {endpoint.origin} cannot be resolved; check the url and the network."
+        ) from exc
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        raise HandshakeFailed(
+            f"No connection to {endpoint.origin} could be made ({_reason(exc)}); check the url and the network."
+        ) from exc
+    except HandshakeFailed:
+        raise
+    except Exception as exc:
+        # Whatever a user's dial raises is told like any other reason for which there is no connection.
+        raise HandshakeFailed(
+            f"No connection to {endpoint.origin} could be made: dial raised {type(exc).__name__} ({exc})."
+        ) from exc
+    if not isinstance(stream, trio.abc.Stream):  # a dial without a type checker
+        raise HandshakeFailed(f"dial must return a trio.abc.Stream, not {type(stream).__name__}.", final=True)
+    if not isinstance(stream, trio.SocketStream):
+        return StreamRaw(stream)
+    return SocketRaw(_take_socket(stream))
+
+
+def _takes_address(dial: Dial) -> bool:
+    try:
+        inspect.signature(dial).bind("host", 0)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _take_socket(stream: trio.SocketStream) -> socket.socket:
+    """The socket of a stream, as the standard library's own object; the stream has let go of it."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        with suppress(OSError):  # no TCP (a Unix socket)
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+    return socket.socket(fileno=stream.socket.detach())
+
+
+def _reason(exc: BaseException) -> str:
+    """What went wrong, in few words: the first of several failed addresses stands for all."""
+    cause: Any = exc.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
+    first = cause if isinstance(exc, OSError) and isinstance(cause, OSError) else exc
+    if isinstance(first, ssl.SSLError):
+        return str(first.reason or first)
+    if isinstance(first, OSError) and first.strerror:
+        return first.strerror
+    return str(first)

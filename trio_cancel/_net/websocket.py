@@ -1,0 +1,310 @@
+"""The one place that knows trio-websocket: opening handshake, and a link that outlives none of its faults.
+
+trio-websocket keeps the handshake, control frames, fragments and large messages; it gets a
+:class:`trio_cancel._net.tap.TapStream`, which peels small text messages off on their way in and queues control frames
+on their way out.
+
+Tasks: one reader task a link, started in the caller's nursery, protected from KeyboardInterrupt; it owns the peeler
+and trio-websocket's state, and calls ``on_texts``. It never raises: its end sets ``Link.ended``, its reason is
+``Link.failure``. The caller's writer task owns the way out and takes control frames from ``Link.take_control``.
+
+Cancellation: :func:`upgrade` closes the stream and stops the reader when cancelled. Everything in :class:`Link` may be
+cancelled at any await without harm to the link.
+
+What the caller learns: ``HandshakeFailed`` with the real reason; later the end of the link and its reason. Text
+messages that came before the end have been handed over by then, slow ones can still be taken from ``messages()``.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+import attrs
+import trio
+import trio_websocket
+
+from trio_cancel._net.endpoint import Endpoint
+from trio_cancel._net.frames import MAX_MESSAGE_SIZE
+from trio_cancel._net.sockets import CLOSE_GRACE
+from trio_cancel._net.stream import ByteStream, Dial, open_stream
+from trio_cancel._net.tap import TapStream
+from trio_cancel._values.errors import HandshakeFailed
+
+#: Slow messages that may wait to be taken; then the reader waits, too.
+MAX_SLOW_MESSAGES = 256
+
+
+@attrs.frozen
+class Handshake:
+    """What the upgrade told about the venue's clock.
+
+    Attributes:
+        date: the ``Date`` header, as it came, or None.
+        requested_at: wall clock before the request was written, in seconds.
+        answered_at: wall clock after the head of the answer was read, in seconds.
+    """
+
+    date: str | None
+    requested_at: float
+    answered_at: float
+
+
+class Link:
+    """An open WebSocket. Made by :func:`upgrade`; its reader runs until the link ends or its nursery is cancelled.
+
+    Attributes:
+        handshake: times and ``Date`` of the upgrade.
+        stream: the bytes below; the caller's writer writes to it, and the caller closes it in the end.
+        ended: set when the reader has ended; no message comes any more, except from :meth:`messages`.
+    """
+
+    def __init__(self, tap: TapStream) -> None:
+        self.stream = tap.stream
+        self.ended = trio.Event()
+        self.handshake = Handshake(None, 0.0, 0.0)
+        self._tap = tap
+        self._scopes: set[trio.CancelScope] = set()  # of those who wait for something that the end makes impossible
+        self._reader_scope = trio.CancelScope()
+        self._ping_number = 0
+
+    @property
+    def closing(self) -> bool:
+        """True once a Close frame was queued or has come: no request may be written any more."""
+        return self._tap.close_queued or self._tap.peeler.close_seen
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the link ended, if it was not by Close frames alone."""
+        return self._tap.failure
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of the peer's Close frame, 1005 if it had none; None if none came."""
+        return self._tap.close_code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason in the peer's Close frame, or None."""
+        return self._tap.close_reason
+
+    def take_control(self) -> list[bytes]:
+        """Control frames (pongs, pings, Close) to write before anything else, in order; they are gone from here.
+
+        ``wake`` has been called when there are some. It is also called when ``stream.pending_output`` is set: then
+        ``stream.send`` is due even with nothing to send.
+        """
+        return self._tap.take_control()
+
+    async def ping(self) -> float:
+        """Ask the peer for a sign of life. The caller bounds it.
+
+        Returns:
+            Seconds until the answer.
+
+        Raises:
+            trio.BrokenResourceError: the link is closing or ended.
+
+        Cancelled: the ping is forgotten.
+        """
+        connection = self._tap.connection
+        if connection is None or self.closing or self.ended.is_set():
+            raise trio.BrokenResourceError("the link is closing")
+        self._ping_number += 1
+        started = trio.current_time()
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                await connection.ping(self._ping_number.to_bytes(4, "big"))
+                return trio.current_time() - started
+            except trio_websocket.ConnectionClosed as exc:
+                raise trio.BrokenResourceError("the link has ended") from exc
+            finally:
+                self._scopes.discard(scope)
+        raise trio.BrokenResourceError("the link has ended")
+
+    async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
+        """Queue a Close frame and wait until the link has ended. The caller bounds it, and closes the stream.
+
+        Messages that come before the peer's Close are still handed over.
+
+        Cancelled: the Close frame stays queued.
+        """
+        self._tap.queue_close(code, reason or "")
+        await self.ended.wait()
+
+    def messages(self) -> AsyncIterator[str | bytes]:
+        """What did not come as small text: large or fragmented text (str), binary (bytes). Ends with the link.
+
+        All of them are delivered, also those that were waiting when the link ended. One task may iterate.
+        """
+        return _SlowMessages(self._tap)
+
+    def stop(self) -> None:
+        """Stop the reader and close the stream at once."""
+        self._reader_scope.cancel()
+        self.stream.close()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _read(self, reader: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run trio-websocket's reader; how it ends is kept, not raised, so that it cannot hurt its nursery."""
+        try:
+            with self._reader_scope:
+                await reader(*args)
+        except Exception as exc:  # kept as the reason of the end, which everybody concerned is told
+            self._tap.fail(exc)
+        finally:
+            self.ended.set()
+            for scope in self._scopes:
+                scope.cancel()
+            self._tap.wake()
+
+
+@attrs.frozen
+class _SlowMessages:
+    """An iterator rather than a generator: leaving one early leaves nothing to clean up."""
+
+    tap: TapStream
+
+    def __aiter__(self) -> _SlowMessages:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        assert self.tap.connection is not None
+        try:
+            message = await self.tap.connection.get_message()
+        except trio_websocket.ConnectionClosed:
+            raise StopAsyncIteration from None
+        peeler = self.tap.peeler
+        peeler.backlog -= peeler.passed.popleft()
+        return message
+
+
+@attrs.frozen
+class _NurseryProxy:
+    """What trio-websocket takes for a nursery: it only ever starts its reader there."""
+
+    nursery: trio.Nursery
+    link: Link
+
+    def start_soon(self, async_fn: Callable[..., Awaitable[None]], *args: Any, name: object = None) -> None:
+        self.nursery.start_soon(self.link._read, async_fn, *args, name=name)
+
+
+def _nothing() -> None:
+    """Take no notice."""
+
+
+async def upgrade(
+    nursery: trio.Nursery,
+    stream: ByteStream,
+    endpoint: Endpoint,
+    *,
+    on_texts: Callable[[list[bytes]], object],
+    on_fed: Callable[[], object] = _nothing,
+    wake: Callable[[], object],
+    wall_clock: Callable[[], float],
+) -> Link:
+    """Make a WebSocket of a stream.
+
+    Args:
+        nursery: where the reader task runs; cancelling it stops the link.
+        stream: a connected stream; it is closed if the upgrade fails.
+        endpoint: names the host and the resource.
+        on_texts: called in the reader task with the payloads of the small text messages of one piece; must not raise.
+        on_fed: called there after each piece of bytes, when all its text messages have been handed over.
+        wake: called when something waits for the writer, and at the end of the link.
+        wall_clock: seconds since the epoch.
+
+    Returns:
+        The link; ``on_texts`` is not called before the caller's next checkpoint.
+
+    Raises:
+        HandshakeFailed: with the real reason; ``status`` and ``retry_after`` if the venue refused.
+
+    Cancelled: the reader is stopped and the stream closed. There is no deadline in here.
+    """
+    tap = TapStream(stream, on_texts=on_texts, on_fed=on_fed, wake=wake, wall_clock=wall_clock)
+    link = Link(tap)
+    try:
+        with trio.CancelScope() as scope:
+            link._scopes.add(scope)
+            connection = await trio_websocket.wrap_client_stream(
+                cast("trio.Nursery", _NurseryProxy(nursery, link)),
+                cast("trio.SocketStream", tap),  # its annotation is narrower than what it takes
+                endpoint.host_header,
+                endpoint.resource,
+                message_queue_size=MAX_SLOW_MESSAGES,
+                max_message_size=2 * MAX_MESSAGE_SIZE,  # the peeler's limit comes first
+            )
+            link._scopes.discard(scope)
+            tap.connection = connection
+            tap.attached.set()
+            stream.on_output = wake
+            link.handshake = Handshake(tap.head.header("date"), tap.requested_at, tap.answered_at)
+            return link
+        raise _handshake_failure(tap, endpoint) from tap.failure
+    except BaseException:
+        link.stop()
+        with trio.move_on_after(CLOSE_GRACE, shield=True):
+            await stream.aclose_forcefully()
+        raise
+
+
+async def connect(
+    nursery: trio.Nursery,
+    endpoint: Endpoint,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    dial: Dial | None = None,
+    on_texts: Callable[[list[bytes]], object],
+    on_fed: Callable[[], object] = _nothing,
+    wake: Callable[[], object],
+    wall_clock: Callable[[], float],
+) -> Link:
+    """:func:`open_stream`, then :func:`upgrade`; see there."""
+    stream = await open_stream(endpoint, ssl_context=ssl_context, dial=dial)
+    return await upgrade(nursery, stream, endpoint, on_texts=on_texts, on_fed=on_fed, wake=wake, wall_clock=wall_clock)
+
+
+def _handshake_failure(tap: TapStream, endpoint: Endpoint) -> HandshakeFailed:
+    status, origin = tap.head.status, endpoint.origin
+    if status not in {0, 101}:
+        return HandshakeFailed(
+            f"{origin} refused the WebSocket upgrade with status {status}; {_REMEDIES.get(status, _OTHER_REMEDY)}.",
+            status=status,
+            retry_after=_retry_after(tap),
+            final=status == 401,
+        )
+    if tap.failure is None or isinstance(tap.failure, trio.BrokenResourceError):
+        return HandshakeFailed(f"{origin} dropped the connection during the WebSocket upgrade; try again later.")
+    return HandshakeFailed(f"{origin} did not answer as a WebSocket server; check the url's port and path.")
+
+
+_OTHER_REMEDY = "check the url"
+_REMEDIES = {401: "check the credentials", 403: "ask the venue for access", 429: "wait before trying again"}
+_REMEDIES |= dict.fromkeys(range(500, 600), "try again later")
+
+
+def _retry_after(tap: TapStream) -> float | None:
+    """Seconds that the venue asks us to wait (RFC 9110, 10.2.3: a number, or a date to compare with its own)."""
+    value = tap.head.header("retry-after")
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit() and len(value) < 10:
+        return float(value)
+    until = _timestamp(value)
+    if until is None:
+        return None
+    return max(0.0, until - (_timestamp(tap.head.header("date") or "") or tap.answered_at))
+
+
+def _timestamp(date: str) -> float | None:
+    try:
+        parsed = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()

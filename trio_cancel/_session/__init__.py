@@ -1,0 +1,1 @@
+"""Connections over time, and what is written on them."""

@@ -1,0 +1,188 @@
+"""One connection from its upgrade to its end.
+
+In the connection's nursery: trio-websocket's reader (through our tap, which hands small texts straight to the
+dispatcher), the writer (the only one that writes to the socket), the slow reader (large, fragmented and binary
+messages, which come by way of trio-websocket) and the keepalive. They run in the session's shielded scope and under
+KeyboardInterrupt protection, so nothing that befalls a caller reaches them.
+
+Whatever ends the connection, the dispatcher learns it in ``finally``: after every message that came before, and after
+the writer has told which requests were not sent.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._net.endpoint import Endpoint
+from trio_cancel._net.stream import ByteStream, Dial, open_stream
+from trio_cancel._net.websocket import Link, upgrade
+from trio_cancel._session.write_ahead import IntentLog
+from trio_cancel._session.writer import Writer
+from trio_cancel._trio.environment import World
+from trio_cancel._trio.wakeup import Bell
+from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
+
+PING_INTERVAL = 15.0
+"""Seconds between two pings: well under the 60 s after which the venue drops an idle connection."""
+PONG_DEADLINE = 10.0
+"""Seconds to wait for a pong before the connection counts as dead."""
+FLUSH_TIME = 0.5
+"""Seconds in which a Close frame may still leave, and messages be delivered, after a connection has failed."""
+CLOSE_TIME = 1.0
+"""Seconds for an orderly close when the session ends."""
+
+
+@attrs.frozen
+class Dialing:
+    """How to open a connection."""
+
+    endpoint: Endpoint
+    ssl_context: ssl.SSLContext | None
+    dial: Dial | None
+    connect_timeout: float
+
+
+class Connection:
+    """One connection; :meth:`serve` is its whole life."""
+
+    def __init__(self, number: int, dispatcher: Dispatcher, world: World, intents: IntentLog | None) -> None:
+        self.number = number
+        self.link: Link
+        self.writer = Writer(number, dispatcher, world, intents, Bell())
+        self._dispatcher = dispatcher
+        self._world = world
+        self._over = trio.Event()
+        self._cause: BaseException | None = None
+
+    def end(self, cause: BaseException | None) -> None:
+        """End the connection; the first cause counts."""
+        if not self._over.is_set():
+            self._cause = cause
+            self._over.set()
+
+    async def close(self) -> None:
+        """Say goodbye, as far as the peer lets us within ``CLOSE_TIME``, and end."""
+        with trio.move_on_after(CLOSE_TIME):
+            await self.link.aclose(1000)
+        self.end(None)
+
+    async def serve(self, dialing: Dialing, opened: Callable[[Connection], None]) -> BaseException | None:
+        """Connect, serve until the connection ends, and leave nothing open.
+
+        Args:
+            dialing: how to connect.
+            opened: called once requests can be written.
+
+        Returns:
+            Why the connection ended; None if we closed it.
+
+        Raises:
+            HandshakeFailed: it could not be opened, with the real reason, within ``connect_timeout``.
+        """
+        stream: ByteStream | None = None
+        stage = "the TCP and TLS connection was not made"
+        failed: HandshakeFailed | None = None
+        up = False
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    with trio.move_on_after(dialing.connect_timeout) as scope:
+                        stream = await open_stream(dialing.endpoint, ssl_context=dialing.ssl_context, dial=dialing.dial)
+                        stage = "the WebSocket upgrade was not answered"
+                        self.link = await upgrade(
+                            nursery,
+                            stream,
+                            dialing.endpoint,
+                            on_texts=self._read,
+                            on_fed=self._after_reading,
+                            wake=self.writer.bell.ring,
+                            wall_clock=self._world.wall,
+                        )
+                        up = True
+                    if up:
+                        self.writer.link, self.writer.end = self.link, self.end
+                        opened(self)
+                        await self._run(nursery)
+                    else:
+                        assert scope.cancelled_caught
+                        where, seconds = dialing.endpoint.origin, f"{dialing.connect_timeout:g} s"
+                        failed = HandshakeFailed(f"No connection to {where} within {seconds}: {stage}.")
+                except HandshakeFailed as error:
+                    failed = error
+                finally:
+                    nursery.cancel_scope.cancel()
+        finally:
+            if stream is not None:
+                await stream.aclose_forcefully()  # noqa: ASYNC102 - it never waits for the peer, and ends by itself
+            if up:
+                self._dispatcher.connection_down(self.number, self._cause, trio.current_time())
+        if failed is not None:
+            raise failed
+        return self._cause
+
+    async def _run(self, nursery: trio.Nursery) -> None:
+        if self.writer.intake is not None:
+            nursery.start_soon(self.writer.intake.run)
+        nursery.start_soon(self.writer.write)
+        nursery.start_soon(self._read_slow)
+        nursery.start_soon(self._keep_alive)
+        nursery.start_soon(self._watch_reader)
+        await self._over.wait()
+        with trio.move_on_after(FLUSH_TIME):
+            # A Close frame that says what the peer did wrong, if there is one, is worth half a second.
+            if self.link.closing and not self.link.stream.poisoned:
+                await self.writer.flushed.wait()
+                if self.link.ended.is_set():
+                    # Bytes left unread would make the system reset the connection before the peer reads our code.
+                    await self.link.stream.drain()
+
+    def _read(self, texts: list[bytes] | list[str]) -> None:
+        """Hand the text messages of one piece to the dispatcher; called in the reader's task."""
+        self._dispatcher.read(texts, self.number, trio.current_time(), self._world.wall())
+
+    def _after_reading(self) -> None:
+        """Let the writer go on, and leave a venue that sends too much noise; called after each piece."""
+        table = self._dispatcher.table
+        if table.queue:
+            table.wake_writer()
+        if self._dispatcher.inbox.over_budget:
+            self.end(ConnectionLost("the venue sent too many messages that are no answers"))
+
+    @trio.lowlevel.enable_ki_protection
+    async def _watch_reader(self) -> None:
+        link = self.link
+        await link.ended.wait()
+        if link.failure is not None:
+            self.end(ConnectionLost(str(link.failure)))
+        elif link.close_code is not None:
+            reason = f", {link.close_reason}" if link.close_reason else ""
+            self.end(ConnectionLost(f"the venue closed the connection ({link.close_code}{reason})"))
+        else:
+            self.end(ConnectionLost("the venue closed the connection without a word"))
+
+    @trio.lowlevel.enable_ki_protection
+    async def _read_slow(self) -> None:
+        async for message in self.link.messages():
+            if isinstance(message, str):
+                self._read([message])
+            else:
+                self._dispatcher.inbox.count_binary(trio.current_time())
+            self._after_reading()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _keep_alive(self) -> None:
+        while True:
+            await trio.sleep(PING_INTERVAL)
+            with trio.move_on_after(PONG_DEADLINE) as scope:
+                try:
+                    await self.link.ping()
+                except trio.BrokenResourceError:
+                    return  # the reader tells why
+            if scope.cancelled_caught:
+                self.end(ConnectionLost(f"no pong came within {PONG_DEADLINE:g} s"))
+                return

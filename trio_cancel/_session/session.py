@@ -1,0 +1,335 @@
+"""Connections over time: open one, serve it, replace it, until the session ends or cannot go on.
+
+Task tree at rest::
+
+    open_trading_ws()                         the caller's task runs the block's body
+    └── session nursery                       every task below runs in one shielded scope
+        ├── connections                       opens a connection, serves it, replaces it
+        │   └── connection nursery
+        │       ├── trio-websocket's reader   peels replies off for the dispatcher
+        │       ├── writer                    admits, signs, writes
+        │       ├── slow reader               large, fragmented, binary messages
+        │       ├── keepalive                 a ping every 15 s
+        │       └── watcher                   waits for the reader's end
+        └── timer                             reply and give-up deadlines
+
+With a journal there are two more: its own task (``_journal.opening``), and in the connection nursery the intake, which
+has intents made durable before the writer gets their orders. An order scope that is being left adds its drain.
+
+The body is no child of these tasks and they are no children of the scopes around it: a scope that fires around
+``open_trading_ws`` cancels the body only, whose clean-up can still use the connection. Only :meth:`Session.close` ends
+the tasks. Pending orders belong to the dispatcher; the connections task owns ``state``.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol, TypeVarTuple
+
+import trio
+
+from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.rate import Pacer
+from trio_cancel._session.connection import Connection, Dialing
+from trio_cancel._trio.environment import World
+from trio_cancel._trio.signals import is_interrupt
+from trio_cancel._trio.wakeup import Bell
+from trio_cancel._values.clock import offset_from_date
+from trio_cancel._values.errors import HandshakeFailed, SessionClosed
+from trio_cancel._values.models import Credentials
+from trio_cancel._values.observer import Notifier, Statistics, logger
+from trio_cancel._venue.codec import Signer
+
+if TYPE_CHECKING:
+    from trio_cancel._journal.journal import Journal
+
+BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
+"""Seconds (before jitter) until the first and the last repeated try to connect."""
+HEALTHY_AFTER = 5.0
+"""Seconds from which a connection counts as healthy, so that the next is tried quickly."""
+
+
+_Args = TypeVarTuple("_Args")
+
+
+class SessionState(enum.StrEnum):
+    """Where a session stands."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    RECONNECTING = "reconnecting"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+class Ending(Protocol):
+    """An order scope, as the session sees it."""
+
+    def end(self) -> trio.Event:
+        """Cancel what it holds as if its block were left now; the event is set when it is done."""
+
+
+class Session:
+    """The tasks behind one ``open_trading_ws`` block."""
+
+    def __init__(
+        self,
+        dialing: Dialing,
+        credentials: Credentials,
+        world: World,
+        *,
+        pacer: Pacer | None,
+        notify: Notifier | None,
+        correct_clock: bool,
+        correction: float,
+        id_prefix: str,
+        journal: Journal | None,
+    ) -> None:
+        self.state: SessionState = SessionState.CONNECTING
+        self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not repeat
+        self.ending: bool = False  # the block has ended: no further scope is opened
+        self.failure: HandshakeFailed | None = None
+        self._dialing = dialing
+        self._world = world
+        self._notify = notify
+        self._correct_clock = correct_clock
+        self.journal = journal
+        self._connection: Connection | None = None
+        self._connections = 0
+        self._opened_at = 0.0
+        self._first = trio.Event()
+        self._scope = trio.CancelScope(shield=True)
+        self._ended = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._timer_bell = Bell()
+        self._timer_at = math.inf
+        self.dispatcher: Dispatcher = Dispatcher(
+            sign=Signer(credentials).encode,
+            id_prefix=id_prefix,
+            pacer=pacer,
+            notify=notify,
+            jitter=world.jitter,
+            wake_writer=self._nobody_waits,
+            wake_timer=self._wake_timer,
+        )
+        self.dispatcher.correction = correction
+        self.dispatcher.table.log = journal
+        if journal is not None:
+            journal.open = self.dispatcher.table.flights.values()
+
+    # For the block
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks and wait for the first connection.
+
+        Raises:
+            HandshakeFailed: the first connection failed; nothing is tried again.
+        """
+        nursery.start_soon(self._tasks)
+        await self._first.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def close(self) -> None:
+        """End every task, after an orderly close as far as the peer takes part, within 2 s. Never cancelled.
+
+        Order scopes that are still open (another task's, or whose end was lost) are ended first, within their grace.
+        """
+        self.ending = True
+        with trio.CancelScope(shield=True):
+            try:
+                for done in [scope.end() for scope in list(self.scopes)]:
+                    await done.wait()
+            finally:
+                self.dispatcher.stop(SessionClosed("the session's block has ended"))
+            if self.state is not SessionState.FAILED:
+                self.state = SessionState.CLOSED
+            if self._connection is not None:
+                await self._connection.close()
+            self.kill()
+            await self._ended.wait()
+            self.state = SessionState.CLOSED
+
+    def journal_failed(self) -> bool:
+        """True if there is a journal and it does not record all of it."""
+        return self.journal is not None and self.journal.failed
+
+    def kill(self) -> None:
+        """End every task at once."""
+        self._scope.cancel()
+
+    def spawn(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> bool:
+        """Run a task beside the session's own, out of the reach of the block's scopes, to its end or the session's.
+
+        Returns False if the session's tasks have been ended, so that it is not run.
+        """
+        assert self._nursery is not None
+        if self._scope.cancel_called:
+            return False
+        self._nursery.start_soon(_protected, task, *args)
+        return True
+
+    def check_open(self) -> None:
+        """Raise SessionClosed if the block has ended."""
+        if self.state is SessionState.CLOSED:
+            raise SessionClosed("This session is closed: its block has ended. Open a new one with open_trading_ws().")
+
+    async def ping(self) -> float:
+        """Send a ping; return the seconds until its pong. The caller bounds it."""
+        connection = self._connection
+        if connection is None:
+            raise trio.BrokenResourceError("there is no connection now")
+        before = trio.current_time()
+        await connection.link.ping()
+        return trio.current_time() - before
+
+    def statistics(self) -> Statistics:
+        """Return what was seen so far."""
+        dispatcher = self.dispatcher
+        governor = dispatcher.governor
+        return dispatcher.counters.snapshot(
+            pending=dispatcher.pending_count, rate=governor.rate, window=governor.window
+        )
+
+    # Tasks
+
+    @trio.lowlevel.enable_ki_protection
+    async def _tasks(self) -> None:
+        try:
+            with self._scope:
+                async with trio.open_nursery() as self._nursery:
+                    nursery = self._nursery
+                    nursery.start_soon(self._timer_task)
+                    nursery.start_soon(self._connections_task)
+        finally:
+            self._ended.set()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _timer_task(self) -> None:
+        while True:
+            with trio.move_on_at(self._timer_at):
+                await self._timer_bell.wait()
+            now = trio.current_time()
+            if now >= self._timer_at:
+                self._timer_at = math.inf
+                self._wake_timer(self.dispatcher.expire(now))
+
+    def _wake_timer(self, at: float) -> None:
+        if at < self._timer_at:
+            self._timer_at = at
+            self._timer_bell.ring()
+
+    @staticmethod
+    def _nobody_waits() -> None:
+        """Stand in for the bell of whoever admits orders, while there is no connection."""
+
+    @trio.lowlevel.enable_ki_protection
+    async def _connections_task(self) -> None:
+        tries = 0
+        while True:
+            delay = 0.0
+            try:
+                await self._serve_one()
+            except HandshakeFailed as error:
+                if self._is_final(error):
+                    self._fail(error)
+                    return
+                delay = error.retry_after or 0.0
+                logger.warning("no connection: %s", error)
+                if self._notify is not None:
+                    self._notify("connection_failed", error)
+            if self._opened_at and trio.current_time() - self._opened_at >= HEALTHY_AFTER:
+                tries = 0
+            self._opened_at = 0.0
+            self.state = SessionState.RECONNECTING
+            spread = self._world.jitter.uniform(0.5, 1.0)
+            await trio.sleep(max(delay, min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(tries, 10)) * spread))
+            tries += 1
+
+    async def _serve_one(self) -> None:
+        number = self._connections + 1
+        connection = Connection(number, self.dispatcher, self._world, self.journal)
+        cause: BaseException | None = None
+        try:
+            cause = await connection.serve(self._dialing, self._opened)
+        finally:
+            self._connection = None
+            self.dispatcher.table.wake_writer = self.dispatcher.write_now = self._nobody_waits
+            if cause is not None:
+                logger.warning("connection %d ended: %s", number, cause)
+            if self._notify is not None and self._connections == number:
+                # Also when the session ends: who counts open connections must get back to where it was.
+                self._notify("connection_lost", number, cause)
+
+    def _opened(self, connection: Connection) -> None:
+        self._connection = connection
+        writer = connection.writer
+        self.dispatcher.table.wake_writer = writer.order_bell.ring
+        self.dispatcher.write_now = writer.write_now if writer.intake is None else writer.order_bell.ring
+        self._connections = connection.number
+        self._opened_at = trio.current_time()
+        dispatcher = self.dispatcher
+        dispatcher.counters.connections += 1
+        handshake = connection.link.handshake
+        seen = offset_from_date(handshake.date, handshake.requested_at, handshake.answered_at)
+        if seen is not None:
+            dispatcher.table.clock = seen if dispatcher.table.clock is None else dispatcher.table.clock.intersect(seen)
+            if self._correct_clock:
+                dispatcher.correction = dispatcher.table.clock.nearest_to_zero / 1000
+        self.state = SessionState.CONNECTED
+        logger.info("connection %d to %s is open", connection.number, self._dialing.endpoint.origin)
+        if self._notify is not None:
+            self._notify("connection_opened", connection.number)
+        dispatcher.connection_up(trio.current_time())
+        self._first.set()
+
+    def _is_final(self, error: HandshakeFailed) -> bool:
+        """Return True if trying again cannot help. The first connection fails fast; later only what is hopeless does.
+
+        403 is final on the first connection only: it may also be a firewall's temporary ban.
+        """
+        return not self._connections or error.final or error.status == 401
+
+    def _fail(self, error: HandshakeFailed) -> None:
+        self.failure = error
+        self.state = SessionState.FAILED
+        logger.error("the session has failed: %s", error)
+        if self._notify is not None:
+            self._notify("connection_failed", error)
+        self.dispatcher.stop(error)
+        self._first.set()
+
+
+@trio.lowlevel.enable_ki_protection
+async def _protected(task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
+    await task(*args)
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def run_session(session: Session) -> AsyncGenerator[Session]:
+    """Run the session's tasks around a block, whose exception comes out as it is, in no group."""
+    manager = trio.open_nursery()
+    nursery = await manager.__aenter__()
+    interrupted = False
+    try:
+        await session.start(nursery)
+        yield session
+    except BaseException as error:
+        interrupted = is_interrupt(error)
+        raise
+    finally:
+        # Not `async with`: the nursery would wrap the block's exception in a group. Its tasks have ended by then, so
+        # that leaving it neither waits nor can be cancelled.
+        try:
+            await session.close()  # noqa: ASYNC102 - it shields itself, and ends by itself
+        except KeyboardInterrupt:
+            if not interrupted:
+                raise
+            # The second one only hastens the end: what comes out with the first may tell which orders are left.
+        finally:
+            session.kill()
+            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its tasks have been told to end

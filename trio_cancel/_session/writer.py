@@ -1,0 +1,176 @@
+"""The way out of one connection: what is written, when, and what is told about what was not.
+
+The writer task is the only one that waits for the socket. What it starts it starts in one step without an await: admit,
+sign, hand the bytes to the socket. Only what the socket does not take at once is left to wait for, under a deadline.
+So a request is never admitted and not signed when the task is cancelled; if it is cancelled while it waits, the
+stream's own count says which frames were not wholly accepted, and those were not sent.
+
+A single cancel that finds nothing else under way takes that one step itself (:meth:`Writer.write_now`), which saves it
+a pass of the scheduler. It never waits there, and the writer is parked meanwhile, so that there is still one writer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import accumulate
+
+import attrs
+import trio
+
+from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.order import Flight, Pending
+from trio_cancel._net.frames import encode_texts
+from trio_cancel._net.websocket import Link
+from trio_cancel._session.write_ahead import Intake, IntentLog
+from trio_cancel._trio.environment import World
+from trio_cancel._trio.wakeup import Bell
+from trio_cancel._values.errors import ConnectionLost
+
+WRITE_DEADLINE = 5.0
+"""Seconds that one write may be stalled by a peer that does not read."""
+
+
+@attrs.frozen
+class _Unfinished:
+    """A write that the socket has not taken whole.
+
+    Attributes:
+        flights: the attempts in it.
+        orders: the orders of those attempts.
+        first: the value of ``stream.accepted`` from which on they count, one by one.
+    """
+
+    flights: list[Flight]
+    orders: list[Pending]
+    first: int
+
+
+class Writer:
+    """See the module's docstring.
+
+    Attributes:
+        bell: rings when there may be something to write.
+        order_bell: rings when there may be an order to admit; the same, unless a journal comes first.
+        flushed: set once a Close frame has left.
+    """
+
+    def __init__(
+        self, number: int, dispatcher: Dispatcher, world: World, intents: IntentLog | None, bell: Bell
+    ) -> None:
+        self.bell = bell
+        self.intake = None if intents is None else Intake(dispatcher, intents, bell.ring)
+        self.order_bell = bell if self.intake is None else self.intake.bell
+        self.flushed = trio.Event()
+        self.link: Link
+        self.end: Callable[[BaseException], None]
+        self._number = number
+        self._dispatcher = dispatcher
+        self._world = world
+        self._intents = intents
+        self._take = dispatcher.take if self.intake is None else self.intake.take
+        self._unfinished: _Unfinished | None = None
+        self._parked = False
+        self._broken = False
+
+    @trio.lowlevel.enable_ki_protection
+    def write_now(self) -> None:
+        """Write what is in line if the writer is parked; else leave it to the writer. Never waits."""
+        if self._parked and self._unfinished is None and not self._broken and not self.link.closing:
+            admitted, _ = self._take(trio.current_time())
+            if admitted:
+                self._start(self.link.take_control(), admitted)
+                if self._unfinished is None and not self._broken:
+                    return
+        self.bell.ring()
+
+    @trio.lowlevel.enable_ki_protection
+    async def write(self) -> None:
+        """Write until the connection breaks or the task is cancelled."""
+        link = self.link
+        try:
+            while not self._broken:
+                if self._unfinished is not None:
+                    await self._finish()
+                    continue
+                control = link.take_control()
+                admitted: list[Pending] = []
+                ask_at = math.inf
+                if not link.closing:
+                    admitted, ask_at = self._take(trio.current_time())
+                if admitted or control or link.stream.pending_output:
+                    self._start(control, admitted)
+                    continue
+                if link.closing:
+                    self.flushed.set()
+                await self._park(ask_at)
+        finally:
+            self._drop(ConnectionLost("the connection ended before it was written"))
+
+    async def _park(self, until: float) -> None:
+        self._parked = True
+        try:
+            if until == math.inf:
+                await self.bell.wait()
+            else:
+                with trio.move_on_at(until):
+                    await self.bell.wait()
+        finally:
+            self._parked = False
+
+    def _start(self, control: list[bytes], admitted: list[Pending]) -> None:
+        """Sign, and hand everything to the socket, in one step."""
+        stream = self.link.stream
+        data = b""
+        ends: list[int] = []
+        flights: list[Flight] = []
+        if admitted:
+            flights, texts = self._dispatcher.sign(admitted, self._number, trio.current_time(), self._world.wall())
+            data, ends = encode_texts(texts, self._world.random_bytes(4 * len(texts)))
+        if control:
+            before = list(accumulate(map(len, control)))
+            data = b"".join((*control, data))
+            ends = before + [before[-1] + end for end in ends]
+        orders = [] if self._intents is None else [flight.pending for flight in flights]
+        first = stream.accepted + len(control)
+        try:
+            whole = stream.send_now(data, ends)
+        except trio.BrokenResourceError as error:
+            self._unfinished = _Unfinished(flights, orders, first)
+            self._break(error, str(error))
+            return
+        if not whole:
+            self._unfinished = _Unfinished(flights, orders, first)
+        elif self._intents is not None:
+            self._intents.written(orders)
+
+    async def _finish(self) -> None:
+        """Wait until the socket has taken the rest, for ``WRITE_DEADLINE`` at most."""
+        unfinished = self._unfinished
+        assert unfinished is not None
+        try:
+            with trio.move_on_after(WRITE_DEADLINE) as scope:
+                await self.link.stream.finish_send()
+                self._unfinished = None
+                if self._intents is not None:
+                    self._intents.written(unfinished.orders)
+        except trio.BrokenResourceError as error:
+            self._break(error, str(error))
+        else:
+            if scope.cancelled_caught:
+                text = f"the venue did not read for {WRITE_DEADLINE:g} s"
+                self._break(ConnectionLost(text), text)
+
+    def _break(self, cause: BaseException, text: str) -> None:
+        self._broken = True
+        self._drop(cause)
+        self.end(ConnectionLost(text))
+
+    def _drop(self, cause: BaseException) -> None:
+        """Tell of the attempts in an unfinished write that were not wholly accepted."""
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            accepted = max(0, self.link.stream.accepted - unfinished.first)
+            if self._intents is not None:
+                self._intents.written(unfinished.orders[:accepted])
+            self._dispatcher.not_written(unfinished.flights[accepted:], cause, trio.current_time())

@@ -1,0 +1,1 @@
+"""What trio lacks for this library."""

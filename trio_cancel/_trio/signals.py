@@ -1,0 +1,177 @@
+"""Signals: how a second Ctrl-C is heard, and ``cancel_on_signals``, which makes SIGTERM and SIGINT an orderly end.
+
+:class:`Ears` (one for each ``trio.run``) counts the signals that ask for an end, whichever task trio raises them in:
+its KeyboardInterrupt goes to the main task, while the order scope that must hear the second one may be in another.
+While an order scope is open, a handler on SIGINT counts and then does what was done before. Under ``cancel_on_signals``
+its handler on both signals counts instead, and cancels the block. Both note a signal at once, so that none is lost, and
+act in the event loop, by trio's ``run_sync_soon``, which is made for that.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import TypeAlias
+
+import trio
+
+from trio_cancel._values.errors import ConfigurationError, Interrupted
+
+Handler: TypeAlias = Callable[[int, FrameType | None], object]
+
+
+class Ears:
+    """Hear the signals of one run, and end what is to be ended early by them.
+
+    Attributes:
+        heard: how many signals have come while somebody listened.
+    """
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self._ends: dict[trio.CancelScope, int] = {}
+        self._listeners = 0
+        self._ours: Handler | None = None
+        self._before: Handler | None = None
+
+    def hear(self) -> None:
+        """Count a signal, and cancel the scopes that it ends."""
+        self.heard += 1
+        self.end()
+
+    def end(self) -> None:
+        """Cancel the scopes that the signals so far end."""
+        for scope in [scope for scope, count in self._ends.items() if count <= self.heard]:
+            scope.cancel()
+
+    @property
+    def listening(self) -> bool:
+        """True if a Ctrl-C is counted by itself."""
+        return self._ours is not None
+
+    @contextmanager
+    def ending(self, scope: trio.CancelScope, after: int) -> Generator[None]:
+        """Cancel ``scope`` when so many more signals have come."""
+        self._ends[scope] = self.heard + after
+        try:
+            yield
+        finally:
+            del self._ends[scope]
+
+    def listen(self) -> None:
+        """Count each Ctrl-C from now on. Call :meth:`stop` as often."""
+        self._listeners += 1
+        if _active.get() or threading.current_thread() is not threading.main_thread():
+            return  # cancel_on_signals counts them; no signal arrives here
+        if self._ours is None:
+            before = signal.getsignal(signal.SIGINT)
+            if callable(before):  # not SIG_DFL (it kills), SIG_IGN, or a handler that is not Python's
+                self._before = before
+                self._ours = self._handler(before)
+                signal.signal(signal.SIGINT, self._ours)
+
+    def stop(self) -> None:
+        """Count no longer, unless others still want it."""
+        self._listeners -= 1
+        if self._listeners == 0 and self._ours is not None:
+            if signal.getsignal(signal.SIGINT) is self._ours:
+                signal.signal(signal.SIGINT, self._before)
+            self._ours = self._before = None
+
+    def _handler(self, before: Handler) -> Handler:
+        token = trio.lowlevel.current_trio_token()
+
+        @trio.lowlevel.enable_ki_protection
+        def count(signum: int, frame: FrameType | None) -> None:
+            self.heard += 1  # at once: the KeyboardInterrupt may have left a block before the loop goes on
+            try:
+                token.run_sync_soon(self.end)
+            except trio.RunFinishedError:
+                # Somebody put us back after the run; trio's handler, behind us, has nobody left to tell.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt from None
+            before(signum, frame)
+
+        return count
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Return True for a signal that ends the program, also in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup((KeyboardInterrupt, Interrupted)) is not None
+    return isinstance(error, KeyboardInterrupt | Interrupted)
+
+
+_ears: trio.lowlevel.RunVar[Ears] = trio.lowlevel.RunVar("trio_cancel.ears")
+_active: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("trio_cancel.cancel_on_signals", False)
+
+
+def ears() -> Ears:
+    """Return those of this run."""
+    try:
+        return _ears.get()
+    except LookupError:
+        found = Ears()
+        _ears.set(found)
+        return found
+
+
+@asynccontextmanager
+async def cancel_on_signals() -> AsyncGenerator[None]:
+    """Let SIGTERM and SIGINT end the block in an orderly way.
+
+    Use it once per program, in the main thread, around everything. The first signal cancels the block, so that order
+    scopes and other clean-up run; a second one ends the grace of order scopes early.
+
+    Raises:
+        Interrupted: after the block, if a signal came. It is no ``Exception``, so that no loop swallows it by accident;
+            what came out of the block (``OrdersLeft``, say) is its ``__cause__``.
+        ConfigurationError: it is used twice, or outside the main thread.
+
+    Cancelled: the block is cancelled; nothing of its own is left behind.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigurationError("cancel_on_signals() works in the main thread only: signals arrive nowhere else.")
+    if _active.get():
+        raise ConfigurationError("cancel_on_signals() is used already: it belongs once around the whole program.")
+    _active.set(True)
+    received: list[int] = []
+    block = trio.CancelScope()
+    try:
+        with _received(received, block.cancel), block:
+            yield
+    except BaseException as error:
+        if received and not isinstance(error, GeneratorExit):
+            raise Interrupted(received[0]) from error  # noqa: ASYNC104 - it ends what a cancellation ends, and more
+        raise
+    finally:
+        _active.set(False)
+    if received:
+        raise Interrupted(received[0])
+
+
+@contextmanager
+def _received(received: list[int], act: Callable[[], object]) -> Generator[None]:
+    """Note SIGTERM and SIGINT at once; call ``act``, in the event loop, soon after each."""
+    token = trio.lowlevel.current_trio_token()
+    listeners = ears()
+
+    def heard() -> None:
+        act()
+        listeners.end()
+
+    @trio.lowlevel.enable_ki_protection
+    def note(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as the system calls it
+        received.append(signum)
+        listeners.heard += 1
+        token.run_sync_soon(heard)
+
+    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)

@@ -1,0 +1,1 @@
+"""What passes between the parts: frozen values, the errors, the observer. Knows nothing above it."""

@@ -1,0 +1,229 @@
+"""Every exception that this library raises, under one root.
+
+::
+
+    TradingError
+    ├── ConfigurationError (ValueError)      url, credentials or a keyword cannot be used; nothing was contacted
+    ├── InvalidRequest (ValueError, TypeError)   a request broke a rule; nothing was sent
+    ├── HandshakeFailed                      no connection: status, retry_after, __cause__
+    ├── ConnectionLost                       a connection ended: cause of Unknown and NotSent outcomes
+    ├── NoReply                              written, and no answer in time: cause of Unknown outcomes
+    ├── NotWritten                           not written in time or withdrawn: cause of NotSent outcomes
+    ├── InvalidReply                         an answer that contradicts itself: cause of Unknown outcomes
+    ├── VenueUnavailable                     the venue answered 5xx or 408: cause of Unknown outcomes
+    ├── VenueError                           the venue refused: status, error_code, message, request, outcome
+    │   ├── OrderNotFound                    40401
+    │   ├── OrderNotActive                   40408
+    │   ├── InvalidSignature                 40011
+    │   ├── MissingParameters                40010
+    │   └── RateLimited                      status 429
+    ├── OutcomeUnknown                       the order may or may not be off the book: outcome, __cause__
+    ├── CancelNotSent                        the venue cannot have seen the request: outcome, __cause__
+    ├── OrdersLeft                           orders not surely off the book: report
+    ├── JournalError                         a journal cannot be used or refused a new hold
+    └── SessionClosed (trio.ClosedResourceError)   used after its block
+
+    Interrupted (BaseException)              a signal ended a ``cancel_on_signals()`` block: signum
+
+No message, argument or attribute here ever holds a secret.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from trio_cancel._values.models import CancelRequest
+    from trio_cancel._values.outcomes import AlreadyClosed, CancelReport, NotFound, NotSent, Rejected, Unknown
+
+
+class TradingError(Exception):
+    """The root of everything that this library raises."""
+
+
+class ConfigurationError(TradingError, ValueError):
+    """A url, credentials or a keyword cannot be used. Nothing was contacted."""
+
+
+class InvalidRequest(TradingError, ValueError, TypeError):
+    """A request breaks a rule of the venue's contract. Nothing was sent.
+
+    It is both a ``ValueError`` and a ``TypeError``, for callers that expect either.
+    """
+
+
+class HandshakeFailed(TradingError):
+    """A connection could not be opened. The reason, if it was an exception, is ``__cause__``.
+
+    Attributes:
+        status: the HTTP status of a refused upgrade, else None.
+        retry_after: seconds that the venue asked us to wait, else None.
+        final: True if trying again cannot help (an untrusted certificate, status 401).
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after: float | None = None, final: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+        self.final = final
+
+    @property
+    def cause(self) -> BaseException | None:
+        """The exception behind it (the same as ``__cause__``), or None."""
+        return self.__cause__
+
+
+class ConnectionLost(TradingError):
+    """A connection ended while requests were waiting on it. The reason is ``__cause__`` where there is one."""
+
+
+class NoReply(TradingError):
+    """A request was written and no answer came in time."""
+
+
+class NotWritten(TradingError):
+    """A request was never completely written: its time was over or its caller left before its turn came."""
+
+
+class InvalidReply(TradingError):
+    """The venue's answer contradicts itself or the contract, so it says nothing about the order."""
+
+
+class VenueUnavailable(TradingError):
+    """The venue answered with a server error (5xx) or 408: it may have applied the cancel or not.
+
+    Attributes:
+        status: the HTTP-like status of the answer.
+        error_code: the venue's code, where it gave one.
+        message: the venue's words, where it gave some.
+    """
+
+    def __init__(self, status: int, error_code: int | None = None, message: str = "") -> None:
+        super().__init__(
+            f"The venue answered {status}{f': {message}' if message else ''}; it may have applied the cancel."
+        )
+        self.status = status
+        self.error_code = error_code
+        self.message = message
+
+
+class VenueError(TradingError):
+    """The venue refused to cancel.
+
+    Attributes:
+        status: the HTTP-like status of the answer (seed: "Error Response").
+        error_code: the venue's code (seed: "Common Error Codes"); codes unknown to us come as they are. None if the
+            answer had none.
+        message: the venue's words.
+        request: the request that was refused.
+        outcome: the whole outcome, with its attempts.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int,
+        error_code: int | None,
+        message: str,
+        request: CancelRequest,
+        outcome: AlreadyClosed | NotFound | Rejected,
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.error_code = error_code
+        self.message = message
+        self.request = request
+        self.outcome = outcome
+
+
+class OrderNotFound(VenueError):
+    """40401: the venue knows no such order now. The order may still exist: see :class:`trio_cancel.NotFound`."""
+
+
+class OrderNotActive(VenueError):
+    """40408: the order was canceled or fully executed before; the venue does not say which."""
+
+
+class InvalidSignature(VenueError):
+    """40011: the signature is wrong or its timestamp too old. The text names a clock that is surely off."""
+
+
+class MissingParameters(VenueError):
+    """40010: the venue missed a parameter."""
+
+
+class RateLimited(VenueError):
+    """429: too many requests, or the daily limit ("Limit Exceeded")."""
+
+
+class OutcomeUnknown(TradingError):
+    """The order may or may not be off the book. The reason is ``__cause__`` and ``outcome.cause``.
+
+    Attributes:
+        outcome: the whole outcome, with its attempts.
+    """
+
+    def __init__(self, text: str, *, outcome: Unknown) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+        self.__cause__: BaseException | None = outcome.cause
+
+    @property
+    def cause(self) -> BaseException | None:
+        """Why nothing is known: ``VenueUnavailable`` for a 5xx, ``NoReply``, ``ConnectionLost``, ``InvalidReply``."""
+        return self.outcome.cause
+
+
+class CancelNotSent(TradingError):
+    """The venue cannot have seen the request. The reason is ``__cause__`` and ``outcome.cause``.
+
+    Attributes:
+        outcome: the whole outcome.
+    """
+
+    def __init__(self, text: str, *, outcome: NotSent) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+        self.__cause__: BaseException | None = outcome.cause
+
+    @property
+    def cause(self) -> BaseException | None:
+        """Why it was not sent."""
+        return self.outcome.cause
+
+
+class OrdersLeft(TradingError):
+    """Some orders are not surely off the book.
+
+    Attributes:
+        report: every outcome; ``report.left`` are those that are not surely off the book.
+    """
+
+    def __init__(self, text: str, *, report: CancelReport) -> None:
+        super().__init__(text)
+        self.report = report
+
+
+class JournalError(TradingError):
+    """A journal cannot be opened, belongs to another account, or cannot take a new hold."""
+
+
+class SessionClosed(TradingError, trio.ClosedResourceError):
+    """The session's ``async with`` block has ended; open a new one."""
+
+
+class Interrupted(BaseException):
+    """A signal ended a ``cancel_on_signals()`` block. No ``except Exception`` can swallow it.
+
+    Attributes:
+        signum: the number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by signal {signum}")
+        self.signum = signum

@@ -1,0 +1,162 @@
+"""The frozen values of the venue's contract: who asks, what is asked, what a canceled order looks like."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from decimal import Decimal
+
+import attrs
+
+from trio_cancel._values.errors import ConfigurationError, InvalidRequest
+from trio_cancel._values.quick import quick
+
+TOKEN_VARIABLE = "RIPIO_API_TOKEN"  # noqa: S105 - the name of a variable, not a token
+SECRET_VARIABLE = "RIPIO_API_SECRET"  # noqa: S105 - the name of a variable, not a secret
+
+
+def _checked_credential(_instance: Credentials, attribute: attrs.Attribute[str], value: str) -> None:
+    # The value itself must not get into the message.
+    if not isinstance(value, str):
+        raise ConfigurationError(f"Credentials need a string as {attribute.name}, not {type(value).__name__}.")
+    if not value:
+        raise ConfigurationError(f"Credentials need a {attribute.name} that is not empty.")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError(f"The {attribute.name} holds a character that UTF-8 cannot encode.") from None
+
+
+def _plain(value: str) -> str:
+    """Return a string of a class of its own as what it is to every encoder."""
+    return str.__str__(value) if isinstance(value, str) else value
+
+
+@attrs.frozen
+class Credentials:
+    """An API token and its secret. Neither is in any repr, log line or error of ours.
+
+    Args:
+        api_token: the token, sent with each request (seed: ``api_token``).
+        api_secret: the secret, never sent; it keys the HMAC-SHA256 of each request.
+
+    Raises:
+        ConfigurationError: if one is empty or no string that UTF-8 can encode.
+    """
+
+    api_token: str = attrs.field(repr=lambda _: "'***'", converter=_plain, validator=_checked_credential)
+    api_secret: str = attrs.field(repr=lambda _: "'***'", converter=_plain, validator=_checked_credential)
+
+    @classmethod
+    def from_env(cls) -> Credentials:
+        """Return the credentials in ``RIPIO_API_TOKEN`` and ``RIPIO_API_SECRET``.
+
+        Raises:
+            ConfigurationError: naming every variable that is missing or empty.
+        """
+        found = {name: os.environ.get(name, "") for name in (TOKEN_VARIABLE, SECRET_VARIABLE)}
+        missing = [name for name, value in found.items() if not value]
+        if missing:
+            raise ConfigurationError(
+                f"No credentials: set the environment variable{'s' if len(missing) > 1 else ''} "
+                f"{' and '.join(missing)}, or pass credentials=Credentials(token, secret)."
+            )
+        return cls(found[TOKEN_VARIABLE], found[SECRET_VARIABLE])
+
+
+@attrs.frozen
+class CancelRequest:
+    """Which order to cancel: by exactly one of the venue's id and your own external id.
+
+    Args:
+        id: the venue's order id, as the order's creation returned it.
+        external_id: the id that you gave the order when you created it.
+
+    Raises:
+        InvalidRequest: if both or neither are given, or the one given is no non-empty string that UTF-8 can encode.
+
+    Source: seed, "You must provide either id or external_id in the params, but not both."
+    """
+
+    id: str | None = None
+    external_id: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        name, value = "id", self.id
+        if value is None:
+            name, value = "external_id", self.external_id
+            if value is None:
+                raise InvalidRequest("A cancel needs an order: give id or external_id; both are missing.")
+        elif self.external_id is not None:
+            raise InvalidRequest("A cancel names one order in one way: give id or external_id, not both.")
+        if value.__class__ is not str:
+            if not isinstance(value, str):
+                raise InvalidRequest(f"{name} must be a string, not {type(value).__name__}.")
+            value = _plain(value)
+            object.__setattr__(self, name, value)
+        if not value:
+            raise InvalidRequest(f"{name} must not be empty.")
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise InvalidRequest(f"{name} holds a character that UTF-8 cannot encode (a lone surrogate).") from None
+
+    @staticmethod
+    def of(id: str | CancelRequest | None, external_id: str | None = None) -> CancelRequest:
+        """Return a request from what a method's caller gave: an order id, a whole request, or an external id.
+
+        Raises:
+            InvalidRequest: as above, and for an external id beside a whole request.
+        """
+        if not isinstance(id, CancelRequest):
+            return CancelRequest(id, external_id) if external_id is not None else request_by_id(id)
+        if external_id is not None:
+            raise InvalidRequest("A CancelRequest names its order already; external_id must not be given as well.")
+        return id
+
+    @property
+    def key(self) -> str:
+        """The id or external id, whichever it is."""
+        return self.id if self.id is not None else self.external_id  # type: ignore[return-value]  # one of them is set
+
+    def __str__(self) -> str:
+        return f"order {self.id}" if self.id is not None else f"order with external id {self.external_id}"
+
+
+_of_checked_id = quick(CancelRequest, checked=True)
+
+
+def request_by_id(id: str | None) -> CancelRequest:
+    """Return ``CancelRequest(id)``, faster for what nearly every id is."""
+    if id.__class__ is str and id and id.isascii():
+        return _of_checked_id(id)
+    return CancelRequest(id)
+
+
+@attrs.frozen
+class CanceledOrder:
+    """An order that the venue has canceled, with what was executed before (seed: "Success Response Example").
+
+    Amounts count the pair's base currency, values its quote currency, price is quote per base; all are exact, finite
+    decimals. Dates are aware, in UTC. ``external_id`` and ``price`` may be None; ``side`` and
+    ``average_execution_price`` are None where the venue does not send them.
+    """
+
+    id: str
+    create_date: datetime
+    update_date: datetime
+    executed_amount: Decimal
+    remaining_amount: Decimal
+    remaining_value: Decimal
+    requested_amount: Decimal
+    requested_value: Decimal
+    total_value: Decimal
+    status: str
+    type: str
+    pair: str
+    price: Decimal | None = None
+    external_id: str | None = None
+    side: str | None = None
+    average_execution_price: Decimal | None = None

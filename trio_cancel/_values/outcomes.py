@@ -1,0 +1,286 @@
+"""What became of a cancel: a closed union of six frozen outcomes, and the report over many of them.
+
+``off_book`` answers the only question that matters: True (the order is off the book), False (we did not take it
+off), None (don't know). Which answer means what is the table in the seed ("Common Error Codes"); the reading of several
+attempts together is in ``_venue/verdict.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, NoReturn, TypeAlias
+
+import attrs
+import msgspec
+
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.errors import (
+    CancelNotSent,
+    InvalidSignature,
+    MissingParameters,
+    OrderNotActive,
+    OrderNotFound,
+    OrdersLeft,
+    OutcomeUnknown,
+    RateLimited,
+    VenueError,
+)
+from trio_cancel._values.models import CanceledOrder, CancelRequest
+
+_EXCEPTIONS: Mapping[int, type[VenueError]] = {
+    40401: OrderNotFound,
+    40408: OrderNotActive,
+    40011: InvalidSignature,
+    40010: MissingParameters,
+}
+
+
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """One request on the wire.
+
+    No attrs class: one is kept for each order of a bulk cancel, and the garbage collector never looks at one of these.
+
+    Attributes:
+        request_id: the id that it carried; never used twice.
+        written_at: Unix seconds (UTC) when it was signed and handed to the socket, which accepted its last byte; None
+            if it never did.
+        answered_at: Unix seconds (UTC) when its answer came; None if none came.
+        status: the status of that answer; None if none came or it had none that could be read.
+    """
+
+    request_id: str
+    written_at: float | None = None
+    answered_at: float | None = None
+    status: int | None = None
+
+
+@attrs.frozen
+class VenueReply:
+    """The error that the venue sent (seed: "Error Response").
+
+    Attributes:
+        status: HTTP-like status.
+        error_code: the venue's code; None if the answer had none.
+        message: the venue's words; may be empty.
+    """
+
+    status: int
+    error_code: int | None = None
+    message: str = ""
+
+    def __str__(self) -> str:
+        code = "" if self.error_code is None else f" {self.error_code}"
+        return f"{self.status}{code}{f' {self.message}' if self.message else ''}"
+
+
+@attrs.frozen
+class _Outcome:
+    """What all outcomes have in common.
+
+    Attributes:
+        request: the order that was to be canceled.
+        attempts: the requests that were written for it, oldest first.
+        error: the venue's last error, where it sent one.
+        after_unanswered: True if an earlier attempt was unanswered or answered 5xx, so that it may have been the one
+            that took effect.
+    """
+
+    kind: ClassVar[str]
+    off_book: ClassVar[bool | None]
+
+    request: CancelRequest
+    attempts: tuple[Attempt, ...] = ()
+    error: VenueReply | None = attrs.field(default=None, kw_only=True)
+    after_unanswered: bool = attrs.field(default=False, kw_only=True)
+
+    @property
+    def final(self) -> bool:
+        """False only in the report of a batch, for what can still change."""
+        return True
+
+
+@attrs.frozen
+class Canceled(_Outcome):
+    """The venue canceled it (200, status ``canceled``) and says in ``order`` how much was executed before."""
+
+    kind: ClassVar[str] = "canceled"
+    off_book: ClassVar[bool | None] = True
+
+    order: CanceledOrder = attrs.field(kw_only=True)
+
+    def unwrap(self) -> CanceledOrder:
+        """Return the order."""
+        return self.order
+
+
+@attrs.frozen
+class AlreadyClosed(_Outcome):
+    """It was canceled or fully executed before (40408); the venue does not say which. It is off the book."""
+
+    kind: ClassVar[str] = "already_closed"
+    off_book: ClassVar[bool | None] = True
+
+    def unwrap(self) -> NoReturn:
+        """Raise :class:`OrderNotActive`."""
+        _raise_venue_error(self)
+
+
+@attrs.frozen
+class NotFound(_Outcome):
+    """The venue knows no such order now (40401).
+
+    That does not say that the order is off the book: its create may still be on the way, the id may be mistyped, the
+    token may be another account's.
+    """
+
+    kind: ClassVar[str] = "not_found"
+    off_book: ClassVar[bool | None] = None
+
+    def unwrap(self) -> NoReturn:
+        """Raise :class:`OrderNotFound`."""
+        _raise_venue_error(self)
+
+
+@attrs.frozen
+class Rejected(_Outcome):
+    """The venue refused, before it looked at the order; we did not take it off the book.
+
+    Attributes:
+        clock: what is known of the venue's clock, if the refusal was for the signature and our clock is surely off.
+        final: False if it will be tried again (in the report of a batch that is running).
+    """
+
+    kind: ClassVar[str] = "rejected"
+    off_book: ClassVar[bool | None] = False
+
+    clock: OffsetInterval | None = attrs.field(default=None, kw_only=True)
+    final: bool = attrs.field(default=True, kw_only=True)
+
+    def unwrap(self) -> NoReturn:
+        """Raise the :class:`VenueError` of its code."""
+        _raise_venue_error(self)
+
+
+@attrs.frozen
+class NotSent(_Outcome):
+    """No complete request was ever accepted by the network, so the venue cannot have seen one.
+
+    Attributes:
+        cause: why it was not sent.
+        final: False if it may still be sent (in the report of a batch that is running or can be run).
+    """
+
+    kind: ClassVar[str] = "not_sent"
+    off_book: ClassVar[bool | None] = False
+
+    cause: BaseException | None = attrs.field(default=None, kw_only=True)
+    final: bool = attrs.field(default=True, kw_only=True)
+
+    def unwrap(self) -> NoReturn:
+        """Raise :class:`CancelNotSent`."""
+        raise CancelNotSent(f"The cancel of {self.request} was not sent{_because(self.cause)}", outcome=self)
+
+
+@attrs.frozen
+class Unknown(_Outcome):
+    """The order may or may not be off the book. Ask the venue (REST order lookup) or cancel again: that does no harm.
+
+    Attributes:
+        cause: why nothing is known: :class:`NoReply`, :class:`ConnectionLost`, :class:`VenueUnavailable`,
+            :class:`InvalidReply`.
+        final: False if an answer can still come (in the report of a batch).
+    """
+
+    kind: ClassVar[str] = "unknown"
+    off_book: ClassVar[bool | None] = None
+
+    cause: BaseException | None = attrs.field(default=None, kw_only=True)
+    final: bool = attrs.field(default=True, kw_only=True)
+
+    def unwrap(self) -> NoReturn:
+        """Raise :class:`OutcomeUnknown`."""
+        raise OutcomeUnknown(f"Whether {self.request} is off the book is unknown{_because(self.cause)}", outcome=self)
+
+
+Outcome: TypeAlias = Canceled | AlreadyClosed | NotFound | Rejected | NotSent | Unknown
+"""What became of a cancel. ``match`` over the six classes is exhaustive."""
+
+KINDS = tuple(cls.kind for cls in (Canceled, AlreadyClosed, NotFound, Rejected, NotSent, Unknown))
+
+
+def _because(cause: BaseException | None) -> str:
+    return "." if cause is None else f": {cause}"
+
+
+def _raise_venue_error(outcome: AlreadyClosed | NotFound | Rejected) -> NoReturn:
+    error = outcome.error or VenueReply(0)
+    text = f"The venue refused to cancel {outcome.request}: {error}"
+    cls: type[VenueError]
+    if error.status == 429:
+        cls = RateLimited
+    else:
+        cls = VenueError if error.error_code is None else _EXCEPTIONS.get(error.error_code, VenueError)
+    if isinstance(outcome, Rejected) and outcome.clock is not None:
+        text += f" ({outcome.clock.advice})"
+    raise cls(
+        text,
+        status=error.status,
+        error_code=error.error_code,
+        message=error.message,
+        request=outcome.request,
+        outcome=outcome,
+    )
+
+
+@attrs.frozen
+class CancelReport:
+    """One outcome for every order of a bulk cancel.
+
+    Attributes:
+        outcomes: in the order of the input; an order that stood there twice has the same outcome in both places.
+        journal_failed: True if a journal was asked for and could not record all of it.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    journal_failed: bool = attrs.field(default=False, kw_only=True)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many outcomes of each kind there are: ``{"canceled": 998, …}``, all six kinds, zeros included."""
+        counts = dict.fromkeys(KINDS, 0)
+        for outcome in self.outcomes:
+            counts[outcome.kind] += 1
+        return MappingProxyType(counts)
+
+    @property
+    def left(self) -> tuple[Outcome, ...]:
+        """The outcomes whose orders are not surely off the book."""
+        return tuple(outcome for outcome in self.outcomes if not outcome.off_book)
+
+    @property
+    def partly_filled(self) -> tuple[Canceled, ...]:
+        """The canceled orders of which a part was executed before."""
+        return tuple(
+            outcome for outcome in self.outcomes if isinstance(outcome, Canceled) and outcome.order.executed_amount > 0
+        )
+
+    @property
+    def final(self) -> bool:
+        """True if no outcome can change any more."""
+        return all(outcome.final for outcome in self.outcomes)
+
+    def raise_for_left(self) -> None:
+        """Raise :class:`OrdersLeft` if an order is not surely off the book."""
+        if left := self.left:
+            raise OrdersLeft(describe_left(left), report=self)
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+
+def describe_left(left: tuple[Outcome, ...], most: int = 10) -> str:
+    """Return one sentence that names the orders in ``left`` (at most ``most`` of them)."""
+    names = ", ".join(f"{outcome.request.key} ({outcome.kind})" for outcome in left[:most])
+    more = f" and {len(left) - most} more" if len(left) > most else ""
+    return f"{len(left)} order{'s are' if len(left) > 1 else ' is'} not surely off the book: {names}{more}."
