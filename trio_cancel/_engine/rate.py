@@ -31,7 +31,8 @@ RECOVERY_EACH = 0.003
 class Pacer:
     """A rate limit on requests: ``rate`` a second, ``burst`` at once (the generic cell rate algorithm on trio's clock).
 
-    Give one to each ``open_trading_ws(pacer=…)`` of an account and they share it. Use it in one ``trio.run`` only.
+    Give one to each ``open_trading_ws(pacer=…)`` of an account and they share it. Use it in one ``trio.run`` only. A
+    copy (also by ``pickle``) has the same rate and burst and shares nothing: clocks of two runs do not compare.
 
     Args:
         rate: requests a second in the long run, more than 0.
@@ -56,6 +57,9 @@ class Pacer:
 
     def __repr__(self) -> str:
         return f"Pacer(rate={self.rate!r}, burst={self.burst!r})"
+
+    def __reduce__(self) -> tuple[type[Pacer], tuple[float, int]]:
+        return type(self), (self.rate, self.burst)
 
     def ready_at(self) -> float:
         """Return the time (trio's clock, seconds) from which the next request may start; it may be past."""

@@ -37,6 +37,8 @@ def _plain(value: str) -> str:
 class Credentials:
     """An API token and its secret. Neither is in any repr, log line or error of ours.
 
+    ``pickle`` and ``copy`` keep both, so that a worker process can be given them: a pickle holds them in clear.
+
     Args:
         api_token: the token, sent with each request (seed: ``api_token``).
         api_secret: the secret, never sent; it keys the HMAC-SHA256 of each request.

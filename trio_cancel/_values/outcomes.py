@@ -3,13 +3,16 @@
 ``off_book`` answers the only question that matters: True (the order is off the book), False (we did not take it
 off), None (don't know). Which answer means what is the table in the seed ("Common Error Codes"); the reading of several
 attempts together is in ``_venue/verdict.py``.
+
+Outcomes and reports survive ``pickle``, ``copy.copy`` and ``copy.deepcopy``. Two outcomes are equal if their fields
+are; of two causes class and words are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar, NoReturn, TypeAlias
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import attrs
 import msgspec
@@ -27,6 +30,7 @@ from trio_cancel._values.errors import (
     VenueError,
 )
 from trio_cancel._values.models import CanceledOrder, CancelRequest
+from trio_cancel._values.travel import identity, portable
 
 _EXCEPTIONS: Mapping[int, type[VenueError]] = {
     40401: OrderNotFound,
@@ -174,12 +178,18 @@ class NotSent(_Outcome):
     kind: ClassVar[str] = "not_sent"
     off_book: ClassVar[bool | None] = False
 
-    cause: BaseException | None = attrs.field(default=None, kw_only=True)
+    cause: BaseException | None = attrs.field(default=None, kw_only=True, eq=identity)
     final: bool = attrs.field(default=True, kw_only=True)
 
     def unwrap(self) -> NoReturn:
         """Raise :class:`CancelNotSent`."""
         raise CancelNotSent(f"The cancel of {self.request} was not sent{_because(self.cause)}", outcome=self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again(self)
+
+    def __copy__(self) -> NotSent:
+        return self
 
 
 @attrs.frozen
@@ -195,18 +205,34 @@ class Unknown(_Outcome):
     kind: ClassVar[str] = "unknown"
     off_book: ClassVar[bool | None] = None
 
-    cause: BaseException | None = attrs.field(default=None, kw_only=True)
+    cause: BaseException | None = attrs.field(default=None, kw_only=True, eq=identity)
     final: bool = attrs.field(default=True, kw_only=True)
 
     def unwrap(self) -> NoReturn:
         """Raise :class:`OutcomeUnknown`."""
         raise OutcomeUnknown(f"Whether {self.request} is off the book is unknown{_because(self.cause)}", outcome=self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again(self)
+
+    def __copy__(self) -> Unknown:
+        return self
+
 
 Outcome: TypeAlias = Canceled | AlreadyClosed | NotFound | Rejected | NotSent | Unknown
 """What became of a cancel. ``match`` over the six classes is exhaustive."""
 
 KINDS = tuple(cls.kind for cls in (Canceled, AlreadyClosed, NotFound, Rejected, NotSent, Unknown))
+
+
+def _made_again(outcome: NotSent | Unknown) -> tuple[Any, ...]:
+    """Return what pickle and deepcopy make an outcome of again: its cause may be one that they cannot take."""
+    fields = {field.name: getattr(outcome, field.name) for field in attrs.fields(type(outcome))}
+    return _make, (type(outcome), fields | {"cause": portable(outcome.cause)})
+
+
+def _make(cls: type[NotSent | Unknown], fields: dict[str, Any]) -> NotSent | Unknown:
+    return cls(**fields)
 
 
 def _because(cause: BaseException | None) -> str:

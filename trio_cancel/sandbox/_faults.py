@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 
@@ -175,6 +176,10 @@ class Faults:
     hold: float = 120.0
     retry_after: float | None = 1.0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {field.name: getattr(self, field.name) for field in attrs.fields(Faults)}
+        return _faults, ({**fields, "chances": dict(self.chances)},)  # a read-only mapping cannot be pickled
+
     @classmethod
     def each(cls, chance: float, *, only: Iterable[Fault] = Fault, but: Iterable[Fault] = ()) -> Faults:
         """Return faults that each have the same chance.
@@ -186,3 +191,7 @@ class Faults:
         """
         left_out = frozenset(but)
         return cls({fault: chance for fault in only if fault not in left_out})
+
+
+def _faults(fields: dict[str, Any]) -> Faults:
+    return Faults(**fields)

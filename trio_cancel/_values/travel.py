@@ -1,0 +1,147 @@
+"""How exceptions get into another process, and back: with their fields, their notes and their causes.
+
+Python's own way calls the class with ``args`` again, which fails where a constructor takes keywords, and forgets
+``__cause__``. A cause of somebody else's may hold a socket or a lock, or be of a class that the other process does not
+know; then a :class:`ForeignCause` stands for it. Tracebacks and ``__context__`` stay behind, as with any exception.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, Self, TypeVar
+
+_E = TypeVar("_E", bound=BaseException)
+
+
+class ForeignCause(Exception):
+    """Stands for a cause that could not be pickled, or not be read again.
+
+    Attributes:
+        type_name: the name of its class, with its module unless that is ``builtins``.
+        text: what it said.
+    """
+
+    def __init__(self, type_name: str, text: str) -> None:
+        super().__init__(type_name, text)
+        self.type_name = type_name
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}" if self.text else self.type_name
+
+
+class Travels(BaseException):
+    """An exception that survives pickle and copy whole, whatever its constructor takes and whatever caused it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {
+            "fields": self.__dict__,
+            "cause": portable(self.__cause__),
+            "suppress": self.__suppress_context__,
+        }
+        return _blank, (type(self), self.args), state
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        assert state is not None
+        self.__dict__.update(state["fields"])
+        self.__cause__ = state["cause"]
+        self.__suppress_context__ = state["suppress"]
+
+    def __copy__(self) -> Self:
+        twin = _blank(type(self), self.args)
+        twin.__dict__.update(self.__dict__)
+        if (notes := getattr(self, "__notes__", None)) is not None:
+            twin.__notes__ = list(notes)
+        twin.__cause__, twin.__context__ = self.__cause__, self.__context__
+        twin.__suppress_context__ = self.__suppress_context__
+        return twin.with_traceback(self.__traceback__)
+
+
+def portable(error: BaseException | None) -> object:
+    """Return what pickle and deepcopy turn into ``error`` again, or into the nearest that can be had."""
+    return error if error is None or isinstance(error, Travels) else _Foreign(error, ())
+
+
+def identity(error: BaseException | None) -> tuple[str, str] | None:
+    """Return what makes two causes equal: class and words. A stand-in equals what it stands for."""
+    if error is None:
+        return None
+    if isinstance(error, ForeignCause):
+        return error.type_name, error.text
+    return _name(error), _text(error)
+
+
+class _Foreign:
+    """A wrapper round an exception of somebody else's, which becomes one again when it is read."""
+
+    __slots__ = ("_above", "_error")
+
+    def __init__(self, error: BaseException, above: tuple[BaseException, ...]) -> None:
+        self._error = error
+        self._above = (*above, error)  # a chain of causes may be a ring
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        error = self._error
+        notes = tuple(getattr(error, "__notes__", ()))
+        parts: tuple[object, ...] = ()
+        pickled: bytes | None = None
+        if isinstance(error, BaseExceptionGroup):
+            parts = tuple(self._next(part) for part in error.exceptions)
+            text = error.message
+        else:
+            text = _text(error)
+            try:
+                pickled = pickle.dumps(error)
+            except Exception:  # any class may refuse in its own way; its name and its words are kept
+                pickled = None
+        facts = (pickled, _name(error), text, notes, parts, self._next(error.__cause__), error.__suppress_context__)
+        return _arrive, facts
+
+    def _next(self, error: BaseException | None) -> object:
+        if error is None or isinstance(error, Travels):
+            return error
+        return None if any(error is one for one in self._above) else _Foreign(error, self._above)
+
+
+def _blank(cls: type[_E], args: tuple[object, ...]) -> _E:
+    return cls.__new__(cls, *args)  # sets args, and leaves out the constructor, which may want something else
+
+
+def _arrive(
+    pickled: bytes | None,
+    type_name: str,
+    text: str,
+    notes: tuple[str, ...],
+    parts: tuple[BaseException | None, ...],
+    cause: BaseException | None,
+    suppress: bool,
+) -> BaseException:
+    error: BaseException | None = None
+    inner = [part for part in parts if part is not None]
+    if inner:
+        error = BaseExceptionGroup(text, inner)
+    elif pickled is not None:
+        try:
+            found = pickle.loads(pickled)  # noqa: S301 - a part of the pickle that is being read
+        except Exception:  # its class is not here, or cannot be made again; its name and its words are
+            found = None
+        error = found if isinstance(found, BaseException) else None
+    if error is None:
+        error = ForeignCause(type_name, text)
+    for note in notes if not getattr(error, "__notes__", None) else ():
+        error.add_note(note)
+    error.__cause__ = cause
+    error.__suppress_context__ = suppress
+    return error
+
+
+def _name(error: BaseException) -> str:
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # of a class whose words cannot be had; its name is kept
+        return ""
