@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import trio
@@ -15,10 +17,13 @@ from trio_cancel import (
     Batch,
     Canceled,
     CancelRequest,
+    ConfigurationError,
     HandshakeFailed,
+    InvalidItem,
     InvalidRequest,
     NotSent,
     NotWritten,
+    OrdersLeft,
     Pacer,
     Rejected,
     Unknown,
@@ -72,7 +77,9 @@ async def test_a_duplicate_is_canceled_once_and_reported_twice(autojump_clock: M
         assert len(report) == 5
 
 
-@pytest.mark.parametrize("kind", [list, tuple, set, iter, dict.fromkeys, lambda ids: (x for x in ids)])
+@pytest.mark.parametrize(
+    "kind", [list, tuple, set, iter, lambda ids: dict.fromkeys(ids).keys(), lambda ids: (x for x in ids)]
+)
 async def test_any_iterable_will_do(autojump_clock: MockClock, kind: type) -> None:
     async with open_venue() as venue, venue.open() as ws:
         report = await ws.cancel_many(kind(venue.orders(3)))
@@ -91,6 +98,13 @@ async def test_nothing_at_all_is_an_empty_report(autojump_clock: MockClock) -> N
     [
         ("an-order-id", "not one str"),
         (b"bytes", "not one bytes"),
+        (bytearray(b"bytes"), "not one bytearray"),
+        ({"id": "a"}, r"not a mapping \(dict\); give list\(mapping\)"),
+        (MappingProxyType({"a": 1}), "not a mapping"),
+        ([{"id": "a"}], "Item 0 of the requests: .*not dict"),
+        ([b"a"], "Item 0 of the requests: .*not bytes"),
+        (["fine", "with its newline\n"], r"Item 1 of the requests: id .* ends with a line feed"),
+        (["fine", " "], "Item 1 of the requests: id ' ' ends with a blank"),
         (CancelRequest("a"), "not one CancelRequest"),
         (7, "an iterable, not int"),
         (None, "an iterable, not NoneType"),
@@ -108,6 +122,59 @@ async def test_what_is_no_request_is_named_before_anything_is_sent(
             ws.batch(requests)
         with pytest.raises(InvalidRequest, match=said):
             await ws.cancel_many(requests)
+        assert len(venue.log) == 0
+
+
+async def test_invalid_items_are_reported_and_the_rest_is_canceled(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        ids = venue.orders(5)
+        odd: list[Any] = [ids[0], f"{ids[1]}\n", ids[2], {"id": ids[3]}, "", None, ids[4], ids[0], b"x"]
+        for report in (await ws.cancel_many(odd, invalid="report"), await ws.batch(odd, invalid="report").run()):
+            assert [outcome.request.id for outcome in report.outcomes] == [ids[0], ids[2], ids[4], ids[0]]
+            assert not report.left
+            assert [item.index for item in report.invalid] == [1, 3, 4, 5, 8]
+            assert [item.item for item in report.invalid] == [odd[index] for index in (1, 3, 4, 5, 8)]
+            for item in report.invalid:
+                assert isinstance(item, InvalidItem)
+                assert isinstance(item.error, InvalidRequest)
+                assert str(item) == str(item.error)
+                assert str(item).startswith(f"Item {item.index} of the requests: ")
+            assert len(report.outcomes) + len(report.invalid) == len(odd)
+            with pytest.raises(OrdersLeft, match=r"5 items of the input name no order: Item 1 .*; and 2 more") as left:
+                report.raise_for_left()
+            assert left.value.report is report
+        assert {order.id for order in venue.book.open_orders()} == {ids[1], ids[3]}
+
+
+async def test_a_stray_newline_stops_no_other_cancel(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        ids = venue.orders(5000)
+        report = await ws.cancel_many([*ids[:2500], "\n", *ids[2500:]], invalid="report")
+        assert report.counts["canceled"] == 5000
+        assert [(item.index, item.item) for item in report.invalid] == [(2500, "\n")]
+
+
+async def test_an_input_of_invalid_items_alone_is_reported(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        batch = ws.batch(["", " "], invalid="report")
+        assert len(batch) == 0
+        assert [item.index for item in batch.report().invalid] == [0, 1]
+        assert [item.index for item in (await batch.run()).invalid] == [0, 1]
+        assert (await ws.cancel_many(["a"])).invalid == ()
+        assert len(venue.log) == 1
+
+
+async def test_another_word_for_invalid_is_refused(autojump_clock: MockClock) -> None:
+    word: Any = "skip"
+    async with open_venue() as venue, venue.open() as ws:
+        for call in (lambda: ws.batch([], invalid=word), lambda: ws.open_cancel_stream([], invalid=word)):
+            with pytest.raises(ConfigurationError, match='invalid must be "raise" or "report", not \'skip\''):
+                call()
+        with pytest.raises(ConfigurationError, match="invalid must be"):
+            await ws.cancel_many(["a"], invalid=word)
+        for requests in ("an-id", {"a": 1}, 7, b"x"):
+            with pytest.raises(InvalidRequest):
+                await ws.cancel_many(requests, invalid="report")  # type: ignore[arg-type]  # that is what is tested
         assert len(venue.log) == 0
 
 

@@ -231,7 +231,14 @@ async def test_cancel_gives_the_order_or_raises(autojump_clock: MockClock) -> No
 
 @pytest.mark.parametrize(
     ("arguments", "keywords"),
-    [((), {}), (("a",), {"external_id": "b"}), ((CancelRequest("a"),), {"external_id": "b"}), (("",), {}), ((7,), {})],
+    [
+        ((), {}),
+        (("a",), {"external_id": "b"}),
+        ((CancelRequest("a"),), {"external_id": "b"}),
+        (("",), {}),
+        ((7,), {}),
+        (("a\n",), {}),
+    ],
 )
 async def test_what_names_no_order_is_refused_and_nothing_is_sent(
     autojump_clock: MockClock, arguments: tuple[Any, ...], keywords: dict[str, Any]

@@ -17,9 +17,9 @@ PACKAGE = Path(trio_cancel.__file__).parent
 PUBLIC = {
     "AlreadyClosed", "Attempt", "Batch", "CancelNotSent", "CancelReport", "CancelRequest", "CancelStream",
     "Canceled", "CanceledOrder", "ConfigurationError", "ConnectionLost", "Credentials", "HandshakeFailed",
-    "Interrupted", "InvalidReply", "InvalidRequest", "InvalidSignature", "JournalCancel", "JournalContents",
-    "JournalError", "JournalHold", "JournalOrder", "JournalSession", "MissingParameters", "NoReply", "NotFound",
-    "NotSent", "NotWritten", "Observer", "OffsetInterval", "OrderNotActive", "OrderNotFound", "OrderScope",
+    "Interrupted", "InvalidItem", "InvalidReply", "InvalidRequest", "InvalidSignature", "JournalCancel",
+    "JournalContents", "JournalError", "JournalHold", "JournalOrder", "JournalSession", "MissingParameters", "NoReply",
+    "NotFound", "NotSent", "NotWritten", "Observer", "OffsetInterval", "OrderNotActive", "OrderNotFound", "OrderScope",
     "OrdersLeft", "Outcome", "OutcomeUnknown", "Pacer", "RateLimited", "Rejected", "SessionClosed", "SessionState",
     "Statistics", "TradingError", "TradingWS", "Unknown", "VenueError", "VenueReply", "VenueUnavailable",
     "cancel_on_signals", "open_trading_ws", "read_journal",

@@ -7,7 +7,7 @@ import pytest
 from trio_cancel import CancelRequest, JournalContents
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.resume import OLD, plan_resume
-from trio_cancel._journal.rows import SessionRow, Tables
+from trio_cancel._journal.rows import SessionRow, Tables, request_of
 
 SECOND = 1_000_000
 
@@ -131,3 +131,8 @@ def test_a_venues_id_never_grows_old() -> None:
 def test_what_was_not_left_is_no_part_of_the_plan() -> None:
     told = contents(HOLD, ("release", 1), external=True)
     assert plan_resume(told, 1e9).old == plan_resume(told, 0).orders == ()
+
+
+def test_an_id_that_is_refused_by_now_is_read_as_it_was_written() -> None:
+    assert request_of(0, "x\n").id == "x\n"
+    assert request_of(1, "x").external_id == "x"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import enum
+import logging
 import pickle
 import traceback
 
@@ -17,7 +18,7 @@ SECRET = "s3cr3t-that-nobody-sees"
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "7155ED34-9EC4-4733-8B32-1E4319CB662F", "ordem-ç-€-🚀", " ", "\u2028", "a" * 10_000]
+    "text", ["x", "7155ED34-9EC4-4733-8B32-1E4319CB662F", "ordem-ç-€-🚀", "a b", "a\u2028b", "\x00", "a" * 10_000]
 )
 def test_a_request_takes_any_text(text: str) -> None:
     assert CancelRequest(text).id == CancelRequest(text).key == text
@@ -40,6 +41,16 @@ def test_a_request_takes_any_text(text: str) -> None:
         ({"id": True}, "id must be a string, not bool"),
         ({"id": "\ud800"}, "UTF-8"),
         ({"external_id": "a\udfffb"}, "UTF-8"),
+        ({"id": "7155ED34\n"}, r"id '7155ED34\\n' ends with a line feed \(newline\); give it without"),
+        ({"id": "a\r\n"}, "ends with a line feed"),
+        ({"id": "a\r"}, "ends with a carriage return"),
+        ({"id": " a"}, "begins with a blank"),
+        ({"id": "a\t"}, "ends with a tab"),
+        ({"id": "a\xa0"}, r"ends with U\+00A0 \(NO-BREAK SPACE\)"),
+        ({"id": "\ufeffa"}, r"begins with U\+FEFF"),
+        ({"id": "a\u2028"}, r"ends with U\+2028"),
+        ({"id": " "}, "ends with a blank"),
+        ({"id": "a" * 500 + " "}, "a…' ends with a blank"),
     ],
 )
 def test_anything_else_says_which_rule_it_broke(arguments: dict[str, str], rule: str) -> None:
@@ -49,6 +60,26 @@ def test_anything_else_says_which_rule_it_broke(arguments: dict[str, str], rule:
     assert isinstance(caught.value, TypeError)
     with pytest.raises(InvalidRequest):
         attrs.evolve(CancelRequest("fine"), **({"id": None} | arguments))
+
+
+@pytest.mark.parametrize("text", [" ", "x\n", "\tx", "x\xa0"])
+def test_white_space_around_an_external_id_is_logged_and_kept(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert CancelRequest(external_id=text).external_id == text
+    [record] = caplog.records
+    assert record.name == "trio_cancel"
+    assert record.levelname == "WARNING"
+    assert repr(text) in record.message
+    caplog.clear()
+    CancelRequest(external_id="no white space around it")
+    assert not caplog.records
+
+
+def test_a_handler_that_raises_stops_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the log is full")
+
+    monkeypatch.setattr(logging.getLogger("trio_cancel"), "handle", fail)
+    assert CancelRequest(external_id=" x").external_id == " x"
 
 
 def test_a_request_or_its_id_is_taken_and_not_mixed() -> None:
@@ -157,3 +188,46 @@ def test_credentials_are_kept_as_plain_strings() -> None:
     credentials = Credentials(Text("token"), Text("secret"))
     assert (type(credentials.api_token), type(credentials.api_secret)) == (str, str)
     assert (credentials.api_token, credentials.api_secret) == ("token", "secret")
+
+
+FLAWS = [
+    ("{}\n", "ends with a line feed (newline)"),
+    ("{}\r\n", "ends with a carriage return and a line feed"),
+    ("{}\r", "ends with a carriage return"),
+    ("{} ", "ends with a blank"),
+    (" {}\t", "begins with a blank and ends with a tab"),
+    ("{}\xa0", "ends with U+00A0 (NO-BREAK SPACE)"),
+    ("\ufeff{}", "begins with U+FEFF (ZERO WIDTH NO-BREAK SPACE)"),
+    ('"{}"', "is enclosed in quotation marks"),
+    ("'{}'", "is enclosed in quotation marks"),
+    ("`{}`", "is enclosed in quotation marks"),
+    ("“{}”", "is enclosed in quotation marks"),
+    ("'{}'\n", "ends with a line feed (newline) and is enclosed in quotation marks"),
+    (" \r\n", "holds nothing but white space"),
+]
+
+
+@pytest.mark.parametrize("name", ["api_token", "api_secret"])
+@pytest.mark.parametrize(("shape", "flaw"), FLAWS)
+def test_what_was_pasted_along_with_a_credential_is_named_and_the_credential_is_not(
+    shape: str, flaw: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = shape.format(SECRET)
+    with pytest.raises(ConfigurationError) as caught:
+        Credentials(**({"api_token": "t", "api_secret": "s"} | {name: value}))
+    assert str(caught.value) == f"The {name} {flaw}, so the venue would refuse every cancel; give it without that."
+    variable = {"api_token": "RIPIO_API_TOKEN", "api_secret": "RIPIO_API_SECRET"}[name]
+    monkeypatch.setenv("RIPIO_API_TOKEN", "t")
+    monkeypatch.setenv("RIPIO_API_SECRET", "s")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError) as caught:
+        Credentials.from_env()
+    assert str(caught.value).startswith(f"The environment variable {variable} {flaw}, ")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown
+    assert SECRET[:4] not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ['"', "''x", 'x"', "a b", "a'b'c", "=", "a\nb"])
+def test_other_credentials_are_taken_as_they_are(value: str) -> None:
+    assert Credentials(value, value).api_token == value

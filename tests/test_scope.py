@@ -513,7 +513,7 @@ async def test_an_add_that_is_cancelled_holds_nothing(autojump_clock: MockClock)
         assert is_open(venue, new)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"id": "a", "external_id": "b"}, {"id": ""}, {"id": 7}])
+@pytest.mark.parametrize("arguments", [{}, {"id": "a", "external_id": "b"}, {"id": ""}, {"id": 7}, {"id": "a\n"}])
 async def test_what_names_no_order_is_refused(autojump_clock: MockClock, arguments: dict[str, Any]) -> None:
     async with session() as (_, ws), ws.open_order_scope() as orders:
         with pytest.raises(InvalidRequest):

@@ -234,13 +234,26 @@ async def test_an_iterable_that_never_waits_lets_others_run(autojump_clock: Mock
 # What may go wrong
 
 
-@pytest.mark.parametrize("requests", ["one id", b"bytes", CancelRequest("a"), 7, None])
+@pytest.mark.parametrize("requests", ["one id", b"bytes", CancelRequest("a"), {"a": 1}, 7, None])
 async def test_what_is_no_iterable_is_refused(autojump_clock: MockClock, requests: list[str]) -> None:
     async with open_venue() as venue, venue.open() as ws:
         with pytest.raises(InvalidRequest, match="iterable"):
             async with ws.open_cancel_stream(requests):
                 pytest.fail("it was taken")
         assert len(venue.log) == 0
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_invalid_items_are_reported_and_the_stream_goes_on(autojump_clock: MockClock, asynchronous: bool) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        ids = venue.orders(300)
+        items = [*ids[:100], "", f"{ids[100]}\n", *ids[101:]]
+        async with ws.open_cancel_stream(async_items(items) if asynchronous else items, invalid="report") as outcomes:
+            assert [(await anext(outcomes)).kind for _ in range(99)] == ["canceled"] * 99
+            assert len([outcome async for outcome in outcomes]) == 200
+            assert [(item.index, item.item) for item in outcomes.invalid] == [(100, ""), (101, f"{ids[100]}\n")]
+        assert len(outcomes.invalid) == 2
+        assert [order.id for order in venue.book.open_orders()] == [ids[100]]
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])

@@ -44,6 +44,7 @@ from trio_cancel._values.outcomes import AlreadyClosed as AlreadyClosed
 from trio_cancel._values.outcomes import Attempt as Attempt
 from trio_cancel._values.outcomes import Canceled as Canceled
 from trio_cancel._values.outcomes import CancelReport as CancelReport
+from trio_cancel._values.outcomes import InvalidItem as InvalidItem
 from trio_cancel._values.outcomes import NotFound as NotFound
 from trio_cancel._values.outcomes import NotSent as NotSent
 from trio_cancel._values.outcomes import Outcome as Outcome

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
 
 import trio
 
-from trio_cancel._cancels.batch import Batch, as_requests
+from trio_cancel._cancels.batch import Batch, Invalid, as_requests, check_invalid
 from trio_cancel._cancels.scope import OrderScope
 from trio_cancel._cancels.single import NEAR, Channels, Single, look
 from trio_cancel._cancels.stream import CancelStream, run_stream
@@ -157,45 +157,59 @@ class TradingWS:
                 session.dispatcher.table.tell_late(request, single.outcome)
             raise
 
-    def batch(self, requests: Iterable[str | CancelRequest]) -> Batch:
+    def batch(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> Batch:
         """Make a bulk cancel that can be interrupted and still accounts for every order. Nothing is sent yet.
 
         Args:
             requests: order ids or requests; any finite iterable. It is read whole, now.
+            invalid: what becomes of an item that names no order: ``"raise"`` refuses the whole input, ``"report"``
+                cancels the rest and records the item in ``report.invalid``.
 
         Raises:
-            InvalidRequest: a bare string, or an item that is no request, naming its index.
+            InvalidRequest: a bare string or a mapping; with ``invalid="raise"`` an item that names no order, with its
+                index.
+            ConfigurationError: another word for ``invalid``.
             SessionClosed: the session's block has ended.
         """
         self._session.check_open()
+        check_invalid(invalid)
         session = self._session
-        journal_failed = session.journal_failed
-        return Batch(as_requests(requests), self._terms, session.dispatcher, session.check_open, journal_failed)
+        good, bad = as_requests(requests, invalid)
+        return Batch(good, self._terms, session.dispatcher, session.check_open, session.journal_failed, bad)
 
-    async def cancel_many(self, requests: Iterable[str | CancelRequest]) -> CancelReport:
+    async def cancel_many(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> CancelReport:
         """Cancel many orders; return one outcome for each, in the order given.
 
         Bounded in flight, as fast as the venue takes it. It never raises because of one order.
 
         Args:
             requests: order ids or requests; any finite iterable. One that stands there twice is canceled once.
+            invalid: what becomes of an item that names no order: ``"raise"`` refuses the whole input, ``"report"``
+                cancels the rest and records the item in ``report.invalid``.
 
         Raises:
-            InvalidRequest: a bare string, or an item that is no request, naming its index. Nothing was sent.
+            InvalidRequest: a bare string or a mapping; with ``invalid="raise"`` an item that names no order, with its
+                index. Nothing was sent.
+            ConfigurationError: another word for ``invalid``.
             SessionClosed: the session's block has ended.
 
         Cancelled: no further order is written, and the report is lost; where you want it, use :meth:`batch`.
         """
-        return await self.batch(requests).run()
+        return await self.batch(requests, invalid=invalid).run()
 
     def open_cancel_stream(
-        self, requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest]
+        self,
+        requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest],
+        *,
+        invalid: Invalid = "raise",
     ) -> AbstractAsyncContextManager[CancelStream]:
         """Cancel an input without end, in constant memory: ``async with ws.open_cancel_stream(ids) as outcomes``.
 
         Args:
             requests: order ids or requests; any sync or async iterable. Items are taken as there is room for them, and
                 not compared with each other.
+            invalid: what becomes of an item that names no order: ``"raise"`` ends the stream there, ``"report"`` goes
+                on and records the item in ``outcomes.invalid``.
 
         Returns:
             An async context manager that yields a :class:`CancelStream`: ``async for outcome in outcomes`` gives the
@@ -203,12 +217,14 @@ class TradingWS:
             names what was in flight.
 
         Raises:
-            InvalidRequest: a bare string; while iterating: an item that is no request, after the outcomes of those
-                before.
+            InvalidRequest: a bare string or a mapping; while iterating, with ``invalid="raise"``: an item that names no
+                order, after the outcomes of those before.
+            ConfigurationError: another word for ``invalid``.
             SessionClosed: the session's block has ended.
         """
         self._session.check_open()
-        return run_stream(requests, self._terms, self._session.dispatcher)
+        check_invalid(invalid)
+        return run_stream(requests, self._terms, self._session.dispatcher, invalid)
 
     def open_order_scope(self, *, grace: float = 30.0, settle: float = 10.0) -> OrderScope:
         """Open a scope that no order outlives: ``async with ws.open_order_scope() as orders``.

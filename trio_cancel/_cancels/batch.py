@@ -9,16 +9,30 @@ tells it all at any time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import Literal, TypeAlias
 
 import trio
 
 from trio_cancel._engine.engine import Dispatcher
 from trio_cancel._engine.order import Pending, Terms
-from trio_cancel._values.errors import InvalidRequest, NoReply, NotWritten
+from trio_cancel._values.errors import ConfigurationError, InvalidRequest, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest, request_by_id
-from trio_cancel._values.outcomes import CancelReport, NotSent, Outcome
+from trio_cancel._values.outcomes import CancelReport, InvalidItem, NotSent, Outcome
+
+Invalid: TypeAlias = Literal["raise", "report"]
+"""What becomes of an item that names no order: the bulk cancel raises, or reports it and cancels the rest."""
+
+
+def check_invalid(invalid: object) -> None:
+    """Refuse a word for ``invalid`` that is not known.
+
+    Raises:
+        ConfigurationError: as said.
+    """
+    if invalid not in ("raise", "report"):
+        raise ConfigurationError(f'invalid must be "raise" or "report", not {invalid!r}.')
 
 
 def as_request(item: object, index: int | None = None) -> CancelRequest:
@@ -38,15 +52,41 @@ def as_request(item: object, index: int | None = None) -> CancelRequest:
         raise InvalidRequest(f"{where}{error}") from None
 
 
-def as_requests(requests: Iterable[str | CancelRequest]) -> list[CancelRequest]:
-    """Materialise and check the input of a bulk cancel.
+def check_iterable(requests: object) -> None:
+    """Refuse what can be iterated but is not a number of order ids: one id, one request, a mapping.
 
     Raises:
-        InvalidRequest: for a bare string, or an item that is no request, naming its index.
+        InvalidRequest: naming what it is.
     """
-    if isinstance(requests, str | bytes | CancelRequest):
-        kind = type(requests).__name__
+    kind = type(requests).__name__
+    if isinstance(requests, str | CancelRequest):
         raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not one {kind}; put it into a list.")
+    if isinstance(requests, bytes | bytearray | memoryview):
+        raise InvalidRequest(
+            f"A bulk cancel needs an iterable of order ids (strings), not one {kind}; decode it first."
+        )
+    if isinstance(requests, Mapping):
+        # Its keys may be ids, or "id" and "external_id", or names of something else: nobody can tell.
+        raise InvalidRequest(
+            f"A bulk cancel needs an iterable of order ids, not a mapping ({kind}); "
+            "give list(mapping) for its keys, mapping.values() for its values, "
+            "or CancelRequest(**mapping) for one order."
+        )
+
+
+def as_requests(
+    requests: Iterable[str | CancelRequest], invalid: Invalid = "raise"
+) -> tuple[list[CancelRequest], tuple[InvalidItem, ...]]:
+    """Materialise and check the input of a bulk cancel.
+
+    Returns:
+        The requests, and a record for each item that is not one.
+
+    Raises:
+        InvalidRequest: for a bare string or a mapping; unless ``invalid`` is ``"report"``, for an item that is not a
+            request, naming its index.
+    """
+    check_iterable(requests)
     try:
         items = list(requests)
     except TypeError:
@@ -54,9 +94,18 @@ def as_requests(requests: Iterable[str | CancelRequest]) -> list[CancelRequest]:
             raise  # its own failure
         raise InvalidRequest(f"A bulk cancel needs an iterable, not {type(requests).__name__}.") from None
     try:
-        return [item if isinstance(item, CancelRequest) else request_by_id(item) for item in items]
+        return [item if isinstance(item, CancelRequest) else request_by_id(item) for item in items], ()
     except InvalidRequest:
-        return [as_request(item, index) for index, item in enumerate(items)]
+        bad: list[InvalidItem] = []
+        good: list[CancelRequest] = []
+        for index, item in enumerate(items):
+            try:
+                good.append(as_request(item, index))
+            except InvalidRequest as error:
+                if invalid == "raise":
+                    raise
+                bad.append(InvalidItem(index, item, error))
+        return good, tuple(bad)
 
 
 class _Item(Pending):
@@ -87,7 +136,9 @@ class Batch:
         dispatcher: Dispatcher,
         check_open: Callable[[], None],
         journal_failed: Callable[[], bool],
+        invalid: tuple[InvalidItem, ...] = (),
     ) -> None:
+        self._invalid = invalid
         slots: dict[str | CancelRequest, int] = {}
         # Where each input's outcome is: an order that stands there twice is canceled once. Ids are compared as strings,
         # which is far cheaper than to compare requests.
@@ -150,7 +201,7 @@ class Batch:
                     self._dispatcher.abandon(content)
 
     def report(self) -> CancelReport:
-        """Return one outcome for every input, in its order, as far as is known now.
+        """Return one outcome for every input that names an order, in their order, as far as is known now.
 
         What is in flight is :class:`Unknown`, what has not been written :class:`NotSent`; such an outcome is not
         ``final`` while it can still change. Each call tells the latest.
@@ -159,7 +210,11 @@ class Batch:
             self._outcome_now(slot, content) if content is None or isinstance(content, _Item) else content
             for slot, content in enumerate(self._slots)
         ]
-        return CancelReport(tuple(outcomes[slot] for slot in self._slot_of), journal_failed=self._journal_failed())
+        return CancelReport(
+            tuple(outcomes[slot] for slot in self._slot_of),
+            journal_failed=self._journal_failed(),
+            invalid=self._invalid,
+        )
 
     def _outcome_now(self, slot: int, pending: _Item | None) -> Outcome:
         if pending is not None and pending.flights:

@@ -18,14 +18,14 @@ from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 
 import trio
 
-from trio_cancel._cancels.batch import as_request
+from trio_cancel._cancels.batch import Invalid, as_request, check_iterable
 from trio_cancel._engine.engine import Dispatcher
 from trio_cancel._engine.order import Pending, Terms
 from trio_cancel._engine.rate import WINDOW_MOST
 from trio_cancel._trio.wakeup import Bell
 from trio_cancel._values.errors import InvalidRequest
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.outcomes import NotSent, Outcome
+from trio_cancel._values.outcomes import InvalidItem, NotSent, Outcome
 
 SHELF = 64
 """Items taken from the input ahead of their turn."""
@@ -54,8 +54,10 @@ class _Item(Pending):
 class CancelStream:
     """Outcomes in the order of completion, for ``async for``. Made by :meth:`TradingWS.open_cancel_stream`."""
 
-    def __init__(self, terms: Terms, dispatcher: Dispatcher) -> None:
+    def __init__(self, terms: Terms, dispatcher: Dispatcher, invalid: Invalid = "raise") -> None:
         self._terms = terms
+        self._report_invalid = invalid == "report"
+        self._invalid: list[InvalidItem] = []
         self._dispatcher = dispatcher
         self._shelf: deque[CancelRequest] = deque()
         self._in_flight: dict[Pending, None] = {}
@@ -108,6 +110,14 @@ class CancelStream:
         """The orders that are in flight now; after the block: that were when it was left and have not settled since."""
         return tuple(pending.request for pending in self._in_flight if pending.flights)
 
+    @property
+    def invalid(self) -> tuple[InvalidItem, ...]:
+        """The items so far that named no order; empty unless ``invalid="report"`` was asked for.
+
+        They are kept while the stream is: the one thing in it that grows with its input.
+        """
+        return tuple(self._invalid)
+
     # What the dispatcher calls
 
     def take(self, most: int) -> list[Pending]:
@@ -159,12 +169,12 @@ class CancelStream:
                 async with aclosing(iterator) if isinstance(iterator, AsyncGenerator) else nullcontext():
                     index = 0
                     async for item in iterator:
-                        self._shelf.append(as_request(item, index))
+                        self._take_item(item, index)
                         await self._make_room(index)
                         index += 1
             else:
                 for index, item in enumerate(requests):
-                    self._shelf.append(as_request(item, index))
+                    self._take_item(item, index)
                     if (index + 1) % YIELD_EVERY == 0 or len(self._shelf) >= SHELF or self._refused is not None:
                         await self._make_room(index)
         except Exception as error:  # the user's iterable failed: it comes out of the stream, after its outcomes
@@ -176,6 +186,14 @@ class CancelStream:
             await self._settle_shelf()
         self._exhausted = True
         self._finish_if_done()
+
+    def _take_item(self, item: object, index: int) -> None:
+        try:
+            self._shelf.append(as_request(item, index))
+        except InvalidRequest as error:
+            if not self._report_invalid:
+                raise
+            self._invalid.append(InvalidItem(index, item, error))
 
     async def _make_room(self, index: int) -> None:
         """Wait until the shelf has room for another item."""
@@ -212,13 +230,13 @@ async def run_stream(
     requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest],
     terms: Terms,
     dispatcher: Dispatcher,
+    invalid: Invalid = "raise",
 ) -> AsyncGenerator[CancelStream]:
     """Run a stream around a block, whose exception comes out as it is, in no group."""
-    if isinstance(requests, str | bytes | CancelRequest):
-        raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not one {type(requests).__name__}.")
+    check_iterable(requests)
     if not isinstance(requests, Iterable | AsyncIterable):
         raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not {type(requests).__name__}.")
-    stream = CancelStream(terms, dispatcher)
+    stream = CancelStream(terms, dispatcher, invalid)
     manager = trio.open_nursery()
     nursery = await manager.__aenter__()
     intake_ended = trio.Event()

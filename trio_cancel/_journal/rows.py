@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 
-from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.models import CancelRequest, recorded_request
 
 
 class SessionRow(NamedTuple):
@@ -177,4 +177,4 @@ def seconds(microseconds: int | None) -> float | None:
 
 def request_of(external: int, key: str) -> CancelRequest:
     """Return the request that a row names."""
-    return CancelRequest(external_id=key) if external else CancelRequest(key)
+    return recorded_request(None, key) if external else recorded_request(key, None)

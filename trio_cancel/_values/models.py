@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import unicodedata
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 
@@ -15,17 +18,57 @@ TOKEN_VARIABLE = "RIPIO_API_TOKEN"  # noqa: S105 - the name of a variable, not a
 SECRET_VARIABLE = "RIPIO_API_SECRET"  # noqa: S105 - the name of a variable, not a secret
 
 
+# Quotation marks that a shell, a .env file or a word processor puts around a value.
+_QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
+_ENDS = {"\n": "a line feed (newline)", "\r": "a carriage return", "\t": "a tab", " ": "a blank"}
+
+
+def _end_name(character: str) -> str:
+    """Return what stands at the end of a text, where nobody sees it."""
+    return _ENDS.get(character) or f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character')})"
+
+
+def _is_blank(character: str) -> bool:
+    return character.isspace() or (not character.isprintable() and not "\ud800" <= character <= "\udfff")
+
+
+def _flaw_of_credential(value: str) -> str | None:
+    """Return what was pasted along with a token or secret, without a word of the token or secret itself."""
+    if all(map(_is_blank, value)):
+        return "holds nothing but white space"
+    flaws = []
+    if _is_blank(value[0]):
+        flaws.append(f"begins with {_end_name(value[0])}")
+    if value.endswith("\r\n"):
+        flaws.append("ends with a carriage return and a line feed")
+    elif _is_blank(value[-1]):
+        flaws.append(f"ends with {_end_name(value[-1])}")
+    while _is_blank(value[0]):
+        value = value[1:]
+    while _is_blank(value[-1]):
+        value = value[:-1]
+    if len(value) > 1 and _QUOTES.get(value[0]) == value[-1]:
+        flaws.append("is enclosed in quotation marks")
+    return " and ".join(flaws) or None
+
+
 def _checked_credential(_instance: Credentials, attribute: attrs.Attribute[str], value: str) -> None:
+    _check_credential(f"The {attribute.name}", attribute.name, value)
+
+
+def _check_credential(called: str, name: str, value: str) -> None:
     # The value itself must not get into the message.
     if not isinstance(value, str):
-        raise ConfigurationError(f"Credentials need a string as {attribute.name}, not {type(value).__name__}.")
+        raise ConfigurationError(f"Credentials need a string as {name}, not {type(value).__name__}.")
     if not value:
-        raise ConfigurationError(f"Credentials need a {attribute.name} that is not empty.")
+        raise ConfigurationError(f"Credentials need a {name} that is not empty.")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ConfigurationError(f"The {attribute.name} holds a character that UTF-8 cannot encode.") from None
+            raise ConfigurationError(f"{called} holds a character that UTF-8 cannot encode.") from None
+    if flaw := _flaw_of_credential(value):
+        raise ConfigurationError(f"{called} {flaw}, so the venue would refuse every cancel; give it without that.")
 
 
 def _plain(value: str) -> str:
@@ -44,7 +87,8 @@ class Credentials:
         api_secret: the secret, never sent; it keys the HMAC-SHA256 of each request.
 
     Raises:
-        ConfigurationError: if one is empty or no string that UTF-8 can encode.
+        ConfigurationError: if one is empty, is not a string that UTF-8 can encode, begins or ends with white space
+            (the newline of a file), or is enclosed in quotation marks. The text does not show it.
     """
 
     api_token: str = attrs.field(repr=lambda _: "'***'", converter=_plain, validator=_checked_credential)
@@ -55,7 +99,7 @@ class Credentials:
         """Return the credentials in ``RIPIO_API_TOKEN`` and ``RIPIO_API_SECRET``.
 
         Raises:
-            ConfigurationError: naming every variable that is missing or empty.
+            ConfigurationError: naming every variable that is missing or empty, or the one whose value cannot be right.
         """
         found = {name: os.environ.get(name, "") for name in (TOKEN_VARIABLE, SECRET_VARIABLE)}
         missing = [name for name, value in found.items() if not value]
@@ -64,7 +108,33 @@ class Credentials:
                 f"No credentials: set the environment variable{'s' if len(missing) > 1 else ''} "
                 f"{' and '.join(missing)}, or pass credentials=Credentials(token, secret)."
             )
+        for name, value in found.items():
+            _check_credential(f"The environment variable {name}", name, value)
         return cls(found[TOKEN_VARIABLE], found[SECRET_VARIABLE])
+
+
+SHOWN_MOST = 60
+"""Characters of an id that a message shows, at most."""
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+def _flaw_of_id(text: str) -> str | None:
+    """Return why a text cannot be an order id of the venue, as a clause; None if it may be one."""
+    for end, where in ((text[-1], "ends"), (text[0], "begins")):
+        if end.isspace() or end == _BYTE_ORDER_MARK:
+            return f"{where} with {_end_name(end)}; give it without (line.strip() of a file's line)"
+    return None
+
+
+_logger = logging.getLogger("trio_cancel")
+
+
+def _note_white_space(external_id: str) -> None:
+    """Log an external id that has white space at its ends: it is free text, so that is perhaps meant."""
+    if external_id != external_id.strip():
+        # A handler of the user's may raise; a cancel goes on.
+        with suppress(Exception):
+            _logger.warning("the external id %r has white space at its ends; it is sent as it is", external_id)
 
 
 @attrs.frozen
@@ -76,7 +146,9 @@ class CancelRequest:
         external_id: the id that you gave the order when you created it.
 
     Raises:
-        InvalidRequest: if both or neither are given, or the one given is no non-empty string that UTF-8 can encode.
+        InvalidRequest: if both or neither are given; if the one given is not a string, is empty, or holds what UTF-8
+            cannot encode; if an ``id`` has white space at its ends, as the lines of an open file have. An
+            ``external_id`` is free text: white space at its ends is logged and sent as given.
 
     Source: seed, "You must provide either id or external_id in the params, but not both."
     """
@@ -104,6 +176,10 @@ class CancelRequest:
                 value.encode()
             except UnicodeEncodeError:
                 raise InvalidRequest(f"{name} holds a character that UTF-8 cannot encode (a lone surrogate).") from None
+        if name != "id":
+            _note_white_space(value)
+        elif flaw := _flaw_of_id(value):
+            raise InvalidRequest(f"id {_shown(value)} {flaw}.")
 
     @staticmethod
     def of(id: str | CancelRequest | None, external_id: str | None = None) -> CancelRequest:
@@ -127,12 +203,21 @@ class CancelRequest:
         return f"order {self.id}" if self.id is not None else f"order with external id {self.external_id}"
 
 
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_MOST else text[:SHOWN_MOST] + "…")
+
+
 _of_checked_id = quick(CancelRequest, checked=True)
+
+
+def recorded_request(id: str | None, external_id: str | None) -> CancelRequest:
+    """Return a request that was valid when it was written down, whatever is refused by now."""
+    return _of_checked_id(id, external_id)
 
 
 def request_by_id(id: str | None) -> CancelRequest:
     """Return ``CancelRequest(id)``, faster for what nearly every id is."""
-    if id.__class__ is str and id and id.isascii():
+    if id.__class__ is str and id and id.isascii() and id.strip() is id:
         return _of_checked_id(id)
     return CancelRequest(id)
 

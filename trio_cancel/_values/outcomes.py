@@ -20,6 +20,7 @@ import msgspec
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import (
     CancelNotSent,
+    InvalidRequest,
     InvalidSignature,
     MissingParameters,
     OrderNotActive,
@@ -260,16 +261,37 @@ def _raise_venue_error(outcome: AlreadyClosed | NotFound | Rejected) -> NoReturn
 
 
 @attrs.frozen
+class InvalidItem:
+    """An item of a bulk cancel's input that names no order, where ``invalid="report"`` was asked for.
+
+    Attributes:
+        index: its place in the input, from 0.
+        item: what stood there.
+        error: why it names no order.
+    """
+
+    index: int
+    item: object
+    error: InvalidRequest
+
+    def __str__(self) -> str:
+        return str(self.error)
+
+
+@attrs.frozen
 class CancelReport:
-    """One outcome for every order of a bulk cancel.
+    """One outcome for every order of a bulk cancel, and a record for every item that named none.
 
     Attributes:
         outcomes: in the order of the input; an order that stood there twice has the same outcome in both places.
+        invalid: the items that name no order, in the order of the input; empty unless ``invalid="report"`` was asked
+            for. ``len(outcomes) + len(invalid)`` is the length of the input.
         journal_failed: True if a journal was asked for and could not record all of it.
     """
 
     outcomes: tuple[Outcome, ...]
     journal_failed: bool = attrs.field(default=False, kw_only=True)
+    invalid: tuple[InvalidItem, ...] = attrs.field(default=(), kw_only=True)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -297,12 +319,23 @@ class CancelReport:
         return all(outcome.final for outcome in self.outcomes)
 
     def raise_for_left(self) -> None:
-        """Raise :class:`OrdersLeft` if an order is not surely off the book."""
-        if left := self.left:
-            raise OrdersLeft(describe_left(left), report=self)
+        """Raise :class:`OrdersLeft` if an order is not surely off the book, or an item of the input named none."""
+        left = self.left
+        if left or self.invalid:
+            parts = [describe_left(left)] if left else []
+            parts += [describe_invalid(self.invalid)] if self.invalid else []
+            raise OrdersLeft(" ".join(parts), report=self)
 
     def __len__(self) -> int:
         return len(self.outcomes)
+
+
+def describe_invalid(invalid: tuple[InvalidItem, ...], most: int = 3) -> str:
+    """Return one sentence about the items in ``invalid`` (naming at most ``most`` of them)."""
+    many = len(invalid) != 1
+    first = "; ".join(str(item).rstrip(".") for item in invalid[:most])
+    more = f"; and {len(invalid) - most} more" if len(invalid) > most else ""
+    return f"{len(invalid)} item{'s' if many else ''} of the input name{'' if many else 's'} no order: {first}{more}."
 
 
 def describe_left(left: tuple[Outcome, ...], most: int = 10) -> str:
