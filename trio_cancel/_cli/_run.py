@@ -192,7 +192,7 @@ class Run:
     async def _cancel_all(self, ws: TradingWS) -> None:
         stream: CancelStream | None = None
         try:
-            async with ws.open_cancel_stream(self.requests) as stream:
+            async with ws.open_cancel_stream(self.requests.keys()) as stream:
                 async for outcome in stream:
                     self._settle(outcome)
                     await self.room()
