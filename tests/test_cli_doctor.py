@@ -121,6 +121,17 @@ async def test_a_name_server_that_does_not_answer(clinic: Clinic, monkeypatch: p
     assert "no answer within 0.05 s" in clinic.checks["dns"]["detail"]
 
 
+async def test_no_thread_for_the_name_server(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run_sync(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    url = clinic.sandbox.url.replace("127.0.0.1", "localhost")
+    assert await clinic(url=url) == (0, HEALTHY | {"dns": "warning"})
+    assert "can't start new thread" in clinic.checks["dns"]["detail"]
+
+
 async def test_a_port_where_nobody_listens(clinic: Clinic) -> None:
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ssl
 from contextlib import suppress
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import pytest
 import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_cancel._net.tls import MAX_RECORD, TLSCodec, default_ssl_context
+from trio_cancel import HandshakeFailed, open_trading_ws
+from trio_cancel._net import tls
+from trio_cancel._net.tls import MAX_RECORD, TLSCodec, default_ssl_context, trusting_context
+from trio_cancel.sandbox import open_sandbox
 
 CA = trustme.CA()
 SERVER_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -165,3 +169,40 @@ def test_tls_1_2() -> None:
     codec, server = connected(context)
     assert server.take(codec.seal(b"there", [5])[0]) == b"there"
     assert codec.open(server.give(b"and", b"back")) == b"andback"
+
+
+@pytest.mark.parametrize("place", [".", "missing/keys"])
+def test_a_key_log_that_cannot_be_written_stops_nothing(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / place))
+    context = trusting_context()
+    monkeypatch.delenv("SSLKEYLOGFILE")
+    plain = ssl.create_default_context()
+    for name in ("verify_mode", "check_hostname", "verify_flags", "options", "minimum_version", "maximum_version"):
+        assert getattr(context, name) == getattr(plain, name)
+    assert context.cert_store_stats() == plain.cert_store_stats()
+    assert "SSLKEYLOGFILE" in caplog.text
+    assert "TLS goes on without" in caplog.text
+
+
+async def test_a_sandbox_and_its_client_with_a_key_log_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path))
+    monkeypatch.setattr(tls, "_built", [])
+    async with open_sandbox(tls=True) as sandbox:
+        with pytest.raises(HandshakeFailed, match="not trusted"):  # the system does not know its authority
+            async with open_trading_ws(sandbox.url, credentials=sandbox.credentials):
+                pytest.fail("it was trusted")
+        sandbox.write_ca(tmp_path / "ca.pem")
+        context = trusting_context(str(tmp_path / "ca.pem"))
+        async with open_trading_ws(sandbox.url, credentials=sandbox.credentials, ssl_context=context) as ws:
+            await ws.cancel(sandbox.book.create().id)
+
+
+def test_a_context_without_certificates_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "_built", [])
+    monkeypatch.setattr(tls, "trusting_context", lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # no file was left
+    first = default_ssl_context()
+    assert first is not default_ssl_context()

@@ -24,6 +24,7 @@ from trio_cancel._cli._figures import percentile
 from trio_cancel._cli._tally import INVALID_SIGNATURE
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._net.endpoint import Endpoint
+from trio_cancel._net.names import Names
 from trio_cancel._net.tls import default_ssl_context
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError, HandshakeFailed
@@ -123,6 +124,9 @@ async def _resolve(endpoint: Endpoint) -> Check:
     except OSError as error:
         why = error.strerror or str(error)
         return Check("dns", Result.FAILED, f"{endpoint.host} cannot be resolved ({why}); check the url and the network")
+    except RuntimeError as error:
+        detail = f"no thread can be started ({error}); cancels go on without, but raise the limit (ulimit -u)"
+        return Check("dns", Result.WARNING, detail)
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
     return _timed("dns", f"{', '.join(addresses[:ADDRESSES_SHOWN])}", started, addresses=addresses)
 
@@ -130,7 +134,7 @@ async def _resolve(endpoint: Endpoint) -> Check:
 async def _connect(endpoint: Endpoint) -> Check:
     started = time.perf_counter()
     try:
-        stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+        stream = await Names().connect(endpoint.host, endpoint.port)
     except OSError as error:
         return Check("tcp", Result.FAILED, f"no connection to port {endpoint.port} ({reason(error)}); check the url")
     check = _timed("tcp", f"connected to port {endpoint.port}", started)
@@ -145,7 +149,7 @@ async def _shake_hands(endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -
     started = time.perf_counter()
     stream: trio.SSLStream[trio.SocketStream] | None = None
     try:
-        tcp = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+        tcp = await Names().connect(endpoint.host, endpoint.port)
         stream = trio.SSLStream(tcp, ssl_context or default_ssl_context(), server_hostname=name)
         await stream.do_handshake()
         return _judge_certificate(stream, started)

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from trio_cancel._cli._failure import CommandError, clean
 from trio_cancel._client import DEFAULT_URL, URL_VARIABLE, TradingWS, open_trading_ws
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._net.tls import trusting_context
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import Observer
 
@@ -63,7 +64,7 @@ def trust(ca_file: str | None) -> ssl.SSLContext | None:
     if not ca_file:
         raise CommandError("--ca-file needs the name of a file.")  # an empty one would mean the system's trust
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        return trusting_context(ca_file)
     except ssl.SSLError:
         raise CommandError(f"The CA file {clean(ca_file)} holds no certificate in PEM form.") from None
     except (OSError, ValueError) as error:

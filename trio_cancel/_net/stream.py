@@ -13,6 +13,7 @@ What the caller learns: how many whole chunks the system has accepted, always; e
 
 from __future__ import annotations
 
+import errno
 import inspect
 import socket
 import ssl
@@ -25,6 +26,7 @@ import attrs
 import trio
 
 from trio_cancel._net.endpoint import Endpoint
+from trio_cancel._net.names import Names
 from trio_cancel._net.sockets import CLOSE_GRACE, Raw, SocketRaw, StreamRaw
 from trio_cancel._net.tls import TLSCodec, default_ssl_context
 from trio_cancel._values.errors import HandshakeFailed
@@ -199,7 +201,11 @@ class ByteStream:
 
 
 async def open_stream(
-    endpoint: Endpoint, *, ssl_context: ssl.SSLContext | None = None, dial: Dial | None = None
+    endpoint: Endpoint,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    dial: Dial | None = None,
+    names: Names | None = None,
 ) -> ByteStream:
     """Connect, and shake hands over TLS if the url says ``wss``.
 
@@ -209,6 +215,7 @@ async def open_stream(
         dial: connects instead of TCP: called with host and port if it takes two arguments, else without any. Its
             stream belongs to us from then on: a ``trio.SocketStream`` is taken apart, any other is wrapped, see
             :class:`trio_cancel._net.sockets.StreamRaw`.
+        names: what earlier connections have found out about the addresses.
 
     Returns:
         The stream.
@@ -218,11 +225,14 @@ async def open_stream(
 
     Cancelled: nothing stays open. There is no deadline in here.
     """
-    raw = await _connect(endpoint, dial)
-    if not endpoint.secure:
-        return ByteStream(raw)
+    names = names or Names()
+    raw = await _connect(endpoint, dial, names)
     try:
-        return ByteStream(raw, await _shake_hands(raw, endpoint, ssl_context or default_ssl_context()))
+        tls = None
+        if endpoint.secure:
+            tls = await _shake_hands(raw, endpoint, ssl_context or default_ssl_context())
+        names.keep()
+        return ByteStream(raw, tls)
     except BaseException:
         with trio.move_on_after(CLOSE_GRACE, shield=True):
             await raw.aclose_forcefully()
@@ -242,7 +252,7 @@ async def _shake_hands(raw: Raw, endpoint: Endpoint, context: ssl.SSLContext) ->
             if not data:
                 raise trio.BrokenResourceError("the peer closed the connection")
             done, output = tls.handshake(data)
-    except (ssl.SSLError, trio.BrokenResourceError) as exc:
+    except (OSError, trio.BrokenResourceError) as exc:  # OSError: ssl.SSLError, and a key log that cannot be written
         raise _tls_failure(exc, endpoint) from exc
 
 
@@ -258,29 +268,34 @@ def _tls_failure(exc: Exception, endpoint: Endpoint) -> HandshakeFailed:
     )
 
 
-async def _connect(endpoint: Endpoint, dial: Dial | None) -> Raw:
+async def _connect(endpoint: Endpoint, dial: Dial | None, names: Names) -> Raw:
     stream: trio.abc.Stream
     try:
         if dial is None:
-            stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+            stream = await names.connect(endpoint.host, endpoint.port)
         elif _takes_address(dial):
             stream = await dial(endpoint.host, endpoint.port)
         else:
             stream = await dial()
     except socket.gaierror as exc:
+        if (full := _no_file_left(exc)) is not None:  # then the resolver cannot ask, and says that it found nothing
+            raise HandshakeFailed(f"No connection to {endpoint.origin} could be made: {full}.") from exc
         raise HandshakeFailed(
             f"The host name of {endpoint.origin} cannot be resolved; check the url and the network."
         ) from exc
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        if (full := _no_file_left(exc)) is not None:
+            raise HandshakeFailed(f"No connection to {endpoint.origin} could be made: {full}.") from exc
         raise HandshakeFailed(
             f"No connection to {endpoint.origin} could be made ({_reason(exc)}); check the url and the network."
         ) from exc
     except HandshakeFailed:
         raise
     except Exception as exc:
-        # Whatever a user's dial raises is told like any other reason for which there is no connection.
+        # Whatever a user's dial or resolver raises is told like any other reason for which there is no connection.
+        whose = "name resolution" if dial is None else "dial"
         raise HandshakeFailed(
-            f"No connection to {endpoint.origin} could be made: dial raised {type(exc).__name__} ({exc})."
+            f"No connection to {endpoint.origin} could be made: {whose} raised {type(exc).__name__} ({exc})."
         ) from exc
     if not isinstance(stream, trio.abc.Stream):  # a dial without a type checker
         raise HandshakeFailed(f"dial must return a trio.abc.Stream, not {type(stream).__name__}.", final=True)
@@ -305,12 +320,33 @@ def _take_socket(stream: trio.SocketStream) -> socket.socket:
     return socket.socket(fileno=stream.socket.detach())
 
 
-def _reason(exc: BaseException) -> str:
-    """What went wrong, in few words: the first of several failed addresses stands for all."""
+def _no_file_left(exc: BaseException) -> str | None:
+    """Return what to say if it went wrong because no further file or socket can be opened, else None."""
+    first = _first(exc)
+    if isinstance(first, socket.gaierror):
+        try:
+            socket.socket().close()
+        except OSError as error:
+            first = error
+    code = first.errno if isinstance(first, OSError) and not isinstance(first, socket.gaierror) else None
+    if code == errno.EMFILE:
+        return "this process has too many open files; close some, or raise the limit (ulimit -n)"
+    if code == errno.ENFILE:
+        return "the system has too many open files; close some programs"
+    return None
+
+
+def _first(exc: BaseException) -> BaseException:
+    """Return the error of the first of several addresses, which stands for all."""
     cause: Any = exc.__cause__
     while isinstance(cause, BaseExceptionGroup):
         cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
-    first = cause if isinstance(exc, OSError) and isinstance(cause, OSError) else exc
+    return cause if isinstance(exc, OSError) and isinstance(cause, OSError) else exc
+
+
+def _reason(exc: BaseException) -> str:
+    """What went wrong, in few words."""
+    first = _first(exc)
     if isinstance(first, ssl.SSLError):
         return str(first.reason or first)
     if isinstance(first, OSError) and first.strerror:

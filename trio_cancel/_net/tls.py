@@ -6,20 +6,60 @@ they cannot interleave. All ciphertext leaves through :meth:`TLSCodec.seal`, so 
 
 from __future__ import annotations
 
-import functools
+import os
 import ssl
+import sys
 from bisect import bisect_right
 from collections.abc import Sequence
+
+from trio_cancel._values.observer import logger
 
 #: Most plaintext that a record can hold, in bytes (RFC 8446, section 5.1).
 MAX_RECORD = 2**14
 
 
-@functools.cache
+_built: list[ssl.SSLContext] = []
+
+
 def default_ssl_context() -> ssl.SSLContext:
     """The system's trusted certificates, host names checked. Built once a process: it costs some 30 ms and 1 MB."""
-    context = ssl.create_default_context()
+    if _built:
+        return _built[0]
+    context = trusting_context()
     context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2: a write would have to wait for a read
+    if context.cert_store_stats()["x509"]:
+        _built.append(context)  # else perhaps no file could be opened just now, and the next try finds some
+    return context
+
+
+def trusting_context(ca_file: str | None = None) -> ssl.SSLContext:
+    """Return a client's context that trusts the certificates in ``ca_file``; the system's if None.
+
+    A key log (``SSLKEYLOGFILE``) that cannot be written is left out, with a warning: it is only for debugging.
+
+    Raises:
+        OSError: ``ca_file`` cannot be read, or (``ssl.SSLError``) holds no certificate.
+    """
+    key_log = os.environ.get("SSLKEYLOGFILE")
+    if key_log:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).keylog_filename = key_log
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            logger.warning("the key log %s (SSLKEYLOGFILE) cannot be written (%s): TLS goes on without", key_log, why)
+            return _without_key_log(ca_file)
+    return ssl.create_default_context(cafile=ca_file)
+
+
+def _without_key_log(ca_file: str | None) -> ssl.SSLContext:
+    """Do what ``ssl.create_default_context`` does, besides the key log."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if sys.version_info >= (3, 13):
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+    if ca_file is None:
+        context.load_default_certs()
+    else:
+        context.load_verify_locations(ca_file)
     return context
 
 

@@ -19,6 +19,7 @@ import trio
 
 from trio_cancel._engine.engine import Dispatcher
 from trio_cancel._net.endpoint import Endpoint
+from trio_cancel._net.names import Names
 from trio_cancel._net.stream import ByteStream, Dial, open_stream
 from trio_cancel._net.websocket import Link, upgrade
 from trio_cancel._session.write_ahead import IntentLog
@@ -39,12 +40,13 @@ CLOSE_TIME = 1.0
 
 @attrs.frozen
 class Dialing:
-    """How to open a connection."""
+    """How to open a connection, and what earlier ones have found out for the next."""
 
     endpoint: Endpoint
     ssl_context: ssl.SSLContext | None
     dial: Dial | None
     connect_timeout: float
+    names: Names = attrs.field(factory=Names)
 
 
 class Connection:
@@ -92,7 +94,12 @@ class Connection:
             async with trio.open_nursery() as nursery:
                 try:
                     with trio.move_on_after(dialing.connect_timeout) as scope:
-                        stream = await open_stream(dialing.endpoint, ssl_context=dialing.ssl_context, dial=dialing.dial)
+                        stream = await open_stream(
+                            dialing.endpoint,
+                            ssl_context=dialing.ssl_context,
+                            dial=dialing.dial,
+                            names=dialing.names,
+                        )
                         stage = "the WebSocket upgrade was not answered"
                         self.link = await upgrade(
                             nursery,
