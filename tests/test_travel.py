@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -44,7 +45,8 @@ OUTCOMES: tuple[tc.Outcome, ...] = (
     NOT_SENT,
     UNKNOWN,
 )
-REPORT = tc.CancelReport(OUTCOMES, journal_failed=True)
+INVALID = tc.InvalidItem(3, 7.5, tc.InvalidRequest("item 3: no order"))
+REPORT = tc.CancelReport(OUTCOMES, journal_failed=True, invalid=(INVALID,))
 
 
 def raised(function: Callable[[], object]) -> tc.TradingError:
@@ -113,6 +115,7 @@ VALUES: dict[type, Any] = {
         *OUTCOMES,
         ATTEMPT,
         REPORT,
+        INVALID,
         REQUEST,
         ORDER,
         tc.Credentials("token", "s3cret"),
@@ -318,6 +321,16 @@ def test_an_outcome_equals_its_copy_whatever_its_cause(way: Callable[[Any], Any]
             assert hash(way(outcome)) == hash(outcome)
     assert tc.Unknown(REQUEST, cause=tc.NoReply("a")) != tc.Unknown(REQUEST, cause=tc.NoReply("b"))
     assert tc.Unknown(REQUEST, cause=tc.NoReply("a")) != tc.Unknown(REQUEST, cause=tc.NotWritten("a"))
+
+
+@THERE
+def test_an_item_of_the_input_that_cannot_be_pickled_is_shown(way: Callable[[Any], Any]) -> None:
+    items: list[object] = [threading.Lock(), Odd(code=7), (one for one in "x"), {"id": 7}, None]
+    for item in items:
+        report = tc.CancelReport((), invalid=(tc.InvalidItem(0, item, tc.InvalidRequest("no")),))
+        left = way(raised(report.raise_for_left))
+        assert left.report.invalid[0].item in (item, repr(item))
+        assert str(left) == str(raised(report.raise_for_left))
 
 
 @THERE

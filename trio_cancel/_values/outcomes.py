@@ -31,7 +31,7 @@ from trio_cancel._values.errors import (
     VenueError,
 )
 from trio_cancel._values.models import CanceledOrder, CancelRequest
-from trio_cancel._values.travel import identity, portable
+from trio_cancel._values.travel import Anything, identity, portable
 
 _EXCEPTIONS: Mapping[int, type[VenueError]] = {
     40401: OrderNotFound,
@@ -272,10 +272,17 @@ class InvalidItem:
 
     index: int
     item: object
-    error: InvalidRequest
+    error: InvalidRequest = attrs.field(eq=identity)
 
     def __str__(self) -> str:
         return str(self.error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        item = self.item if isinstance(self.item, str) else Anything(self.item)
+        return InvalidItem, (self.index, item, self.error)
+
+    def __copy__(self) -> InvalidItem:
+        return self
 
 
 @attrs.frozen

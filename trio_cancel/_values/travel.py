@@ -71,6 +71,35 @@ def identity(error: BaseException | None) -> tuple[str, str] | None:
     return _name(error), _text(error)
 
 
+class Anything:
+    """A wrapper round a value of the user's, which becomes that again when it is read, or a text that shows it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            return _value, (pickle.dumps(self._value), _shown(self._value))
+        except Exception:  # any class may refuse in its own way; how it shows itself is kept
+            return str, (_shown(self._value),)
+
+
+def _value(pickled: bytes, shown: str) -> object:
+    try:
+        return pickle.loads(pickled)  # noqa: S301 - a part of the pickle that is being read
+    except Exception:  # its class is not here, or cannot be made again
+        return shown
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # of a class that cannot show itself; its name is kept
+        return object.__repr__(value)
+
+
 class _Foreign:
     """A wrapper round an exception of somebody else's, which becomes one again when it is read."""
 
