@@ -17,7 +17,16 @@ from functools import partial
 
 import trio
 
-from trio_cancel import AlreadyClosed, Canceled, Interrupted, OrderScope, TradingWS, cancel_on_signals, open_trading_ws
+from trio_cancel import (
+    AlreadyClosed,
+    Canceled,
+    CancelRequest,
+    Interrupted,
+    OrderScope,
+    TradingWS,
+    cancel_on_signals,
+    open_trading_ws,
+)
 from trio_cancel.sandbox import OrderStatus, SandboxControl, open_sandbox_control
 
 NAME = os.environ.get("BOT", f"bot-{os.getpid()}")
@@ -30,14 +39,15 @@ async def quote(ws: TradingWS, venue: SandboxControl, orders: OrderScope, side: 
         await orders.add(external_id=name)  # before it is placed: now it is canceled whatever happens
         order = await venue.create(external_id=name, side=side, price=99 if side == "buy" else 101, delay=pause(0.02))
         if order.status is OrderStatus.OPEN:
-            orders.placed(external_id=name)
+            orders.placed(external_id=name, id=order.id)
         await trio.sleep(pause(0.05))
         if (await venue.get(external_id=name)).status is OrderStatus.EXECUTED_COMPLETELY:
             orders.discard(external_id=name)
             continue
         match await ws.try_cancel(external_id=name):
             case Canceled() | AlreadyClosed():
-                assert name not in {request.external_id for request in orders.held}  # it has left by itself
+                if CancelRequest(external_id=name) in orders:  # "closed" does not say which order of this name
+                    orders.discard(external_id=name)  # but no other one has ever had it
             case outcome:
                 print(f"{name} is {outcome.kind}: it stays held", flush=True)
 

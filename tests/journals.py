@@ -60,7 +60,8 @@ class MemoryStore:
         session = SessionRow(self.begun.session, "id", self.begun.attempt, 0, changes.alive or 0, changes.closed)
         holds, releases, intents = list(changes.holds), list(changes.releases), list(changes.intents)
         tried = spread(changes.answers, changes.attempts, changes.outcomes)
-        return contents_of(Tables(ACCOUNT.url, [session], holds, releases, intents, *tried))
+        placed = list(changes.placed)
+        return contents_of(Tables(ACCOUNT.url, [session], holds, releases, intents, *tried, placed=placed))
 
 
 class Executor:

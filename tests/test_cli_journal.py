@@ -49,18 +49,24 @@ class Shell:
         cancels: tuple[tuple[str, bool, str | None], ...] = (),
         ago: float = 1.0,
         url: str | None = None,
+        clock: tuple[int | None, int | None] = (-10_000, 10_000),
+        placed: tuple[tuple[int, str | None], ...] = (),
     ) -> None:
-        """Leave what a process leaves that dies: (key, is external) and (key, is external, kind of outcome)."""
+        """Leave what a process leaves that dies: (key, is external) and (key, is external, kind of outcome).
+
+        ``placed``: (position of the hold, the venue's id), for holds of which the venue was known to have the order.
+        """
         at = micros(time.time() - ago)
         store = Store.open(self.path, Account(url or self.sandbox.url, self.sandbox.credentials), "dead", at)
         number, session = store.begun.number, store.begun.session
-        held: list[HoldRow] = [(number + i, session, int(ext), key, at) for i, (key, ext) in enumerate(holds)]
+        held: list[HoldRow] = [(number + i, session, int(ext), key, at, *clock) for i, (key, ext) in enumerate(holds)]
         number += len(held)
         intents: list[IntentRow] = [(number + i, session, int(e), k, at) for i, (k, e, _) in enumerate(cancels)]
         outcomes: list[OutcomeRow] = [
             (number + i, kind, at, None) for i, (_, _, kind) in enumerate(cancels) if kind is not None
         ]
-        store.commit(Changes(holds=held, intents=intents, outcomes=outcomes))
+        told = [(store.begun.number + i, at, order_id) for i, order_id in placed]
+        store.commit(Changes(holds=held, placed=told, intents=intents, outcomes=outcomes))
         store.close()
 
 
@@ -161,6 +167,7 @@ async def test_a_process_that_lives_is_not_disturbed(shell: Shell) -> None:
         ws.open_order_scope() as orders,
     ):
         await orders.add(external_id="held")
+        orders.placed(external_id="held")
         assert await shell("resume") == 2
         assert "is being written by another session" in shell.error
         assert len(shell.sandbox.book.open_orders()) == 1
@@ -215,6 +222,7 @@ async def written(shell: Shell) -> Shell:
         ws.open_order_scope() as orders,
     ):
         await orders.add(external_id="one")
+        orders.placed(external_id="one")
         await ws.try_cancel(external_id="two")
     return shell
 
@@ -269,7 +277,7 @@ def test_credentials_are_needed_only_where_something_was_left(
     path = tmp_path / "the.journal"
     store = Store.open(path, Account("wss://venue.example", Credentials("a", "b")), "x", 0)
     assert run(["resume", str(path)]) == 0
-    store.commit(Changes(holds=[(1, 1, 0, "x", 0)]))
+    store.commit(Changes(holds=[(1, 1, 0, "x", 0, None, None)]))
     store.close()
     assert run(["resume", str(path)]) == 2
     assert "RIPIO_API_TOKEN" in capfd.readouterr().err

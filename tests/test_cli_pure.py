@@ -139,6 +139,7 @@ def test_json_says_everything_exactly() -> None:
         ],
         "error": None,
         "cause": None,
+        "cause_type": None,
         "after_unanswered": False,
     }
 

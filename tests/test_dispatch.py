@@ -22,7 +22,7 @@ from trio_cancel._values.errors import (
     VenueUnavailable,
 )
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.outcomes import Canceled, NotSent, Rejected, Unknown
+from trio_cancel._values.outcomes import Canceled, NotSent, Outcome, Rejected, Unknown
 
 Answer = Callable[[str], str]
 
@@ -1182,7 +1182,7 @@ def test_the_result_of_a_partly_filled_order_is_exact() -> None:
 class Nobody:
     """A scope that does not care."""
 
-    def off_book(self, request: CancelRequest, written: float) -> None:
+    def off_book(self, request: CancelRequest, outcome: Outcome) -> None:
         pass
 
 

@@ -22,7 +22,7 @@ PUBLIC = {
     "NotFound", "NotSent", "NotWritten", "Observer", "OffsetInterval", "OrderNotActive", "OrderNotFound", "OrderScope",
     "OrdersLeft", "Outcome", "OutcomeUnknown", "Pacer", "RateLimited", "Rejected", "SessionClosed", "SessionState",
     "Statistics", "TradingError", "TradingWS", "Unknown", "VenueError", "VenueReply", "VenueUnavailable",
-    "cancel_on_signals", "open_trading_ws", "read_journal",
+    "NotSurelyThisOrder", "cancel_on_signals", "open_trading_ws", "read_journal",
 }  # fmt: skip
 
 

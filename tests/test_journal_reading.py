@@ -7,7 +7,7 @@ import pytest
 from trio_cancel import CancelRequest, JournalContents
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.resume import OLD, plan_resume
-from trio_cancel._journal.rows import SessionRow, Tables, request_of
+from trio_cancel._journal.rows import HoldRow, SessionRow, Tables, request_of
 
 SECOND = 1_000_000
 
@@ -22,7 +22,7 @@ def contents(*events: tuple[object, ...], external: bool = False, alive: int = 0
         at = number * SECOND
         match event:
             case "hold":
-                tables.holds.append((number, 1, int(external), "x", at))
+                tables.holds.append((number, 1, int(external), "x", at, None, None))
             case "release":
                 tables.releases.append((detail[0], at))  # type: ignore[arg-type]  # the hold's number
             case "cancel":
@@ -75,7 +75,8 @@ def test_what_was_left(events: list[tuple[object, ...]], held: bool, unsettled: 
 
 
 def test_an_order_has_one_name_and_names_do_not_mix() -> None:
-    tables = Tables("wss://venue", [], [(1, 1, 0, "x", 1), (2, 1, 1, "x", 1)], [(1, 2)], [], [], [])
+    holds: list[HoldRow] = [(1, 1, 0, "x", 1, None, None), (2, 1, 1, "x", 1, None, None)]
+    tables = Tables("wss://venue", [], holds, [(1, 2)], [], [], [])
     by_id, by_external_id = contents_of(tables).orders
     assert (by_id.request, by_id.left) == (CancelRequest("x"), False)
     assert (by_external_id.request, by_external_id.left) == (CancelRequest(external_id="x"), True)
@@ -118,19 +119,19 @@ def test_an_attempt_has_its_sessions_request_id() -> None:
 def test_the_age_of_an_external_id(events: list[tuple[object, ...]], alive: int, since: int) -> None:
     told = contents(*events, external=True, alive=alive)
     young, old = plan_resume(told, since + OLD), plan_resume(told, since + OLD + 1)
-    assert (young.orders, young.old) == (told.left, ())
-    assert (old.orders, old.old) == ((), told.left)
+    assert ([errand.name for errand in young.errands], young.old) == ([order.request for order in told.left], ())
+    assert (old.errands, old.old) == ((), told.left)
     assert plan_resume(told, since + OLD + 1, old_external_ids=True) == young
 
 
 def test_a_venues_id_never_grows_old() -> None:
     told = contents(HOLD)
-    assert plan_resume(told, 1e9).orders == told.left
+    assert [errand.request for errand in plan_resume(told, 1e9).errands] == [CancelRequest("x")]
 
 
 def test_what_was_not_left_is_no_part_of_the_plan() -> None:
     told = contents(HOLD, ("release", 1), external=True)
-    assert plan_resume(told, 1e9).old == plan_resume(told, 0).orders == ()
+    assert (plan_resume(told, 1e9).old, plan_resume(told, 0).errands) == ((), ())
 
 
 def test_an_id_that_is_refused_by_now_is_read_as_it_was_written() -> None:

@@ -49,7 +49,7 @@ def test_a_second_session_goes_on_where_the_first_one_ended(path: Path) -> None:
     store.commit(
         Changes(
             intents=[(2, 1, 0, "x", 6 * SECOND)],
-            holds=[(1, 1, 1, "y", 6 * SECOND)],
+            holds=[(1, 1, 1, "y", 6 * SECOND, None, None)],
             attempts=[(7, 2, 1, 7 * SECOND, None, None)],
         )
     )
@@ -112,7 +112,7 @@ def test_a_sessions_signs_of_life(path: Path) -> None:
 def test_it_is_read_while_it_is_being_written(path: Path) -> None:
     store = open_store(path)
     assert read_journal(path).orders == ()
-    store.commit(Changes(holds=[(1, 1, 0, "x", 6 * SECOND)]))
+    store.commit(Changes(holds=[(1, 1, 0, "x", 6 * SECOND, None, None)]))
     (order,) = read_journal(path).left
     assert order.request.id == "x"
     store.commit(Changes(releases=[(1, 7 * SECOND)]))
@@ -133,7 +133,10 @@ def test_a_group_is_written_whole_or_not_at_all(path: Path) -> None:
 def test_what_was_committed_may_be_committed_again(path: Path) -> None:
     store = open_store(path)
     changes = Changes(
-        intents=[(1, 1, 0, "x", 1)], holds=[(2, 1, 0, "x", 1)], releases=[(2, 2)], outcomes=[(1, "canceled", 1, None)]
+        intents=[(1, 1, 0, "x", 1)],
+        holds=[(2, 1, 0, "x", 1, None, None)],
+        releases=[(2, 2)],
+        outcomes=[(1, "canceled", 1, None)],
     )
     store.commit(changes)
     store.commit(changes)
@@ -144,7 +147,7 @@ def test_what_was_committed_may_be_committed_again(path: Path) -> None:
 def test_nothing_secret_is_in_the_files(path: Path) -> None:
     fill(path)
     store = open_store(path)
-    store.commit(Changes(holds=[(1000, 2, 0, "x", 1)]))
+    store.commit(Changes(holds=[(1000, 2, 0, "x", 1, None, None)]))
     found = b"".join(file.read_bytes() for file in path.parent.iterdir())
     store.close()
     assert ACCOUNT.credentials.api_token.encode() not in found
@@ -216,7 +219,7 @@ def _without_its_account(path: Path) -> None:
 
 def _newer(path: Path) -> None:
     fill(path)
-    sql(path, "PRAGMA user_version = 2")
+    sql(path, "PRAGMA user_version = 3")
 
 
 def _of_another_program(path: Path) -> None:
@@ -230,7 +233,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "scribbled": (_scribbled, "is damaged or no journal"),
     "without a table": (_without_a_table, "tables are missing"),
     "without its account": (_without_its_account, "its account is missing"),
-    "newer": (_newer, r"newer trio_cancel \(format 2, this one knows 1\)"),
+    "newer": (_newer, r"newer trio_cancel \(format 3, this one knows 2\)"),
     "of another program": (_of_another_program, "is no journal of trio_cancel"),
 }
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
-from venues import Venue, open_venue
+from venues import Venue, one_clock, open_venue, venue_clock
 
 from trio_cancel import (
     AlreadyClosed,
@@ -35,8 +35,13 @@ from trio_cancel.sandbox import Fault, OrderStatus
 async def session(
     venue_options: dict[str, Any] | None = None, **keywords: Any
 ) -> AsyncGenerator[tuple[Venue, TradingWS]]:
-    async with open_venue(**(venue_options or {})) as venue, venue.open(**keywords) as ws:
+    async with open_venue(**{"clock": venue_clock, **(venue_options or {})}) as venue, venue.open(**keywords) as ws:
         yield venue, ws
+
+
+@pytest.fixture(autouse=True)
+def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_clock(monkeypatch)
 
 
 def is_open(venue: Venue, order_id: str) -> bool:
@@ -64,6 +69,7 @@ async def test_at_the_end_what_is_still_held_is_canceled_and_nothing_else(
             await orders.add(held)
             await orders.add(discarded)
             await orders.add(external_id="mm-42")
+            orders.placed(external_id="mm-42")
             assert len(orders) == 3
             assert orders.held == (CancelRequest(held), CancelRequest(discarded), CancelRequest(external_id="mm-42"))
             assert held in orders
@@ -111,7 +117,7 @@ async def test_an_exception_comes_out_as_it_is(autojump_clock: MockClock) -> Non
 @pytest.mark.parametrize("where", ["inside", "outside"])
 async def test_cancellation_inside_and_outside_the_session(autojump_clock: MockClock, where: str) -> None:
     inside, outside = trio.CancelScope(), trio.CancelScope()
-    async with open_venue(delay=2.0) as venue:
+    async with open_venue(delay=2.0, clock=venue_clock) as venue:
         orders_left = venue.orders(3)
         with outside:
             async with venue.open() as ws:
@@ -602,6 +608,7 @@ async def test_it_leaves_under_either_name(autojump_clock: MockClock) -> None:
         one, two = venue.book.create(external_id="one"), venue.book.create(external_id="two")
         async with ws.open_order_scope() as orders:
             await orders.add(external_id="one")
+            orders.placed(external_id="one", id=one.id)
             await orders.add(two.id)
             await ws.cancel(one.id)
             assert orders.held == (CancelRequest(two.id),)
@@ -617,6 +624,7 @@ async def test_an_order_that_is_held_under_both_names_is_told_twice(autojump_clo
         async with ws.open_order_scope() as orders:
             await orders.add(order.id)
             await orders.add(external_id="one")
+            orders.placed(external_id="one", id=order.id)
         assert orders.report is not None
         assert [outcome.kind for outcome in orders.report.outcomes] == ["canceled", "already_closed"]
 
@@ -741,7 +749,7 @@ async def test_a_session_that_fails_while_the_orders_are_canceled_ends_it_with_w
 
 async def test_the_end_of_the_session_ends_scopes_that_are_still_open(autojump_clock: MockClock) -> None:
     finish = trio.Event()
-    async with open_venue() as venue, trio.open_nursery() as nursery:
+    async with open_venue(clock=venue_clock) as venue, trio.open_nursery() as nursery:
         (order_id,) = venue.orders(1)
 
         async def trade(ws: TradingWS, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114 - of this test
@@ -761,7 +769,7 @@ async def test_the_end_of_the_session_ends_scopes_that_are_still_open(autojump_c
 
 
 async def test_several_scopes_that_are_still_open_are_ended_at_the_same_time(autojump_clock: MockClock) -> None:
-    async with open_venue() as venue:
+    async with open_venue(clock=venue_clock) as venue:
         venue.sandbox.script(lambda request: Fault.SILENT_BEFORE)
         async with venue.open() as ws:
             scopes = [ws.open_order_scope(grace=5) for _ in range(3)]
@@ -816,7 +824,7 @@ async def _kill_after(ws: TradingWS, seconds: float) -> None:
 async def test_a_refusal_after_somebody_s_unanswered_cancel_leaves_the_order_unknown(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_venue() as venue, venue.open() as ws:
+    async with open_venue(clock=venue_clock) as venue, venue.open() as ws:
         order = venue.book.create(external_id="x")
         venue.sandbox.fault_on(order.id, Fault.SILENT_AFTER, *[Fault.REFUSE_DAILY] * 50)
         scope = ws.open_order_scope(grace=5)

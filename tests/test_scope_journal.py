@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from journals import Executor, MemoryStore
 from trio.testing import MockClock
-from venues import Venue, open_venue
+from venues import Venue, one_clock, open_venue, venue_clock
 
 from trio_cancel import CancelRequest, JournalError, OrdersLeft, SessionClosed, TradingWS
 from trio_cancel._journal import opening as _journal_open
@@ -57,8 +57,13 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 @asynccontextmanager
 async def session(**venue_options: Any) -> AsyncGenerator[tuple[Venue, TradingWS]]:
-    async with open_venue(**venue_options) as venue, venue.open(journal="in memory") as ws:
+    async with open_venue(clock=venue_clock, **venue_options) as venue, venue.open(journal="in memory") as ws:
         yield venue, ws
+
+
+@pytest.fixture(autouse=True)
+def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_clock(monkeypatch)
 
 
 async def test_add_returns_once_the_hold_is_durable(autojump_clock: MockClock, disk: Disk) -> None:
@@ -156,7 +161,8 @@ async def test_the_next_order_of_a_name_is_recorded_though_the_old_one_was_cance
         await orders.add(external_id="mm-1")
         await ws.cancel(external_id="mm-1")
         await orders.add(external_id="mm-1")
-        venue.book.create(external_id="mm-1")
+        order = venue.book.create(external_id="mm-1")
+        orders.placed(external_id="mm-1", id=order.id)
         await trio.sleep(1)
         assert disk.held == {"mm-1"}
     assert venue.book.get(external_id="mm-1").status is OrderStatus.CANCELED
@@ -193,6 +199,7 @@ async def test_an_add_under_way_when_the_block_is_left_is_refused(
                 await orders.add(external_id="late")
                 venue.sandbox.script(None)
                 venue.book.create(external_id="late")
+                orders.placed(external_id="late")
             disk.seconds = 0.5
             nursery.start_soon(add)
             await trio.sleep(0.1)

@@ -83,6 +83,7 @@ EXCEPTIONS: dict[type[BaseException], BaseException] = {
         tc.NoReply("12 s"),
         tc.NotWritten("late"),
         tc.InvalidReply("contradiction"),
+        tc.NotSurelyThisOrder("closed", closed=tc.AlreadyClosed(REQUEST)),
         tc.VenueUnavailable(503, 50003, "down"),
         refused(418, None),
         refused(404, 40401),

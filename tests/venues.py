@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Unpack
 
+import pytest
 import trio
 from pipe import PipeStream, open_pipe
 
-from trio_cancel import CancelRequest, Observer, Outcome, TradingWS, open_trading_ws
+from trio_cancel import CancelRequest, Observer, Outcome, TradingWS, _client, open_trading_ws
+from trio_cancel._trio.environment import World
 from trio_cancel.sandbox import Sandbox, SandboxOptions, open_sandbox
+
+EPOCH = 1_700_000_000.0
+"""Unix seconds at which a mock clock begins."""
+
+
+def mock_wall() -> float:
+    """Unix seconds by trio's clock."""
+    return EPOCH + trio.current_time()
+
+
+def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client's wall clock go with trio's; the venue's does with ``clock=venue_clock``."""
+    monkeypatch.setattr(_client, "World", partial(World, wall=mock_wall))
+
+
+def venue_clock() -> int:
+    """Unix milliseconds by trio's clock."""
+    return int(mock_wall() * 1000)
 
 
 class Venue:

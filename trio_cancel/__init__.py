@@ -25,6 +25,7 @@ from trio_cancel._values.errors import InvalidSignature as InvalidSignature
 from trio_cancel._values.errors import JournalError as JournalError
 from trio_cancel._values.errors import MissingParameters as MissingParameters
 from trio_cancel._values.errors import NoReply as NoReply
+from trio_cancel._values.errors import NotSurelyThisOrder as NotSurelyThisOrder
 from trio_cancel._values.errors import NotWritten as NotWritten
 from trio_cancel._values.errors import OrderNotActive as OrderNotActive
 from trio_cancel._values.errors import OrderNotFound as OrderNotFound

@@ -35,6 +35,7 @@ async def scope(ws: TradingWS, venue: SandboxControl, rng: random.Random, names:
                 say("held", name)
                 order = await venue.create(external_id=name, delay=rng.choice((0.0, 0.0, 0.2)))
                 say("placed", name, order.id)
+                orders.placed(external_id=name, id=order.id)
                 if rng.random() < 0.3 and order.status is not OrderStatus.PENDING_CREATION:
                     await venue.fill(order.id)
                     say("discarded", name)

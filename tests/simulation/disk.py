@@ -68,10 +68,10 @@ class Disk:
     def contents(self) -> JournalContents:
         """Return what a reader would find."""
         changes = self._changes
-        rows = (changes.holds, changes.releases, changes.intents)
-        holds, releases, intents = (sorted({row[0]: row for row in each}.values()) for each in rows)
+        rows = (changes.holds, changes.releases, changes.intents, changes.placed)
+        holds, releases, intents, placed = (sorted({row[0]: row for row in each}.values()) for each in rows)
         tried = spread(changes.answers, changes.attempts, changes.outcomes)
-        return contents_of(Tables(URL, list(self._sessions), holds, releases, intents, *tried))
+        return contents_of(Tables(URL, list(self._sessions), holds, releases, intents, *tried, placed=placed))
 
 
 class Process:

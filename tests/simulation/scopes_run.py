@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from unittest.mock import patch
 
@@ -21,7 +21,7 @@ from trio_cancel._cli._resume import _Resume
 from trio_cancel._cli._run import Halt
 from trio_cancel._client import _open
 from trio_cancel._engine.order import Terms
-from trio_cancel._journal.resume import plan_resume
+from trio_cancel._journal.resume import Errand, plan_resume
 from trio_cancel._net import stream as _transport
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._session.connection import Dialing
@@ -273,18 +273,17 @@ class ScopeSimulation(Simulation):
             whole.disk.plan = DiskPlan()
         for turn in range(3):
             plan = plan_resume(whole.disk.contents(), self.wall())
-            resume = Resume([order.request for order in plan.orders])
-            if plan.orders:
+            resume = Resume([errand.name for errand in plan.errands])
+            if plan.errands:
                 whole.resumes.append(resume)
-                holds = {o.request: [hold.number for hold in o.open_holds] for o in plan.orders if o.held}
-                await self._resume(resume, holds, whole.plan.death_again if turn == 0 else None)
+                await self._resume(resume, plan.errands, whole.plan.death_again if turn == 0 else None)
             elif not any(resume.finished for resume in whole.resumes):
                 whole.resumes.append(resume)  # nothing was left, or so it says
             resume.on_book = self._on_book()
-            if not plan.orders:
+            if not plan.errands:
                 break
 
-    async def _resume(self, resume: Resume, holds: dict[CancelRequest, list[int]], death: float | None) -> None:
+    async def _resume(self, resume: Resume, errands: Sequence[Errand], death: float | None) -> None:
         life = Life(self.whole.disk, self.done.recorder)
         self.whole.lives.append(life)
 
@@ -292,10 +291,12 @@ class ScopeSimulation(Simulation):
             return self._open(life, Terms(12.0, 30.0, retry=True), Watch(life, observer))
 
         def tell(outcome: Outcome, _: int) -> None:
-            resume.told.append(outcome)
+            resume.told.append(attrs.evolve(outcome, request=by_request[outcome.request].name))
 
+        by_request = {errand.request: errand for errand in errands}
+        halt = Halt(2 * LIMIT)
         run = _Resume(
-            open_session, dict.fromkeys(resume.orders, 1), tell, trio.lowlevel.checkpoint, Halt(2 * LIMIT), holds=holds
+            open_session, dict.fromkeys(by_request, 1), tell, trio.lowlevel.checkpoint, halt, errands=by_request
         )
 
         async def die() -> None:

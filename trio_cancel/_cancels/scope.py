@@ -1,6 +1,7 @@
 """Order scopes: no order that was added outlives its block, or you are told.
 
-The block's task owns what is held; an outcome that is surely off the book takes its order out. On leaving, a drain
+The block's task owns what is held; an outcome that is surely off the book, and surely this order's, takes its order out
+(``_engine.held``). On leaving, a drain
 (``_cancels.scope_exit``) runs as a task of the session, so that whatever ended the block cannot end it; the block's
 task only waits for it, shielded. That wait ends with the drain: when every order has its outcome, ``grace`` is over,
 or a second Ctrl-C has come. A scope whose block is still open when the session's block ends is drained there.
@@ -15,13 +16,14 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol, Self
 
-import attrs
 import trio
 
 from trio_cancel._cancels.scope_exit import Drain
+from trio_cancel._engine.held import Hold
 from trio_cancel._engine.order import Terms
 from trio_cancel._session.session import Session
 from trio_cancel._trio.signals import ears, is_interrupt
+from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import InvalidRequest, OrdersLeft, SessionClosed
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
@@ -34,24 +36,17 @@ LOGGED_TOGETHER = 100
 class HoldLog(Protocol):
     """Where holds are made durable."""
 
-    async def hold(self, request: CancelRequest) -> None:
-        """Return when the hold is durable; raise JournalError if it cannot be. One of the same order before is over."""
+    async def hold(self, request: CancelRequest, clock: OffsetInterval | None) -> None:
+        """Return when the hold is durable; raise JournalError if it cannot be. One of the same order before is over.
+
+        ``clock`` is what is known of the venue's clock.
+        """
+
+    def placed(self, request: CancelRequest, order_id: str | None) -> None:
+        """Note that the venue has the order, and its id for it, if that is known."""
 
     def release(self, request: CancelRequest) -> None:
         """Note that the order is held no more."""
-
-
-@attrs.define
-class _Hold:
-    """One order.
-
-    Attributes:
-        since: trio's clock when its ``add`` returned.
-        placed: the venue surely has it.
-    """
-
-    since: float
-    placed: bool = False
 
 
 class OrderScope:
@@ -61,7 +56,8 @@ class OrderScope:
 
         async with ws.open_order_scope() as orders:
             await orders.add(external_id="mm-42")  # before placing it: then no crash can lose it
-            await place(...)
+            order_id = await place(...)
+            orders.placed(external_id="mm-42", id=order_id)  # then no other order is taken for this one
             orders.discard(external_id="mm-41")  # filled: no longer ours to cancel
 
     It works as long as this process runs and reaches the venue. It cannot help when the power fails or the network is
@@ -79,7 +75,7 @@ class OrderScope:
         self._grace = grace
         self._settle = settle
         self._journal = journal
-        self._held: dict[CancelRequest, _Hold] = {}
+        self._held: dict[CancelRequest, Hold] = {}
         self._adding: set[CancelRequest] = set()
         self._drain: Drain | None = None
         self._open = False
@@ -101,8 +97,8 @@ class OrderScope:
         """Hold an order: it will be canceled when the block is left. Add it before you place it.
 
         It returns once the hold is durable: at once without a journal, but always with a checkpoint. An order that is
-        held already may be added again when its external id is about to name a new order; wait for the outcome of
-        cancels of the old one first, lest they be taken for cancels of the new one.
+        held already may be added again when its external id is about to name a new order; the hold is then one of the
+        new order alone, so first see to it that the old one is off the book.
 
         Args:
             id: the venue's order id, or a whole request.
@@ -129,14 +125,15 @@ class OrderScope:
         durable = False
         try:
             if self._journal is not None:
-                await self._journal.hold(request)
+                await self._journal.hold(request, self._session.dispatcher.table.clock)
             await trio.lowlevel.checkpoint()
             self._check_can_add()
             durable = True
         finally:
             self._adding.discard(request)
             if durable:
-                self._held[request] = _Hold(trio.current_time())
+                self._held[request] = self._new_hold(request)
+                holds.renew(request)
             elif not known:
                 self._release(request)
 
@@ -157,13 +154,40 @@ class OrderScope:
         del self._held[request]
         self._release(request)
 
+    @trio.lowlevel.enable_ki_protection
     def placed(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
-        """Say that the venue has the order, so that "not found" at the end is not taken for "not there yet".
+        """Say that the venue has the order, and how it calls it.
+
+        Give both ids if you can: ``orders.placed(external_id="mm-42", id="7155ED34-…")``. From then on the hold means
+        the order with the venue's id and no other that has or had this external id, in the journal as well. Without
+        it, an answer for the external id counts at the end of the block, but none before releases the hold.
+
+        Args:
+            id: the venue's order id. Beside an external id: the venue's id of the order that is held by that. A second
+                one takes the place of the first.
+            external_id: your own id of the order.
 
         Raises:
-            InvalidRequest: no usable id, or this scope does not hold the order.
+            InvalidRequest: no usable id, this scope does not hold the order (any more), or another task is adding it
+                again.
         """
-        self._hold_of(CancelRequest.of(id, external_id)).placed = True
+        order: CancelRequest | None = None
+        if external_id is not None and id is not None:
+            request, order = CancelRequest(external_id=external_id), CancelRequest.of(id)
+            if order.id is None:
+                raise InvalidRequest("Beside an external id, placed() takes the venue's id of the order.")
+        else:
+            request = CancelRequest.of(id, external_id)
+        hold = self._hold_of(request)
+        if request in self._adding:
+            raise InvalidRequest(f"Another task is adding {request} to this scope again.")
+        if hold.placed_at is None:
+            hold.placed_at = trio.current_time()
+        if order is not None:
+            hold.order = order
+            self._session.dispatcher.table.holds.place(request, order)
+        if self._journal is not None:
+            self._journal.placed(request, None if hold.order is None else hold.order.id)
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
@@ -214,10 +238,12 @@ class OrderScope:
         """Cancel what is held as if the block were left now; see ``Ending``."""
         return self._begin_drain().done
 
-    def off_book(self, request: CancelRequest, written: float) -> None:
+    def off_book(self, request: CancelRequest, outcome: Outcome) -> None:
         """Release an order that a cancel took off the book; see ``Holder``."""
         hold = self._held.get(request)
-        if hold is not None and request not in self._adding and written >= hold.since:
+        if hold is None or request in self._adding:  # in the second case its name is about to be another order's
+            return
+        if hold.is_meant_by(outcome, self._session.dispatcher.table.clock):
             del self._held[request]
             self._release(request)
 
@@ -230,24 +256,22 @@ class OrderScope:
             self._drain = drain = Drain(
                 session.dispatcher,
                 self._terms,
-                self._held,
+                self._held.values(),
                 grace=self._grace,
                 settle=self._settle,
-                is_placed=self._is_placed,
                 concluded=self._concluded,
             )
             if not session.spawn(drain.run):
                 drain.give_up()
         return self._drain
 
-    def _is_placed(self, request: CancelRequest) -> bool:
-        hold = self._held.get(request)
-        return hold is not None and hold.placed
-
     def _concluded(self, outcomes: tuple[Outcome, ...]) -> None:
         """Note what the drain has come to; tell the log."""
         self.report = CancelReport(outcomes, journal_failed=self._session.journal_failed())
         holds = self._session.dispatcher.table.holds
+        for outcome in outcomes:
+            if outcome.off_book and outcome.request in self._held:
+                self._release(outcome.request)
         for request in self._held:
             holds.release(request)  # what is left stays held in the journal, for `resume`
         self._held.clear()
@@ -269,7 +293,11 @@ class OrderScope:
                 "Open a new session."
             ) from session.failure
 
-    def _hold_of(self, request: CancelRequest) -> _Hold:
+    def _new_hold(self, request: CancelRequest) -> Hold:
+        session = self._session
+        return Hold(request, session.wall(), session.dispatcher.table.clock, trio.current_time())
+
+    def _hold_of(self, request: CancelRequest) -> Hold:
         if request not in self._held:
             raise InvalidRequest(f"This scope does not hold {request}.")
         return self._held[request]

@@ -3,6 +3,10 @@
 A drain runs as a task of the session: shielded, protected from KeyboardInterrupt, out of the reach of whatever ended
 the scope's block. It owns the orders' outcomes; the dispatcher settles them into it at once, so that none is lost
 however the drain ends: by the last outcome, by the end of the grace, early by a second Ctrl-C, or with the session.
+
+A yes for an external id may be about an older order of that name while the create of ours is still on its way. Unless
+it is surely about ours (``_engine.held``), or the venue had ours before it was asked, the order is asked for again as
+long as one that is not found.
 """
 
 from __future__ import annotations
@@ -15,25 +19,35 @@ import attrs
 import trio
 
 from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.held import Hold
 from trio_cancel._engine.order import Pending, Terms
 from trio_cancel._trio.wakeup import Bell
 from trio_cancel._values.errors import NoReply, NotWritten
-from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.outcomes import NotFound, NotSent, Outcome, Rejected, Unknown
+from trio_cancel._values.outcomes import (
+    AlreadyClosed,
+    Canceled,
+    NotFound,
+    NotSent,
+    Outcome,
+    Rejected,
+    Unknown,
+    not_surely,
+)
 
 AGAIN_FIRST, AGAIN_MOST = 0.25, 1.0
 """Seconds until the first and the last repetition for an order that the venue does not know yet, or that an answer left
-unknown."""
+unknown or not surely closed."""
 
 
 class _Turn(Pending):
-    """One cancel of one order."""
+    """One cancel of one order, by the venue's id where that is known: no other order can have it."""
 
-    __slots__ = ("_drain",)
+    __slots__ = ("_drain", "held")
 
-    def __init__(self, drain: Drain, request: CancelRequest, terms: Terms) -> None:
-        super().__init__(request, terms)
+    def __init__(self, drain: Drain, hold: Hold, terms: Terms) -> None:
+        super().__init__(hold.order or hold.request, terms)
         self.urgent = True
+        self.held = hold
         self._drain = drain
 
     def deliver(self) -> None:
@@ -52,11 +66,10 @@ class Drain:
         self,
         dispatcher: Dispatcher,
         terms: Terms,
-        requests: Iterable[CancelRequest],
+        holds: Iterable[Hold],
         *,
         grace: float,
         settle: float,
-        is_placed: Callable[[CancelRequest], bool],
         concluded: Callable[[tuple[Outcome, ...]], None],
     ) -> None:
         self.early = trio.CancelScope()
@@ -66,12 +79,12 @@ class Drain:
         self._terms = attrs.evolve(terms, reply_timeout=min(terms.reply_timeout, grace / 3), retry=True)
         self._ends_at = now + grace
         self._settled_at = now + settle
-        self._is_placed = is_placed
         self._concluded = concluded
-        self._outcomes: dict[CancelRequest, Outcome | None] = dict.fromkeys(requests)
-        self._under_way: dict[CancelRequest, _Turn] = {}
-        self._again: list[tuple[float, int, CancelRequest]] = []  # a heap: when to ask again
-        self._waits: dict[CancelRequest, float] = {}
+        self._outcomes: dict[Hold, Outcome | None] = dict.fromkeys(holds)
+        self._under_way: dict[Hold, _Turn] = {}
+        self._again: list[tuple[float, int, Hold]] = []  # a heap: when to ask again
+        self._waits: dict[Hold, float] = {}
+        self._surely: set[Hold] = set()  # off the book, and no other order of that name
         self._asked = 0  # breaks ties, so that equal times come in order
         self._bell = Bell()
         self._over = False
@@ -80,8 +93,8 @@ class Drain:
         """Cancel everything, and conclude. If cancelled, it concludes at once with what is known."""
         try:
             with self.early, trio.move_on_at(self._ends_at):
-                for request in self._outcomes:
-                    self._submit(request)
+                for hold in self._outcomes:
+                    self._submit(hold)
                 while self._under_way or self._again:
                     with trio.move_on_at(self._again[0][0] if self._again else math.inf):
                         await self._bell.wait()
@@ -95,15 +108,15 @@ class Drain:
 
     def give_up(self) -> None:
         """Conclude without waiting: the session has been ended."""
-        for request in self._outcomes:
-            self._submit(request)  # it settles at once
+        for hold in self._outcomes:
+            self._submit(hold)  # it settles at once
         self._conclude()
         self.done.set()
 
-    def _submit(self, request: CancelRequest) -> None:
+    def _submit(self, hold: Hold) -> None:
         now = trio.current_time()
         terms = attrs.evolve(self._terms, give_up_after=max(0.001, self._ends_at - now))
-        self._under_way[request] = turn = _Turn(self, request, terms)
+        self._under_way[hold] = turn = _Turn(self, hold, terms)
         self._dispatcher.submit(turn, now)
 
     def settled(self, turn: _Turn) -> None:
@@ -111,37 +124,52 @@ class Drain:
         if self._over:
             return  # reported as it was; whoever observes the session learns what came of it
         assert turn.outcome is not None
-        request = turn.request
-        del self._under_way[request]
-        outcome = self._outcomes[request] = self._read(turn, turn.outcome)
+        hold = turn.held
+        del self._under_way[hold]
+        if turn.outcome.off_book and self._is_sure(turn, turn.outcome):
+            self._surely.add(hold)
+        outcome = self._outcomes[hold] = self._read(turn, turn.outcome)
         now = trio.current_time()
-        until = self._ask_until(outcome)
+        until = self._ask_until(hold, outcome)
         if now < until:
-            wait = self._waits.get(request, AGAIN_FIRST)
-            self._waits[request] = min(AGAIN_MOST, 2 * wait)
+            wait = self._waits.get(hold, AGAIN_FIRST)
+            self._waits[hold] = min(AGAIN_MOST, 2 * wait)
             self._asked += 1
-            heapq.heappush(self._again, (min(now + wait, until), self._asked, request))
+            heapq.heappush(self._again, (min(now + wait, until), self._asked, hold))
         self._bell.ring()
+
+    def _is_sure(self, turn: _Turn, outcome: Outcome) -> bool:
+        """Return True if a yes is about this very order."""
+        hold = turn.held
+        if hold.is_meant_by(outcome, self._dispatcher.table.clock):
+            return True
+        # Where the venue had it before it was asked, no older order has its name any more.
+        return hold.order is None and hold.placed_at is not None and turn.flights[0].written >= hold.placed_at
 
     def _read(self, turn: _Turn, outcome: Outcome) -> Outcome:
         """Read an outcome together with those before, and with other cancels of the order that may have worked."""
-        outcome = together(self._outcomes[turn.request], outcome)
+        hold = turn.held
+        if outcome.request is not hold.request:  # it was asked for by the venue's id
+            outcome = attrs.evolve(outcome, request=hold.request)
+        outcome = together(self._outcomes[hold], outcome, surely=hold in self._surely)
         if not isinstance(outcome, Rejected | NotSent):
             return outcome
         table = self._dispatcher.table
-        request = turn.request
-        others = (other for other in (*table.active, *table.overdue) if other is not turn and other.request == request)
-        if request not in table.holds.doubtful and not any(other.flights for other in others):
+        names = (hold.request, hold.order)
+        others = (other for other in (*table.active, *table.overdue) if other is not turn and other.request in names)
+        if hold.request not in table.holds.doubtful and not any(other.flights for other in others):
             return outcome
         cause = NoReply("an earlier cancel of it was not answered, and this one was refused or not sent")
-        return Unknown(request, outcome.attempts, error=outcome.error, after_unanswered=True, cause=cause)
+        return Unknown(hold.request, outcome.attempts, error=outcome.error, after_unanswered=True, cause=cause)
 
-    def _ask_until(self, outcome: Outcome) -> float:
+    def _ask_until(self, hold: Hold, outcome: Outcome) -> float:
         """Return until when the same question may find another answer."""
-        if self._dispatcher.table.stopped is not None:
+        if self._dispatcher.table.stopped is not None or hold in self._surely:
             return -math.inf
-        if isinstance(outcome, NotFound) and not self._is_placed(outcome.request):
+        if isinstance(outcome, NotFound) and hold.placed_at is None:
             return self._settled_at  # its create may still be on the way; the venue may take that long
+        if outcome.off_book:
+            return self._settled_at  # for the same reason: it may have been an older order of this name
         if isinstance(outcome, Unknown):
             return self._ends_at  # an answer that says nothing: if it was applied, the next one says so
         return -math.inf
@@ -149,22 +177,37 @@ class Drain:
     def _conclude(self) -> None:
         self._over = True
         clock = self._dispatcher.table.clock
-        for request, turn in self._under_way.items():
+        for hold, turn in self._under_way.items():
             over = NoReply("no answer came before the scope's grace was over")
-            self._outcomes[request] = self._read(turn, turn.conclude(over, clock))
+            self._outcomes[hold] = self._read(turn, turn.conclude(over, clock))
             self._dispatcher.abandon(turn)
-        never = NotWritten("the scope's grace was over before its turn came")
-        self._concluded(tuple(outcome or NotSent(request, cause=never) for request, outcome in self._outcomes.items()))
+        self._concluded(tuple(self._final(hold, outcome) for hold, outcome in self._outcomes.items()))
+
+    def _final(self, hold: Hold, outcome: Outcome | None) -> Outcome:
+        if outcome is None:
+            return NotSent(hold.request, cause=NotWritten("the scope's grace was over before its turn came"))
+        if isinstance(outcome, Canceled | AlreadyClosed) and hold not in self._surely:
+            return not_surely(outcome)
+        return outcome
 
 
-def together(before: Outcome | None, after: Outcome) -> Outcome:
-    """Read an order's next cancel together with those before, which did not settle it."""
+def together(before: Outcome | None, after: Outcome, *, surely: bool) -> Outcome:
+    """Read an order's next cancel together with those before, which did not settle it.
+
+    Args:
+        before: what they came to; a yes is one that may be about an older order of the name.
+        after: the next one's outcome.
+        surely: it is a yes that is about this very order.
+    """
     if before is None:
         return after
     attempts = before.attempts + after.attempts
     unsure = before.after_unanswered or after.after_unanswered or isinstance(before, Unknown)
     if isinstance(after, NotSent):
         return attrs.evolve(before, attempts=attempts)
+    if before.off_book and not surely and not isinstance(after, Canceled | NotFound):
+        # It says less than the one before: a name that was closed is still closed, or there was no answer.
+        return attrs.evolve(before, attempts=attempts, after_unanswered=unsure or isinstance(after, Unknown))
     if isinstance(after, Rejected) and unsure:
         cause = NoReply("an earlier attempt was not answered")
         return Unknown(after.request, attempts, error=after.error, after_unanswered=True, cause=cause)

@@ -45,8 +45,7 @@ async def cancel(
     """Cancel orders and tell what became of each.
 
     Exit status: 0 every order was canceled or already closed; 1 at least one was not found, rejected or not sent;
-    3 at least one is unknown; 2 usage, credentials, or everything was refused for the signature; 130 interrupted by
-    Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+    3 at least one is unknown; 2 usage, credentials, or everything was refused for the signature; 130 interrupted.
     """
     if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
         raise CommandError("--deadline needs a number of seconds greater than 0.")

@@ -24,7 +24,9 @@ def json_line(outcome: Outcome) -> bytes:
     Fields: ``id`` and ``external_id`` (null where unknown), ``off_book`` (true, false, null for "don't know"),
     ``status`` (the outcome's kind), ``executed_amount`` and ``remaining_amount`` (strings, exact; null unless
     canceled), ``attempts`` (request_id, written_at and answered_at in ISO 8601 UTC, status), ``error`` (status,
-    error_code, message; or null), ``cause`` (why it is unknown or was not sent; or null), ``after_unanswered``.
+    error_code, message; or null), ``cause`` (why it is unknown or was not sent; or null), ``cause_type`` (the name of
+    the exception that says why: ``NotSurelyThisOrder`` if an order of this external id is closed, and perhaps it is
+    another one; or null), ``after_unanswered``.
     """
     request = outcome.request
     record: dict[str, Any] = {"id": request.id, "external_id": request.external_id}
@@ -46,6 +48,8 @@ def json_line(outcome: Outcome) -> bytes:
         "message": error.message,
     }
     record["cause"] = cause_of(outcome)
+    known = outcome.cause if isinstance(outcome, NotSent | Unknown) else None
+    record["cause_type"] = None if known is None else type(known).__name__
     record["after_unanswered"] = outcome.after_unanswered
     return _encode(record) + b"\n"
 

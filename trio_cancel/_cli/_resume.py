@@ -2,7 +2,8 @@
 
 The journal says what was left, the venue's answers go into the same journal: what one run has settled, the next one
 finds settled. An order that was held and is not found is asked for again until ``SETTLE`` seconds have passed, because
-its create may still be on its way; if the venue does not know it then, it never came, and its hold is released.
+its create may still be on its way; if the venue does not know it then, it never came, and its hold is released. So is
+one that was held by external id when the venue says that the name is closed, and perhaps means an older order.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import attrs
 import trio
 from cyclopts import Parameter
 
+from trio_cancel._cancels.scope_exit import together
 from trio_cancel._cli._failure import CommandError, say
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
@@ -24,12 +26,12 @@ from trio_cancel._cli._venue import CaFile, trust
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._journal.opening import MovedJournal
 from trio_cancel._journal.reading import read_journal
-from trio_cancel._journal.resume import OLD, plan_resume
+from trio_cancel._journal.resume import OLD, Errand, plan_resume
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._values.errors import NotWritten
 from trio_cancel._values.models import CancelRequest, Credentials
 from trio_cancel._values.observer import Observer
-from trio_cancel._values.outcomes import NotFound, NotSent, Outcome
+from trio_cancel._values.outcomes import AlreadyClosed, Canceled, NotFound, NotSent, Outcome, not_surely
 
 SETTLE = 10.0
 """Seconds in which the create of a held order may still reach the venue's book (general information: 10 s)."""
@@ -56,7 +58,7 @@ async def resume(
     """
     contents = read_journal(journal)
     plan = plan_resume(contents, time.time(), old_external_ids=old_external_ids)
-    if not plan.orders and not plan.old:
+    if not plan.errands and not plan.old:
         say("nothing was left")
         return Status.OK
     endpoint = parse_endpoint(contents.url if url is None else url)
@@ -79,13 +81,16 @@ async def resume(
             yield ws
             failed = ws.journal_failed
 
-    output = Output(len(plan.orders) + len(plan.old), as_json=json)
+    output = Output(len(plan.errands) + len(plan.old), as_json=json)
     for order in plan.old:
         why = f"its external id is older than {OLD / 3600:g} h and may name a newer order; --old-external-ids takes it"
         output.tell(NotSent(order.request, cause=NotWritten(why)), 1)
-    holds = {order.request: [hold.number for hold in order.open_holds] for order in plan.orders if order.held}
-    requests = {order.request: 1 for order in plan.orders}
-    run = _Resume(open_session, requests, output.tell, output.room, Halt(), holds=holds)
+    errands = {errand.request: errand for errand in plan.errands}
+
+    def tell(outcome: Outcome, places: int) -> None:
+        output.tell(attrs.evolve(outcome, request=errands[outcome.request].name), places)
+
+    run = _Resume(open_session, dict.fromkeys(errands, 1), tell, output.room, Halt(), errands=errands)
     await output.cancel(run)
     if failed:
         say("the journal could not record all of it; once it can be written, run this again")
@@ -97,34 +102,47 @@ class _Resume(Run):
     """A run that gives the creates of held orders the time to arrive.
 
     Attributes:
-        holds: the numbers of the holds, by order.
+        errands: what is to be canceled, by what the venue is asked for.
     """
 
-    holds: dict[CancelRequest, list[int]] = attrs.field(kw_only=True, factory=dict)
-    _missing: dict[CancelRequest, Outcome] = attrs.field(factory=dict, init=False)
+    errands: dict[CancelRequest, Errand] = attrs.field(kw_only=True)
+    _again: dict[CancelRequest, Outcome] = attrs.field(factory=dict, init=False)  # what was not surely found
+    _ws: TradingWS | None = attrs.field(default=None, init=False)
 
     async def _cancel_all(self, ws: TradingWS) -> None:
+        self._ws = ws
         settled_at = trio.current_time() + SETTLE
         everything = self.requests
         try:
             while True:
                 last = trio.current_time() >= settled_at
                 await super()._cancel_all(ws)
-                if last or not self._missing:
+                if last or not self._again:
                     break
                 await trio.sleep(min(ASK_AGAIN, max(0.0, settled_at - trio.current_time())))
-                self.requests = dict.fromkeys(self._missing, 1)
-            journal = ws._session.journal
-            assert journal is not None
-            journal.release_left(number for request in self._missing for number in self.holds[request])
+                self.requests = dict.fromkeys(self._again, 1)
+            for request in self._again:
+                self._release(request)
         finally:
             self.requests = everything
-            for outcome in self._missing.values():
-                super()._settle(outcome)
+            for outcome in self._again.values():
+                super()._settle(not_surely(outcome) if isinstance(outcome, Canceled | AlreadyClosed) else outcome)
 
     def _settle(self, outcome: Outcome) -> None:
-        if isinstance(outcome, NotFound) and outcome.request in self.holds:
-            self._missing[outcome.request] = outcome
-        else:
-            self._missing.pop(outcome.request, None)
-            super()._settle(outcome)
+        request = outcome.request
+        errand = self.errands[request]
+        clock = None if self._ws is None else self._ws.clock
+        surely = bool(outcome.off_book) and errand.is_meant_by(outcome, clock)
+        outcome = together(self._again.pop(request, None), outcome, surely=surely)
+        if errand.holds and not surely and isinstance(outcome, NotFound | Canceled | AlreadyClosed):
+            self._again[request] = outcome
+            return
+        if surely:
+            self._release(request)
+        super()._settle(outcome)
+
+    def _release(self, request: CancelRequest) -> None:
+        assert self._ws is not None
+        journal = self._ws._session.journal
+        assert journal is not None
+        journal.release_left(hold.number for hold in self.errands[request].holds)

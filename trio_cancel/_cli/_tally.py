@@ -22,8 +22,6 @@ class Status(enum.IntEnum):
     """Usage, credentials, or everything was refused for the signature: nothing was done."""
     UNKNOWN = 3
     """At least one order is unknown; or the program itself failed, which comes to the same."""
-    HUNG_UP = 129
-    """SIGHUP, the terminal was closed; the report was given."""
     INTERRUPTED = 130
     """Ctrl-C; the report was given."""
     TERMINATED = 143

@@ -1,24 +1,112 @@
-"""Which orders are held by which scope (pure). One table a session; the scopes and the dispatcher change it."""
+"""Which orders are held by which scope, and which answer is about one of them. One table for each session.
+
+The venue lets an external id be used again, and a yes for an external id ("closed", "canceled") does not say which of
+the orders that had it. A hold by external id therefore ends only with an answer that is surely about its own order: one
+that names the venue's id that the hold is known to have, or a cancel of an order that was not created before the hold
+was. A hold by the venue's id means one order for good.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Protocol
 
-from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.outcomes import Canceled, Outcome, Unknown
+import attrs
+import trio
+
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.models import CancelRequest, recorded_request
+from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, Outcome, Unknown
+
+DATES_ARE = 0.001
+"""Seconds: how exact the venue's dates are."""
+
+
+@attrs.define(eq=False)
+class Hold:
+    """One order that is held.
+
+    Attributes:
+        request: the name under which it was added.
+        wall: our Unix seconds when it was added.
+        clock: where the venue's clock minus ours lay then, as far as that was known.
+        since: trio's clock then; None if that was in a process that has died.
+        placed_at: trio's clock when the scope was told that the venue has it; None until then.
+        order: the venue's id for it, as a request; None while it is not known.
+    """
+
+    request: CancelRequest
+    wall: float
+    clock: OffsetInterval | None
+    since: float | None
+    placed_at: float | None = None
+    order: CancelRequest | None = None
+
+    def is_meant_by(self, outcome: Outcome, clock: OffsetInterval | None) -> bool:
+        """Return True if a cancel that found an order of this name off the book surely found this very order.
+
+        Args:
+            outcome: a yes: canceled, or already closed.
+            clock: where the venue's clock minus ours lies; None if nothing is known.
+        """
+        if not isinstance(outcome, Canceled | AlreadyClosed):
+            return False
+        named = outcome.request if outcome.request.id is not None else None
+        if isinstance(outcome, Canceled) and outcome.order.id:
+            named = recorded_request(outcome.order.id, None)
+        order = self.request if self.request.id is not None else self.order
+        if order is not None:
+            return named == order
+        return isinstance(outcome, Canceled) and self._is_not_older(outcome, clock)
+
+    def _is_not_older(self, outcome: Canceled, clock: OffsetInterval | None) -> bool:
+        """Return True if the order was surely not created before it was added."""
+        created, attempt = _unix(outcome.order.create_date), answered(outcome)
+        if created is None:
+            return False
+        at = created + DATES_ARE
+        if self.clock is not None and at > self.wall + self.clock.high / 1000:
+            return True
+        if clock is None or attempt is None or attempt.answered_at is None:
+            return False
+        added = self.wall
+        if self.since is not None:
+            # The later of two readings: our clock may have been set since.
+            added = max(added, attempt.answered_at - (trio.current_time() - self.since))
+        elif self.clock is None or not self.clock.overlaps(clock):
+            return False  # it has been set since, or that cannot be told
+        return at > added + _ahead_at_most(outcome, attempt, clock)
+
+
+def answered(outcome: Outcome) -> Attempt | None:
+    """Return the attempt whose answer an outcome rests on."""
+    attempts = [attempt for attempt in outcome.attempts if attempt.answered_at is not None]
+    return max(attempts, key=lambda attempt: attempt.answered_at or 0.0, default=None)
+
+
+def _ahead_at_most(outcome: Canceled, attempt: Attempt, clock: OffsetInterval) -> float:
+    """Return by how many seconds the venue's clock can be ahead of ours.
+
+    The order's last update is its cancel, which was made after our request was written. That is mostly more exact than
+    the whole seconds of the ``Date`` headers, but believed only if it can be true by these.
+    """
+    updated, created = _unix(outcome.order.update_date), _unix(outcome.order.create_date)
+    if updated is not None and created is not None and updated > created and attempt.written_at is not None:
+        seen = updated + DATES_ARE - attempt.written_at
+        if seen >= clock.low / 1000:
+            return seen
+    return clock.high / 1000
+
+
+def _unix(date: datetime | None) -> float | None:
+    return None if date is None else date.timestamp()
 
 
 class Holder(Protocol):
     """A scope, as the table sees it."""
 
-    def off_book(self, request: CancelRequest, written: float) -> None:
-        """Release the order, if the cancel that took it off the book was one of this very order.
-
-        Args:
-            request: the order.
-            written: trio's clock when the cancel's first attempt was written. An order that was added after that is
-                another one of the same name.
-        """
+    def off_book(self, request: CancelRequest, outcome: Outcome) -> None:
+        """Release the order that is held as ``request``, if the outcome is surely about this very order."""
 
 
 class Holds:
@@ -29,44 +117,63 @@ class Holds:
         doubtful: those of them for which a cancel ended Unknown, so that it may have taken them off the book.
     """
 
-    __slots__ = ("doubtful", "holders")
+    __slots__ = ("_names", "_orders", "doubtful", "holders")
 
     def __init__(self) -> None:
         self.holders: dict[CancelRequest, Holder] = {}
         self.doubtful: set[CancelRequest] = set()
+        self._names: dict[CancelRequest, CancelRequest] = {}  # by the venue's id: the external id that is held
+        self._orders: dict[CancelRequest, CancelRequest] = {}  # the other way round
 
     def holder(self, request: CancelRequest) -> Holder | None:
-        """Return the scope that holds the order, or None."""
-        return self.holders.get(request)
+        """Return the scope that holds the order, under this name or the other one, or None."""
+        return self.holders.get(request) or self.holders.get(self._names.get(request, request))
 
     def hold(self, request: CancelRequest, holder: Holder) -> None:
         """Let ``holder`` hold the order."""
         self.holders[request] = holder
-        self.doubtful.discard(request)
+
+    def renew(self, request: CancelRequest) -> None:
+        """Note that an order has been added, perhaps again: an external id then names a new order."""
+        if request.external_id is not None:
+            self._forget(request)
+
+    def place(self, request: CancelRequest, order: CancelRequest) -> None:
+        """Note the venue's id of an order that is held by external id."""
+        if self._orders.get(request) != order:
+            self._forget_id(request)
+            self._names[order] = request
+            self._orders[request] = order
 
     def release(self, request: CancelRequest) -> None:
         """Hold the order no more."""
         self.holders.pop(request, None)
-        self.doubtful.discard(request)
+        self._forget(request)
 
-    def settled(self, outcome: Outcome, written: float) -> None:
-        """Tell the holder of what an outcome says is off the book, under either name that the venue gives it.
-
-        Args:
-            outcome: of a cancel that anybody has made.
-            written: trio's clock when its first attempt was written.
-        """
+    def settled(self, outcome: Outcome) -> None:
+        """Tell the holder of what an outcome says is off the book, under every name that the venue gives it."""
+        request = outcome.request
         if not outcome.off_book:
-            if isinstance(outcome, Unknown) and outcome.request in self.holders:
-                self.doubtful.add(outcome.request)
+            if isinstance(outcome, Unknown):
+                self.doubtful.update(name for name in (request, self._names.get(request)) if name in self.holders)
             return
-        names = [outcome.request]
+        names = [request]
         if isinstance(outcome, Canceled):
             if outcome.order.id:  # a venue may leave it empty for a cancel by external id
-                names.append(CancelRequest(outcome.order.id))
+                names.append(recorded_request(outcome.order.id, None))
             if outcome.order.external_id:
-                names.append(CancelRequest(external_id=outcome.order.external_id))
+                names.append(recorded_request(None, outcome.order.external_id))
+        names += [self._names[name] for name in names if name in self._names]
         for name in dict.fromkeys(names):
             holder = self.holders.get(name)
             if holder is not None:
-                holder.off_book(name, written)
+                holder.off_book(name, outcome)
+
+    def _forget(self, request: CancelRequest) -> None:
+        self.doubtful.discard(request)
+        self._forget_id(request)
+
+    def _forget_id(self, request: CancelRequest) -> None:
+        order = self._orders.pop(request, None)
+        if order is not None and self._names.get(order) == request:
+            del self._names[order]

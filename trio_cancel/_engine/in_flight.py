@@ -8,7 +8,6 @@ a bounded memory of the last ones, by which late and contradicting answers are t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -122,7 +121,7 @@ class Table:
             if self.log is not None:
                 self.log.settled(pending)
             if self.holds.holders:
-                self.holds.settled(outcome, pending.flights[0].written if pending.flights else -math.inf)
+                self.holds.settled(outcome)
             if pending.abandoned:
                 self.tell_late(pending.request, outcome)
         finally:

@@ -26,6 +26,7 @@ from trio_cancel._engine.order import Flight, Pending, State
 from trio_cancel._journal.rows import Changes, micros
 from trio_cancel._journal.store import JournalStore
 from trio_cancel._trio.wakeup import Bell
+from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import JournalError
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
@@ -86,8 +87,12 @@ class Journal:
 
     # For scopes
 
-    async def hold(self, request: CancelRequest) -> None:
+    async def hold(self, request: CancelRequest, clock: OffsetInterval | None = None) -> None:
         """Record that a scope holds an order; return when that is durable. It takes the place of an older hold of it.
+
+        Args:
+            request: the order.
+            clock: where the venue's clock minus ours lies, as far as it is known.
 
         Raises:
             JournalError: it cannot be recorded now. Do not place the order.
@@ -100,7 +105,9 @@ class Journal:
         number = self._next
         self._next = number + 1
         external = request.external_id is not None
-        self._changes.holds.values += (number, self._session, int(external), request.key, micros(self._wall()))
+        low, high = (None, None) if clock is None else (int(clock.low * 1000), int(clock.high * 1000))
+        row = (number, self._session, int(external), request.key, micros(self._wall()), low, high)
+        self._changes.holds.values += row
         self._held[request] = number  # now, so that it can be released while it waits
         durable = False
         try:
@@ -124,6 +131,13 @@ class Journal:
         number = self._held.pop(request, None)
         if number is not None:
             self._let_go(number)
+
+    def placed(self, request: CancelRequest, order_id: str | None) -> None:
+        """Record, soon, that the venue has an order that is held, and its id for it, if that is known."""
+        number = self._held.get(request)
+        if number is not None:
+            self._changes.placed.values += (number, micros(self._wall()), order_id)
+            self._wake_lazily()
 
     def release_left(self, holds: Iterable[int]) -> None:
         """Record, soon, that holds which a dead process left are no more, by their numbers."""

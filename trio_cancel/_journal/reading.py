@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 
@@ -9,6 +10,7 @@ import attrs
 
 from trio_cancel._journal.rows import AttemptRow, SessionRow, Tables, request_of, seconds
 from trio_cancel._journal.store import read_tables
+from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, Unknown
 
@@ -24,12 +26,18 @@ class JournalHold:
         session: the session whose scope it was.
         held_at: when it was added.
         released_at: when it was discarded or found off the book; None if it never was.
+        placed_at: when its scope was told that the venue has it; None if it never was.
+        order_id: the venue's id for it, if that was told; None for one that was added by that id.
+        clock: where the venue's clock minus ours lay then; None if nothing was known.
     """
 
     number: int
     session: int
     held_at: float
     released_at: float | None = None
+    placed_at: float | None = None
+    order_id: str | None = None
+    clock: OffsetInterval | None = None
 
 
 @attrs.frozen
@@ -66,6 +74,7 @@ class JournalOrder:
         unsettled: True if a cancel of it has no outcome or ended Unknown, and no later one has told.
         open_holds: the holds that nothing has ended.
         known_at: for an order that is left: until when (Unix seconds) its session surely meant this order by its id.
+        meant: the venue's id of the order that the unsettled cancel meant, where it is known besides the name.
     """
 
     request: CancelRequest
@@ -74,6 +83,7 @@ class JournalOrder:
     open_holds: tuple[JournalHold, ...]
     unsettled: bool
     known_at: float
+    meant: str | None = None
 
     @property
     def held(self) -> bool:
@@ -137,8 +147,13 @@ def read_journal(path: str | os.PathLike[str]) -> JournalContents:
 
 @attrs.define(eq=False)
 class _Story:
-    """One order while its rows are put together; holds and cancels by their numbers."""
+    """One order while its rows are put together; holds and cancels by their numbers.
 
+    Attributes:
+        first: the least of the numbers.
+    """
+
+    first: float = math.inf
     holds: dict[int, JournalHold] = attrs.field(factory=dict)
     cancels: dict[int, JournalCancel] = attrs.field(factory=dict)
 
@@ -152,23 +167,49 @@ def contents_of(tables: Tables) -> JournalContents:
         attempts.setdefault(row[1], []).append(row)
     sessions = {row.number: row for row in tables.sessions}
     alive = {row.number: max(row.alive, row.closed or 0) for row in tables.sessions}
+    placed = {hold: (told, order_id) for hold, told, order_id in tables.placed}
     stories: dict[tuple[int, str], _Story] = {}
-    rows = sorted([*((*row, True) for row in tables.holds), *((*row, False) for row in tables.intents)])
-    for number, session, external, key, at, is_hold in rows:
-        story = stories.setdefault((external, key), _Story())
+
+    def story_of(number: int, session: int, external: int, key: str, at: int) -> _Story:
         alive[session] = max(alive.get(session, 0), at)
-        if is_hold:
-            story.holds[number] = JournalHold(number, session, at / 1e6, seconds(released.get(number)))
-        else:
-            kind, settled, code = outcomes.get(number, (None, None, None))
-            alive[session] = max(alive[session], settled or 0)
-            tried = _attempts(attempts.get(number, ()), sessions.get(session))
-            story.cancels[number] = JournalCancel(number, session, at / 1e6, tried, kind, seconds(settled), code)
+        story = stories.setdefault((external, key), _Story())
+        story.first = min(story.first, number)
+        return story
+
+    for number, session, external, key, at, low, high in tables.holds:
+        placed_at, order_id = placed.get(number, (None, None))
+        story_of(number, session, external, key, at).holds[number] = JournalHold(
+            number,
+            session,
+            at / 1e6,
+            seconds(released.get(number)),
+            placed_at=seconds(placed_at),
+            order_id=order_id,
+            clock=None if low is None or high is None else OffsetInterval(low / 1000, high / 1000),
+        )
+    for number, session, external, key, at in tables.intents:
+        kind, settled, code = outcomes.get(number, (None, None, None))
+        tried = _attempts(attempts.get(number, ()), sessions.get(session))
+        story_of(number, session, external, key, at).cancels[number] = JournalCancel(
+            number, session, at / 1e6, tried, kind, seconds(settled), code
+        )
+        alive[session] = max(alive[session], settled or 0)
+    closed: dict[CancelRequest, int] = {}
+    told: dict[CancelRequest, int] = {}
+    for (external, key), story in stories.items():
+        for number, cancel in () if external else story.cancels.items():
+            if cancel.kind in _OFF_BOOK:
+                closed[request_of(0, key)] = number
+            if cancel.kind in (*_OFF_BOOK, NotFound.kind):
+                told[request_of(0, key)] = number
     lives = {number: at / 1e6 for number, at in alive.items()}
     return JournalContents(
         tables.url,
         tuple(JournalSession(s.number, s.opened / 1e6, lives[s.number], seconds(s.closed)) for s in tables.sessions),
-        tuple(_order(request_of(*name), story, lives) for name, story in stories.items()),
+        tuple(
+            _order(request_of(*name), story, lives, closed, told)
+            for name, story in sorted(stories.items(), key=lambda item: item[1].first)
+        ),
     )
 
 
@@ -180,24 +221,63 @@ def _attempts(rows: Iterable[AttemptRow], session: SessionRow | None) -> tuple[A
     )
 
 
-def _order(request: CancelRequest, story: _Story, lives: dict[int, float]) -> JournalOrder:
-    off_book = 0  # the last cancel that found it off the book
-    unsettled_at: float | None = None
-    for number, cancel in story.cancels.items():
+def _order(
+    request: CancelRequest,
+    story: _Story,
+    lives: dict[int, float],
+    closed: dict[CancelRequest, int],
+    told: dict[CancelRequest, int],
+) -> JournalOrder:
+    """Put one order together.
+
+    Args:
+        request: the order.
+        story: its holds and cancels.
+        lives: when each session last gave a sign of life.
+        closed: the orders that a cancel by the venue's id has found off the book, with the number of the last one.
+        told: the same, with those of which the venue said that it does not know them.
+    """
+    unsettled: JournalCancel | None = None
+    for cancel in story.cancels.values():
         if cancel.kind is None or cancel.kind == Unknown.kind:
-            unsettled_at = cancel.intended_at
+            unsettled = cancel
         elif cancel.kind in (*_OFF_BOOK, NotFound.kind):
             # A refusal, or a cancel that was not sent, leaves open what an earlier one did.
-            unsettled_at = None
-        if cancel.kind in _OFF_BOOK:
-            off_book = number
-    held = [hold for number, hold in story.holds.items() if hold.released_at is None and number > off_book]
+            unsettled = None
+    # A yes for an external id may be about an older order of that name: only its session knew, and released the hold.
+    held = [hold for hold in story.holds.values() if hold.released_at is None and not _is_closed(request, hold, closed)]
+    meant = None
+    if unsettled is not None:
+        # What it meant is the order that was held under the name then, by the last of the holds before it.
+        before = [hold for number, hold in story.holds.items() if number < unsettled.number]
+        named = _id_of(request, before[-1]) if before else None
+        if named is not None and (named in closed or told.get(named, 0) > unsettled.number):
+            unsettled = None
+        elif request.id is None and named is not None:
+            meant = named.id
+    # A scope means this very order as long as its session lives; a mere cancel meant it when it was made. Where the
+    # venue's id is known as well, the name's age does not matter.
+    by_name = [hold for hold in held if hold.order_id is None] or held
     return JournalOrder(
         request,
         tuple(story.holds.values()),
         tuple(story.cancels.values()),
         open_holds=tuple(held),
-        unsettled=unsettled_at is not None,
-        # A scope means this very order as long as its session lives; a mere cancel meant it when it was made.
-        known_at=max([unsettled_at or 0.0, *(lives[hold.session] for hold in held)]),
+        unsettled=unsettled is not None,
+        known_at=max([0.0 if unsettled is None else unsettled.intended_at, *(lives[hold.session] for hold in by_name)]),
+        meant=meant,
     )
+
+
+def _is_closed(request: CancelRequest, hold: JournalHold, closed: dict[CancelRequest, int]) -> bool:
+    """Return True if a cancel by the venue's id has found the order of a hold off the book."""
+    named = _id_of(request, hold)
+    # One that was added by the venue's id after that is asked for all the same.
+    return named is not None and named in closed and (request.id is None or hold.number < closed[named])
+
+
+def _id_of(request: CancelRequest, hold: JournalHold) -> CancelRequest | None:
+    """Return the order that a hold means by the venue's id, if that is known."""
+    if request.id is not None:
+        return request
+    return None if hold.order_id is None else request_of(0, hold.order_id)

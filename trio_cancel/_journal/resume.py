@@ -4,10 +4,42 @@ from __future__ import annotations
 
 import attrs
 
-from trio_cancel._journal.reading import JournalContents, JournalOrder
+from trio_cancel._engine.held import Hold
+from trio_cancel._journal.reading import JournalContents, JournalHold, JournalOrder
+from trio_cancel._journal.rows import request_of
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.outcomes import Outcome
 
 OLD = 3600.0
 """Seconds from which an external id may name a newer order: the venue lets it be used again."""
+
+
+@attrs.frozen
+class Errand:
+    """One order that is to be canceled.
+
+    Attributes:
+        request: what the venue is asked for: its own id where that is known, since no other order can have it.
+        name: what the journal calls the order.
+        holds: the open holds that end with it.
+    """
+
+    request: CancelRequest
+    name: CancelRequest
+    holds: tuple[JournalHold, ...] = ()
+
+    def is_meant_by(self, outcome: Outcome, clock: OffsetInterval | None) -> bool:
+        """Return True if a cancel that found an order of this name off the book surely found the one that was held.
+
+        Args:
+            outcome: a yes: canceled, or already closed.
+            clock: where the venue's clock minus ours lies; None if nothing is known.
+        """
+        return self.request.id is not None or all(
+            hold.placed_at is not None or Hold(self.request, hold.held_at, hold.clock, None).is_meant_by(outcome, clock)
+            for hold in self.holds
+        )
 
 
 @attrs.frozen
@@ -15,11 +47,11 @@ class Plan:
     """What to do with the orders that were left.
 
     Attributes:
-        orders: those to cancel, in the order in which they first came up.
-        old: those whose external ids are too old to be sure which order they name.
+        errands: what to cancel, in the order in which it first came up.
+        old: the orders whose external ids are too old to be sure which order they name.
     """
 
-    orders: tuple[JournalOrder, ...]
+    errands: tuple[Errand, ...]
     old: tuple[JournalOrder, ...]
 
 
@@ -34,9 +66,24 @@ def plan_resume(contents: JournalContents, now: float, *, old_external_ids: bool
         now: Unix seconds.
         old_external_ids: cancel by old external ids, too.
     """
-    orders: list[JournalOrder] = []
+    errands: dict[CancelRequest, Errand] = {}
     old: list[JournalOrder] = []
     for order in contents.left:
-        is_old = order.request.external_id is not None and now - order.known_at > OLD
-        (old if is_old and not old_external_ids else orders).append(order)
-    return Plan(tuple(orders), tuple(old))
+        for request, holds in _requests(order).items():
+            if request.external_id is not None and now - order.known_at > OLD and not old_external_ids:
+                old.append(order)
+                continue
+            before = errands.get(request, Errand(request, order.request))
+            errands[request] = attrs.evolve(before, holds=(*before.holds, *holds))
+    return Plan(tuple(errands.values()), tuple(old))
+
+
+def _requests(order: JournalOrder) -> dict[CancelRequest, list[JournalHold]]:
+    """Return what the venue is to be asked for, with the holds that it ends."""
+    requests: dict[CancelRequest, list[JournalHold]] = {}
+    if order.unsettled:
+        requests[order.request if order.meant is None else request_of(0, order.meant)] = []
+    for hold in order.open_holds:
+        request = order.request if hold.order_id is None else request_of(0, hold.order_id)
+        requests.setdefault(request, []).append(hold)
+    return requests

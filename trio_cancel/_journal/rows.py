@@ -30,8 +30,11 @@ class SessionRow(NamedTuple):
     """When it ended in an orderly way; None if it lives, or died."""
 
 
-HoldRow: TypeAlias = tuple[int, int, int, str, int]
-"""number, session, 1 if the key is an external id, key, held at"""
+HoldRow: TypeAlias = tuple[int, int, int, str, int, int | None, int | None]
+"""number, session, 1 if the key is an external id, key, held at, and the least and the most that the venue's clock was
+ahead of ours then (None: not known)"""
+PlacedRow: TypeAlias = tuple[int, int, str | None]
+"""number of the hold, told at that the venue has the order, the venue's id for it"""
 ReleaseRow: TypeAlias = tuple[int, int]
 """number of the hold, released at"""
 IntentRow: TypeAlias = tuple[int, int, int, str, int]
@@ -81,6 +84,7 @@ class Changes:
         self,
         *,
         holds: Iterable[HoldRow] = (),
+        placed: Iterable[PlacedRow] = (),
         releases: Iterable[ReleaseRow] = (),
         intents: Iterable[IntentRow] = (),
         attempts: Iterable[AttemptRow] = (),
@@ -89,7 +93,8 @@ class Changes:
         alive: int | None = None,
         closed: int | None = None,
     ) -> None:
-        self.holds: Rows = Rows(5, holds)
+        self.holds: Rows = Rows(7, holds)
+        self.placed: Rows = Rows(3, placed)
         self.releases: Rows = Rows(2, releases)
         self.intents: Rows = Rows(5, intents)
         self.attempts: Rows = Rows(6, attempts)
@@ -101,6 +106,7 @@ class Changes:
     def __len__(self) -> int:
         return (
             len(self.holds)
+            + len(self.placed)
             + len(self.releases)
             + len(self.intents)
             + len(self.attempts)
@@ -113,6 +119,7 @@ class Changes:
     def before(self, later: Changes) -> Changes:
         """Add ``later`` changes to these, and return these."""
         self.holds.values += later.holds.values
+        self.placed.values += later.placed.values
         self.releases.values += later.releases.values
         self.intents.values += later.intents.values
         self.attempts.values += later.attempts.values
@@ -136,6 +143,7 @@ class Tables:
     intents: list[IntentRow]
     attempts: list[AttemptRow]
     outcomes: list[OutcomeRow]
+    placed: list[PlacedRow] = attrs.field(factory=list)
 
 
 @attrs.frozen

@@ -25,14 +25,18 @@ from trio_cancel._values.errors import JournalError
 from trio_cancel._values.models import Credentials
 
 APPLICATION_ID = 0x7472694A
-VERSION = 1
+VERSION = 2
+"""Format 1 lacks the table ``placed`` and the clock of a hold. Such a journal can be read as it is, and is brought up
+to date when it is opened for writing."""
 
+_PLACED = "CREATE TABLE placed (hold INTEGER PRIMARY KEY, told INTEGER NOT NULL, id TEXT);"
 _SCHEMA = f"""
 CREATE TABLE account (url TEXT NOT NULL, salt BLOB NOT NULL, fingerprint BLOB NOT NULL);
 CREATE TABLE session (number INTEGER PRIMARY KEY, prefix TEXT NOT NULL, first_attempt INTEGER NOT NULL,
                       opened INTEGER NOT NULL, alive INTEGER NOT NULL, closed INTEGER);
 CREATE TABLE hold    (number INTEGER PRIMARY KEY, session INTEGER NOT NULL, external INTEGER NOT NULL,
-                      key TEXT NOT NULL, held INTEGER NOT NULL);
+                      key TEXT NOT NULL, held INTEGER NOT NULL, clock_low INTEGER, clock_high INTEGER);
+{_PLACED}
 CREATE TABLE release (hold INTEGER PRIMARY KEY, released INTEGER NOT NULL);
 CREATE TABLE intent  (number INTEGER PRIMARY KEY, session INTEGER NOT NULL, external INTEGER NOT NULL,
                       key TEXT NOT NULL, intended INTEGER NOT NULL);
@@ -43,6 +47,21 @@ CREATE TABLE answer  (number INTEGER PRIMARY KEY, intent INTEGER NOT NULL, conne
                       written INTEGER NOT NULL, answered INTEGER NOT NULL, status INTEGER, kind TEXT NOT NULL,
                       error_code INTEGER);
 PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+"""
+# In format 1 any cancel that found the name off the book ended the holds of it before that.
+_ENDED = """
+SELECT hold.number, max(settled) FROM hold
+JOIN intent ON intent.external = hold.external AND intent.key = hold.key AND intent.number > hold.number
+JOIN (SELECT intent, kind, settled FROM outcome UNION ALL SELECT intent, kind, answered FROM answer) AS ends
+  ON ends.intent = intent.number AND ends.kind IN ('canceled', 'already_closed')
+WHERE hold.number NOT IN (SELECT hold FROM release) GROUP BY hold.number
+"""
+_UPDATE = f"""
+INSERT INTO release {_ENDED};
+ALTER TABLE hold ADD COLUMN clock_low INTEGER;
+ALTER TABLE hold ADD COLUMN clock_high INTEGER;
+{_PLACED}
 PRAGMA user_version = {VERSION};
 """
 _TABLES = ("account", "session", "hold", "release", "intent", "attempt", "outcome", "answer")
@@ -123,6 +142,8 @@ class Store:
                 try:
                     database.execute("PRAGMA journal_mode = WAL")
                     database.execute("PRAGMA synchronous = FULL")
+                    if _version(database) < VERSION:
+                        database.executescript(f"BEGIN; {_UPDATE} COMMIT;")
                     begun = _begin(database, prefix, now)
                 except BaseException:
                     database.close()
@@ -143,6 +164,7 @@ class Store:
         try:
             _insert(database, "intent", changes.intents)
             _insert(database, "hold", changes.holds)
+            _insert(database, "placed", changes.placed)
             _insert(database, "release", changes.releases)
             _insert(database, "attempt", changes.attempts)
             _insert(database, "outcome", changes.outcomes)
@@ -181,13 +203,15 @@ def read_tables(path: str | os.PathLike[str]) -> Tables:
         def rows(table: str) -> list[Any]:
             return database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()  # noqa: S608 - our own names
 
+        old = _version(database) < VERSION
         return Tables(
             rows("account")[0][0],
             [SessionRow(*row) for row in rows("session")],
-            rows("hold"),
-            rows("release"),
+            [(*row, None, None) for row in rows("hold")] if old else rows("hold"),
+            [*rows("release"), *database.execute(_ENDED)] if old else rows("release"),
             rows("intent"),
             *spread(rows("answer"), rows("attempt"), rows("outcome")),
+            placed=[] if old else rows("placed"),
         )
 
 
@@ -273,7 +297,7 @@ def _check(path: str, database: sqlite3.Connection, account: Account) -> None:
 def _check_format(path: str, database: sqlite3.Connection) -> None:
     """Raise JournalError unless it is a journal that we can read; sqlite3.DatabaseError if it is damaged."""
     application = database.execute("PRAGMA application_id").fetchone()[0]
-    version = database.execute("PRAGMA user_version").fetchone()[0]
+    version = _version(database)
     if application != APPLICATION_ID:
         raise JournalError(f"The file {path} is no journal of trio_cancel; it was left as it is. Name another file.")
     if version > VERSION:
@@ -282,10 +306,15 @@ def _check_format(path: str, database: sqlite3.Connection) -> None:
             "it was left as it is. Update trio_cancel, or name another file."
         )
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if version != VERSION or not tables.issuperset(_TABLES):
+    if version < 1 or not tables.issuperset(_TABLES) or (version == VERSION and "placed" not in tables):
         raise sqlite3.DatabaseError("tables are missing")
     if database.execute("SELECT count(*) FROM account").fetchone()[0] != 1:
         raise sqlite3.DatabaseError("its account is missing")
+
+
+def _version(database: sqlite3.Connection) -> int:
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 def _begin(database: sqlite3.Connection, prefix: str, now: int) -> Begun:

@@ -157,6 +157,10 @@ class Session:
         """True if there is a journal and it does not record all of it."""
         return self.journal is not None and self.journal.failed
 
+    def wall(self) -> float:
+        """Return our Unix seconds."""
+        return self._world.wall()
+
     def kill(self) -> None:
         """End every task at once."""
         self._scope.cancel()

@@ -52,6 +52,10 @@ class OffsetInterval:
             f'clock_offset="auto"'
         )
 
+    def overlaps(self, other: OffsetInterval) -> bool:
+        """Return True if both can be true of one clock."""
+        return self.low <= other.high and other.low <= self.high
+
     def intersect(self, other: OffsetInterval) -> OffsetInterval:
         """Return what both allow; if they contradict each other (a clock was set meanwhile), the newer, ``other``."""
         low, high = max(self.low, other.low), min(self.high, other.high)

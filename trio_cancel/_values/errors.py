@@ -10,6 +10,7 @@
     ├── NoReply                              written, and no answer in time: cause of Unknown outcomes
     ├── NotWritten                           not written in time or withdrawn: cause of NotSent outcomes
     ├── InvalidReply                         an answer that contradicts itself: cause of Unknown outcomes
+    ├── NotSurelyThisOrder                   closed, but perhaps another order of this name: cause of Unknown outcomes
     ├── VenueUnavailable                     the venue answered 5xx or 408: cause of Unknown outcomes
     ├── VenueError                           the venue refused: status, error_code, message, request, outcome
     │   ├── OrderNotFound                    40401
@@ -40,7 +41,7 @@ from trio_cancel._values.travel import Travels, identity
 
 if TYPE_CHECKING:
     from trio_cancel._values.models import CancelRequest
-    from trio_cancel._values.outcomes import AlreadyClosed, CancelReport, NotFound, NotSent, Rejected, Unknown
+    from trio_cancel._values.outcomes import AlreadyClosed, Canceled, CancelReport, NotFound, NotSent, Rejected, Unknown
 
 
 class TradingError(Travels, Exception):
@@ -95,6 +96,20 @@ class NotWritten(TradingError):
 
 class InvalidReply(TradingError):
     """The venue's answer contradicts itself or the contract, so it says nothing about the order."""
+
+
+class NotSurelyThisOrder(TradingError):
+    """The venue says that an order with this external id is closed, but perhaps it was another one of the same name.
+
+    It is the cause of Unknown outcomes of order scopes and of ``trio-cancel resume``: see the guide about scopes.
+
+    Attributes:
+        closed: what the venue said; None if it is not known.
+    """
+
+    def __init__(self, message: str, *, closed: Canceled | AlreadyClosed | None = None) -> None:
+        super().__init__(message)
+        self.closed = closed
 
 
 class VenueUnavailable(TradingError):

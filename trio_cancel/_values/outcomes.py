@@ -23,6 +23,7 @@ from trio_cancel._values.errors import (
     InvalidRequest,
     InvalidSignature,
     MissingParameters,
+    NotSurelyThisOrder,
     OrderNotActive,
     OrderNotFound,
     OrdersLeft,
@@ -199,7 +200,7 @@ class Unknown(_Outcome):
 
     Attributes:
         cause: why nothing is known: :class:`NoReply`, :class:`ConnectionLost`, :class:`VenueUnavailable`,
-            :class:`InvalidReply`.
+            :class:`InvalidReply`, :class:`NotSurelyThisOrder`.
         final: False if an answer can still come (in the report of a batch).
     """
 
@@ -347,6 +348,27 @@ def describe_invalid(invalid: tuple[InvalidItem, ...], most: int = 3) -> str:
 
 def describe_left(left: tuple[Outcome, ...], most: int = 10) -> str:
     """Return one sentence that names the orders in ``left`` (at most ``most`` of them)."""
-    names = ", ".join(f"{outcome.request.key} ({outcome.kind})" for outcome in left[:most])
+    names = ", ".join(f"{outcome.request.key} ({_state(outcome)})" for outcome in left[:most])
     more = f" and {len(left) - most} more" if len(left) > most else ""
     return f"{len(left)} order{'s are' if len(left) > 1 else ' is'} not surely off the book: {names}{more}."
+
+
+def _state(outcome: Outcome) -> str:
+    if isinstance(outcome, Unknown) and isinstance(outcome.cause, NotSurelyThisOrder):
+        return f"{outcome.kind}: closed, but not surely this order"
+    return outcome.kind
+
+
+def not_surely(closed: Canceled | AlreadyClosed) -> Unknown:
+    """Return what is known of an order when one of its name is closed, and perhaps it was another one."""
+    name = closed.request
+    if isinstance(closed, Canceled):
+        order = closed.order
+        which = f"{order.id} " if order.id else ""
+        since = "" if order.create_date is None else f", created {order.create_date.isoformat(timespec='milliseconds')}"
+        said = f"it canceled the order {which}with this external id{since}"
+    else:
+        said = "the order with this external id is closed"
+    text = f"the venue says that {said}; it may be an older one than the one that was added"
+    cause = NotSurelyThisOrder(text, closed=closed)
+    return Unknown(name, closed.attempts, error=closed.error, after_unanswered=closed.after_unanswered, cause=cause)
