@@ -57,7 +57,7 @@ async def test_one_bad_order_does_not_spoil_the_rest(autojump_clock: MockClock) 
             "canceled",
             "already_closed",
             "unknown",
-            "rejected",
+            "unknown",
         ]
         (filled,) = report.partly_filled
         assert filled.request.id == partly

@@ -19,10 +19,11 @@ from trio_cancel._values.errors import (
     NoReply,
     NotWritten,
     SessionClosed,
+    UnlistedRefusal,
     VenueUnavailable,
 )
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.outcomes import Canceled, NotSent, Outcome, Rejected, Unknown
+from trio_cancel._values.outcomes import AlreadyClosed, Canceled, NotSent, Outcome, Rejected, Unknown
 
 Answer = Callable[[str], str]
 
@@ -32,6 +33,13 @@ NOT_FOUND: Answer = lambda rid: refusal(rid, 404, 40401)  # noqa: E731
 MISSING: Answer = lambda rid: refusal(rid, 400, 40010)  # noqa: E731
 SIGNATURE: Answer = lambda rid: refusal(rid, 400, 40011)  # noqa: E731
 OTHER: Answer = lambda rid: refusal(rid, 403, 99999)  # noqa: E731
+UNAUTHORIZED: Answer = lambda rid: refusal(rid, 401, 40100, "Invalid signature")  # noqa: E731
+ALREADY_CANCELED: Answer = lambda rid: refusal(rid, 400, 40020, "Order already canceled.")  # noqa: E731
+EXECUTED: Answer = lambda rid: refusal(rid, 400, 40021, "Order executed completely.")  # noqa: E731
+ANOTHER: Answer = lambda rid: canceled(rid, "another order")  # noqa: E731
+OPEN: Answer = lambda rid: canceled(rid, status="open")  # noqa: E731
+NO_RESULT: Answer = lambda rid: f'{{"id":"{rid}","status":200}}'  # noqa: E731
+NO_STATUS: Answer = lambda rid: f'{{"id":"{rid}","status":"200"}}'  # noqa: E731
 TOO_MANY: Answer = lambda rid: refusal(rid, 429, 42900, "Too many requests")  # noqa: E731
 DAILY: Answer = lambda rid: refusal(rid, 429, 42901, "Limit Exceeded")  # noqa: E731
 BROKEN: Answer = lambda rid: refusal(rid, 500)  # noqa: E731
@@ -49,12 +57,11 @@ TIMED_OUT: Answer = lambda rid: refusal(rid, 408)  # noqa: E731
         (NOT_FOUND, "not_found"),
         (MISSING, "rejected"),
         (SIGNATURE, "rejected"),
-        (OTHER, "rejected"),
         (DAILY, "rejected"),
-        (lambda rid: canceled(rid, "another order"), "unknown"),
-        (lambda rid: canceled(rid, status="open"), "unknown"),
-        (lambda rid: f'{{"id":"{rid}","status":200}}', "unknown"),
-        (lambda rid: f'{{"id":"{rid}","status":"200"}}', "unknown"),
+        (UNAUTHORIZED, "rejected"),
+        (ALREADY_CANCELED, "already_closed"),
+        (EXECUTED, "already_closed"),
+        (lambda rid: refusal(rid, 404, 40400), "not_found"),
     ],
 )
 def test_a_definite_answer_settles_at_once(answer: Answer, kind: str) -> None:
@@ -71,14 +78,85 @@ def test_a_definite_answer_settles_at_once(answer: Answer, kind: str) -> None:
     assert len(desk.ids) == 1  # and that is the end of it
 
 
-def test_an_answer_that_contradicts_itself_says_so() -> None:
+@pytest.mark.parametrize(
+    ("answer", "closed_as"), [(CLOSED, None), (ALREADY_CANCELED, "canceled"), (EXECUTED, "executed")]
+)
+def test_how_an_order_was_closed_is_told_where_the_venue_says_it(answer: Answer, closed_as: str | None) -> None:
     desk = Desk()
+    order = desk.submit()
+    desk.answer(answer(desk.ids[0]))
+    outcome = desk.only(order)
+    assert isinstance(outcome, AlreadyClosed)
+    assert outcome.closed_as == closed_as
+
+
+@pytest.mark.parametrize("answer", [OTHER, lambda rid: refusal(rid, 400, 40021, "No orders to cancel.")])
+def test_a_refusal_that_is_not_listed_is_unknown_and_not_tried_again(answer: Answer) -> None:
+    desk = Desk()
+    order = desk.submit()
+    desk.answer(answer(desk.ids[0]))
+    outcome = desk.only(order)
+    assert isinstance(outcome, Unknown)
+    assert isinstance(outcome.cause, UnlistedRefusal)
+    assert outcome.error is not None
+    assert str(outcome.error) in str(outcome.cause)
+    desk.wait(100)
+    assert len(desk.ids) == 1
+
+
+def test_an_earlier_attempt_can_still_tell_after_a_refusal_that_is_not_listed() -> None:
+    desk = Desk()
+    order = desk.submit()
+    desk.wait(12)
+    desk.answer(OTHER(desk.ids[1]))
+    assert order.state is not State.SETTLED
+    desk.answer(canceled(desk.ids[0]))
+    assert desk.only(order).kind == "canceled"
+    assert len(desk.ids) == 2
+
+
+@pytest.mark.parametrize("bad", [ANOTHER, OPEN, NO_RESULT, NO_STATUS])
+@pytest.mark.parametrize(
+    ("then", "kind"),
+    [(CANCELED, "canceled"), (CLOSED, "already_closed"), (NOT_FOUND, "not_found"), (MISSING, "unknown")],
+)
+def test_an_answer_that_cannot_be_read_is_asked_for_again(bad: Answer, then: Answer, kind: str) -> None:
+    desk = Desk()
+    order = desk.submit()
+    desk.answer(bad(desk.ids[0]))
+    assert order.state is State.RETRYING
+    desk.wait(0.1249)
+    assert len(desk.ids) == 1  # but not at once
+    desk.wait(0.2)
+    desk.answer(then(desk.ids[1]))
+    outcome = desk.only(order)
+    assert outcome.kind == kind
+    assert outcome.after_unanswered
+    assert len(outcome.attempts) == 2
+
+
+def test_an_answer_that_contradicts_itself_says_so_in_the_end() -> None:
+    desk = Desk()
+    order = desk.submit()
+    while order.kind is None and desk.now < 60:
+        if order.flights[-1].answered_at is None:
+            desk.answer(canceled(desk.ids[-1], status="open"))
+        desk.wait(0.1)
+    outcome = desk.only(order)
+    assert 29 < desk.now < 30.2
+    assert 5 < len(desk.ids) < 30
+    assert isinstance(outcome, Unknown)
+    assert isinstance(outcome.cause, InvalidReply)
+    assert "'open'" in str(outcome.cause)
+
+
+def test_without_retry_one_answer_that_cannot_be_read_ends_it() -> None:
+    desk = Desk(terms=Terms(retry=False))
     order = desk.submit()
     desk.answer(canceled(desk.ids[0], status="open"))
     outcome = desk.only(order)
     assert isinstance(outcome, Unknown)
     assert isinstance(outcome.cause, InvalidReply)
-    assert "'open'" in str(outcome.cause)
 
 
 def test_the_venues_error_is_kept() -> None:
@@ -95,7 +173,7 @@ def test_an_order_is_known_by_the_id_that_was_asked_for() -> None:
     ours, theirs = desk.submit(external_id="mine"), desk.submit(external_id="mine too")
     desk.answer(canceled(desk.ids[0], "7", external_id="mine"))
     desk.answer(canceled(desk.ids[1], "8", external_id="mine"))
-    assert (ours.kind, theirs.kind) == ("canceled", "unknown")
+    assert (ours.kind, theirs.state) == ("canceled", State.RETRYING)
 
 
 def test_answers_are_matched_by_id_alone() -> None:
@@ -213,12 +291,13 @@ def test_nothing_but_refusals_for_now_is_a_rejection_in_the_end() -> None:
     assert desk.now == pytest.approx(30, abs=0.2)
 
 
+@pytest.mark.parametrize("refused", [SIGNATURE, UNAUTHORIZED, lambda rid: f'{{"id":"{rid}","status":401}}'])
 @pytest.mark.parametrize(("age", "attempts"), [(3.9, 1), (4.0, 1), (4.01, 2), (11.0, 2)])
-def test_a_bad_signature_is_late_after_four_seconds(age: float, attempts: int) -> None:
+def test_a_bad_signature_is_late_after_four_seconds(refused: Answer, age: float, attempts: int) -> None:
     desk = Desk()
     order = desk.submit()
     desk.wait(age)
-    desk.answer(SIGNATURE(desk.ids[0]))
+    desk.answer(refused(desk.ids[0]))
     assert len(desk.ids) == attempts
     if attempts == 1:
         assert order.kind == "rejected"
@@ -409,7 +488,6 @@ LOST = "lost"
         (OTHER, "unknown"),
         (DAILY, "unknown"),
         (TOO_MANY, "unknown"),
-        (lambda rid: canceled(rid, "another order"), "unknown"),
     ],
 )
 def test_after_doubt_there_is_no_rejection(first: str | Answer, second: Answer, kind: str) -> None:
@@ -438,7 +516,7 @@ def test_after_doubt_there_is_no_rejection(first: str | Answer, second: Answer, 
         assert len(desk.ids) == 2  # a refusal for good is not tried again
 
 
-@pytest.mark.parametrize("second", [MISSING, SIGNATURE, OTHER, DAILY])
+@pytest.mark.parametrize("second", [MISSING, SIGNATURE, UNAUTHORIZED, DAILY])
 def test_after_a_refusal_for_now_a_rejection_is_one(second: Answer) -> None:
     desk = Desk()
     order = desk.submit()
@@ -510,12 +588,13 @@ def test_an_answer_may_come_while_the_next_attempt_is_about_to_be_signed() -> No
     assert desk.dispatcher.sign(admitted, 1, desk.now, desk.wall) == ([], [])
 
 
-def test_the_clock_is_told_with_a_wrong_signature_only_if_it_is_surely_off() -> None:
+@pytest.mark.parametrize("refused", [SIGNATURE, UNAUTHORIZED])
+def test_the_clock_is_told_with_a_wrong_signature_only_if_it_is_surely_off(refused: Answer) -> None:
     for interval, told in [(OffsetInterval(4000, 5200), True), (OffsetInterval(-300, 900), False)]:
         desk = Desk(terms=ONCE)
         desk.dispatcher.table.clock = interval
         order, other = desk.submit(), desk.submit("other")
-        desk.answer(SIGNATURE(desk.ids[0]))
+        desk.answer(refused(desk.ids[0]))
         desk.answer(MISSING(desk.ids[1]))
         outcome, plain = desk.only(order), desk.only(other)
         assert isinstance(outcome, Rejected)

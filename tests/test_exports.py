@@ -21,8 +21,8 @@ PUBLIC = {
     "JournalContents", "JournalError", "JournalHold", "JournalOrder", "JournalSession", "MissingParameters", "NoReply",
     "NotFound", "NotSent", "NotWritten", "Observer", "OffsetInterval", "OrderNotActive", "OrderNotFound", "OrderScope",
     "OrdersLeft", "Outcome", "OutcomeUnknown", "Pacer", "RateLimited", "Rejected", "SessionClosed", "SessionState",
-    "Statistics", "TradingError", "TradingWS", "Unknown", "VenueError", "VenueReply", "VenueUnavailable",
-    "NotSurelyThisOrder", "cancel_on_signals", "open_trading_ws", "read_journal",
+    "Statistics", "TradingError", "TradingWS", "Unknown", "UnlistedRefusal", "VenueError", "VenueReply",
+    "VenueUnavailable", "NotSurelyThisOrder", "cancel_on_signals", "open_trading_ws", "read_journal",
 }  # fmt: skip
 
 

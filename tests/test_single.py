@@ -70,7 +70,7 @@ async def test_everybody_gets_the_outcome_of_their_own_order(seed: int, autojump
         with trio.move_on_after(draw.choice((0, 0.0001, 0.01, 10))):
             outcome = await ws.try_cancel(order)
             assert isinstance(outcome, Canceled)
-            got[order] = outcome.order.id
+            got[order] = str(outcome.order.id)
 
     async with open_venue() as venue, venue.open() as ws:
         orders = venue.orders(300)

@@ -28,7 +28,7 @@ from trio_cancel._session.session import Session, SessionState, run_session
 from trio_cancel._trio.environment import World
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError
-from trio_cancel._values.models import CanceledOrder, CancelRequest, Credentials
+from trio_cancel._values.models import TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, CanceledOrder, CancelRequest, Credentials
 from trio_cancel._values.observer import Notifier, Observer, Statistics
 from trio_cancel._values.outcomes import CancelReport, Outcome
 
@@ -100,7 +100,7 @@ class TradingWS:
 
         Raises:
             InvalidRequest: not exactly one of the two, or no usable string. Nothing was sent.
-            OrderNotActive, OrderNotFound, VenueError: the venue's refusals (seed: "Common Error Codes").
+            OrderNotActive, OrderNotFound, VenueError: the venue's refusals (``_venue/contract.md``, "Errors").
             OutcomeUnknown: it may or may not be off the book.
             CancelNotSent: the venue cannot have seen the request.
             SessionClosed: the session's block has ended.
@@ -275,6 +275,7 @@ def open_trading_ws(
     retry: bool = True,
     pacer: Pacer | None = None,
     clock_offset: float | Literal["auto"] = 0.0,
+    token_field: Literal["api_token", "apiToken"] | None = None,
     journal: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
 ) -> AbstractAsyncContextManager[TradingWS]:
@@ -297,6 +298,8 @@ def open_trading_ws(
             takes it, found out with care.
         clock_offset: seconds to add to our clock before signing; ``"auto"`` corrects by the least amount that agrees
             with the venue's ``Date`` header, and only if the clocks surely differ.
+        token_field: the name under which requests carry the token; from ``TRIO_CANCEL_TOKEN_FIELD`` if None, else
+            ``"api_token"``. The venue's documents also have ``"apiToken"``: try that if it refuses good credentials.
         journal: path of a file (SQLite; made if it is missing) in which holds and intents are durable before they have
             an effect, and attempts and outcomes follow. One session writes it at a time, one account owns it.
         observer: told what happens.
@@ -345,9 +348,20 @@ def open_trading_ws(
         pacer=pacer,
         correct_clock=auto,
         correction=0.0 if isinstance(clock_offset, str) else float(clock_offset),
+        token_field=_token_field(token_field),
         journal=None if journal is None else _opener(journal, endpoint, credentials),
         observer=observer,
     )
+
+
+def _token_field(given: str | None) -> str:
+    name = "token_field"
+    if given is None:
+        name, given = TOKEN_FIELD_VARIABLE, os.environ.get(TOKEN_FIELD_VARIABLE) or TOKEN_FIELDS[0]
+    if given not in TOKEN_FIELDS:
+        # The value is not shown: somebody may have put the token itself there.
+        raise ConfigurationError(f"{name} must be {' or '.join(TOKEN_FIELDS)}: the name of the field, not the token.")
+    return given
 
 
 def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials) -> OpenJournal:
@@ -367,6 +381,7 @@ async def _open(
     pacer: Pacer | None,
     correct_clock: bool,
     correction: float,
+    token_field: str = TOKEN_FIELDS[0],
     journal: OpenJournal | None = None,
     observer: Observer | None,
 ) -> AsyncGenerator[TradingWS]:
@@ -383,6 +398,7 @@ async def _open(
             correction=correction,
             id_prefix=prefix,
             journal=log,
+            token_field=token_field,
         )
         await stack.enter_async_context(run_session(session))
         yield TradingWS(session, terms)

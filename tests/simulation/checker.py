@@ -21,7 +21,6 @@ from trio_cancel import (
     Canceled,
     ConnectionLost,
     HandshakeFailed,
-    InvalidReply,
     NotFound,
     NotSent,
     Outcome,
@@ -34,8 +33,9 @@ from .harness import CREDENTIALS
 from .record import OpResult, Run, Stamp
 from .scenario import Kind
 from .session_check import BOUND, ROUNDING, check_session, connected
-from .truth import NUMBERS, Place, Says, Truth, find
+from .truth import CLOSED_AS, NOT_FOUND, NUMBERS, Place, Says, Truth, amount, find
 
+FOR_GOOD = (Says.REFUSED, Says.UNLISTED)
 DEFINITE = {Says.CANCELED: "canceled", Says.CLOSED: "already_closed", Says.NOT_FOUND: "not_found"}
 
 
@@ -88,7 +88,7 @@ class Checker:
                 self._say(7, f"{sent.request_id} names {sent.order}, not {self.truth.places[place].request}")
 
         for here in self.truth.places.values():
-            refused = min((answer.at.order for answer in here.answers if answer.says is Says.REFUSED), default=None)
+            refused = min((answer.at.order for answer in here.answers if answer.says in FOR_GOOD), default=None)
             if refused is not None and any(run.offered[request_id].order > refused for request_id in here.ids):
                 self._say(4, f"{here.request} was tried again after it had been refused for good")
 
@@ -224,8 +224,10 @@ class Checker:
                     self._say(4, f"{who}, and no answer on its connection said so")
                 else:
                     code = place.records[answer.request_id].error_code
-                    if code != {Says.CLOSED: 40408, Says.NOT_FOUND: 40401}[says]:
+                    if code not in (CLOSED_AS if says is Says.CLOSED else NOT_FOUND):
                         self._say(4, f"{who}, and the venue's verdict was {code}")
+                    elif isinstance(outcome, AlreadyClosed):
+                        self._check_closed(who, place, answer.request_id, code, outcome)
                     self._check_after(who, place, at, answer.request_id, outcome)
             case Rejected():
                 if doubtful := place.doubtful_at(at):
@@ -243,6 +245,15 @@ class Checker:
                 if not place.ids:
                     self._say(5, f"{who}, and nothing was ever written")
 
+    def _check_closed(self, who: str, place: Place, request_id: str, code: int | None, outcome: AlreadyClosed) -> None:
+        if outcome.closed_as != CLOSED_AS.get(code or 0):
+            self._say(4, f"{who} as {outcome.closed_as}, and the venue's verdict was {code}")
+        order_id = place.records[request_id].order_id
+        book = self.run.orders[order_id] if order_id is not None else None
+        true = {"canceled": "canceled", "executed": "executed_completely"}
+        if outcome.closed_as is not None and (book is None or book.status != true[outcome.closed_as]):
+            self._say(4, f"{who} as {outcome.closed_as}, and on the book it is {book}")
+
     def _check_canceled(self, who: str, place: Place, request_id: str, document: object, outcome: Canceled) -> None:
         record = place.records.get(request_id)
         wire = next(sent.wire for sent in place.sent if sent.request_id == request_id)
@@ -253,10 +264,11 @@ class Checker:
         result = document["result"]  # type: ignore[index]  # it was classified
         order = outcome.order
         for name in NUMBERS:
-            if getattr(order, name) != result[name]:
-                self._say(2, f"{who}: {name} is {getattr(order, name)}, and the answer said {result[name]}")
-        book = self.run.orders[order.id]
-        if book.status != "canceled" or book.executed_amount != order.executed_amount:
+            if getattr(order, name) != amount(result.get(name)):
+                self._say(2, f"{who}: {name} is {getattr(order, name)}, and the answer said {result.get(name)}")
+        book = self.run.orders[record.order_id] if record is not None and record.order_id is not None else None
+        executed = order.executed_amount
+        if book is None or book.status != "canceled" or executed not in (None, book.executed_amount):
             self._say(2, f"{who}: {order}, and on the book it is {book}")
 
     def _check_after(self, who: str, place: Place, at: Stamp, request_id: str, outcome: Outcome) -> None:
@@ -308,8 +320,8 @@ class Checker:
         gone = result.cancelled or run.failed or result.op.leave_after is not None or run.hung
         if gone or (run.body_ended is not None and at.order > run.body_ended.order) or not isinstance(outcome, Unknown):
             return
-        refused = any(answer.says is Says.REFUSED for answer in place.answers)
-        if refused or isinstance(outcome.cause, InvalidReply | HandshakeFailed):
+        refused = any(answer.says in FOR_GOOD for answer in place.answers)
+        if refused or isinstance(outcome.cause, HandshakeFailed):
             return
         if scenario.retry and at.time < began + scenario.give_up_after - ROUNDING:
             self._say(6, f"{who} was given up {at.time - began:.3f} s after its first write")

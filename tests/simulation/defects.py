@@ -1,4 +1,4 @@
-"""Ten faults of other clients, put back into ours one at a time, to see that the checker catches them.
+"""Twelve faults of other clients, put back into ours one at a time, to see that the checker catches them.
 
 Each patches a few functions of the library while its block runs. DEFECTS.md beside this says which seed catches which.
 """
@@ -68,11 +68,11 @@ def reply_of_the_wrong_connection() -> Generator[None]:
 
 
 def closed_called_canceled() -> Generator[None]:
-    """40408 after an unanswered attempt is taken for our own success."""
+    """ "Closed" after an unanswered attempt is taken for our own success."""
 
-    def guess(request: Any, attempts: Any, *, error: Any, after_unanswered: bool) -> Any:
+    def guess(request: Any, attempts: Any, *, error: Any, after_unanswered: bool, closed_as: Any) -> Any:
         if not after_unanswered:
-            return AlreadyClosed(request, attempts, error=error)
+            return AlreadyClosed(request, attempts, error=error, closed_as=closed_as)
         now, none = datetime.now(UTC), Decimal(0)
         numbers = (none, none, none, none, none, none)
         order = CanceledOrder(request.key, now, now, *numbers, "canceled", "limit", "BTC_BRL")
@@ -194,6 +194,23 @@ def server_error_called_rejected() -> Generator[None]:
         yield
 
 
+def unlisted_called_rejected() -> Generator[None]:
+    """A refusal that the contract does not list is taken for a no."""
+
+    def judge_hastily(*args: Any) -> tuple[Verdict, str]:
+        verdict, why = judge(*args)
+        return (Verdict.REFUSED if verdict is Verdict.UNLISTED else verdict), why
+
+    with patch.object(inbox, "judge", judge_hastily):
+        yield
+
+
+def closed_as_guessed() -> Generator[None]:
+    """What was closed before is said to have been canceled, whatever the venue says."""
+    with patch.object(inbox, "closed_as", lambda code: "canceled"):
+        yield
+
+
 @attrs.frozen
 class Defect:
     """A defect: its name, and what puts it into the library."""
@@ -226,5 +243,7 @@ DEFECTS = {
         reader_killed,
         complete_frame_called_not_sent,
         server_error_called_rejected,
+        unlisted_called_rejected,
+        closed_as_guessed,
     )
 }

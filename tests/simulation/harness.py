@@ -88,6 +88,7 @@ class Simulation:
             idle_timeout=scenario.idle_timeout,
             ping_interval=scenario.ping_interval,
             full_results=scenario.full_results,
+            dialect=scenario.dialect,
             faults=scenario.faults,
             clock=lambda: int(self.wall() * 1000),
             clock_skew=scenario.skew,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from enum import StrEnum
+from typing import Literal
 
 import attrs
 
@@ -140,6 +141,7 @@ class Scenario:
     idle_timeout: float | None = 60.0
     ping_interval: float | None = 30.0
     full_results: bool = False
+    dialect: Literal["page", "openapi"] = "page"
     faults: Faults = NO_FAULTS
     scripted: tuple[tuple[int, Fault], ...] = ()
     """Order and fault: hits its first request."""
@@ -192,6 +194,7 @@ def draw(seed: int) -> Scenario:
         idle_timeout=rng.choice((60.0, 60.0, 20.0)),
         ping_interval=rng.choice((30.0, 5.0, None)),
         full_results=rng.random() < 0.3,
+        dialect=random.Random(f"dialect {seed}").choice(("page", "openapi")),
         faults=Faults(
             {**request_faults, **close},
             late=(reply_timeout * 0.9, reply_timeout * 3),

@@ -6,6 +6,7 @@ cannot hide behind itself.
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -26,8 +27,10 @@ NUMBERS = (
     "requested_value",
     "total_value",
 )
-TEXTS = ("id", "create_date", "update_date", "status", "type", "pair")
 LATE_SIGNATURE = 4.0
+NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")  # as the sandbox writes amounts
+CLOSED_AS = {40408: None, 40020: "canceled", 40021: "executed"}
+NOT_FOUND = (40401, 40400)
 
 
 class Says(Enum):
@@ -38,13 +41,14 @@ class Says(Enum):
     NOT_FOUND = "not_found"
     REFUSED = "refused"
     TRY_AGAIN = "try_again"  # refused now: 429, or a signature that came late
+    UNLISTED = "unlisted"  # a refusal that is not in the contract
     DOUBTFUL = "doubtful"  # 5xx, 408
     NOTHING = "nothing"  # contradicts itself or the contract
 
     @property
     def settles(self) -> bool:
         """Whether the order's outcome is clear by it, whatever else is under way."""
-        return self in (Says.CANCELED, Says.CLOSED, Says.NOT_FOUND, Says.NOTHING)
+        return self in (Says.CANCELED, Says.CLOSED, Says.NOT_FOUND)
 
     @property
     def clean(self) -> bool:
@@ -101,19 +105,24 @@ class Truth:
     """Whether the client was ever told 429."""
 
 
-def is_whole(result: Any) -> bool:
-    """Return True if a result has every field of the contract, of the right type."""
-    return (
-        isinstance(result, dict)
-        and all(isinstance(result.get(name), str) for name in TEXTS)
-        and all(
-            isinstance(result.get(name), int | Decimal) and not isinstance(result.get(name), bool) for name in NUMBERS
-        )
-    )
+def amount(value: Any) -> Decimal | None:
+    """Return what an amount says: a number or its text; None for anything else."""
+    if isinstance(value, str):
+        return Decimal(value) if NUMBER.fullmatch(value) else None
+    return Decimal(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else None
+
+
+def same_order(named: Any, request: CancelRequest) -> bool:
+    """Return True if a result that names its order so names the one that was asked for."""
+    if not isinstance(named, dict):
+        return False
+    if request.id is None:
+        return bool(named.get("external_id") == request.external_id)
+    return str(named.get("id")).lower() == request.id.lower()
 
 
 def classify(document: Any, request: CancelRequest, age: float) -> Says:
-    """Return what an answer says (venue.md's table)."""
+    """Return what an answer says (the table in ``_venue/contract.md``)."""
     status = document.get("status")
     result, error = document.get("result"), document.get("error")
     if not isinstance(status, int) or isinstance(status, bool):
@@ -121,22 +130,22 @@ def classify(document: Any, request: CancelRequest, age: float) -> Says:
     if status == 408 or 500 <= status <= 599:
         return Says.DOUBTFUL
     if status == 200:
-        if error is not None or not is_whole(result) or result["status"] != "canceled":
+        if error is not None or not same_order(result, request):
             return Says.NOTHING
-        named = result["id"] if request.id is not None else result.get("external_id")
-        return Says.CANCELED if named == request.key else Says.NOTHING
-    if result is not None or not isinstance(error, dict) or not 400 <= status <= 499:
-        return Says.TRY_AGAIN if status == 429 and result is None else Says.NOTHING
-    code = error.get("error_code")
-    if not isinstance(code, int):
+        return Says.CANCELED if str(result.get("status")).lower() in ("canceled", "cancelled") else Says.NOTHING
+    if result or not 400 <= status <= 499:
         return Says.NOTHING
+    code = error.get("error_code") if isinstance(error, dict) else None
+    words = str(error.get("message") if isinstance(error, dict) else document.get("message")).lower()
     if status == 429:
-        return Says.REFUSED if "limit exceeded" in str(error.get("message")).lower() else Says.TRY_AGAIN
-    if code == 40408:
+        return Says.REFUSED if "limit exceeded" in words else Says.TRY_AGAIN
+    if status == 401 or code == 40011:
+        return Says.TRY_AGAIN if age > LATE_SIGNATURE and "token" not in words else Says.REFUSED
+    if code in CLOSED_AS:
         return Says.CLOSED
-    if code == 40401:
+    if code in NOT_FOUND or status == 404:
         return Says.NOT_FOUND
-    return Says.TRY_AGAIN if code == 40011 and age > LATE_SIGNATURE else Says.REFUSED
+    return Says.REFUSED if code == 40010 else Says.UNLISTED
 
 
 def find(run: Run) -> Truth:

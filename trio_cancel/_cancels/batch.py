@@ -18,7 +18,7 @@ import trio
 from trio_cancel._engine.engine import Dispatcher
 from trio_cancel._engine.order import Pending, Terms
 from trio_cancel._values.errors import ConfigurationError, InvalidRequest, NoReply, NotWritten
-from trio_cancel._values.models import CancelRequest, request_by_id
+from trio_cancel._values.models import CancelRequest, canonical_id, request_by_id
 from trio_cancel._values.outcomes import CancelReport, InvalidItem, NotSent, Outcome
 
 Invalid: TypeAlias = Literal["raise", "report"]
@@ -142,9 +142,15 @@ class Batch:
         slots: dict[str | CancelRequest, int] = {}
         # Where each input's outcome is: an order that stands there twice is canceled once. Ids are compared as strings,
         # which is far cheaper than to compare requests.
-        self._slot_of = [slots.setdefault(r.id or r, len(slots)) for r in requests]
+        self._slot_of = [
+            slots.setdefault(r if r.id is None else r.id.lower() if r.id.isascii() else canonical_id(r.id), len(slots))
+            for r in requests
+        ]
         if len(slots) < len(requests):
-            requests = [CancelRequest(key) if isinstance(key, str) else key for key in slots]
+            first: dict[int, CancelRequest] = {}
+            for slot, request in zip(self._slot_of, requests, strict=True):
+                first.setdefault(slot, request)
+            requests = list(first.values())
         self._requests = requests
         # For each order: None until its turn has come, then what is under way, then its outcome.
         self._slots: list[Outcome | _Item | None] = [None] * len(slots)

@@ -22,7 +22,7 @@ from trio_cancel._engine.engine import Dispatcher
 from trio_cancel._engine.held import Hold
 from trio_cancel._engine.order import Pending, Terms
 from trio_cancel._trio.wakeup import Bell
-from trio_cancel._values.errors import NoReply, NotWritten
+from trio_cancel._values.errors import NoReply, NotWritten, UnlistedRefusal
 from trio_cancel._values.outcomes import (
     AlreadyClosed,
     Canceled,
@@ -170,7 +170,7 @@ class Drain:
             return self._settled_at  # its create may still be on the way; the venue may take that long
         if outcome.off_book:
             return self._settled_at  # for the same reason: it may have been an older order of this name
-        if isinstance(outcome, Unknown):
+        if isinstance(outcome, Unknown) and not isinstance(outcome.cause, UnlistedRefusal):
             return self._ends_at  # an answer that says nothing: if it was applied, the next one says so
         return -math.inf
 

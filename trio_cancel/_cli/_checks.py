@@ -21,7 +21,6 @@ import trio
 
 from trio_cancel._cli._failure import shell_words
 from trio_cancel._cli._figures import percentile
-from trio_cancel._cli._tally import INVALID_SIGNATURE
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._net.names import Names
@@ -29,7 +28,7 @@ from trio_cancel._net.tls import default_ssl_context
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError, HandshakeFailed
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, Credentials
-from trio_cancel._values.outcomes import AlreadyClosed, NotFound, NotSent, Outcome, Rejected, Unknown
+from trio_cancel._values.outcomes import FIELD_ADVICE, AlreadyClosed, NotFound, NotSent, Outcome, Rejected, Unknown
 
 PATIENCE = 10.0
 """Seconds for a check."""
@@ -237,16 +236,20 @@ def judge_probe(outcome: Outcome, clock: OffsetInterval | None) -> Check:
     """Return what the answer to a cancel of an order that cannot exist says about the credentials."""
     error = outcome.error
     figures = {} if error is None else {"status": error.status, "error_code": error.error_code}
-    if isinstance(outcome, NotFound | AlreadyClosed):
-        detail = f"{figures['error_code']} as expected: token, secret and clock are right"
+    if isinstance(outcome, NotFound | AlreadyClosed) and error is not None:
+        detail = f"{error.error_code or error.status} as expected: token, secret and clock are right"
         return Check("credentials", Result.OK, detail, figures)
     if isinstance(outcome, Rejected) and error is not None:
-        if error.error_code == INVALID_SIGNATURE:
-            detail = f"the venue refuses the signature ({error.error_code}): {_suspect(clock)}"
+        if error.refuses_credentials:
+            what = "signature" if error.refuses_signature and not error.misses_token else "credentials"
+            suspect = _suspect(clock if error.refuses_signature else None, timed=error.refuses_signature)
+            detail = f"the venue refuses the {what} ({error.error_code or error.status}): {suspect}"
         elif error.status == TOO_MANY:
             detail = "the venue limits requests (429); try again later"
         else:
             detail = f"the venue refused a cancel for another reason: {error}"
+        if error.misses_token:
+            detail += f"; {shell_words(FIELD_ADVICE)}"
     elif isinstance(outcome, NotSent | Unknown):
         detail = f"no answer that proves anything: {outcome.cause}"
     else:
@@ -254,10 +257,10 @@ def judge_probe(outcome: Outcome, clock: OffsetInterval | None) -> Check:
     return Check("credentials", Result.FAILED, detail, figures)
 
 
-def _suspect(clock: OffsetInterval | None) -> str:
+def _suspect(clock: OffsetInterval | None, *, timed: bool) -> str:
     names = f"{TOKEN_VARIABLE} and {SECRET_VARIABLE}"
     if clock is None:
-        return f"check {names}, and the clock"
+        return f"check {names}{', and the clock' if timed else ''}"
     if clock.excludes_zero:
         return shell_words(clock.advice)
     return f"the clocks agree, so check {names}"

@@ -24,6 +24,7 @@ _SHELL_WORDS = {
     ", or pass credentials=Credentials(token, secret)": "",
     "; pass credentials=Credentials(...) instead": "; set RIPIO_API_TOKEN and RIPIO_API_SECRET instead",
     ', or pass clock_offset="auto"': "",
+    " with token_field or TRIO_CANCEL_TOKEN_FIELD": " with TRIO_CANCEL_TOKEN_FIELD",
 }
 
 

@@ -16,7 +16,7 @@ from trio_cancel._cli._failure import CommandError, clean, say
 from trio_cancel._cli._tally import Status
 from trio_cancel._journal.reading import JournalCancel, JournalContents, JournalHold, JournalOrder, read_journal
 
-COLUMNS = ("at", "session", "id", "external_id", "event", "request_id", "status", "error_code")
+COLUMNS = ("at", "session", "id", "external_id", "event", "request_id", "status", "error_code", "closed_as")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -59,6 +59,7 @@ def _text_lines(contents: JournalContents) -> Iterator[str]:
 def _words(detail: dict[str, Any]) -> str:
     request_id, status, code = detail.get("request_id"), detail.get("status"), detail.get("error_code")
     parts = [request_id, f"status {status}" if status is not None else None, f"code {code}" if code else None]
+    parts.append(detail.get("closed_as"))
     return "  ".join(part for part in parts if part)
 
 
@@ -109,6 +110,7 @@ def _cancel(cancel: JournalCancel) -> dict[str, Any]:
         "outcome": cancel.kind,
         "settled_at": moment(cancel.settled_at),
         "error_code": cancel.error_code,
+        "closed_as": cancel.closed_as,
     }
 
 
@@ -135,7 +137,13 @@ def _events(order: JournalOrder) -> list[tuple[float, str, dict[str, Any]]]:
                 request_id=attempt.request_id,
                 status=attempt.status,
             )
-        add(cancel.settled_at, cancel.kind or "", session=session, error_code=cancel.error_code)
+        add(
+            cancel.settled_at,
+            cancel.kind or "",
+            session=session,
+            error_code=cancel.error_code,
+            closed_as=cancel.closed_as,
+        )
     events.sort(key=lambda event: event[0])
     return events
 

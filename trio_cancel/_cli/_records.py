@@ -10,32 +10,37 @@ import msgspec
 
 from trio_cancel._cli._failure import clean, shell_words, short
 from trio_cancel._cli._tally import Tally
-from trio_cancel._values.outcomes import Attempt, Canceled, NotSent, Outcome, Rejected, Unknown
+from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotSent, Outcome, Rejected, Unknown
 
 _encode = msgspec.json.Encoder().encode
 
 KEY_WIDTH = 36
 """Columns for an order's id: those of a UUID."""
+PLAIN_MOST = 60
+"""Places before or behind the point that are written out: one number must not fill the memory."""
 
 
 def json_line(outcome: Outcome) -> bytes:
     """Return the outcome as a line of JSON (UTF-8, with its newline).
 
-    Fields: ``id`` and ``external_id`` (null where unknown), ``off_book`` (true, false, null for "don't know"),
-    ``status`` (the outcome's kind), ``executed_amount`` and ``remaining_amount`` (strings, exact; null unless
-    canceled), ``attempts`` (request_id, written_at and answered_at in ISO 8601 UTC, status), ``error`` (status,
-    error_code, message; or null), ``cause`` (why it is unknown or was not sent; or null), ``cause_type`` (the name of
+    Fields: ``id`` and ``external_id`` (as they were given; null where unknown), ``off_book`` (true, false, null for
+    "don't know"), ``status`` (the outcome's kind), ``closed_as`` ("canceled" or "executed" for an order that was closed
+    before, where the venue says which; else null), ``executed_amount`` and ``remaining_amount`` (strings, exact; null
+    unless canceled and told by the venue), ``attempts`` (request_id, written_at and answered_at in ISO 8601 UTC,
+    status), ``error`` (status, error_code, message; or null), ``cause`` (why it is unknown or was not sent, or what may
+    be wrong on our side where it was refused; or null), ``cause_type`` (the name of
     the exception that says why: ``NotSurelyThisOrder`` if an order of this external id is closed, and perhaps it is
     another one; or null), ``after_unanswered``.
     """
     request = outcome.request
     record: dict[str, Any] = {"id": request.id, "external_id": request.external_id}
     record |= {"off_book": outcome.off_book, "status": outcome.kind}
+    record["closed_as"] = outcome.closed_as if isinstance(outcome, AlreadyClosed) else None
     record |= {"executed_amount": None, "remaining_amount": None}
     if isinstance(outcome, Canceled):
         order = outcome.order
         record |= {
-            "id": order.id,
+            "id": request.id or order.id,
             "external_id": request.external_id or order.external_id,
             "executed_amount": plain(order.executed_amount),
             "remaining_amount": plain(order.remaining_amount),
@@ -63,26 +68,33 @@ def why(outcome: Outcome) -> str:
     """Return in few words what a person wants to know of an outcome besides its kind."""
     if isinstance(outcome, Canceled):
         order = outcome.order
+        if order.executed_amount is None:
+            return "the venue does not say how much was executed"
         if not order.executed_amount:
             return "nothing executed"
-        return f"{plain(order.executed_amount)} of {plain(order.requested_amount)} executed"
+        of = "" if order.requested_amount is None else f" of {plain(order.requested_amount)}"
+        return f"{plain(order.executed_amount)}{of} executed"
+    if isinstance(outcome, AlreadyClosed) and outcome.closed_as is not None:
+        return f"{outcome.closed_as} before: {clean(str(outcome.error))}"
     if cause := cause_of(outcome):
         return clean(cause)
     return clean(str(outcome.error)) if outcome.error is not None else ""
 
 
 def cause_of(outcome: Outcome) -> str | None:
-    """Return why an order is unknown, was not sent, or was refused for a clock that is off."""
+    """Return why an order is unknown or was not sent, or what may be wrong on our side where it was refused."""
     if isinstance(outcome, NotSent | Unknown):
         return shell_words(str(outcome.cause)) if outcome.cause is not None else None
-    if isinstance(outcome, Rejected) and outcome.clock is not None:
-        return shell_words(outcome.clock.advice)
+    if isinstance(outcome, Rejected) and outcome.advice is not None:
+        return shell_words(outcome.advice)
     return None
 
 
-def plain(number: Decimal) -> str:
-    """Return an amount exactly, without an exponent."""
-    return format(number, "f")
+def plain(number: Decimal | None) -> str | None:
+    """Return an amount exactly, without an exponent unless it would take a line of zeros; None for None."""
+    if number is None:
+        return None
+    return format(number, "f") if abs(number.adjusted()) <= PLAIN_MOST else str(number)
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:

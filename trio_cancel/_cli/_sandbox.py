@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import trio
 from cyclopts import Parameter
@@ -17,7 +17,7 @@ from trio_cancel._cli._failure import CommandError
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._tally import Status
-from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE
+from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, TOKEN_VARIABLE
 from trio_cancel.sandbox import Sandbox, open_sandbox
 
 SHOWN = 3
@@ -31,6 +31,13 @@ async def sandbox(
     port: Annotated[int, Parameter(help="The port to listen on; 0 takes a free one.")] = 0,
     orders: Annotated[int, Parameter(help="Open orders on its book.")] = 10,
     tls: Annotated[bool, Parameter(negative="", help="Speak TLS, with a certificate made on the spot.")] = False,
+    dialect: Annotated[
+        Literal["page", "openapi"],
+        Parameter(help="Answer as the venue's page of order.cancel says, or as its OpenAPI text does."),
+    ] = "page",
+    token_field: Annotated[
+        Literal["api_token", "apiToken"], Parameter(help="The name under which requests must carry the token.")
+    ] = "api_token",  # noqa: S107 - the name of a field, not a token
 ) -> int:
     """Serve an exchange to try things on, on the loopback interface, until interrupted.
 
@@ -46,8 +53,10 @@ async def sandbox(
         async with hear_signals(halt) as nursery:
             try:
                 with halt.scope:
-                    async with open_sandbox(port=port, tls=tls, log_limit=LOG_KEPT) as venue:
-                        _write(describe(venue, Path(folder), place_orders(venue, orders)))
+                    async with open_sandbox(
+                        port=port, tls=tls, dialect=dialect, token_field=token_field, log_limit=LOG_KEPT
+                    ) as venue:
+                        _write(describe(venue, Path(folder), place_orders(venue, orders), token_field))
                         await trio.sleep_forever()
             except OSError as error:
                 raise CommandError(f"Port {port} cannot be used: {error.strerror}.") from error
@@ -55,7 +64,7 @@ async def sandbox(
     return Status.OK
 
 
-def describe(venue: Sandbox, folder: Path, ids: Sequence[str]) -> str:
+def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str = TOKEN_FIELDS[0]) -> str:
     """Return what a person needs to use the sandbox; write the files that it names."""
     command = [*program(), "cancel", "--url", venue.url]
     lines = [
@@ -74,11 +83,11 @@ def describe(venue: Sandbox, folder: Path, ids: Sequence[str]) -> str:
         lines += ["", f"{len(ids)} open order{'s' if len(ids) != 1 else ''} (all in {ids_file}):"]
         lines += [f"  {order_id}" for order_id in ids[:SHOWN]]
         lines += [f"  and {len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
-        lines += ["", "Cancel one of them:", "", *_pasted(venue, [*command, ids[0]])]
-        lines += ["", "Cancel them all:", "", *_pasted(venue, [*command, "--from", str(ids_file)])]
+        lines += ["", "Cancel one of them:", "", *_pasted(venue, [*command, ids[0]], token_field)]
+        lines += ["", "Cancel them all:", "", *_pasted(venue, [*command, "--from", str(ids_file)], token_field)]
     else:
         lines += ["", "Its book is empty; see what it says to a cancel:", ""]
-        lines += _pasted(venue, [*command, "no-such-order"])
+        lines += _pasted(venue, [*command, "no-such-order"], token_field)
     return "\n".join([*lines, "", "It serves until Ctrl-C.", ""])
 
 
@@ -90,12 +99,14 @@ def program() -> list[str]:
     return [sys.executable, "-m", "trio_cancel"]
 
 
-def _pasted(venue: Sandbox, words: Sequence[str]) -> list[str]:
+def _pasted(venue: Sandbox, words: Sequence[str], token_field: str) -> list[str]:
     """Return a command for a shell, credentials included, in lines that end in a backslash."""
     credentials = venue.credentials
     pieces = [
         f"{TOKEN_VARIABLE}={shlex.quote(credentials.api_token)} {SECRET_VARIABLE}={shlex.quote(credentials.api_secret)}"
     ]
+    if token_field != TOKEN_FIELDS[0]:
+        pieces.append(f"{TOKEN_FIELD_VARIABLE}={token_field}")
     start = words.index("cancel") + 1
     pieces.append(shlex.join(words[:start]))
     rest = list(words[start:])

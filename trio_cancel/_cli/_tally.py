@@ -8,7 +8,6 @@ from trio_cancel._values.outcomes import KINDS, Canceled, Outcome, Rejected
 
 LEFT_NAMED = 10
 """Orders not surely off the book that a summary names, at most."""
-INVALID_SIGNATURE = 40011
 
 
 class Status(enum.IntEnum):
@@ -19,7 +18,7 @@ class Status(enum.IntEnum):
     LEFT = 1
     """At least one was not found, rejected or not sent, or a bad line was skipped."""
     USAGE = 2
-    """Usage, credentials, or everything was refused for the signature: nothing was done."""
+    """Usage, or everything was refused for the credentials (40011 or 401): nothing was done."""
     UNKNOWN = 3
     """At least one order is unknown; or the program itself failed, which comes to the same."""
     INTERRUPTED = 130
@@ -34,7 +33,7 @@ class Tally:
     def __init__(self) -> None:
         self.counts = dict.fromkeys(KINDS, 0)
         self.partly_filled = 0
-        self.signature_refused = 0
+        self.credentials_refused = 0
         self.left: list[Outcome] = []  # the first of them
         self.left_count = 0
 
@@ -42,10 +41,10 @@ class Tally:
         """Count an outcome for ``places`` inputs."""
         self.counts[outcome.kind] += places
         if isinstance(outcome, Canceled):
-            if outcome.order.executed_amount > 0:
+            if (outcome.order.executed_amount or 0) > 0:
                 self.partly_filled += places
-        elif isinstance(outcome, Rejected) and outcome.error and outcome.error.error_code == INVALID_SIGNATURE:
-            self.signature_refused += places
+        elif isinstance(outcome, Rejected) and outcome.error and outcome.error.refuses_credentials:
+            self.credentials_refused += places
         if not outcome.off_book:
             self.left_count += places
             if len(self.left) < LEFT_NAMED:
@@ -68,7 +67,7 @@ class Tally:
             skipped: bad lines that were left out.
         """
         total = self.total
-        if total and self.signature_refused == total:
+        if total and self.credentials_refused == total:
             return Status.USAGE
         if self.counts["unknown"]:
             return Status.UNKNOWN

@@ -159,10 +159,7 @@ class Holds:
             return
         names = [request]
         if isinstance(outcome, Canceled):
-            if outcome.order.id:  # a venue may leave it empty for a cancel by external id
-                names.append(recorded_request(outcome.order.id, None))
-            if outcome.order.external_id:
-                names.append(recorded_request(None, outcome.order.external_id))
+            names += outcome.order.names()
         names += [self._names[name] for name in names if name in self._names]
         for name in dict.fromkeys(names):
             holder = self.holders.get(name)

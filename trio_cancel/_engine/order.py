@@ -79,7 +79,7 @@ class Flight:
         self.deadline: float = deadline  # trio's clock
         self.answered_at: float | None = None
         self.status: int | None = None
-        self.doubtful: bool = False  # answered 5xx or 408: it may have been applied
+        self.doubtful: bool = False  # its answer says nothing of the order: it may have been applied
 
 
 class Pending:
@@ -98,7 +98,7 @@ class Pending:
         doubt: why an attempt left the order unknown.
         abandoned: the caller has left: no further attempt.
         no_more: refused for good: no further attempt, only answers to earlier ones.
-        retries: how many 5xx have been answered by another attempt.
+        retries: how many answers that say nothing have led to another attempt.
         running_from: trio's clock since which its time runs; None while it stands still.
         time_spent: seconds that it has run before.
         not_before: trio's clock before which its next attempt must not be written.
@@ -169,7 +169,7 @@ class Pending:
             self.held_since = now
 
     def doubtful_but(self, flight: Flight | None) -> bool:
-        """Return True if an attempt other than ``flight`` is unanswered or was answered 5xx."""
+        """Return True if an attempt other than ``flight`` is unanswered, or has an answer that says nothing."""
         return any(f is not flight and (f.answered_at is None or f.doubtful) for f in self.flights)
 
     def attempts(self) -> tuple[Attempt, ...]:
@@ -179,8 +179,8 @@ class Pending:
     def conclude(self, cause: BaseException | None, clock: OffsetInterval | None, *, final: bool = True) -> Outcome:
         """Return what the attempts add up to if nothing more comes.
 
-        After an attempt that was unanswered or answered 5xx it is Unknown; else a refusal makes it Rejected; else
-        nothing was written.
+        After an attempt that was unanswered, or whose answer says nothing of the order (5xx, one that cannot be read, a
+        refusal that is not listed), it is Unknown; else a refusal makes it Rejected; else nothing was written.
         """
         if self.flights and self.doubtful_but(None):
             return Unknown(
@@ -192,7 +192,7 @@ class Pending:
                 final=final,
             )
         if self.error is not None:
-            late = clock if self.error.error_code == 40011 and clock is not None and clock.excludes_zero else None
+            late = clock if self.error.refuses_signature and clock is not None and clock.excludes_zero else None
             return Rejected(self.request, self.attempts(), error=self.error, clock=late, final=final)
         cause = cause or NotWritten(f"it could not be written within {self.terms.give_up_after:g} s")
         return NotSent(self.request, self.attempts(), cause=cause, final=final)

@@ -15,17 +15,20 @@ from collections.abc import Iterable
 from trio_cancel._engine.in_flight import Table
 from trio_cancel._engine.order import Flight, Pending, State
 from trio_cancel._engine.rate import WINDOW_MOST, Governor
-from trio_cancel._values.errors import InvalidReply, VenueUnavailable
+from trio_cancel._values.errors import InvalidReply, UnlistedRefusal, VenueUnavailable
 from trio_cancel._values.observer import logger
-from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, Unknown, VenueReply
+from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, VenueReply
 from trio_cancel._values.quick import quick
 from trio_cancel._venue.codec import BadReply, Reply, decode_reply
-from trio_cancel._venue.verdict import Verdict, judge, judge_bad
+from trio_cancel._venue.verdict import Verdict, claim, closed_as, judge
 
 RETRY_FIRST, RETRY_MOST = 0.25, 4.0
-"""Seconds (before jitter) until the first and the last repetition after a 5xx."""
+"""Seconds (before jitter) until the first and the last repetition after a 5xx, or an answer that cannot be read."""
 BAD_PER_MINUTE = 100
 """Bad messages a minute that a connection may carry before it is replaced."""
+
+EXECUTED = "executed"
+"""What a stray answer claims that names the way in which the order was closed."""
 
 _canceled = quick(Canceled)
 
@@ -39,6 +42,7 @@ class Inbox:
         self._jitter = jitter
         self._bad_since = -math.inf
         self._bad_count = 0
+        self._lacking: set[str] = set()  # the fields of results of which it has been told that they are missing
 
     def forget_bad(self) -> None:
         """Begin a new budget of bad messages."""
@@ -60,9 +64,11 @@ class Inbox:
             if isinstance(reply, Reply):
                 order = reply.order
                 verdict, why = judge(reply, pending.request, now - flight.written)
+                if reply.lacks and verdict is canceled:
+                    self._tell_lacking(reply)
             else:
                 order = None
-                verdict, why = judge_bad(reply)
+                verdict, why = Verdict.INVALID, reply.reason
             flight.answered_at = wall
             flight.status = reply.status
             counters.answered += 1
@@ -97,27 +103,44 @@ class Inbox:
             self._progress(now)
         after = pending.doubtful_but(flight)
         if verdict is Verdict.CLOSED:
+            closed = closed_as(None if error is None else error.error_code)
+            attempts = pending.attempts()
             table.settle(
-                pending, AlreadyClosed(pending.request, pending.attempts(), error=error, after_unanswered=after)
+                pending,
+                AlreadyClosed(pending.request, attempts, error=error, after_unanswered=after, closed_as=closed),
             )
         elif verdict is Verdict.NOT_FOUND:
             table.settle(pending, NotFound(pending.request, pending.attempts(), error=error, after_unanswered=after))
-        elif verdict is Verdict.INVALID:
-            flight.doubtful = True
-            logger.warning("an answer for %s says nothing: %s", pending.request, why)
-            cause = InvalidReply(f"the venue's answer cannot be trusted: {why}")
-            table.settle(
-                pending,
-                Unknown(pending.request, pending.attempts(), error=error, after_unanswered=after, cause=cause),
-            )
         else:
-            if verdict is Verdict.UNAVAILABLE:
+            if verdict is Verdict.INVALID:
+                flight.doubtful = True
+                logger.warning("an answer for %s says nothing: %s", pending.request, why)
+                pending.doubt = InvalidReply(f"the venue's answer cannot be trusted: {why}")
+            elif verdict is Verdict.UNLISTED:
+                flight.doubtful = pending.no_more = True
+                logger.warning(
+                    "the venue refused %s in a way that its contract does not list: %s", pending.request, error
+                )
+                pending.doubt = UnlistedRefusal(f"the venue refused in a way that its contract does not list: {error}")
+            elif verdict is Verdict.UNAVAILABLE:
                 assert error is not None
                 flight.doubtful = True
                 pending.doubt = VenueUnavailable(error.status, error.error_code, error.message)
             elif verdict is Verdict.REFUSED:
                 pending.no_more = True
             self._after_attempt(pending, verdict, now)
+
+    def _tell_lacking(self, reply: Reply) -> None:
+        """Log which fields of results are None, each once in a session: a dialect without one has it in no answer."""
+        new = [name for name in reply.lacks if name not in self._lacking]
+        if new:
+            self._lacking.update(new)
+            unreadable = "" if reply.order is None or not reply.order.unreadable else f" ({reply.order.unreadable})"
+            logger.warning(
+                "the venue's results lack %s, or it cannot be read%s; it is None, also in those to come",
+                " and ".join(new),
+                unreadable,
+            )
 
     def _after_attempt(self, pending: Pending, verdict: Verdict, now: float) -> None:
         """Decide what follows an answer that may not settle the order."""
@@ -136,7 +159,7 @@ class Inbox:
             table.settle(pending, pending.conclude(None, table.clock))
             return
         delay = 0.0
-        if verdict is Verdict.UNAVAILABLE:
+        if verdict is Verdict.UNAVAILABLE or verdict is Verdict.INVALID:
             delay = min(RETRY_MOST, RETRY_FIRST * 2**pending.retries) * self._jitter.uniform(0.5, 1.0)
             pending.retries += 1
         table.retry(pending, now + delay)
@@ -212,12 +235,14 @@ class Inbox:
 
 
 def _says(reply: Reply | BadReply) -> str | None:
-    """Return the kind that a stray answer claims by its bare status and code, or None if it claims nothing definite."""
-    if isinstance(reply, BadReply):
+    """Return what a stray answer claims of the order in it, in words of ours, or None if nothing definite."""
+    said = claim(reply) if isinstance(reply, Reply) else None
+    if said is None:
         return None
-    if reply.status == 200 and reply.order is not None and reply.order.status == "canceled":
-        return Canceled.kind
-    return {40408: AlreadyClosed.kind, 40401: NotFound.kind}.get(reply.error_code or 0)
+    verdict, how = said
+    if verdict is Verdict.CLOSED:
+        return EXECUTED if how == "executed" else AlreadyClosed.kind
+    return Canceled.kind if verdict is Verdict.CANCELED else NotFound.kind
 
 
 def _contradicts(says: str | None, settled_as: str) -> bool:
@@ -226,4 +251,6 @@ def _contradicts(says: str | None, settled_as: str) -> bool:
     definite = (*closed, NotFound.kind, "rejected", "not_sent")
     if says is None or says == settled_as or settled_as not in definite:
         return False
+    if says == EXECUTED:
+        return settled_as != AlreadyClosed.kind
     return not (says in closed and settled_as in closed)

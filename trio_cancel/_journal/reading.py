@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
+from typing import Literal
 
 import attrs
 
 from trio_cancel._journal.rows import AttemptRow, SessionRow, Tables, request_of, seconds
 from trio_cancel._journal.store import read_tables
 from trio_cancel._values.clock import OffsetInterval
-from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.models import CancelRequest, canonical_id
 from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, Unknown
+from trio_cancel._venue.verdict import closed_as
 
 _OFF_BOOK = (Canceled.kind, AlreadyClosed.kind)
 
@@ -61,6 +63,11 @@ class JournalCancel:
     kind: str | None = None
     settled_at: float | None = None
     error_code: int | None = None
+
+    @property
+    def closed_as(self) -> Literal["canceled", "executed"] | None:
+        """``"canceled"`` or ``"executed"`` for an order closed before, where the venue says which; else None."""
+        return closed_as(self.error_code) if self.kind == AlreadyClosed.kind else None
 
 
 @attrs.frozen
@@ -150,9 +157,11 @@ class _Story:
     """One order while its rows are put together; holds and cancels by their numbers.
 
     Attributes:
+        request: the order, as it was named first.
         first: the least of the numbers.
     """
 
+    request: CancelRequest
     first: float = math.inf
     holds: dict[int, JournalHold] = attrs.field(factory=dict)
     cancels: dict[int, JournalCancel] = attrs.field(factory=dict)
@@ -172,8 +181,12 @@ def contents_of(tables: Tables) -> JournalContents:
 
     def story_of(number: int, session: int, external: int, key: str, at: int) -> _Story:
         alive[session] = max(alive.get(session, 0), at)
-        story = stories.setdefault((external, key), _Story())
-        story.first = min(story.first, number)
+        name = (external, key if external else canonical_id(key))
+        story = stories.get(name)
+        if story is None:
+            story = stories[name] = _Story(request_of(external, key))
+        if number < story.first:
+            story.first, story.request = number, request_of(external, key)
         return story
 
     for number, session, external, key, at, low, high in tables.holds:
@@ -196,20 +209,18 @@ def contents_of(tables: Tables) -> JournalContents:
         alive[session] = max(alive[session], settled or 0)
     closed: dict[CancelRequest, int] = {}
     told: dict[CancelRequest, int] = {}
-    for (external, key), story in stories.items():
-        for number, cancel in () if external else story.cancels.items():
+    for story in stories.values():
+        request = story.request
+        for number, cancel in () if request.id is None else story.cancels.items():
             if cancel.kind in _OFF_BOOK:
-                closed[request_of(0, key)] = number
+                closed[request] = number
             if cancel.kind in (*_OFF_BOOK, NotFound.kind):
-                told[request_of(0, key)] = number
+                told[request] = number
     lives = {number: at / 1e6 for number, at in alive.items()}
     return JournalContents(
         tables.url,
         tuple(JournalSession(s.number, s.opened / 1e6, lives[s.number], seconds(s.closed)) for s in tables.sessions),
-        tuple(
-            _order(request_of(*name), story, lives, closed, told)
-            for name, story in sorted(stories.items(), key=lambda item: item[1].first)
-        ),
+        tuple(_order(story, lives, closed, told) for story in sorted(stories.values(), key=lambda story: story.first)),
     )
 
 
@@ -222,7 +233,6 @@ def _attempts(rows: Iterable[AttemptRow], session: SessionRow | None) -> tuple[A
 
 
 def _order(
-    request: CancelRequest,
     story: _Story,
     lives: dict[int, float],
     closed: dict[CancelRequest, int],
@@ -231,12 +241,12 @@ def _order(
     """Put one order together.
 
     Args:
-        request: the order.
-        story: its holds and cancels.
+        story: the order, its holds and cancels.
         lives: when each session last gave a sign of life.
         closed: the orders that a cancel by the venue's id has found off the book, with the number of the last one.
         told: the same, with those of which the venue said that it does not know them.
     """
+    request = story.request
     unsettled: JournalCancel | None = None
     for cancel in story.cancels.values():
         if cancel.kind is None or cancel.kind == Unknown.kind:

@@ -39,7 +39,7 @@ from trio_cancel._trio.signals import is_interrupt
 from trio_cancel._trio.wakeup import Bell
 from trio_cancel._values.clock import offset_from_date
 from trio_cancel._values.errors import HandshakeFailed, SessionClosed
-from trio_cancel._values.models import Credentials
+from trio_cancel._values.models import TOKEN_FIELDS, Credentials
 from trio_cancel._values.observer import Notifier, Statistics, logger
 from trio_cancel._venue.codec import Signer
 
@@ -87,6 +87,7 @@ class Session:
         correction: float,
         id_prefix: str,
         journal: Journal | None,
+        token_field: str = TOKEN_FIELDS[0],
     ) -> None:
         self.state: SessionState = SessionState.CONNECTING
         self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not repeat
@@ -107,7 +108,7 @@ class Session:
         self._timer_bell = Bell()
         self._timer_at = math.inf
         self.dispatcher: Dispatcher = Dispatcher(
-            sign=Signer(credentials).encode,
+            sign=Signer(credentials, token_field).encode,
             id_prefix=id_prefix,
             pacer=pacer,
             notify=notify,

@@ -9,13 +9,14 @@
     ├── ConnectionLost                       a connection ended: cause of Unknown and NotSent outcomes
     ├── NoReply                              written, and no answer in time: cause of Unknown outcomes
     ├── NotWritten                           not written in time or withdrawn: cause of NotSent outcomes
-    ├── InvalidReply                         an answer that contradicts itself: cause of Unknown outcomes
+    ├── InvalidReply                         an answer that says nothing: cause of Unknown outcomes
+    │   └── UnlistedRefusal                  a refusal that the venue's contract does not list
     ├── NotSurelyThisOrder                   closed, but perhaps another order of this name: cause of Unknown outcomes
     ├── VenueUnavailable                     the venue answered 5xx or 408: cause of Unknown outcomes
     ├── VenueError                           the venue refused: status, error_code, message, request, outcome
-    │   ├── OrderNotFound                    40401
-    │   ├── OrderNotActive                   40408
-    │   ├── InvalidSignature                 40011
+    │   ├── OrderNotFound                    40401, 40400 or any other 404
+    │   ├── OrderNotActive                   40408, 40020, 40021
+    │   ├── InvalidSignature                 40011, or status 401
     │   ├── MissingParameters                40010
     │   └── RateLimited                      status 429
     ├── OutcomeUnknown                       the order may or may not be off the book: outcome, __cause__
@@ -95,7 +96,15 @@ class NotWritten(TradingError):
 
 
 class InvalidReply(TradingError):
-    """The venue's answer contradicts itself or the contract, so it says nothing about the order."""
+    """The venue's answer contradicts itself or the contract, or cannot be read, so it says nothing about the order."""
+
+
+class UnlistedRefusal(InvalidReply):
+    """The venue refused with a status and code that its contract does not list.
+
+    It may be another way to say that the order is closed, so that nothing is known. The venue's words are in the
+    outcome's ``error``. It is not tried again.
+    """
 
 
 class NotSurelyThisOrder(TradingError):
@@ -134,9 +143,8 @@ class VenueError(TradingError):
     """The venue refused to cancel.
 
     Attributes:
-        status: the HTTP-like status of the answer (seed: "Error Response").
-        error_code: the venue's code (seed: "Common Error Codes"); codes unknown to us come as they are. None if the
-            answer had none.
+        status: the HTTP-like status of the answer (``_venue/contract.md``).
+        error_code: the venue's code; codes unknown to us come as they are. None if the answer had none.
         message: the venue's words.
         request: the request that was refused.
         outcome: the whole outcome, with its attempts.
@@ -161,19 +169,19 @@ class VenueError(TradingError):
 
 
 class OrderNotFound(VenueError):
-    """40401: the venue knows no such order now. The order may still exist: see :class:`trio_cancel.NotFound`."""
+    """404: the venue knows no such order now. The order may still exist: see :class:`trio_cancel.NotFound`."""
 
 
 class OrderNotActive(VenueError):
-    """40408: the order was canceled or fully executed before; the venue does not say which."""
+    """40408, 40020, 40021: it was canceled or fully executed before; ``outcome.closed_as`` says which, if known."""
 
 
 class InvalidSignature(VenueError):
-    """40011: the signature is wrong or its timestamp too old. The text names a clock that is surely off."""
+    """40011 or status 401: token, signature or timestamp were refused. The text names a clock that is surely off."""
 
 
 class MissingParameters(VenueError):
-    """40010: the venue missed a parameter."""
+    """40010: the venue missed a parameter; perhaps it knows the token by its other name (``token_field``)."""
 
 
 class RateLimited(VenueError):

@@ -16,6 +16,13 @@ from trio_cancel._values.quick import quick
 
 TOKEN_VARIABLE = "RIPIO_API_TOKEN"  # noqa: S105 - the name of a variable, not a token
 SECRET_VARIABLE = "RIPIO_API_SECRET"  # noqa: S105 - the name of a variable, not a secret
+TOKEN_FIELD_VARIABLE = "TRIO_CANCEL_TOKEN_FIELD"  # noqa: S105 - the name of a variable, not a token
+TOKEN_FIELDS = ("api_token", "apiToken")
+"""The names under which the venue's documents have a request carry the token; the first is the usual one."""
+EXTERNAL_ID_MOST = 36
+"""Characters of an external id that the venue documents (``_venue/contract.md``)."""
+
+_logger = logging.getLogger("trio_cancel")
 
 
 # Quotation marks that a shell, a .env file or a word processor puts around a value.
@@ -83,7 +90,7 @@ class Credentials:
     ``pickle`` and ``copy`` keep both, so that a worker process can be given them: a pickle holds them in clear.
 
     Args:
-        api_token: the token, sent with each request (seed: ``api_token``).
+        api_token: the token, sent with each request.
         api_secret: the secret, never sent; it keys the HMAC-SHA256 of each request.
 
     Raises:
@@ -126,34 +133,55 @@ def _flaw_of_id(text: str) -> str | None:
     return None
 
 
-_logger = logging.getLogger("trio_cancel")
-
-
-def _note_white_space(external_id: str) -> None:
-    """Log an external id that has white space at its ends: it is free text, so that is perhaps meant."""
-    if external_id != external_id.strip():
-        # A handler of the user's may raise; a cancel goes on.
-        with suppress(Exception):
+def _note_oddities(external_id: str) -> None:
+    """Log an external id that is odd: it is free text, so that is perhaps meant, and the venue may have accepted it."""
+    # A handler of the user's may raise; a cancel goes on.
+    with suppress(Exception):
+        if external_id != external_id.strip():
             _logger.warning("the external id %r has white space at its ends; it is sent as it is", external_id)
+        if len(external_id) > EXTERNAL_ID_MOST:
+            _logger.warning(
+                "the external id %.60r has %d characters, and the venue documents at most %d; it is sent as it is",
+                external_id,
+                len(external_id),
+                EXTERNAL_ID_MOST,
+            )
+
+
+def canonical_id(id: str) -> str:
+    """Return the one spelling by which order ids are compared: ASCII letters in lower case, the rest as it is.
+
+    The venue's ids are UUIDs, which it writes in upper case and takes in lower case (``_venue/contract.md``). Letters
+    beyond ASCII are left alone, because their folding can make two different ids one.
+    """
+    return id.lower() if id.isascii() else id.encode().lower().decode()
+
+
+def _identity(id: str | None) -> str | None:
+    return None if id is None else canonical_id(id)
 
 
 @attrs.frozen
 class CancelRequest:
     """Which order to cancel: by exactly one of the venue's id and your own external id.
 
+    Two requests are equal if they name the same order in the same way: ids are compared without regard to the case of
+    ASCII letters, external ids exactly. What is signed and sent is the text as it was given.
+
     Args:
         id: the venue's order id, as the order's creation returned it.
-        external_id: the id that you gave the order when you created it.
+        external_id: the id that you gave the order when you created it. One that is longer than the 36 characters that
+            the venue documents is logged as a warning and sent all the same.
 
     Raises:
         InvalidRequest: if both or neither are given; if the one given is not a string, is empty, or holds what UTF-8
             cannot encode; if an ``id`` has white space at its ends, as the lines of an open file have. An
             ``external_id`` is free text: white space at its ends is logged and sent as given.
 
-    Source: seed, "You must provide either id or external_id in the params, but not both."
+    Source: ``_venue/contract.md``, "Request".
     """
 
-    id: str | None = None
+    id: str | None = attrs.field(default=None, eq=_identity)
     external_id: str | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -177,7 +205,7 @@ class CancelRequest:
             except UnicodeEncodeError:
                 raise InvalidRequest(f"{name} holds a character that UTF-8 cannot encode (a lone surrogate).") from None
         if name != "id":
-            _note_white_space(value)
+            _note_oddities(value)
         elif flaw := _flaw_of_id(value):
             raise InvalidRequest(f"id {_shown(value)} {flaw}.")
 
@@ -224,26 +252,39 @@ def request_by_id(id: str | None) -> CancelRequest:
 
 @attrs.frozen
 class CanceledOrder:
-    """An order that the venue has canceled, with what was executed before (seed: "Success Response Example").
+    """An order that the venue has canceled, with what was executed before (``_venue/contract.md``, "Success").
+
+    Only the status and the id by which the order was named are certain. Every other field is None if the venue left it
+    out, sent null, or sent what cannot be read.
 
     Amounts count the pair's base currency, values its quote currency, price is quote per base; all are exact, finite
-    decimals. Dates are aware, in UTC. ``external_id`` and ``price`` may be None; ``side`` and
-    ``average_execution_price`` are None where the venue does not send them.
+    decimals. Dates are aware, in UTC.
+
+    Attributes:
+        id: the venue's id, as the venue writes it; None only where the order was named by its external id.
+        status: the venue's word for canceled, as it came.
+        unreadable: name and JSON text (at most 200 characters) of each field that was there and could not be read.
     """
 
-    id: str
-    create_date: datetime
-    update_date: datetime
-    executed_amount: Decimal
-    remaining_amount: Decimal
-    remaining_value: Decimal
-    requested_amount: Decimal
-    requested_value: Decimal
-    total_value: Decimal
-    status: str
-    type: str
-    pair: str
+    id: str | None
+    create_date: datetime | None = None
+    update_date: datetime | None = None
+    executed_amount: Decimal | None = None
+    remaining_amount: Decimal | None = None
+    remaining_value: Decimal | None = None
+    requested_amount: Decimal | None = None
+    requested_value: Decimal | None = None
+    total_value: Decimal | None = None
+    status: str = "canceled"
+    type: str | None = None
+    pair: str | None = None
     price: Decimal | None = None
     external_id: str | None = None
     side: str | None = None
     average_execution_price: Decimal | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+    def names(self) -> list[CancelRequest]:
+        """Return requests that name this order, as the venue names it. They are not checked: it may say anything."""
+        named = [_of_checked_id(self.id)] if self.id else []
+        return [*named, _of_checked_id(None, self.external_id)] if self.external_id else named

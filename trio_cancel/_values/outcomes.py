@@ -1,8 +1,8 @@
 """What became of a cancel: a closed union of six frozen outcomes, and the report over many of them.
 
 ``off_book`` answers the only question that matters: True (the order is off the book), False (we did not take it
-off), None (don't know). Which answer means what is the table in the seed ("Common Error Codes"); the reading of several
-attempts together is in ``_venue/verdict.py``.
+off), None (don't know). Which answer means what is the table in ``_venue/contract.md``, applied in
+``_venue/verdict.py``; several attempts are read together in ``_engine/order.py``.
 
 Outcomes and reports survive ``pickle``, ``copy.copy`` and ``copy.deepcopy``. Two outcomes are equal if their fields
 are; of two causes class and words are compared.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NoReturn, TypeAlias
+from typing import Any, ClassVar, Literal, NoReturn, TypeAlias
 
 import attrs
 import msgspec
@@ -34,12 +34,11 @@ from trio_cancel._values.errors import (
 from trio_cancel._values.models import CanceledOrder, CancelRequest
 from trio_cancel._values.travel import Anything, identity, portable
 
-_EXCEPTIONS: Mapping[int, type[VenueError]] = {
-    40401: OrderNotFound,
-    40408: OrderNotActive,
-    40011: InvalidSignature,
-    40010: MissingParameters,
-}
+FIELD_ADVICE = (
+    "if the credentials are right, the venue may know the token by its other name: "
+    "choose api_token or apiToken with token_field or TRIO_CANCEL_TOKEN_FIELD"
+)
+"""For refusals that may be for the name under which the token was sent."""
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
@@ -63,7 +62,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 @attrs.frozen
 class VenueReply:
-    """The error that the venue sent (seed: "Error Response").
+    """The error that the venue sent (``_venue/contract.md``, "Errors").
 
     Attributes:
         status: HTTP-like status.
@@ -75,9 +74,33 @@ class VenueReply:
     error_code: int | None = None
     message: str = ""
 
+    @property
+    def refuses_credentials(self) -> bool:
+        """True for a refusal of the token, the signature or the timestamp: status 401, or 40011."""
+        return self.status == 401 or (
+            self.error_code == 40011 and 400 <= self.status <= 499 and self.status not in (404, 408, 429)
+        )
+
+    @property
+    def refuses_signature(self) -> bool:
+        """True for such a refusal that may be for the signature or the timestamp: signed again it may be taken."""
+        words = self.message.lower()
+        return self.refuses_credentials and ("token" not in words or _names_signature(words))
+
+    @property
+    def misses_token(self) -> bool:
+        """True for a refusal that may be for the name under which the token was sent."""
+        if self.refuses_credentials:
+            return not _names_signature(self.message.lower())
+        return self.error_code == 40010 and 400 <= self.status <= 499
+
     def __str__(self) -> str:
         code = "" if self.error_code is None else f" {self.error_code}"
         return f"{self.status}{code}{f' {self.message}' if self.message else ''}"
+
+
+def _names_signature(words: str) -> bool:
+    return "signature" in words or "timestamp" in words
 
 
 @attrs.frozen
@@ -108,7 +131,7 @@ class _Outcome:
 
 @attrs.frozen
 class Canceled(_Outcome):
-    """The venue canceled it (200, status ``canceled``) and says in ``order`` how much was executed before."""
+    """The venue canceled it (200, status ``canceled``); ``order`` is the order as the venue tells it."""
 
     kind: ClassVar[str] = "canceled"
     off_book: ClassVar[bool | None] = True
@@ -122,10 +145,17 @@ class Canceled(_Outcome):
 
 @attrs.frozen
 class AlreadyClosed(_Outcome):
-    """It was canceled or fully executed before (40408); the venue does not say which. It is off the book."""
+    """It was canceled or fully executed before (40408, 40020, 40021). It is off the book.
+
+    Attributes:
+        closed_as: ``"canceled"`` or ``"executed"`` where the venue says which of the two it was (40020, 40021); None
+            where it does not (40408).
+    """
 
     kind: ClassVar[str] = "already_closed"
     off_book: ClassVar[bool | None] = True
+
+    closed_as: Literal["canceled", "executed"] | None = attrs.field(default=None, kw_only=True)
 
     def unwrap(self) -> NoReturn:
         """Raise :class:`OrderNotActive`."""
@@ -134,7 +164,7 @@ class AlreadyClosed(_Outcome):
 
 @attrs.frozen
 class NotFound(_Outcome):
-    """The venue knows no such order now (40401).
+    """The venue knows no such order now (40401, 40400, or any other 404).
 
     That does not say that the order is off the book: its create may still be on the way, the id may be mistyped, the
     token may be another account's.
@@ -152,8 +182,10 @@ class NotFound(_Outcome):
 class Rejected(_Outcome):
     """The venue refused, before it looked at the order; we did not take it off the book.
 
+    Only the refusals that the venue's contract lists are this: 40010, 40011 and status 401, 429.
+
     Attributes:
-        clock: what is known of the venue's clock, if the refusal was for the signature and our clock is surely off.
+        clock: what is known of the venue's clock, if the refusal may be for the signature and our clock is surely off.
         final: False if it will be tried again (in the report of a batch that is running).
     """
 
@@ -162,6 +194,13 @@ class Rejected(_Outcome):
 
     clock: OffsetInterval | None = attrs.field(default=None, kw_only=True)
     final: bool = attrs.field(default=True, kw_only=True)
+
+    @property
+    def advice(self) -> str | None:
+        """A clause about what may be wrong on our side and what helps; None if nothing suggests itself."""
+        if self.clock is not None:
+            return self.clock.advice
+        return FIELD_ADVICE if self.error is not None and self.error.misses_token else None
 
     def unwrap(self) -> NoReturn:
         """Raise the :class:`VenueError` of its code."""
@@ -200,7 +239,7 @@ class Unknown(_Outcome):
 
     Attributes:
         cause: why nothing is known: :class:`NoReply`, :class:`ConnectionLost`, :class:`VenueUnavailable`,
-            :class:`InvalidReply`, :class:`NotSurelyThisOrder`.
+            :class:`InvalidReply`, :class:`UnlistedRefusal`, :class:`NotSurelyThisOrder`.
         final: False if an answer can still come (in the report of a batch).
     """
 
@@ -244,13 +283,9 @@ def _because(cause: BaseException | None) -> str:
 def _raise_venue_error(outcome: AlreadyClosed | NotFound | Rejected) -> NoReturn:
     error = outcome.error or VenueReply(0)
     text = f"The venue refused to cancel {outcome.request}: {error}"
-    cls: type[VenueError]
-    if error.status == 429:
-        cls = RateLimited
-    else:
-        cls = VenueError if error.error_code is None else _EXCEPTIONS.get(error.error_code, VenueError)
-    if isinstance(outcome, Rejected) and outcome.clock is not None:
-        text += f" ({outcome.clock.advice})"
+    if isinstance(outcome, Rejected) and outcome.advice is not None:
+        text += f" ({outcome.advice})"
+    cls = _exception_of(outcome, error)
     raise cls(
         text,
         status=error.status,
@@ -259,6 +294,18 @@ def _raise_venue_error(outcome: AlreadyClosed | NotFound | Rejected) -> NoReturn
         request=outcome.request,
         outcome=outcome,
     )
+
+
+def _exception_of(outcome: AlreadyClosed | NotFound | Rejected, error: VenueReply) -> type[VenueError]:
+    if isinstance(outcome, AlreadyClosed):
+        return OrderNotActive
+    if isinstance(outcome, NotFound):
+        return OrderNotFound
+    if error.status == 429:
+        return RateLimited
+    if error.refuses_credentials:
+        return InvalidSignature
+    return MissingParameters if error.error_code == 40010 else VenueError
 
 
 @attrs.frozen
@@ -316,9 +363,11 @@ class CancelReport:
 
     @property
     def partly_filled(self) -> tuple[Canceled, ...]:
-        """The canceled orders of which a part was executed before."""
+        """The canceled orders of which a part was executed before, as far as the venue says so."""
         return tuple(
-            outcome for outcome in self.outcomes if isinstance(outcome, Canceled) and outcome.order.executed_amount > 0
+            outcome
+            for outcome in self.outcomes
+            if isinstance(outcome, Canceled) and (outcome.order.executed_amount or 0) > 0
         )
 
     @property

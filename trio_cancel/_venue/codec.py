@@ -4,19 +4,20 @@ Out: cattrs turns a :class:`CancelRequest` (which cannot be invalid) into the bu
 compact UTF-8 JSON that JavaScript's ``JSON.stringify`` gives; those very bytes are signed and sent.
 
 In: msgspec checks types while it parses and keeps each number's text (``float_hook=Decimal``), so that no digit is lost
-and no string, null or boolean passes for a number. Whatever does not fit the contract becomes a :class:`BadReply`; if
-its id and status can still be read they are kept, for it may speak of a pending request.
+and no null or boolean passes for a number. An answer that is unusual in any way is read again member by member, so that
+what cannot be read hides nothing beside it. What has no id or status that can be read is a :class:`BadReply`.
 """
 
 from __future__ import annotations
 
+import re
 from binascii import b2a_base64
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import attrs
 import msgspec
@@ -24,7 +25,7 @@ from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.msgspec import make_converter
 
-from trio_cancel._values.models import CanceledOrder, CancelRequest, Credentials
+from trio_cancel._values.models import TOKEN_FIELDS, CanceledOrder, CancelRequest, Credentials
 from trio_cancel._values.quick import quick
 
 _encode_json = msgspec.json.Encoder().encode
@@ -45,28 +46,29 @@ _BLOCK = 64  # bytes that SHA-256 takes at a time (RFC 2104: the key is padded t
 
 
 class Signer:
-    """Writes signed requests for one account.
+    """Writes signed requests for one account; ``token_field`` is the name under which they carry the token.
 
     The message of the HMAC-SHA256 is the decimal timestamp followed directly by the compact business parameters
-    (venue.md, "WebSocket API, authentication"). The two hash states that depend on the key alone (RFC 2104) are
+    (``_venue/contract.md``, "Signature"). The two hash states that depend on the key alone (RFC 2104) are
     prepared once and copied for each request, which takes half the time of copying a ``hmac.HMAC``.
     """
 
     __slots__ = ("_inner", "_middle", "_outer")
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, token_field: str = TOKEN_FIELDS[0]) -> None:
         key = credentials.api_secret.encode()
         key = (sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
         self._inner = sha256(bytes(byte ^ 0x36 for byte in key))
         self._outer = sha256(bytes(byte ^ 0x5C for byte in key))
         token = _encode_json(credentials.api_token)
-        self._middle = b'","method":"order.cancel","params":{"api_token":%b,"timestamp":' % token
+        field = _encode_json(token_field)
+        self._middle = b'","method":"order.cancel","params":{%b:%b,"timestamp":' % (field, token)
 
     def __repr__(self) -> str:
         return "<Signer>"
 
     def encode(self, orders: Iterable[tuple[str, CancelRequest]], timestamp: int) -> list[bytes]:
-        """Return the JSON texts of requests that are signed at one time (seed: "Request").
+        """Return the JSON texts of requests that are signed at one time (``_venue/contract.md``, "Request").
 
         Args:
             orders: for each, the request's id (ASCII without quotes or backslashes; the caller has made it), and the
@@ -91,7 +93,18 @@ class Signer:
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """An answer that fits the contract's types; what it means is decided in ``_venue.verdict``."""
+    """An answer, as far as it could be read; what it means is decided in ``_venue.verdict``.
+
+    Attributes:
+        id: the request's id, or None.
+        status: the HTTP-like status.
+        order: the result, if it is an object.
+        error_code: the venue's code, if it gave one that can be read.
+        message: the venue's words; may be empty.
+        has_error: there is an error beside the result, or instead of it.
+        has_result: there is a result that is not empty, of whatever type, beside a status other than 200.
+        lacks: the fields of the result that the contract names and that are missing, null or unreadable.
+    """
 
     id: str | None
     status: int
@@ -99,11 +112,13 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     error_code: int | None = None
     message: str = ""
     has_error: bool = False
+    has_result: bool = False
+    lacks: tuple[str, ...] = ()
 
 
 @attrs.frozen
 class BadReply:
-    """An answer that breaks the contract, and as much of it as could be read."""
+    """A message that cannot be read as an answer, and as much of it as could be read."""
 
     reason: str
     id: str | None = None
@@ -116,28 +131,27 @@ _Int = Annotated[int, msgspec.Meta(ge=-_MOST, lt=_MOST)]
 
 
 class _Error(msgspec.Struct, gc=False):
-    error_code: _Int
-    message: str = ""
+    error_code: _Int | None = None
+    message: str | None = None
 
 
-_Date = Annotated[datetime, msgspec.Meta(tz=True)]
-# Numbers are taken untyped and checked below: typed as Decimal, msgspec would take "0.1" and "NaN" as well.
+# Numbers are taken untyped and checked below: typed as Decimal, msgspec would take "NaN" as well.
 _Number = Any
 
 
 class _Order(msgspec.Struct, gc=False):
-    id: str
-    create_date: _Date
-    update_date: _Date
-    executed_amount: _Number
-    remaining_amount: _Number
-    remaining_value: _Number
-    requested_amount: _Number
-    requested_value: _Number
-    total_value: _Number
-    status: str
-    type: str
-    pair: str
+    id: str | None = None
+    create_date: datetime | None = None
+    update_date: datetime | None = None
+    executed_amount: _Number = None
+    remaining_amount: _Number = None
+    remaining_value: _Number = None
+    requested_amount: _Number = None
+    requested_value: _Number = None
+    total_value: _Number = None
+    status: str | None = None
+    type: str | None = None
+    pair: str | None = None
     price: _Number = None
     external_id: str | None = None
     side: str | None = None
@@ -149,6 +163,8 @@ class _Reply(msgspec.Struct, gc=False):
     status: _Int
     result: _Order | None = None
     error: _Error | None = None
+    error_code: _Int | None = None
+    message: str | None = None
 
 
 # Amounts and prices repeat, and a Decimal takes 104 bytes: those seen last are shared. But not those of a message of
@@ -158,49 +174,108 @@ _canceled_order = quick(CanceledOrder)
 _shared_decimal = lru_cache(maxsize=2048)(Decimal)
 _decode = msgspec.json.Decoder(_Reply, float_hook=_shared_decimal).decode
 _decode_large = msgspec.json.Decoder(_Reply, float_hook=Decimal).decode
-# Fractions are dropped here: one that no decimal can hold must not hide the id beside it, and none is an id.
-_decode_anything = msgspec.json.Decoder(float_hook=lambda _: None).decode
-# What those two raise: bad JSON or types; a number beyond decimal's exponents; nesting beyond the stack.
+# An object of which each member is read on its own: one that cannot be read hides none beside it.
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_int = msgspec.json.Decoder(_Int).decode
+_decode_date = msgspec.json.Decoder(datetime).decode
+# What they raise: bad JSON or types; a number beyond decimal's exponents; nesting beyond the stack.
 _BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecodeError, ValueError)
+_EMPTY = frozenset({b"null", b"{}", b"[]", b'""', b"0", b"false"})
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_WHOLE = re.compile(r"-?[0-9]{1,10}(?:\.0+)?")
+_RAW_MOST = 200
+"""Characters of an unreadable value that are kept."""
+_AMOUNTS = (
+    "executed_amount",
+    "remaining_amount",
+    "remaining_value",
+    "requested_amount",
+    "requested_value",
+    "total_value",
+    "price",
+    "average_execution_price",
+)
+# Those that an answer may do without: an order at the market has no price, and not every order an external id.
+_MAY_LACK = frozenset({"price", "external_id", "side", "average_execution_price"})
 
 
-def _not_a_number(name: str) -> Decimal:
-    raise ValueError(f"{name} is no number")
+class _Odd(ValueError):
+    """A result has a field that only reading it member by member can tell."""
 
 
-def _order(raw: _Order, shared: Callable[[int], Decimal]) -> CanceledOrder:
+def _odd() -> Decimal:
+    raise _Odd
+
+
+def _utc(date: datetime) -> datetime:
+    return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+
+
+def _order(raw: _Order, shared: Callable[[int], Decimal]) -> tuple[CanceledOrder, tuple[str, ...]]:
     # Written out, because it runs once an order. `float_hook` has made decimals of all numbers that are no integers.
+    lacks: tuple[str, ...] = ()
     create, update, price = raw.create_date, raw.update_date, raw.price
     executed, remaining, left = raw.executed_amount, raw.remaining_amount, raw.remaining_value
     requested, value, total = raw.requested_amount, raw.requested_value, raw.total_value
     average = raw.average_execution_price
+    if create is None:
+        lacks += ("create_date",)
+    elif create.tzinfo is not UTC:
+        create = _utc(create)
+    if update is None:
+        lacks += ("update_date",)
+    elif update.tzinfo is not UTC:
+        update = _utc(update)
     if executed.__class__ is not Decimal:
-        executed = shared(executed) if executed.__class__ is int else _not_a_number("executed_amount")
+        if executed is None:
+            lacks += ("executed_amount",)
+        else:
+            executed = shared(executed) if executed.__class__ is int else _odd()
     if remaining.__class__ is not Decimal:
-        remaining = shared(remaining) if remaining.__class__ is int else _not_a_number("remaining_amount")
+        if remaining is None:
+            lacks += ("remaining_amount",)
+        else:
+            remaining = shared(remaining) if remaining.__class__ is int else _odd()
     if left.__class__ is not Decimal:
-        left = shared(left) if left.__class__ is int else _not_a_number("remaining_value")
+        if left is None:
+            lacks += ("remaining_value",)
+        else:
+            left = shared(left) if left.__class__ is int else _odd()
     if requested.__class__ is not Decimal:
-        requested = shared(requested) if requested.__class__ is int else _not_a_number("requested_amount")
+        if requested is None:
+            lacks += ("requested_amount",)
+        else:
+            requested = shared(requested) if requested.__class__ is int else _odd()
     if value.__class__ is not Decimal:
-        value = shared(value) if value.__class__ is int else _not_a_number("requested_value")
+        if value is None:
+            lacks += ("requested_value",)
+        else:
+            value = shared(value) if value.__class__ is int else _odd()
     if total.__class__ is not Decimal:
-        total = shared(total) if total.__class__ is int else _not_a_number("total_value")
+        if total is None:
+            lacks += ("total_value",)
+        else:
+            total = shared(total) if total.__class__ is int else _odd()
     if price is not None and price.__class__ is not Decimal:
-        price = shared(price) if price.__class__ is int else _not_a_number("price")
+        price = shared(price) if price.__class__ is int else _odd()
     if average is not None and average.__class__ is not Decimal:
-        average = shared(average) if average.__class__ is int else _not_a_number("average_execution_price")
-    return _canceled_order(
+        average = shared(average) if average.__class__ is int else _odd()
+    if raw.type is None:
+        lacks += ("type",)
+    if raw.pair is None:
+        lacks += ("pair",)
+    order = _canceled_order(
         raw.id,
-        create if create.tzinfo is UTC else create.astimezone(UTC),
-        update if update.tzinfo is UTC else update.astimezone(UTC),
+        create,
+        update,
         executed,
         remaining,
         left,
         requested,
         value,
         total,
-        raw.status,
+        raw.status or "",
         raw.type,
         raw.pair,
         price,
@@ -208,36 +283,164 @@ def _order(raw: _Order, shared: Callable[[int], Decimal]) -> CanceledOrder:
         raw.side,
         average,
     )
+    return order, lacks
 
 
 def decode_reply(text: bytes | str) -> Reply | BadReply:
-    """Read one text message of the venue (seed: "Response", "Error Response"). Never raises for what it says."""
+    """Read one text message of the venue (``_venue/contract.md``). Never raises for what it says."""
+    order: CanceledOrder | None = None
+    lacks: tuple[str, ...] = ()
     try:
         if len(text) <= _USUAL_SIZE:
             raw = _decode(text)
-            order = None if raw.result is None else _order(raw.result, _shared_decimal)
+            if raw.result is not None:
+                order, lacks = _order(raw.result, _shared_decimal)
         else:
             raw = _decode_large(text)
-            order = None if raw.result is None else _order(raw.result, Decimal)
-    except _BAD_TEXT as error:
-        return _salvage(text, error)
-    if raw.error is None:
-        return Reply(raw.id, raw.status, order)
-    return Reply(raw.id, raw.status, order, raw.error.error_code, raw.error.message, True)
+            if raw.result is not None:
+                order, lacks = _order(raw.result, Decimal)
+    except _BAD_TEXT as fault:
+        return _read_members(text, fault)
+    status, error = raw.status, raw.error
+    if status == 200:
+        if error is None and raw.error_code is None:
+            return Reply(raw.id, 200, order, lacks=lacks)
+        return _read_members(text, None)
+    if order is not None:
+        return _read_members(text, None)
+    code, message = raw.error_code, raw.message
+    if error is not None:
+        code = error.error_code if error.error_code is not None else code
+        message = error.message or message
+    return Reply(raw.id, status, None, code, message or "", code is not None or bool(message))
 
 
-def _salvage(text: bytes | str, error: BaseException) -> BadReply:
+# What follows reads an answer that is unusual, member by member.
+
+
+def _read_members(text: bytes | str, error: BaseException | None) -> Reply | BadReply:
     # Only the kind of the fault is kept: the text itself may be of any size and hold anything.
-    reason = str(error).partition("\n")[0][:200] or type(error).__name__
+    reason = (str(error).partition("\n")[0][:200] or type(error).__name__) if error is not None else "it is unusual"
     try:
-        value = _decode_anything(text)
+        members = _decode_members(text)
     except _BAD_TEXT:
-        return BadReply(f"it is no JSON ({reason})")
-    if not isinstance(value, dict):
-        return BadReply(f"it is no JSON object but {type(value).__name__}")
-    id_, status = value.get("id"), value.get("status")
-    return BadReply(
-        reason,
-        id_ if isinstance(id_, str) else None,
-        status if isinstance(status, int) and not isinstance(status, bool) and -_MOST <= status < _MOST else None,
-    )
+        return BadReply(f"it is no JSON object ({reason})")
+    status = _read(_decode_int, members.get("status"))
+    request_id: str | None = None
+    if not _is_null(members.get("id", b"")):
+        request_id = _read(_decode_text, members.get("id"))
+        if request_id is None:
+            return BadReply(f"it has no id that can be read ({reason})", None, status)
+    if status is None:
+        return BadReply(f"it has no status that can be read ({reason})", request_id)
+    code, message = _read_code(members.get("error_code")), _read_words(members.get("message"))
+    has_error = code is not None
+    if "error" in members and not _is_empty(members["error"]):
+        found, code, message = _read_error(members["error"], code, message)
+        has_error = has_error or found
+    order: CanceledOrder | None = None
+    lacks: tuple[str, ...] = ()
+    has_result = "result" in members and not _is_empty(members["result"])
+    if has_result and status == 200:
+        order, lacks = _read_order(members["result"])
+    return Reply(request_id, status, order, code, message, has_error, has_result and status != 200, lacks)
+
+
+_T = TypeVar("_T")
+
+
+def _read(decode: Callable[[msgspec.Raw], _T], raw: msgspec.Raw | None) -> _T | None:
+    """Return what a member says, None if it is missing or of another type."""
+    if raw is None:
+        return None
+    try:
+        return decode(raw)
+    except _BAD_TEXT:
+        return None
+
+
+def _is_null(raw: msgspec.Raw | bytes) -> bool:
+    return bytes(raw).strip() == b"null"
+
+
+def _is_empty(raw: msgspec.Raw) -> bool:
+    """Return True for null, and for what says no more than that."""
+    text = bytes(raw)
+    return len(text) < 64 and b"".join(text.split()) in _EMPTY
+
+
+def _shown(raw: msgspec.Raw) -> str:
+    return bytes(raw)[: 4 * _RAW_MOST].decode(errors="replace")[:_RAW_MOST]
+
+
+def _read_words(raw: msgspec.Raw | None) -> str:
+    """Return the venue's words; what is no string as its JSON text."""
+    if raw is None or _is_null(raw):
+        return ""
+    text = _read(_decode_text, raw)
+    return text if text is not None else _shown(raw)
+
+
+def _read_code(raw: msgspec.Raw | None) -> int | None:
+    """Return a code that is a whole number, or a string of its digits."""
+    if raw is None or len(bytes(raw)) > _RAW_MOST:
+        return None
+    text = _read(_decode_text, raw) or bytes(raw).decode(errors="replace")
+    if _WHOLE.fullmatch(text.strip()) is None:
+        return None
+    code = int(text.strip().partition(".")[0])
+    return code if -_MOST <= code < _MOST else None
+
+
+def _read_error(raw: msgspec.Raw, code: int | None, message: str) -> tuple[bool, int | None, str]:
+    """Return whether there is an error, its code, its words; the latter two are those given if it has none itself."""
+    members = _read(_decode_members, raw)
+    if members is None:
+        return True, code, _read_words(raw) or message
+    own_code, own_message = _read_code(members.get("error_code")), _read_words(members.get("message"))
+    found = any(not _is_empty(value) for value in members.values())
+    return found, code if own_code is None else own_code, own_message or message
+
+
+def _read_order(raw: msgspec.Raw) -> tuple[CanceledOrder | None, tuple[str, ...]]:
+    """Return a result of which each field is read on its own, and which of those that it should have it lacks."""
+    members = _read(_decode_members, raw)
+    if members is None:
+        return None, ()
+    values: dict[str, Any] = {}
+    unreadable: list[tuple[str, str]] = []
+    lacks: list[str] = []
+    for name in _FIELDS:
+        value: Any = None
+        member = members.get(name)
+        if member is not None and not _is_null(member):
+            value = _read(_READERS.get(name, _decode_text), member)
+            if value is None:
+                unreadable.append((name, _shown(member)))
+                lacks.append(name)
+        elif name not in _MAY_LACK:
+            lacks.append(name)
+        values[name] = value
+    values["status"] = values["status"] or ""
+    return CanceledOrder(**values, unreadable=tuple(unreadable)), tuple(lacks)
+
+
+def _read_number(raw: msgspec.Raw) -> Decimal:
+    text = bytes(raw).decode().strip()
+    if text.startswith('"'):
+        text = _decode_text(raw).strip()
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError("it is no number")
+    return Decimal(text)
+
+
+def _read_date(raw: msgspec.Raw) -> datetime:
+    return _utc(_decode_date(raw))
+
+
+_FIELDS = tuple(field.name for field in attrs.fields(CanceledOrder) if field.name != "unreadable")
+_READERS: dict[str, Callable[[msgspec.Raw], Any]] = {
+    **dict.fromkeys(_AMOUNTS, _read_number),
+    "create_date": _read_date,
+    "update_date": _read_date,
+}

@@ -1,14 +1,31 @@
-"""What one answer says about one request (pure). The table is venue.md's "What each error means for the order"."""
+"""What one answer says about one request (pure). The table is in ``_venue/contract.md``, "What each answer means".
+
+Both dialects of the venue are read at once: which of them the live server speaks is not known, and none of their codes
+means something else in the other.
+"""
 
 from __future__ import annotations
 
 import enum
+import re
+from typing import Literal
 
-from trio_cancel._values.models import CancelRequest
-from trio_cancel._venue.codec import BadReply, Reply
+from trio_cancel._values.models import CancelRequest, canonical_id
+from trio_cancel._values.outcomes import VenueReply
+from trio_cancel._venue.codec import Reply
 
 LATE_SIGNATURE = 4.0
-"""Seconds after its write from which 40011 means "late", not "wrong": the venue is assumed to accept 5 s."""
+"""Seconds after its write from which a refused signature means "late", not "wrong": the venue takes 5 s, we assume."""
+
+CLOSED_CODES = frozenset({40408, 40020})
+EXECUTED_CODE = 40021
+NOT_FOUND_CODES = frozenset({40401, 40400})
+MISSING_PARAMETERS_CODE = 40010
+_CANCELED_WORDS = frozenset({"canceled", "cancelled"})
+# 40021 also stands for "No orders to cancel.", so that only its words tell. They must say no more than this.
+_EXECUTED = re.compile(
+    r"(?:the )?order (?:(?:is|was|has|been|already) )*(?:executed completely|completely executed|fully executed)"
+)
 
 
 class Verdict(enum.Enum):
@@ -21,11 +38,13 @@ class Verdict(enum.Enum):
     LIMITED = enum.auto()
     """429: refused now, try later."""
     LATE = enum.auto()
-    """40011 for a request that was long under way: sign again."""
+    """Refused for the signature, for a request that was long under way: sign again."""
+    UNLISTED = enum.auto()
+    """A refusal that the contract does not list: it may be another way to say "closed". Asking again helps nothing."""
     UNAVAILABLE = enum.auto()
     """5xx or 408: it may have been applied; try again."""
     INVALID = enum.auto()
-    """It contradicts itself or the contract: it says nothing."""
+    """It contradicts itself or the contract, or cannot be read: it says nothing; try again."""
 
 
 _CANCELED = (Verdict.CANCELED, "")
@@ -39,50 +58,61 @@ def judge(reply: Reply, request: CancelRequest, age: float) -> tuple[Verdict, st
         request: the order that was to be canceled.
         age: seconds between the request's write and this answer.
     """
-    status = reply.status
+    if reply.status != 200:
+        return _judge_refusal(reply, age)
     order = reply.order
-    if status == 200:
-        if reply.has_error:
-            return Verdict.INVALID, "status 200 together with an error"
-        if order is None:
-            return Verdict.INVALID, "status 200 without a result"
-        if order.status != "canceled":
-            return Verdict.INVALID, f"status 200 for an order that is {order.status[:40]!r}, not canceled"
-        if request.id is None:
-            if order.external_id != request.external_id:
-                return Verdict.INVALID, "it names another external id than the one asked for"
-        elif order.id != request.id:
-            return Verdict.INVALID, "it names another order than the one asked for"
-        return _CANCELED
+    if reply.has_error:
+        return Verdict.INVALID, "status 200 together with an error"
+    if order is None:
+        return Verdict.INVALID, "status 200 without a result"
+    if order.status != "canceled" and order.status.lower() not in _CANCELED_WORDS:
+        return Verdict.INVALID, f"status 200 for an order that is {order.status[:40]!r}, not canceled"
+    if request.id is None:
+        if order.external_id != request.external_id:
+            return Verdict.INVALID, "it does not name the external id that was asked for"
+    elif order.id != request.id and (order.id is None or canonical_id(order.id) != canonical_id(request.id)):
+        return Verdict.INVALID, "it does not name the order that was asked for"
+    return _CANCELED
+
+
+def _judge_refusal(reply: Reply, age: float) -> tuple[Verdict, str]:
+    status, code = reply.status, reply.error_code
     if status == 408 or 500 <= status <= 599:
         return Verdict.UNAVAILABLE, ""
-    if order is not None:
-        return Verdict.INVALID, f"status {status} together with a result"
-    if status == 429:
-        # venue.md: the daily limit answers "Limit Exceeded"; waiting 30 s cannot help there.
-        return (Verdict.REFUSED if "limit exceeded" in reply.message.lower() else Verdict.LIMITED), ""
     if not 400 <= status <= 499:
         return Verdict.INVALID, f"status {status} is not in the contract"
-    if not reply.has_error:
-        return Verdict.INVALID, f"status {status} without an error object"
-    match reply.error_code:
-        case 40408:
-            return Verdict.CLOSED, ""
-        case 40401:
-            return Verdict.NOT_FOUND, ""
-        case 40011:
-            return (Verdict.LATE if age > LATE_SIGNATURE else Verdict.REFUSED), ""
-        case _:
-            return Verdict.REFUSED, ""
+    if reply.has_result:
+        return Verdict.INVALID, f"status {status} together with a result"
+    error = VenueReply(status, code, reply.message)
+    if status == 429:
+        # The daily limit answers "Limit Exceeded"; waiting 30 s cannot help there.
+        return (Verdict.REFUSED if "limit exceeded" in reply.message.lower() else Verdict.LIMITED), ""
+    if error.refuses_credentials:
+        return (Verdict.LATE if age > LATE_SIGNATURE and error.refuses_signature else Verdict.REFUSED), ""
+    if code in CLOSED_CODES or (code == EXECUTED_CODE and _says_executed(reply.message)):
+        return Verdict.CLOSED, ""
+    if code in NOT_FOUND_CODES or status == 404:
+        return Verdict.NOT_FOUND, ""
+    return (Verdict.REFUSED if code == MISSING_PARAMETERS_CODE else Verdict.UNLISTED), ""
 
 
-def judge_bad(reply: BadReply) -> tuple[Verdict, str]:
-    """Return what an answer that breaks the contract says, if its id was that of a pending request."""
-    status = reply.status
-    if status is not None:
-        # These two are read by their status alone; the rest of them carries nothing that we use.
-        if status == 408 or 500 <= status <= 599:
-            return Verdict.UNAVAILABLE, ""
-        if status == 429:
-            return Verdict.LIMITED, ""
-    return Verdict.INVALID, reply.reason
+def claim(reply: Reply) -> tuple[Verdict, Literal["canceled", "executed"] | None] | None:
+    """Return what an answer says of the order in it, whichever that is, if it says something definite; and how closed.
+
+    For answers that nobody waits for.
+    """
+    if reply.status == 200:
+        order = reply.order
+        says_canceled = order is not None and not reply.has_error and order.status.lower() in _CANCELED_WORDS
+        return (Verdict.CANCELED, "canceled") if says_canceled else None
+    verdict, _ = _judge_refusal(reply, 0.0)
+    return (verdict, closed_as(reply.error_code)) if verdict in (Verdict.CLOSED, Verdict.NOT_FOUND) else None
+
+
+def closed_as(code: int | None) -> Literal["canceled", "executed"] | None:
+    """Return what the code of an answer that says "closed" tells about how the order was closed."""
+    return "canceled" if code == 40020 else "executed" if code == EXECUTED_CODE else None
+
+
+def _says_executed(message: str) -> bool:
+    return _EXECUTED.fullmatch(" ".join(message.lower().split()).rstrip(".!")) is not None

@@ -1,6 +1,6 @@
 """The sandbox's order book: orders, their states, the steps between them (pure: no I/O, no task, time is handed in).
 
-States and steps (source: seed, "Order Status"; the states' names: REST orders of the venue)::
+States and steps (source: ``_venue/contract.md``, "Orders")::
 
     pending_creation --(its delay has passed)--> open
     open, executed_partially --fill--> executed_partially | executed_completely
@@ -20,6 +20,8 @@ from typing import Any
 from uuid import UUID
 
 import attrs
+
+from trio_cancel._values.models import canonical_id
 
 MAX_DIGITS = 60  # of an amount or price given to the book: then every product is exact within EXACT
 EXACT = decimal.Context(prec=400, traps=[decimal.InvalidOperation, decimal.Inexact, decimal.Overflow])
@@ -57,7 +59,7 @@ class OrderStatus(StrEnum):
 
     @property
     def active(self) -> bool:
-        """Whether the order can still be executed or canceled (seed: "Only active orders")."""
+        """Whether the order can still be executed or canceled (``_venue/contract.md``, "Orders")."""
         return self in ACTIVE
 
 
@@ -128,7 +130,7 @@ def exact(value: Decimal | int | str, name: str) -> Decimal:
 
 
 class Book:
-    """All orders of one account, by id and by external id.
+    """All orders of one account, by id (without regard to the case of its letters) and by external id.
 
     Args:
         now: returns the venue's Unix time in milliseconds.
@@ -184,10 +186,10 @@ class Book:
         if not 0 <= delay < 1e9:
             raise InvalidOrder("delay must be a number of seconds, 0 or more.")
         order_id = id if id is not None else str(UUID(int=self._rng.getrandbits(128), version=4)).upper()
-        if order_id in self._orders:
+        if canonical_id(order_id) in self._orders:
             raise InvalidOrder(f"There is an order {order_id} already.")
         if external_id is not None and external_id in self._by_external_id:
-            older = self._settled(self._orders[self._by_external_id[external_id]])
+            older = self.get(self._by_external_id[external_id])
             if older.status.active or older.status is OrderStatus.PENDING_CREATION:
                 raise InvalidOrder(f"The active order {older.id} has the external id {external_id} already.")
         now = self._now()
@@ -204,7 +206,7 @@ class Book:
             effective_date=now + round(delay * 1000),
             status=OrderStatus.PENDING_CREATION if delay else OrderStatus.OPEN,
         )
-        self._orders[order_id] = order
+        self._orders[canonical_id(order_id)] = order
         if external_id is not None:
             self._by_external_id[external_id] = order_id
         return order
@@ -218,7 +220,7 @@ class Book:
         if (id is None) == (external_id is None):
             raise BookError("Give id or external_id, and not both.")
         found = id if external_id is None else self._by_external_id.get(external_id)
-        order = self._orders.get(found) if found is not None else None
+        order = self._orders.get(canonical_id(found)) if found is not None else None
         if order is None:
             raise UnknownOrder("Order not found.")
         return self._settled(order)
@@ -282,10 +284,10 @@ class Book:
     def _settled(self, order: Order) -> Order:
         if order.status is OrderStatus.PENDING_CREATION and self._now() >= order.effective_date:
             order = attrs.evolve(order, status=OrderStatus.OPEN, update_date=order.effective_date)
-            self._orders[order.id] = order
+            self._orders[canonical_id(order.id)] = order
         return order
 
     def _put(self, order: Order, status: OrderStatus, **changes: Any) -> Order:
         order = attrs.evolve(order, status=status, update_date=self._now(), **changes)
-        self._orders[order.id] = order
+        self._orders[canonical_id(order.id)] = order
         return order

@@ -188,7 +188,7 @@ class Connection:
                 if self._mood is Mood.FAIR:
                     self._put(Step(frame(PONG, bytes(payload))))
             case Pong(payload=payload) if bytes(payload) == b"%d" % self._pings:
-                # Source: venue.md, "An unsolicited pong does not keep a connection alive".
+                # Source: _venue/contract.md, "Connection": an unsolicited pong does not keep it alive.
                 self._heard_at = trio.current_time()
             case _:
                 pass

@@ -13,7 +13,7 @@ from itertools import pairwise
 import attrs
 
 from trio_cancel.sandbox import _protocol as protocol
-from trio_cancel.sandbox._book import OrderStatus
+from trio_cancel.sandbox._book import Order, OrderStatus
 from trio_cancel.sandbox._exchange import Answer
 from trio_cancel.sandbox._faults import CustomReply, Fault, Faults
 
@@ -168,6 +168,9 @@ def _wrong_text(answer: Answer, fault: Fault, rng: random.Random) -> str:
         case Fault.OK_WITHOUT_RESULT:
             rest = rng.choice(("", ',"result":null'))
             return f'{{"id":{request_id},"status":200{rest}}}'
+        case Fault.SPARSE_RESULT | Fault.ODD_RESULT:
+            assert answer.order is not None
+            return protocol.render_result(answer.request_id, _unusual(answer.order, fault, rng))
         case Fault.OTHER_ORDER | Fault.OTHER_STATUS:
             assert answer.order is not None
             other = (
@@ -178,6 +181,21 @@ def _wrong_text(answer: Answer, fault: Fault, rng: random.Random) -> str:
             return protocol.render_result(answer.request_id, protocol.render_order(other))
         case _:
             return answer.text
+
+
+def _unusual(order: Order, fault: Fault, rng: random.Random) -> str:
+    """Return a result that says what is true and is still enough, in a way that no document shows."""
+    external = "null" if order.external_id is None else protocol.quote(order.external_id)
+    if fault is Fault.SPARSE_RESULT:
+        return f'{{"id":{protocol.quote(order.id)},"external_id":{external},"status":"canceled"}}'
+    status = rng.choice(("Canceled", "CANCELED", "cancelled", "CANCELLED"))
+    date = rng.choice((protocol.date(order.update_date)[:-1], "yesterday", ""))
+    return (
+        f'{{"id":{protocol.quote(order.id.swapcase())},"external_id":{external},"status":"{status}"'
+        f',"executed_amount":"{protocol.number(order.executed_amount)}","remaining_amount":"NaN","total_value":true'
+        f',"requested_amount":{protocol.number(order.requested_amount)},"requested_value":null'
+        f',"create_date":"{protocol.date(order.create_date)}","update_date":"{date}","pair":7,"price":{{}}}}'
+    )
 
 
 def _with_other_id(answer: Answer, rng: random.Random) -> str:

@@ -18,20 +18,22 @@ from trio_cancel.sandbox._faults import CustomReply, Fault, Faults
 from trio_cancel.sandbox._limits import Limits
 from trio_cancel.sandbox._log import ConnectionRecord, Log, RequestRecord
 from trio_cancel.sandbox._plan import FaultPlan
-from trio_cancel.sandbox._protocol import Refusal, Request
+from trio_cancel.sandbox._protocol import Dialect, Refusal, Request
 
-FAULTY_ANSWERS = {
-    Fault.ERROR_500_BEFORE: protocol.INTERNAL,
-    Fault.ERROR_503_BEFORE: protocol.UNAVAILABLE,
-    Fault.ERROR_408_BEFORE: protocol.TIMED_OUT,
-    Fault.REFUSE_429: protocol.TOO_MANY,
-    Fault.REFUSE_DAILY: protocol.DAILY_LIMIT,
-    Fault.REFUSE_40011: protocol.BAD_SIGNATURE,
-    Fault.REFUSE_UNKNOWN_CODE: protocol.UNKNOWN_CODE,
-    Fault.ERROR_500_AFTER: protocol.INTERNAL,
-    Fault.ERROR_503_AFTER: protocol.UNAVAILABLE,
-    Fault.ERROR_408_AFTER: protocol.TIMED_OUT,
-}
+
+def _faulty_answers(dialect: Dialect) -> dict[Fault, Refusal]:
+    return {
+        Fault.ERROR_500_BEFORE: dialect.internal,
+        Fault.ERROR_503_BEFORE: dialect.unavailable,
+        Fault.ERROR_408_BEFORE: protocol.TIMED_OUT,
+        Fault.REFUSE_429: dialect.too_many,
+        Fault.REFUSE_DAILY: dialect.daily_limit,
+        Fault.REFUSE_40011: dialect.bad_signature,
+        Fault.REFUSE_UNKNOWN_CODE: protocol.UNKNOWN_CODE,
+        Fault.ERROR_500_AFTER: dialect.internal,
+        Fault.ERROR_503_AFTER: dialect.unavailable,
+        Fault.ERROR_408_AFTER: protocol.TIMED_OUT,
+    }
 
 
 @attrs.frozen
@@ -62,6 +64,8 @@ class Exchange:
         rng: draws order ids and faults; give a seeded one for runs that repeat.
         limits: of requests.
         faults: chances of misbehaviour.
+        dialect: how it says what.
+        token_field: the name under which a request carries the token.
         full_results: whether results also carry ``side`` and ``average_execution_price``.
         log_limit: how many requests and connections the log keeps, None for all.
     """
@@ -74,11 +78,16 @@ class Exchange:
         rng: random.Random,
         limits: Limits,
         faults: Faults,
+        dialect: Dialect,
+        token_field: str,
         full_results: bool = False,
         log_limit: int | None = None,
     ) -> None:
         self._clock = clock
-        self._verifier = protocol.Verifier(credentials)
+        self._dialect = dialect
+        self._token_field = token_field
+        self._faulty_answers = _faulty_answers(dialect)
+        self._verifier = protocol.Verifier(credentials, dialect)
         self._full_results = full_results
         self.clock_skew = 0
         self.limits = limits
@@ -93,7 +102,7 @@ class Exchange:
     def receive(self, text: str, connection: ConnectionRecord, moment: float) -> Received:
         """Take up a message that came at time ``moment`` (s, trio's clock)."""
         now = self.now()
-        request = protocol.read_request(text)
+        request = protocol.read_request(text, self._token_field)
         record = RequestRecord(
             number=self.log.received,
             connection=connection.number,
@@ -107,7 +116,10 @@ class Exchange:
         )
         self.log.add(record)
         connection.requests += 1
-        return Received(record, request, self.limits.refusal(moment) or self._verifier.refusal(request, now))
+        refusal = self.limits.refusal(moment)
+        if refusal is not None:
+            refusal = self._dialect.daily_limit if refusal is protocol.DAILY_LIMIT else self._dialect.too_many
+        return Received(record, request, refusal or self._verifier.refusal(request, now))
 
     def process(self, received: Received, moment: float, *, silent: bool = False) -> Answer:
         """Judge a message at time ``moment``, apply it unless a fault forbids, and return what to answer.
@@ -116,22 +128,25 @@ class Exchange:
         """
         record, request, refusal = received.record, received.request, received.refusal
         order: Order | None = None
+        dialect = self._dialect
         if refusal is None:
             try:
                 order = self.book.get(**request.order)
             except UnknownOrder:
-                refusal = protocol.NOT_FOUND
+                refusal = dialect.not_found
             else:
                 record.order_id = order.id
                 if order.status is OrderStatus.PENDING_CREATION:
-                    refusal = protocol.NOT_FOUND
+                    refusal = dialect.not_found
+                elif order.status is OrderStatus.CANCELED:
+                    refusal = dialect.canceled_before
                 elif not order.status.active:
-                    refusal = protocol.NOT_ACTIVE
+                    refusal = dialect.executed_before
         fault = None if silent else self.plan.for_request(record, succeeds=refusal is None)
         applies = True if fault is None else fault.applies
         if isinstance(fault, Fault):
             record.fault = fault
-            refusal = FAULTY_ANSWERS.get(fault, refusal)
+            refusal = self._faulty_answers.get(fault, refusal)
             record.note = str(fault)
         elif fault is not None:
             record.note = "custom reply"
@@ -143,7 +158,8 @@ class Exchange:
             record.status, record.error_code = refusal.status, refusal.error_code
         else:
             assert order is not None
-            text = protocol.render_result(request.id, protocol.render_order(order, full=self._full_results))
+            result = protocol.render_order(order, full=self._full_results, requested_value=dialect.requested_value)
+            text = protocol.render_result(request.id, result)
             record.status = 200 if applies else None
         self.log.processed(record)
         return Answer(request.id, text, order if refusal is None else None, fault)

@@ -78,6 +78,8 @@ class Fault(StrEnum):
     OTHER_STATUS = "other_status"  # 200 with status open
     OK_WITH_ERROR = "ok_with_error"  # 200 with an error
     OK_WITHOUT_RESULT = "ok_without_result"
+    SPARSE_RESULT = "sparse_result"  # a success that names the order and its status, and nothing else
+    ODD_RESULT = "odd_result"  # a success in other spellings: text for numbers, dates without a zone, another case
     OVERSIZE = "oversize"  # a message of 2 MiB in place of the reply
     BAD_UTF8 = "bad_utf8"
     RESERVED_BIT = "reserved_bit"
@@ -125,7 +127,15 @@ _BEFORE = frozenset(
     }
 )
 _NEEDS_RESULT = frozenset(
-    {Fault.CONTRADICTED, Fault.OTHER_ORDER, Fault.OTHER_STATUS, Fault.OK_WITH_ERROR, Fault.OK_WITHOUT_RESULT}
+    {
+        Fault.CONTRADICTED,
+        Fault.OTHER_ORDER,
+        Fault.OTHER_STATUS,
+        Fault.OK_WITH_ERROR,
+        Fault.OK_WITHOUT_RESULT,
+        Fault.SPARSE_RESULT,
+        Fault.ODD_RESULT,
+    }
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from trio_cancel._values.models import canonical_id
 from trio_cancel.sandbox._faults import Fault
 
 
@@ -108,11 +109,11 @@ class Log:
 
     def by_order(self, order_id: str) -> list[RequestRecord]:
         """Return every processed request that named this order, by either id, in the order received."""
-        return sorted(self._by_order.get(order_id, ()), key=lambda record: record.number)
+        return sorted(self._by_order.get(canonical_id(order_id), ()), key=lambda record: record.number)
 
     def applied(self, order_id: str) -> RequestRecord | None:
         """Return the request that took this order off the book, None if none did."""
-        return self._applied.get(order_id)
+        return self._applied.get(canonical_id(order_id))
 
     def lines(self) -> Iterator[str]:
         """Yield the log as lines of text, the same for two runs that went the same way."""
@@ -152,19 +153,21 @@ class Log:
     def processed(self, record: RequestRecord) -> None:
         """Take up what became of it: which order it named, whether it was applied."""
         if record.order_id is not None:
-            self._by_order.setdefault(record.order_id, []).append(record)
+            key = canonical_id(record.order_id)
+            self._by_order.setdefault(key, []).append(record)
             if record.applied_at is not None:
                 self.applied_count += 1
-                self._applied[record.order_id] = record
+                self._applied[key] = record
 
     def _forget(self, record: RequestRecord) -> None:
-        for index, key in ((self._by_request_id, record.request_id), (self._by_order, record.order_id)):
+        order = None if record.order_id is None else canonical_id(record.order_id)
+        for index, key in ((self._by_request_id, record.request_id), (self._by_order, order)):
             if key in index:
                 index[key] = [other for other in index[key] if other is not record]
                 if not index[key]:
                     del index[key]
-        if record.order_id is not None and self._applied.get(record.order_id) is record:
-            del self._applied[record.order_id]
+        if order is not None and self._applied.get(order) is record:
+            del self._applied[order]
 
 
 def _time(moment: float | None) -> str:

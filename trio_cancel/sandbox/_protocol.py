@@ -1,7 +1,8 @@
 """The venue's side of ``order.cancel``: request text in, a checked request or a refusal out, reply text back (pure).
 
 Written from the venue's contract alone, with the standard library's JSON and HMAC: no code is shared with the client,
-so that one misreading cannot hide the other. Errors have exactly the form of the seed's "Error Response Examples".
+so that one misreading cannot hide the other. The venue's documents show two sets of answers (``_venue/contract.md``,
+"Two dialects"); a :class:`Dialect` is one of them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox._book import Order
 
 METHOD = "order.cancel"
-MAX_AGE = 5_000  # ms; source: venue.md, REST's default, assumed for the WebSocket
+MAX_AGE = 5_000  # ms; source: _venue/contract.md, REST's default, assumed for the WebSocket
 MAX_AHEAD = 1_000  # ms
-AUTHENTICATION = frozenset({"api_token", "timestamp", "signature"})  # all other params are signed, in their order
+TOKEN_FIELDS = ("api_token", "apiToken")
+AUTHENTICATION = frozenset({*TOKEN_FIELDS, "timestamp", "signature"})  # all other params are signed, in their order
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -32,14 +34,14 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @attrs.frozen
 class Refusal:
-    """An error answer: the HTTP status and the venue's error object."""
+    """An error answer: the HTTP status and the venue's error object, or a bare message where it has no code."""
 
     status: int
-    error_code: int
+    error_code: int | None
     message: str
 
 
-# Source of the first four: seed, "Common Error Codes"; of their status and full stops: its examples, where it has them.
+# Source of the first four: the order.cancel page, "Common Error Codes"; of their status and full stops: its examples.
 NOT_FOUND = Refusal(404, 40401, "Order not found.")
 NOT_ACTIVE = Refusal(400, 40408, "Cannot cancel an already canceled or fully executed order.")
 BAD_SIGNATURE = Refusal(400, 40011, "Invalid signature.")
@@ -54,11 +56,57 @@ UNAVAILABLE = Refusal(503, 50300, "Service unavailable.")
 
 
 @attrs.frozen
+class Dialect:
+    """How the venue says what; as the order.cancel page has it unless other words are given.
+
+    Args:
+        canceled_before: to a cancel of an order that was canceled before.
+        executed_before: to a cancel of an order that was executed completely.
+        requested_value: whether a result has that field.
+    """
+
+    not_found: Refusal = NOT_FOUND
+    canceled_before: Refusal = NOT_ACTIVE
+    executed_before: Refusal = NOT_ACTIVE
+    missing_token: Refusal = MISSING_PARAMETERS
+    bad_token: Refusal = BAD_SIGNATURE
+    bad_timestamp: Refusal = BAD_SIGNATURE
+    bad_signature: Refusal = BAD_SIGNATURE
+    too_many: Refusal = TOO_MANY
+    daily_limit: Refusal = DAILY_LIMIT
+    internal: Refusal = INTERNAL
+    unavailable: Refusal = UNAVAILABLE
+    requested_value: bool = True
+
+
+DIALECTS = {
+    "page": Dialect(),
+    # Source: the venue's OpenAPI text, v4.0.
+    "openapi": Dialect(
+        not_found=Refusal(404, 40400, "Not found"),
+        canceled_before=Refusal(400, 40020, "Order already canceled."),
+        executed_before=Refusal(400, 40021, "Order executed completely."),
+        missing_token=Refusal(401, 40100, "Invalid token"),
+        bad_token=Refusal(401, 40100, "Invalid token"),
+        bad_timestamp=Refusal(401, 40100, "Invalid timestamp"),
+        bad_signature=Refusal(401, 40100, "Invalid signature"),
+        too_many=Refusal(429, None, "Too many requests"),
+        daily_limit=Refusal(429, None, "Limit Exceeded"),
+        internal=Refusal(500, 50000, "Internal server error"),
+        unavailable=Refusal(503, 50003, "Service unavailable"),
+        requested_value=False,
+    ),
+}
+"""The venue's two dialects, by the names that `open_sandbox` takes."""
+
+
+@attrs.frozen
 class Request:
     """What a text message asks for, as far as it can be read.
 
     ``id`` is None where there is none to answer to. ``business`` are the params without token, timestamp and
-    signature, in the order received. ``refusal`` says what is missing, None for a complete request.
+    signature, in the order received. ``refusal`` says what is missing, None for a request that is complete but perhaps
+    for its token.
     """
 
     id: str | None
@@ -109,8 +157,8 @@ def read_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_request(text: str) -> Request:
-    """Read a request. Never raises: whatever is wrong with it becomes its ``refusal`` (40010)."""
+def read_request(text: str, token_field: str = TOKEN_FIELDS[0]) -> Request:
+    """Read a request whose token stands in ``token_field``. What is wrong with it becomes its ``refusal`` (40010)."""
     try:
         document = read_json(text)
     except ValueError:
@@ -123,7 +171,7 @@ def read_request(text: str) -> Request:
     if not isinstance(method, str) or not isinstance(params, dict):
         return Request(request_id, method if isinstance(method, str) else None, refusal=MISSING_PARAMETERS)
     timestamp = params.get("timestamp")
-    token, signature = params.get("api_token"), params.get("signature")
+    token, signature = params.get(token_field), params.get("signature")
     request = Request(
         request_id,
         method,
@@ -135,7 +183,6 @@ def read_request(text: str) -> Request:
     complete = (
         request_id is not None
         and method == METHOD
-        and request.api_token
         and request.signature
         and request.timestamp is not None
         and request.order  # one of the two, not both
@@ -154,30 +201,34 @@ def signed_text(request: Request) -> str:
 
 
 class Verifier:
-    """Checks token, timestamp and signature against one account's credentials."""
+    """Checks token, timestamp and signature against one account's credentials, and says so in a dialect."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, dialect: Dialect) -> None:
+        self._dialect = dialect
         self._token = credentials.api_token.encode()
         self._keyed = hmac.new(credentials.api_secret.encode(), digestmod=hashlib.sha256)
 
     def refusal(self, request: Request, now: int) -> Refusal | None:
         """Return why the venue refuses a request at Unix time ``now`` (ms) before it looks at the order, or None."""
+        dialect = self._dialect
         if request.refusal is not None:
             return request.refusal
+        if not request.api_token:
+            return dialect.missing_token
         assert request.timestamp is not None
         if not -MAX_AHEAD <= now - request.timestamp <= MAX_AGE:
-            return BAD_SIGNATURE
+            return dialect.bad_timestamp
         try:
             signed = signed_text(request)
         except RecursionError:  # extra parameters so deep that they can be read and not written
-            return BAD_SIGNATURE
+            return dialect.bad_signature
         keyed = self._keyed.copy()
         keyed.update(signed.encode())
         expected = base64.b64encode(keyed.digest())
-        received = request.signature.encode(errors="replace"), request.api_token.encode(errors="replace")
-        if hmac.compare_digest(received[0], expected) and hmac.compare_digest(received[1], self._token):
-            return None
-        return BAD_SIGNATURE
+        if not hmac.compare_digest(request.api_token.encode(errors="replace"), self._token):
+            return dialect.bad_token
+        right = hmac.compare_digest(request.signature.encode(errors="replace"), expected)
+        return None if right else dialect.bad_signature
 
 
 def number(value: Decimal) -> str:
@@ -191,14 +242,15 @@ def date(milliseconds: int) -> str:
     return (_EPOCH + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def render_order(order: Order, *, full: bool = False) -> str:
-    """Return an order as JSON, fields in the seed's order; ``full`` adds ``side`` and ``average_execution_price``."""
+def render_order(order: Order, *, full: bool = False, requested_value: bool = True) -> str:
+    """Return an order as JSON, fields in the page's order; ``full`` adds ``side`` and ``average_execution_price``."""
+    value = f',"requested_value":{number(order.requested_value)}' if requested_value else ""
     more = f',"side":"{order.side}","average_execution_price":{number(order.average_execution_price)}' if full else ""
     return (
         f'{{"id":{quote(order.id)},"create_date":"{date(order.create_date)}","update_date":"{date(order.update_date)}"'
         f',"executed_amount":{number(order.executed_amount)},"remaining_amount":{number(order.remaining_amount)}'
         f',"remaining_value":{number(order.remaining_value)},"requested_amount":{number(order.requested_amount)}'
-        f',"requested_value":{number(order.requested_value)},"total_value":{number(order.requested_value)}'
+        f'{value},"total_value":{number(order.requested_value)}'
         f',"status":"{order.status}","type":"{order.type}"'
         f',"price":{"null" if order.price is None else number(order.price)},"pair":{quote(order.pair)}'
         f',"external_id":{"null" if order.external_id is None else quote(order.external_id)}{more}}}'
@@ -211,8 +263,8 @@ def render_result(request_id: str | None, result: str) -> str:
 
 
 def render_refusal(request_id: str | None, refusal: Refusal) -> str:
-    """Return the text of an error answer, in the form of the seed's examples."""
-    return (
-        f'{{"id":{"null" if request_id is None else quote(request_id)},"status":{refusal.status},"result":null'
-        f',"error":{{"error_code":{refusal.error_code},"message":{quote(refusal.message)}}}}}'
-    )
+    """Return the text of an error answer, in the form of the venue's examples."""
+    head = f'{{"id":{"null" if request_id is None else quote(request_id)},"status":{refusal.status}'
+    if refusal.error_code is None:
+        return f'{head},"message":{quote(refusal.message)}}}'
+    return f'{head},"result":null,"error":{{"error_code":{refusal.error_code},"message":{quote(refusal.message)}}}}}'

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import trio
 
@@ -31,6 +31,7 @@ from trio_cancel.sandbox._log import Log
 from trio_cancel.sandbox._nursery import open_services
 from trio_cancel.sandbox._outbox import Gone
 from trio_cancel.sandbox._plan import Script
+from trio_cancel.sandbox._protocol import DIALECTS, TOKEN_FIELDS
 from trio_cancel.sandbox._side_door import SideDoor
 
 LOOPBACK = "127.0.0.1"
@@ -211,6 +212,8 @@ async def open_sandbox(
     delay: float | tuple[float, float] = 0.0,
     idle_timeout: float | None = 60.0,
     ping_interval: float | None = 30.0,
+    dialect: Literal["page", "openapi"] = "page",
+    token_field: Literal["api_token", "apiToken"] = "api_token",  # noqa: S107 - the name of a field, not a token
     full_results: bool = False,
     faults: Faults | None = None,
     clock: Callable[[], int] = unix_milliseconds,
@@ -230,6 +233,9 @@ async def open_sandbox(
         delay: seconds that the venue takes for a request: fixed, or (least, most) drawn for each.
         idle_timeout: seconds until a silent connection is closed; pongs that answer no ping do not count.
         ping_interval: seconds between the venue's pings.
+        dialect: which of the venue's two documents its answers follow: ``"page"`` for the page of ``order.cancel`` (an
+            order that is closed: 40408), ``"openapi"`` for its OpenAPI text (40020 or 40021, 401, a bare 429).
+        token_field: the name under which requests must carry the token, in either dialect.
         full_results: whether results carry ``side`` and ``average_execution_price`` too.
         faults: chances of misbehaviour; none when left out.
         clock: returns Unix milliseconds.
@@ -240,7 +246,7 @@ async def open_sandbox(
     Raises:
         OSError: if the port is taken.
         RuntimeError: if TLS is wanted and trustme is not installed.
-        ValueError: if a limit or a time makes no sense.
+        ValueError: if a limit or a time makes no sense, or there is no such dialect or field.
     """
     rng = random.Random(seed)
     account = credentials or DEFAULT_CREDENTIALS
@@ -248,12 +254,18 @@ async def open_sandbox(
         for seconds in span if isinstance(span, tuple) else (span,):
             if seconds is not None and not (0 <= seconds < math.inf and (seconds or name == "delay")):
                 raise ValueError(f"{name} must be a number of seconds, not {seconds!r}.")
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect must be {' or '.join(DIALECTS)}, not {dialect!r}.")
+    if token_field not in TOKEN_FIELDS:
+        raise ValueError(f"token_field must be {' or '.join(TOKEN_FIELDS)}, not {token_field!r}.")
     exchange = Exchange(
         credentials=account,
         clock=clock,
         rng=rng,
         limits=Limits(rate, burst, daily_limit),
         faults=faults or Faults(),
+        dialect=DIALECTS[dialect],
+        token_field=token_field,
         full_results=full_results,
         log_limit=log_limit,
     )
@@ -281,6 +293,8 @@ class SandboxOptions(TypedDict, total=False):
     delay: float | tuple[float, float]
     idle_timeout: float | None
     ping_interval: float | None
+    dialect: Literal["page", "openapi"]
+    token_field: Literal["api_token", "apiToken"]
     full_results: bool
     faults: Faults | None
     clock: Callable[[], int]

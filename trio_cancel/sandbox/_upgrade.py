@@ -90,7 +90,7 @@ async def answer_upgrade(
         NoUpgrade: if the fault says so.
         trio.BrokenResourceError, trio.ClosedResourceError: as the stream does.
     """
-    # Source of the headers: venue.md, "the server is uWebSockets v20 … Date". A Date has whole seconds, rounded down.
+    # Source of the headers: _venue/contract.md, "Connection". A Date has whole seconds, rounded down.
     dated = {"Date": formatdate(now // 1000, usegmt=True), "uWebSockets": "20"}
     if fault is not None and fault in STATUS:
         status = STATUS[fault]
