@@ -127,6 +127,7 @@ def test_json_says_everything_exactly() -> None:
         "external_id": "mine",
         "off_book": True,
         "status": "canceled",
+        "closed_as": None,
         "executed_amount": "0.00000001",
         "remaining_amount": "0.12345678901234567890",
         "attempts": [

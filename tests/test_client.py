@@ -59,6 +59,7 @@ def test_the_keywords_are_these() -> None:
         "retry",
         "pacer",
         "clock_offset",
+        "token_field",
         "journal",
         "observer",
     ]

@@ -63,6 +63,8 @@ AFTER: dict[Fault, list[Any] | None] = {  # None: looked at in a test of its own
     Fault.OTHER_STATUS: [OK, GONE],
     Fault.OK_WITH_ERROR: [("1", 200, 40408), GONE],
     Fault.OK_WITHOUT_RESULT: [OK, GONE],
+    Fault.SPARSE_RESULT: [OK, GONE],
+    Fault.ODD_RESULT: [OK, GONE],
     Fault.OVERSIZE: None,
     Fault.BAD_UTF8: ["broken 1007"],
     Fault.RESERVED_BIT: ["broken 1002"],

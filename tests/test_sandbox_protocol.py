@@ -1,4 +1,4 @@
-"""The sandbox's reading of the contract: the seed's examples byte for byte, signatures, refusals, limits, garbage."""
+"""The sandbox's reading of the contract: documented examples byte for byte, signatures, refusals, limits, garbage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import Book, ConnectionRecord, Faults, OrderStatus, RequestRecord
 from trio_cancel.sandbox._exchange import Exchange
 from trio_cancel.sandbox._limits import DAY, Limits
-from trio_cancel.sandbox._protocol import number, quote, read_request, signed_text
+from trio_cancel.sandbox._protocol import (
+    BAD_SIGNATURE,
+    DIALECTS,
+    MISSING_PARAMETERS,
+    Verifier,
+    number,
+    quote,
+    read_request,
+    render_refusal,
+    signed_text,
+)
 from trio_cancel.sandbox._side_door import SideDoor
 
 NOW = 1_634_567_890_000
@@ -107,7 +117,7 @@ def compact(text: str) -> str:
     return json.dumps(json.loads(text), separators=(",", ":"))
 
 
-def test_the_seeds_success_byte_for_byte() -> None:
+def test_the_documented_success_byte_for_byte() -> None:
     venue = Venue(now=1_711_546_039_853)
     venue.book.create(id=ORDER_ID, external_id="my-order-123", amount="0.001", price="100000")
     venue.now = 1_711_546_245_123
@@ -138,7 +148,7 @@ def test_the_seeds_success_byte_for_byte() -> None:
     assert (record.status, record.order_id, record.applied_at) == (200, ORDER_ID, 0.0)
 
 
-def test_the_seeds_errors_byte_for_byte() -> None:
+def test_the_documented_errors_byte_for_byte() -> None:
     venue = Venue()
     not_found = '{"id":"req-003","status":404,"result":null,"error":{"error_code":40401,"message":"Order not found."}}'
     assert venue.ask(message()) == not_found
@@ -341,3 +351,29 @@ def test_the_log_can_be_short() -> None:
     assert all("your-api-token" not in line for line in log.lines())
     assert "api_token" not in repr(log.requests[0])
     assert attrs.fields_dict(RequestRecord).keys() >= {"request_id", "applied_at", "sent_at"}
+
+
+@pytest.mark.parametrize(
+    ("named", "token_field", "refused"),
+    [
+        ("api_token", "api_token", False),
+        ("apiToken", "apiToken", False),
+        ("apiToken", "api_token", True),
+        ("api_token", "apiToken", True),
+    ],
+)
+def test_the_token_is_read_under_one_name_and_signed_under_none(named: str, token_field: str, refused: bool) -> None:
+    text = f'{{"id":"r","method":"order.cancel","params":{{"{named}":"t","timestamp":1,"signature":"s","id":"o"}}}}'
+    request = read_request(text, token_field)
+    assert request.refusal is None
+    assert request.business == {"id": "o"}
+    refusal = Verifier(Credentials("t", "s"), DIALECTS["page"]).refusal(request, 1)
+    assert refusal == (MISSING_PARAMETERS if refused else BAD_SIGNATURE)
+    refusal = Verifier(Credentials("t", "s"), DIALECTS["openapi"]).refusal(request, 1)
+    assert refusal is not None
+    assert refusal.message == ("Invalid token" if refused else "Invalid signature")
+
+
+def test_a_refusal_without_a_code_is_a_bare_message() -> None:
+    text = render_refusal("r", DIALECTS["openapi"].too_many)
+    assert text == '{"id":"r","status":429,"message":"Too many requests"}'

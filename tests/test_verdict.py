@@ -80,12 +80,13 @@ def order_of(**changes: Any) -> Reply:
         (answer(401, 1), Verdict.REFUSED),
         (answer(400, 40100), Verdict.UNLISTED),
         (answer(403, 12345), Verdict.UNLISTED),
-        (answer(403), Verdict.UNLISTED),
+        (answer(403, None, "Forbidden"), Verdict.UNLISTED),
+        (answer(403), Verdict.INVALID),
         (answer(418, 1), Verdict.UNLISTED),
         (answer(400, 0), Verdict.UNLISTED),
         (answer(400, 42900, "Too many requests"), Verdict.UNLISTED),
         (answer(400, 50000), Verdict.UNLISTED),
-        (answer(400), Verdict.UNLISTED),
+        (answer(400), Verdict.INVALID),
         (answer(429, 429), Verdict.LIMITED),
         (answer(429, 40011, "Invalid signature"), Verdict.LIMITED),
         (answer(429, 42900, "Too many requests"), Verdict.LIMITED),
@@ -154,8 +155,7 @@ def test_an_empty_result_is_none(result_text: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("status", "verdict"),
-    [(429, Verdict.LIMITED), (401, Verdict.REFUSED), (404, Verdict.NOT_FOUND), (503, Verdict.UNAVAILABLE),
-     (403, Verdict.UNLISTED)],
+    [(429, Verdict.LIMITED), (401, Verdict.REFUSED), (404, Verdict.NOT_FOUND), (503, Verdict.UNAVAILABLE)],
 )  # fmt: skip
 def test_a_status_is_read_whatever_the_error_looks_like(status: int, verdict: Verdict, error_text: str) -> None:
     reply = decode_reply(f'{{"id":"r","status":{status},"result":null{error_text}}}')

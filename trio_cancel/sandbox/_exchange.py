@@ -18,7 +18,7 @@ from trio_cancel.sandbox._faults import CustomReply, Fault, Faults
 from trio_cancel.sandbox._limits import Limits
 from trio_cancel.sandbox._log import ConnectionRecord, Log, RequestRecord
 from trio_cancel.sandbox._plan import FaultPlan
-from trio_cancel.sandbox._protocol import Dialect, Refusal, Request
+from trio_cancel.sandbox._protocol import DIALECTS, TOKEN_FIELDS, Dialect, Refusal, Request
 
 
 def _faulty_answers(dialect: Dialect) -> dict[Fault, Refusal]:
@@ -78,8 +78,8 @@ class Exchange:
         rng: random.Random,
         limits: Limits,
         faults: Faults,
-        dialect: Dialect,
-        token_field: str,
+        dialect: Dialect = DIALECTS["page"],
+        token_field: str = TOKEN_FIELDS[0],
         full_results: bool = False,
         log_limit: int | None = None,
     ) -> None:
