@@ -78,6 +78,10 @@ class Bulk:
         self.refused: BaseException | None = None
         self._give_up = give_up
 
+    @property
+    def waiting(self) -> bool:
+        return bool(self.orders)
+
     def take(self, most: int) -> list[Pending]:
         taken: list[Pending] = list(self.orders[:most])
         del self.orders[:most]

@@ -24,6 +24,7 @@ PUBLIC = {
     "Statistics", "TradingError", "TradingWS", "Unknown", "UnlistedRefusal", "VenueError", "VenueReply",
     "VenueUnavailable", "NotSurelyThisOrder", "cancel_on_signals", "open_trading_ws", "read_journal",
 }  # fmt: skip
+PUBLIC |= {"Fill", "LookupFailed", "OrderLookup", "OrderState", "OrderStatus"}  # of lookups
 
 
 def public_names(module: object) -> set[str]:
@@ -127,6 +128,7 @@ RANKS = {
     "_cancels": 5,
     "_client": 6,
     "": 7,  # the public face: trio_cancel/__init__.py
+    "lookup": 8,
     "sandbox": 8,
     "_cli": 9,
     "testing": 9,

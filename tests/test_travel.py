@@ -35,6 +35,7 @@ ORDER = tc.CanceledOrder(
 )  # fmt: skip
 ATTEMPT = tc.Attempt("abc-1", 1.5, 2.5, 429)
 REPLY = tc.VenueReply(400, 40408, "Order is not active.")
+FILL = tc.Fill(Decimal("0.10"), Decimal(5), Decimal("0.001"), "BTC", NOW)
 NOT_SENT = tc.NotSent(REQUEST, cause=tc.NotWritten("its time was over"))
 UNKNOWN = tc.Unknown(REQUEST, (ATTEMPT, ATTEMPT), cause=tc.ConnectionLost("reset"), final=False)
 OUTCOMES: tuple[tc.Outcome, ...] = (
@@ -95,6 +96,7 @@ EXCEPTIONS: dict[type[BaseException], BaseException] = {
         raised(NOT_SENT.unwrap),
         raised(REPORT.raise_for_left),
         caused(tc.JournalError("disk"), OSError(errno.ENOSPC, "full")),
+        tc.LookupFailed("limited", status=429, error_code=42900, retry_after=1.5),
         tc.SessionClosed("over"),
         caused(tc.Interrupted(15), raised(REPORT.raise_for_left)),
         sandbox.BookError("no"),
@@ -124,6 +126,9 @@ VALUES: dict[type, Any] = {
         tc.Statistics(queued=3, rate=2.5),
         tc.SessionState.CONNECTED,
         REPLY,
+        FILL,
+        tc.OrderState(status=tc.OrderStatus.CANCELED, seen_at=5.0, id="7155ED34", fills=(FILL,)),
+        tc.OrderStatus.PARTIALLY_EXECUTED,
         HOLD,
         CANCEL,
         IN_JOURNAL,
@@ -134,6 +139,8 @@ VALUES: dict[type, Any] = {
         sandbox.CustomReply("{}"),
         sandbox.Fault.SILENT_BEFORE,
         sandbox.Faults({sandbox.Fault.SILENT_BEFORE: 0.5}),
+        sandbox.RestFault.CUT,
+        sandbox.RestFaults({sandbox.RestFault.CUT: 0.5}),
         next(iter(sandbox.Point)),
     )
 }
@@ -207,7 +214,7 @@ def test_values_survive(cls: type, way: Callable[[Any], Any]) -> None:
     assert type(there) is cls
     assert there == value
     assert repr(there) == repr(value)
-    if cls is not sandbox.Faults:  # which holds a mapping
+    if cls not in (sandbox.Faults, sandbox.RestFaults):  # which hold a mapping
         assert hash(there) == hash(value)
 
 

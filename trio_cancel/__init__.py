@@ -23,6 +23,7 @@ from trio_cancel._values.errors import InvalidReply as InvalidReply
 from trio_cancel._values.errors import InvalidRequest as InvalidRequest
 from trio_cancel._values.errors import InvalidSignature as InvalidSignature
 from trio_cancel._values.errors import JournalError as JournalError
+from trio_cancel._values.errors import LookupFailed as LookupFailed
 from trio_cancel._values.errors import MissingParameters as MissingParameters
 from trio_cancel._values.errors import NoReply as NoReply
 from trio_cancel._values.errors import NotSurelyThisOrder as NotSurelyThisOrder
@@ -42,6 +43,10 @@ from trio_cancel._values.models import CancelRequest as CancelRequest
 from trio_cancel._values.models import Credentials as Credentials
 from trio_cancel._values.observer import Observer as Observer
 from trio_cancel._values.observer import Statistics as Statistics
+from trio_cancel._values.order_state import Fill as Fill
+from trio_cancel._values.order_state import OrderLookup as OrderLookup
+from trio_cancel._values.order_state import OrderState as OrderState
+from trio_cancel._values.order_state import OrderStatus as OrderStatus
 from trio_cancel._values.outcomes import AlreadyClosed as AlreadyClosed
 from trio_cancel._values.outcomes import Attempt as Attempt
 from trio_cancel._values.outcomes import Canceled as Canceled

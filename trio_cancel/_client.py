@@ -24,12 +24,14 @@ from trio_cancel._engine.rate import Pacer
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
 from trio_cancel._net.stream import Dial
 from trio_cancel._session.connection import Dialing
+from trio_cancel._session.lookups import Lookups, OpensLookup
 from trio_cancel._session.session import Session, SessionState, run_session
 from trio_cancel._trio.environment import World
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, CanceledOrder, CancelRequest, Credentials
 from trio_cancel._values.observer import Notifier, Observer, Statistics
+from trio_cancel._values.order_state import OrderLookup, OrderState
 from trio_cancel._values.outcomes import CancelReport, Outcome
 
 if TYPE_CHECKING:
@@ -77,6 +79,34 @@ class TradingWS:
     def statistics(self) -> Statistics:
         """Return what the session has seen so far, as a frozen value."""
         return self._session.statistics()
+
+    async def look_up(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> OrderState:
+        """Ask where an order stands now. Needs a session that was opened with ``lookup=…``.
+
+        A final status (canceled, executed) is the truth for good. An active one may be outdated when it arrives: see
+        the guide on lookups. By external id the answer is about the order that has it now, which may be a newer one.
+
+        Args:
+            id: the venue's order id, or a whole request.
+            external_id: your own id of the order, instead.
+
+        Returns:
+            The state of this order.
+
+        Raises:
+            InvalidRequest: not exactly one of the two, or no usable string. Nothing was sent.
+            ConfigurationError: the session has no lookup.
+            LookupFailed: it could not be found out; this says nothing about the order.
+            SessionClosed: the session's block has ended.
+
+        It waits while cancels need the account's limit. Cancelled: nothing stays behind.
+        """
+        request = CancelRequest.of(id, external_id)
+        self._session.check_open()
+        lookups = self._session.lookups
+        if lookups is None:
+            raise ConfigurationError("This session has no lookup: pass lookup=RestLookup() to open_trading_ws().")
+        return await lookups.look_up(request)
 
     async def ping(self) -> float:
         """Send a WebSocket ping and return the seconds until its pong.
@@ -277,6 +307,7 @@ def open_trading_ws(
     clock_offset: float | Literal["auto"] = 0.0,
     token_field: Literal["api_token", "apiToken"] | None = None,
     journal: str | os.PathLike[str] | None = None,
+    lookup: OrderLookup | OpensLookup | None = None,
     observer: Observer | None = None,
 ) -> AbstractAsyncContextManager[TradingWS]:
     """Open a session with the venue, as an async context manager.
@@ -302,6 +333,8 @@ def open_trading_ws(
             ``"api_token"``. The venue's documents also have ``"apiToken"``: try that if it refuses good credentials.
         journal: path of a file (SQLite; made if it is missing) in which holds and intents are durable before they have
             an effect, and attempts and outcomes follow. One session writes it at a time, one account owns it.
+        lookup: says where an order stands, for :meth:`TradingWS.look_up`: a ``trio_cancel.lookup.RestLookup``, or any
+            async callable from a :class:`CancelRequest` to an :class:`OrderState` (see :class:`OrderLookup`).
         observer: told what happens.
 
     Returns:
@@ -334,6 +367,10 @@ def open_trading_ws(
         raise ConfigurationError(f"dial must be an async callable that returns a stream, not {type(dial).__name__}.")
     if journal is not None and not isinstance(journal, str | os.PathLike):
         raise ConfigurationError(f"journal must be the path of a file, not {type(journal).__name__}.")
+    if lookup is not None and not callable(lookup) and not hasattr(lookup, "opened"):
+        raise ConfigurationError(
+            f"lookup must be a RestLookup or an async callable that returns an OrderState, not {type(lookup).__name__}."
+        )
     auto = clock_offset == "auto"
     if not auto and not _is_seconds(clock_offset):
         raise ConfigurationError(f'clock_offset must be a number of seconds or "auto", not {clock_offset!r}.')
@@ -350,6 +387,7 @@ def open_trading_ws(
         correction=0.0 if isinstance(clock_offset, str) else float(clock_offset),
         token_field=_token_field(token_field),
         journal=None if journal is None else _opener(journal, endpoint, credentials),
+        lookup=lookup,
         observer=observer,
     )
 
@@ -383,6 +421,7 @@ async def _open(
     correction: float,
     token_field: str = TOKEN_FIELDS[0],
     journal: OpenJournal | None = None,
+    lookup: OrderLookup | OpensLookup | None = None,
     observer: Observer | None,
 ) -> AsyncGenerator[TradingWS]:
     prefix = world.id_prefix()
@@ -400,5 +439,27 @@ async def _open(
             journal=log,
             token_field=token_field,
         )
+        if lookup is not None:
+            session.lookups = Lookups(
+                await stack.enter_async_context(_opened(lookup, session, dialing, credentials, world)),
+                session.dispatcher,
+            )
         await stack.enter_async_context(run_session(session))
         yield TradingWS(session, terms)
+
+
+@asynccontextmanager
+async def _opened(
+    lookup: OrderLookup | OpensLookup, session: Session, dialing: Dialing, credentials: Credentials, world: World
+) -> AsyncGenerator[OrderLookup]:
+    if not hasattr(lookup, "opened"):
+        yield lookup
+        return
+    async with lookup.opened(
+        credentials=credentials,
+        ssl_context=dialing.ssl_context,
+        dial=dialing.dial,
+        wall_clock=world.wall,
+        correction=lambda: session.dispatcher.correction,
+    ) as opened:
+        yield opened

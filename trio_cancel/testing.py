@@ -44,10 +44,17 @@ async def trading_sandbox(trading_sandbox_options: SandboxOptions) -> AsyncGener
 
 @trio_fixture  # type: ignore[untyped-decorator]  # as said
 async def trading_ws(trading_sandbox: Sandbox) -> AsyncGenerator[TradingWS]:
-    """A `TradingWS` that is connected to ``trading_sandbox``, fresh for each test."""
+    """A `TradingWS` that is connected to ``trading_sandbox``, fresh for each test.
+
+    It looks orders up if the sandbox has a REST side (``rest_port=0`` in ``trading_sandbox_options``).
+    """
     from trio_cancel import open_trading_ws  # here, so that a test of the sandbox alone does not load the client
+    from trio_cancel.lookup import RestLookup
 
     async with open_trading_ws(
-        trading_sandbox.url, credentials=trading_sandbox.credentials, ssl_context=trading_sandbox.ssl_context
+        trading_sandbox.url,
+        credentials=trading_sandbox.credentials,
+        ssl_context=trading_sandbox.ssl_context,
+        lookup=RestLookup(base_url=trading_sandbox.rest_url) if trading_sandbox.has_rest else None,
     ) as ws:
         yield ws  # noqa: ASYNC119 - as said

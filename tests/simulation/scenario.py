@@ -12,7 +12,7 @@ from trio_cancel.sandbox import Fault, Faults, Point
 
 from .stream import NetFault, Road
 
-REQUEST_FAULTS = tuple(fault for fault in Fault if fault.point is Point.REQUEST)
+REQUEST_FAULTS = tuple(fault for fault in Fault if fault.point is Point.REQUEST and fault is not Fault.ACTS_LATE)
 UPGRADE_FAULTS = tuple(fault for fault in Fault if fault.point is Point.UPGRADE)
 CLOSE_FAULTS = tuple(fault for fault in Fault if fault.point is Point.CLOSE)
 NO_FAULTS = Faults()

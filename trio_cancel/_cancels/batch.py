@@ -234,6 +234,11 @@ class Batch:
 
     # What the dispatcher calls
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it has an order to give now."""
+        return self._next < len(self._requests)
+
     def take(self, most: int) -> list[Pending]:
         """Return the next orders, at most so many."""
         begin = self._next

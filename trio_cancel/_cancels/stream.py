@@ -120,6 +120,11 @@ class CancelStream:
 
     # What the dispatcher calls
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it has an order to give now."""
+        return bool(self._shelf) and len(self._in_flight) + self._waiting < ROOM
+
     def take(self, most: int) -> list[Pending]:
         """Return the next orders, at most so many."""
         shelf = self._shelf

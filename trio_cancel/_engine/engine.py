@@ -26,6 +26,9 @@ from trio_cancel._values.observer import Counters, Notifier
 WRITE_MOST = 256
 """Requests in one write at most, so that their signatures are young when they leave."""
 
+LOOKUP_YIELDS = 0.05
+"""Seconds until a lookup that lets cancels go first asks again."""
+
 MOMENT = 1e-6
 """Seconds below which time is up: rounding can leave a remainder too small to ever pass on the clock."""
 
@@ -108,6 +111,33 @@ class Dispatcher:
     def flight_count(self) -> int:
         """How many attempts can still be answered."""
         return len(self.table.flights)
+
+    # What lookups ask
+
+    def admit_lookup(self, now: float) -> float:
+        """Count a lookup that starts now, if the account's limit has room for it; else return when to ask again.
+
+        Lookups share the limit with cancels and come after them. One starts only where no cancel waits for the pace and
+        none of a burst is used up, so that a later cancel loses at most the interval of one request. Where no limit is
+        known nothing waits for one. Without a connection no cancel can be written now.
+        """
+        pacer, governor = self._pacer, self.governor
+        if pacer is None and governor.rate is None:
+            return now
+        if self.down_since is None and self.queue.waiting(now):
+            return now + LOOKUP_YIELDS
+        ready = governor.ready_at() if pacer is None else max(governor.ready_at(), pacer.full_at)
+        if ready > now:
+            return ready
+        governor.start(now)
+        if pacer is not None:
+            pacer.start(now)
+        return now
+
+    def lookup_limited(self, now: float, asked_at: float) -> None:
+        """Note a 429 for a lookup that was sent at ``asked_at``: the limit is the account's."""
+        if self.governor.limited(now, asked_at) and self._notify is not None:
+            self._notify("paced", self.governor.rate)
 
     # What the writer does
 

@@ -19,6 +19,10 @@ class Source(Protocol):
     held_since: float
     """Trio's clock when it was handed in."""
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it has an order to give now."""
+
     def take(self, most: int) -> list[Pending]:
         """Return its next orders, at most so many; none if there is none now."""
 
@@ -110,6 +114,12 @@ class Queue:
         if not self._retries:
             return math.inf
         return min((p.not_before for p in self.retrying() if p.not_before > now), default=math.inf)
+
+    def waiting(self, now: float) -> bool:
+        """Return True if an order could be written now, or could if there was room for it."""
+        if self.heads() or any(source.waiting for source in self._sources):
+            return True
+        return bool(self._retries) and any(p.not_before <= now for p in self.retrying())
 
     def heads(self) -> list[Pending]:
         """Return the single cancels that have not been tried yet, oldest first; forget those that have ended."""

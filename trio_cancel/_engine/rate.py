@@ -61,6 +61,11 @@ class Pacer:
     def __reduce__(self) -> tuple[type[Pacer], tuple[float, int]]:
         return type(self), (self.rate, self.burst)
 
+    @property
+    def full_at(self) -> float:
+        """The time (trio's clock, seconds) from which the whole burst is there again; it may be past."""
+        return self._full_at
+
     def ready_at(self) -> float:
         """Return the time (trio's clock, seconds) from which the next request may start; it may be past."""
         return self._full_at - self._tolerance

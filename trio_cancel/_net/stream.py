@@ -273,7 +273,7 @@ async def _connect(endpoint: Endpoint, dial: Dial | None, names: Names) -> Raw:
     try:
         if dial is None:
             stream = await names.connect(endpoint.host, endpoint.port)
-        elif _takes_address(dial):
+        elif takes_address(dial):
             stream = await dial(endpoint.host, endpoint.port)
         else:
             stream = await dial()
@@ -304,7 +304,8 @@ async def _connect(endpoint: Endpoint, dial: Dial | None, names: Names) -> Raw:
     return SocketRaw(_take_socket(stream))
 
 
-def _takes_address(dial: Dial) -> bool:
+def takes_address(dial: Dial) -> bool:
+    """Return True if it is called with a host and a port."""
     try:
         inspect.signature(dial).bind("host", 0)
     except (TypeError, ValueError):

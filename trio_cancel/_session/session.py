@@ -34,6 +34,7 @@ import trio
 from trio_cancel._engine.engine import Dispatcher
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._session.connection import Connection, Dialing
+from trio_cancel._session.lookups import Lookups
 from trio_cancel._trio.environment import World
 from trio_cancel._trio.signals import is_interrupt
 from trio_cancel._trio.wakeup import Bell
@@ -98,6 +99,7 @@ class Session:
         self._notify = notify
         self._correct_clock = correct_clock
         self.journal = journal
+        self.lookups: Lookups | None = None
         self._connection: Connection | None = None
         self._connections = 0
         self._opened_at = 0.0

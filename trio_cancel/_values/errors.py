@@ -23,6 +23,7 @@
     ├── CancelNotSent                        the venue cannot have seen the request: outcome, __cause__
     ├── OrdersLeft                           orders not surely off the book: report
     ├── JournalError                         a journal cannot be used or refused a new hold
+    ├── LookupFailed                         a lookup cannot say where an order stands: status, error_code, retry_after
     └── SessionClosed (trio.ClosedResourceError)   used after its block
 
     Interrupted (BaseException)              a signal ended a ``cancel_on_signals()`` block: signum
@@ -253,6 +254,33 @@ class OrdersLeft(TradingError):
 
 class JournalError(TradingError):
     """A journal cannot be opened, belongs to another account, or cannot take a new hold."""
+
+
+class LookupFailed(TradingError):
+    """A lookup cannot say where an order stands. This says nothing about the order.
+
+    Raise it from a lookup of your own, with ``status=429`` if the venue limited the request: the session then slows
+    down.
+
+    Attributes:
+        status: the HTTP status of the answer; None if no answer could be read. 404 means that the source knows no such
+            order now, which is not to say that the order is off the book.
+        error_code: the venue's code, where it gave one.
+        retry_after: seconds that the venue asked us to wait, where it did.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        error_code: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error_code = error_code
+        self.retry_after = retry_after
 
 
 class SessionClosed(TradingError, trio.ClosedResourceError):

@@ -110,6 +110,15 @@ class Order:
         return (self.executed_value / self.executed_amount).quantize(CENT, context=decimal.Context(prec=120))
 
 
+@attrs.frozen
+class Execution:
+    """One execution of a part of an order, at Unix milliseconds ``date`` of the venue's clock."""
+
+    date: int
+    amount: Decimal
+    price: Decimal
+
+
 def exact(value: Decimal | int | str, name: str) -> Decimal:
     """Return a positive amount or price exactly as it was given.
 
@@ -142,6 +151,10 @@ class Book:
         self._rng = rng or random.Random()
         self._orders: dict[str, Order] = {}
         self._by_external_id: dict[str, str] = {}
+        self._executions: dict[str, list[Execution]] = {}
+        # What has been: each order's values, oldest first, and the orders that had an external id.
+        self._versions: dict[str, list[Order]] = {}
+        self._named: dict[str, list[str]] = {}
 
     def __len__(self) -> int:
         return len(self._orders)
@@ -206,9 +219,10 @@ class Book:
             effective_date=now + round(delay * 1000),
             status=OrderStatus.PENDING_CREATION if delay else OrderStatus.OPEN,
         )
-        self._orders[canonical_id(order_id)] = order
+        self._keep(order)
         if external_id is not None:
             self._by_external_id[external_id] = order_id
+            self._named.setdefault(external_id, []).append(order_id)
         return order
 
     def get(self, id: str | None = None, *, external_id: str | None = None) -> Order:
@@ -252,6 +266,7 @@ class Book:
         at = exact(price, "price") if price is not None else order.price or Decimal(1)
         total = EXACT.add(order.executed_amount, executed)
         complete = total == order.requested_amount
+        self._executions.setdefault(order.id, []).append(Execution(self._now(), executed, at))
         return self._put(
             order,
             OrderStatus.EXECUTED_COMPLETELY if complete else OrderStatus.EXECUTED_PARTIALLY,
@@ -273,6 +288,40 @@ class Book:
             order for order in self if order.status.active or (pending and order.status is OrderStatus.PENDING_CREATION)
         ]
 
+    def executions(self, order: Order) -> list[Execution]:
+        """Return the executions of an order up to its state ``order``, oldest first."""
+        return [one for one in self._executions.get(order.id, ()) if one.date <= order.update_date]
+
+    def as_of(self, at: int, id: str | None = None, *, external_id: str | None = None) -> Order:
+        """Return an order as it stood at Unix milliseconds ``at``: what a replica that lags would say now.
+
+        Raises:
+            UnknownOrder: if there was none then.
+        """
+        ids = [id] if id is not None else self._named.get(external_id or "", [])
+        for key in map(canonical_id, reversed(ids)):
+            if key in self._orders:
+                self._settled(self._orders[key])
+            for version in reversed(self._versions.get(key, ())):
+                if version.update_date <= at:
+                    return version
+        raise UnknownOrder("Order not found.")
+
+    def open_as_of(self, at: int) -> list[Order]:
+        """Return the orders that were active at Unix milliseconds ``at``, oldest first."""
+        found: list[Order] = []
+        for order_id in self._orders:
+            try:
+                found.append(self.as_of(at, order_id))
+            except UnknownOrder:
+                continue
+        return [order for order in found if order.status.active]
+
+    def _keep(self, order: Order) -> None:
+        key = canonical_id(order.id)
+        self._orders[key] = order
+        self._versions.setdefault(key, []).append(order)
+
     def _active(self, id: str | None, external_id: str | None) -> Order:
         order = self.get(id, external_id=external_id)
         if order.status is OrderStatus.PENDING_CREATION:
@@ -284,10 +333,10 @@ class Book:
     def _settled(self, order: Order) -> Order:
         if order.status is OrderStatus.PENDING_CREATION and self._now() >= order.effective_date:
             order = attrs.evolve(order, status=OrderStatus.OPEN, update_date=order.effective_date)
-            self._orders[canonical_id(order.id)] = order
+            self._keep(order)
         return order
 
     def _put(self, order: Order, status: OrderStatus, **changes: Any) -> Order:
         order = attrs.evolve(order, status=status, update_date=self._now(), **changes)
-        self._orders[canonical_id(order.id)] = order
+        self._keep(order)
         return order

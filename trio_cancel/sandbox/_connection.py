@@ -214,6 +214,8 @@ class Connection:
     def _process(self, received: Received) -> None:
         silent = self._ended or self._mood is not Mood.FAIR
         answer = self._exchange.process(received, trio.current_time(), silent=silent)
+        if answer.fault is Fault.ACTS_LATE:
+            self._lasting.start_soon(self._apply_late, received)
         if silent:
             received.record.note = "the connection was given up before the answer"
             return
@@ -226,6 +228,10 @@ class Connection:
                 self._nursery.start_soon(self._put_later, step, received.record)
             elif step.data or step.end is not End.STAY:
                 self._put(step, received.record)
+
+    async def _apply_late(self, received: Received) -> None:
+        await trio.sleep(self._rng.uniform(*self._exchange.plan.faults.acts_late))
+        self._exchange.apply_late(received.record, trio.current_time())
 
     def _turn(self, mood: Mood, why: str) -> None:
         self._mood = mood

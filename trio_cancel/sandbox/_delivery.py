@@ -96,7 +96,7 @@ def deliver(answer: Answer, faults: Faults, rng: random.Random) -> tuple[Step, .
             return (Step(end=End.DROP, mood=Mood.DEAF),)
         case Fault.CLOSE_BEFORE | Fault.CLOSE_AFTER:
             return (Step(close_frame(SERVICE_RESTART, "service restart"), end=End.CLOSE, mood=Mood.DEAF),)
-        case Fault.SILENT_BEFORE | Fault.SILENT_AFTER:
+        case Fault.SILENT_BEFORE | Fault.SILENT_AFTER | Fault.ACTS_LATE:
             return ()
         case Fault.STALL_BEFORE:
             return (Step(mood=Mood.STALLED),)

@@ -163,3 +163,10 @@ class Exchange:
             record.status = 200 if applies else None
         self.log.processed(record)
         return Answer(request.id, text, order if refusal is None else None, fault)
+
+    def apply_late(self, record: RequestRecord, moment: float) -> None:
+        """Apply at time ``moment`` what was processed before and not applied, if the order can still be canceled."""
+        if record.order_id is not None and self.book.get(record.order_id).status.active:
+            self.book.cancel(record.order_id)
+            record.applied_at = moment
+            self.log.applied_late(record)

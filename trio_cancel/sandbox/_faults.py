@@ -53,6 +53,7 @@ class Fault(StrEnum):
     REFUSE_DAILY = "refuse_daily"
     REFUSE_40011 = "refuse_40011"
     REFUSE_UNKNOWN_CODE = "refuse_unknown_code"
+    ACTS_LATE = "acts_late"  # no reply; applied after `acts_late`, if it still can be
 
     # After the request was applied
     DROP_AFTER = "drop_after"
@@ -124,6 +125,7 @@ _BEFORE = frozenset(
         Fault.REFUSE_DAILY,
         Fault.REFUSE_40011,
         Fault.REFUSE_UNKNOWN_CODE,
+        Fault.ACTS_LATE,
     }
 )
 _NEEDS_RESULT = frozenset(
@@ -174,6 +176,7 @@ class Faults:
         trickle: seconds between two bytes of a TRICKLED reply.
         hold: seconds that a stalled, silent or never-closing connection is kept before it is dropped.
         retry_after: seconds in the Retry-After header of UPGRADE_429 and UPGRADE_503; None leaves the header out.
+        acts_late: seconds, (least, most), after which a request that ACTS_LATE is applied.
 
     Raises:
         ValueError: if a chance is no probability, or those at one point sum up to more than 1.
@@ -185,6 +188,7 @@ class Faults:
     trickle: float = 0.02
     hold: float = 120.0
     retry_after: float | None = 1.0
+    acts_late: tuple[float, float] = (0.5, 15.0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(Faults)}

@@ -159,6 +159,12 @@ class Log:
                 self.applied_count += 1
                 self._applied[key] = record
 
+    def applied_late(self, record: RequestRecord) -> None:
+        """Take up that a request was applied long after it was processed."""
+        assert record.order_id is not None
+        self.applied_count += 1
+        self._applied[canonical_id(record.order_id)] = record
+
     def _forget(self, record: RequestRecord) -> None:
         order = None if record.order_id is None else canonical_id(record.order_id)
         for index, key in ((self._by_request_id, record.request_id), (self._by_order, order)):

@@ -11,7 +11,7 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from os import PathLike
@@ -32,6 +32,8 @@ from trio_cancel.sandbox._nursery import open_services
 from trio_cancel.sandbox._outbox import Gone
 from trio_cancel.sandbox._plan import Script
 from trio_cancel.sandbox._protocol import DIALECTS, TOKEN_FIELDS
+from trio_cancel.sandbox._rest import BASES, RestLog, RestSide
+from trio_cancel.sandbox._rest_faults import RestFault, RestFaults
 from trio_cancel.sandbox._side_door import SideDoor
 
 LOOPBACK = "127.0.0.1"
@@ -64,8 +66,11 @@ class Sandbox:
         certificate: Certificate | None,
         nursery: trio.Nursery,
         rng: random.Random,
+        rest: RestSide,
     ) -> None:
         self._exchange = exchange
+        self._rest = rest
+        self._rest_port: int | None = None
         self._habits = habits
         self._certificate = certificate
         self._nursery = nursery
@@ -86,6 +91,49 @@ class Sandbox:
         if self._port is None:
             raise RuntimeError("This sandbox has no url: it was opened with port=None and serves streams only.")
         return f"{'ws' if self._certificate is None else 'wss'}://{LOOPBACK}:{self._port}"
+
+    @property
+    def rest_url(self) -> str:
+        """The url for `trio_cancel.lookup.RestLookup`; below ``/v4`` in place of ``/trade`` it serves the same.
+
+        Raises:
+            RuntimeError: if the sandbox has no listener for it (``rest_port=None``).
+        """
+        if self._rest_port is None:
+            raise RuntimeError("This sandbox has no rest_url: open it with rest_port=0.")
+        return f"{'http' if self._certificate is None else 'https'}://{LOOPBACK}:{self._rest_port}{BASES[0]}"
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether it has a listener for lookups, so that there is a ``rest_url``."""
+        return self._rest_port is not None
+
+    @property
+    def rest_log(self) -> RestLog:
+        """What the REST side was asked."""
+        return self._rest.log
+
+    @property
+    def rest_lag(self) -> float | tuple[float, float]:
+        """Seconds by which the answers of the REST side are behind the book: fixed, or (least, most)."""
+        return self._rest.lag
+
+    @rest_lag.setter
+    def rest_lag(self, seconds: float | tuple[float, float]) -> None:
+        self._rest.lag = seconds
+
+    @property
+    def rest_faults(self) -> RestFaults:
+        """The chances of misbehaviour of the REST side; new ones may be set at any time."""
+        return self._rest.faults
+
+    @rest_faults.setter
+    def rest_faults(self, faults: RestFaults) -> None:
+        self._rest.faults = faults
+
+    def fault_on_rest(self, *faults: RestFault | None) -> None:
+        """Set what hits the next requests to the REST side, one after another; None: nothing."""
+        self._rest.planned.extend(None if fault is None else RestFault(fault) for fault in faults)
 
     @property
     def ssl_context(self) -> ssl.SSLContext | None:
@@ -172,13 +220,23 @@ class Sandbox:
             habits=self._habits,
         ).serve()
 
+    async def serve_rest_stream(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection to the REST side over any stream, without TLS of its own; always closes the stream."""
+        await self._rest.serve(stream)
+
+    def accept_rest(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection to the REST side in a task of the sandbox's own."""
+        self._nursery.start_soon(self.serve_rest_stream, stream)
+
     def accept(self, stream: trio.abc.Stream) -> None:
         """Serve one connection over any stream in a task of the sandbox's own."""
         self._nursery.start_soon(self.serve_stream, stream)
 
-    async def _serve_socket(self, stream: trio.SocketStream) -> None:
+    async def _serve_socket(
+        self, serve: Callable[[trio.abc.Stream], Awaitable[None]], stream: trio.SocketStream
+    ) -> None:
         if self._certificate is None:
-            await self.serve_stream(stream)
+            await serve(stream)
             return
         secure = trio.SSLStream(stream, self._certificate.server, server_side=True, https_compatible=True)
         done = False
@@ -192,12 +250,19 @@ class Sandbox:
             if not done:
                 await trio.aclose_forcefully(stream)
         if done:
-            await self.serve_stream(secure)
+            await serve(secure)
 
-    async def _listen(self, port: int) -> None:
+    async def _listen(self, port: int | None, rest_port: int | None) -> None:
+        if port is not None:
+            self._port = await self._serve_on(port, self.serve_stream)
+        if rest_port is not None:
+            self._rest_port = await self._serve_on(rest_port, self.serve_rest_stream)
+
+    async def _serve_on(self, port: int, serve: Callable[[trio.abc.Stream], Awaitable[None]]) -> int:
         listeners = await trio.open_tcp_listeners(port, host=LOOPBACK, backlog=BACKLOG)
-        self._port = listeners[0].socket.getsockname()[1]
-        self._nursery.start_soon(partial(trio.serve_listeners, self._serve_socket, listeners))
+        self._nursery.start_soon(partial(trio.serve_listeners, partial(self._serve_socket, serve), listeners))
+        number: int = listeners[0].socket.getsockname()[1]
+        return number
 
 
 @asynccontextmanager
@@ -220,6 +285,9 @@ async def open_sandbox(
     clock_skew: int = 0,
     seed: int | None = None,
     log_limit: int | None = None,
+    rest_port: int | None = None,
+    rest_lag: float | tuple[float, float] = 0.0,
+    rest_faults: RestFaults | None = None,
 ) -> AsyncGenerator[Sandbox]:
     """Run a sandbox exchange on the loopback interface for the length of the block.
 
@@ -242,6 +310,9 @@ async def open_sandbox(
         clock_skew: milliseconds that the venue's clock is ahead.
         seed: makes order ids, delays and faults repeat; random when left out.
         log_limit: how many requests and connections the log keeps, the newest; all when left out.
+        rest_port: where the REST side listens, for lookups: 0 for a free port, None for no listener.
+        rest_lag: seconds by which its answers are behind the book: fixed, or (least, most) drawn for each.
+        rest_faults: chances of its misbehaviour; none when left out.
 
     Raises:
         OSError: if the port is taken.
@@ -250,9 +321,14 @@ async def open_sandbox(
     """
     rng = random.Random(seed)
     account = credentials or DEFAULT_CREDENTIALS
-    for name, span in (("delay", delay), ("idle_timeout", idle_timeout), ("ping_interval", ping_interval)):
+    for name, span in (
+        ("delay", delay),
+        ("idle_timeout", idle_timeout),
+        ("ping_interval", ping_interval),
+        ("rest_lag", rest_lag),
+    ):
         for seconds in span if isinstance(span, tuple) else (span,):
-            if seconds is not None and not (0 <= seconds < math.inf and (seconds or name == "delay")):
+            if seconds is not None and not (0 <= seconds < math.inf and (seconds or name in ("delay", "rest_lag"))):
                 raise ValueError(f"{name} must be a number of seconds, not {seconds!r}.")
     if dialect not in DIALECTS:
         raise ValueError(f"dialect must be {' or '.join(DIALECTS)}, not {dialect!r}.")
@@ -272,12 +348,19 @@ async def open_sandbox(
     exchange.clock_skew = clock_skew
     habits = Habits(delay, idle_timeout, ping_interval)
     certificate = make_certificate() if tls else None
+    rest = RestSide(
+        exchange,
+        account,
+        random.Random(None if seed is None else seed + 1),  # of its own: lookups must not change what else is drawn
+        faults=rest_faults or RestFaults(),
+        lag=rest_lag,
+        log_limit=log_limit,
+    )
     async with open_services() as nursery:
         sandbox = Sandbox(
-            exchange, credentials=account, habits=habits, certificate=certificate, nursery=nursery, rng=rng
+            exchange, credentials=account, habits=habits, certificate=certificate, nursery=nursery, rng=rng, rest=rest
         )
-        if port is not None:
-            await sandbox._listen(port)
+        await sandbox._listen(port, rest_port)
         yield sandbox
 
 
@@ -301,6 +384,9 @@ class SandboxOptions(TypedDict, total=False):
     clock_skew: int
     seed: int | None
     log_limit: int | None
+    rest_port: int | None
+    rest_lag: float | tuple[float, float]
+    rest_faults: RestFaults | None
 
 
 async def serve_sandbox(

@@ -1,0 +1,247 @@
+"""GET requests over HTTP/1.1, for lookups: httpcore2 speaks the protocol, over our own streams.
+
+So TLS, ``dial`` and the words for what fails are the same as for the WebSocket. One connection is kept open between
+requests; a few more may be open while several requests are under way.
+
+Cancellation: a request that is cancelled closes its connection; nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+import httpcore2
+import trio
+
+from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._net.names import Names
+from trio_cancel._net.stream import ByteStream, Dial, open_stream
+from trio_cancel._values.errors import ConfigurationError, HandshakeFailed, LookupFailed
+
+AT_ONCE = 4
+"""Connections at most."""
+KEPT_FOR = 45.0
+"""Seconds for which an idle connection is kept: less than the 60 s after which servers close theirs."""
+
+
+@attrs.frozen
+class HttpEndpoint(Endpoint):
+    """A checked ``https`` url: ``resource`` is its path, without a slash at the end."""
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: what may be shown to a person."""
+        return f"{'https' if self.secure else 'http'}://{self.host_header}"
+
+
+def parse_base_url(url: str, *, allow_insecure: bool = False) -> HttpEndpoint:
+    """Check the url below which orders are looked up.
+
+    Args:
+        url: ``https://host[:port][/path]``; ``http://`` is taken for loopback addresses only.
+        allow_insecure: take ``http://`` for any host; the API token then travels in clear.
+
+    Raises:
+        ConfigurationError: the url cannot be used.
+    """
+    scheme = url.partition("://")[0] if isinstance(url, str) else None
+    if scheme not in ("http", "https"):
+        raise ConfigurationError(
+            "The base_url of lookups cannot be used: it must be a string that begins with https:// "
+            "(or http:// for loopback)."
+        )
+    if "?" in url or "#" in url:
+        raise ConfigurationError("The base_url of lookups cannot be used: it must not hold a query or a fragment.")
+    try:
+        # A WebSocket url has the same parts under other schemes.
+        found = parse_endpoint(f"{'wss' if scheme == 'https' else 'ws'}{url[len(scheme) :]}", allow_insecure=True)
+        loopback = found.secure or allow_insecure or _is_loopback(f"ws{url[len(scheme) :]}")
+    except ConfigurationError as error:
+        text = str(error).replace("The url cannot", "The base_url of lookups cannot").replace("wss://", "https://")
+        raise ConfigurationError(text.replace("a WebSocket url", "it")) from None
+    if not loopback:
+        raise ConfigurationError(
+            "The base_url of lookups cannot be used: plain http:// would show the API token to the network; "
+            "use https://, or pass allow_insecure=True."
+        )
+    default = 443 if found.secure else 80
+    host = f"[{found.host}]" if ":" in found.host else found.host
+    port = urlsplit(url).port or default
+    return HttpEndpoint(
+        url=url,
+        secure=found.secure,
+        host=found.host,
+        port=port,
+        resource=found.resource.rstrip("/"),
+        host_header=host if port == default else f"{host}:{port}",
+    )
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        parse_endpoint(url)
+    except ConfigurationError:
+        return False
+    return True
+
+
+@attrs.frozen
+class HttpAnswer:
+    """An answer, read whole.
+
+    Attributes:
+        status: the HTTP status.
+        body: at most as long as was allowed.
+        date: the ``Date`` header; None if there was none.
+        retry_after: seconds that the server asked us to wait; None if it did not.
+    """
+
+    status: int
+    body: bytes
+    date: str | None = None
+    retry_after: float | None = None
+
+
+class _Stream(httpcore2.AsyncNetworkStream):
+    """One of our streams, as httpcore2 wants it. Times are bounded outside, by cancelling."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._rest = b""
+
+    async def read(self, max_bytes: int, *_: Any, **__: Any) -> bytes:
+        try:
+            data = self._rest or await self._stream.receive()
+        except trio.BrokenResourceError as error:
+            raise httpcore2.ReadError(str(error)) from error
+        self._rest = data[max_bytes:]
+        return data[:max_bytes]
+
+    async def write(self, buffer: bytes, *_: Any, **__: Any) -> None:
+        try:
+            await self._stream.send([buffer] if buffer else [])
+        except trio.BrokenResourceError as error:
+            raise httpcore2.WriteError(str(error)) from error
+
+    async def aclose(self) -> None:
+        await self._stream.aclose_forcefully()
+
+
+class _Backend(httpcore2.AsyncNetworkBackend):
+    """Opens connections to one endpoint, TLS included."""
+
+    def __init__(self, endpoint: Endpoint, ssl_context: ssl.SSLContext | None, dial: Dial | None) -> None:
+        self._endpoint = endpoint
+        self._ssl_context = ssl_context
+        self._dial = dial
+        self._names = Names()
+
+    async def connect_tcp(self, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
+        return _Stream(
+            await open_stream(self._endpoint, ssl_context=self._ssl_context, dial=self._dial, names=self._names)
+        )
+
+
+class HttpClient:
+    """A client of one endpoint.
+
+    Args:
+        endpoint: where to.
+        ssl_context: for ``https``; the system's trusted certificates if None.
+        dial: connects instead of TCP, see :func:`trio_cancel._net.stream.open_stream`.
+        body_most: bytes of an answer's body at most.
+        wall: returns Unix seconds.
+    """
+
+    def __init__(
+        self,
+        endpoint: HttpEndpoint,
+        *,
+        ssl_context: ssl.SSLContext | None,
+        dial: Dial | None,
+        body_most: int,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._endpoint = endpoint
+        self._body_most = body_most
+        self._wall = wall
+        # Plain to httpcore2: TLS is part of our streams (and it would change the caller's ssl_context).
+        self._pool = httpcore2.AsyncConnectionPool(
+            max_connections=AT_ONCE,
+            max_keepalive_connections=1,
+            keepalive_expiry=KEPT_FOR,
+            network_backend=_Backend(endpoint, ssl_context, dial),
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection. It never waits for the server."""
+        with trio.CancelScope(shield=True):
+            await self._pool.aclose()
+
+    async def get(self, target: str, headers: Callable[[], Mapping[str, str]]) -> HttpAnswer:
+        """Send a GET and return the answer.
+
+        A connection that was kept open may have been closed by the server meanwhile: then it is sent once more.
+
+        Args:
+            target: path and query, percent-encoded.
+            headers: returns the headers, made anew for each time that it is sent.
+
+        Raises:
+            LookupFailed: no connection, or no whole answer.
+
+        Cancelled: its connection is closed. There is no deadline in here.
+        """
+        origin = self._endpoint.origin
+        try:
+            try:
+                return await self._get(target, headers())
+            except (httpcore2.NetworkError, httpcore2.RemoteProtocolError):
+                return await self._get(target, headers())
+        except HandshakeFailed as error:
+            raise LookupFailed(str(error)) from error
+        except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
+            kind = "broke the connection" if isinstance(error, httpcore2.NetworkError) else "did not answer in HTTP"
+            raise LookupFailed(f"{origin} {kind} before its answer was complete.") from error
+
+    async def _get(self, target: str, headers: Mapping[str, str]) -> HttpAnswer:
+        endpoint = self._endpoint
+        url = httpcore2.URL(scheme=b"http", host=endpoint.host.encode(), port=endpoint.port, target=target.encode())
+        sent = {"Host": endpoint.host_header, "Accept": "application/json", "Accept-Encoding": "identity", **headers}
+        async with self._pool.stream("GET", url, headers=[(k.encode(), v.encode()) for k, v in sent.items()]) as answer:
+            found = {bytes(name).lower(): bytes(value).decode("latin-1") for name, value in answer.headers}
+            # The parts are counted here: a length that the answer claims may be a lie.
+            parts: list[bytes] = []
+            size = 0
+            stream: AsyncIterator[bytes] = answer.aiter_stream()
+            async for part in stream:
+                size += len(part)
+                if size > self._body_most:
+                    raise LookupFailed(
+                        f"The answer of {endpoint.origin} is longer than {self._body_most} bytes.", status=answer.status
+                    )
+                parts.append(part)
+        date = found.get(b"date")
+        return HttpAnswer(answer.status, b"".join(parts), date, self._retry_after(found.get(b"retry-after"), date))
+
+    def _retry_after(self, value: str | None, date: str | None) -> float | None:
+        """Return seconds (RFC 9110, 10.2.3: a number, or a date to compare with the server's own)."""
+        if value is None:
+            return None
+        if value.isascii() and value.isdigit() and len(value) < 10:
+            return float(value)
+        until = _timestamp(value)
+        return None if until is None else max(0.0, until - (_timestamp(date or "") or self._wall()))
+
+
+def _timestamp(date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,169 @@
+"""What a lookup says of an order at one moment, and what can look an order up."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+import attrs
+
+from trio_cancel._values.errors import LookupFailed
+from trio_cancel._values.models import CancelRequest, canonical_id
+
+
+class OrderStatus(enum.StrEnum):
+    """Where an order stands, spelled as the venue spells it; ``OTHER`` for a status that is not known here."""
+
+    OPEN = "open"
+    PARTIALLY_EXECUTED = "executed_partially"
+    EXECUTED = "executed_completely"
+    CANCELED = "canceled"
+    PENDING_CREATION = "pending_creation"
+    OTHER = "other"
+
+    @classmethod
+    def read(cls, text: str) -> OrderStatus:
+        """Return the status that the venue spells ``text``; its older name of open is ``waiting``."""
+        return _BY_TEXT.get(text, cls.OTHER)
+
+    @property
+    def on_book(self) -> bool | None:
+        """True for what is active, False for what is final, None for what is neither for sure."""
+        return _ON_BOOK.get(self)
+
+
+_BY_TEXT = {str(status): status for status in OrderStatus if status is not OrderStatus.OTHER}
+_BY_TEXT["waiting"] = OrderStatus.OPEN
+_ON_BOOK = {
+    OrderStatus.OPEN: True,
+    OrderStatus.PARTIALLY_EXECUTED: True,
+    OrderStatus.EXECUTED: False,
+    OrderStatus.CANCELED: False,
+}
+
+
+@attrs.frozen
+class Fill:
+    """One execution of a part of an order.
+
+    Attributes:
+        amount: in the pair's base currency, exact.
+        price: quote currency per base; None if the venue did not say.
+        fee: in ``fee_currency``; None if the venue did not say.
+        fee_currency: None if the venue did not say.
+        time: aware, in UTC; None if the venue did not say.
+        total_value: in the pair's quote currency; None if the venue did not say.
+    """
+
+    amount: Decimal
+    price: Decimal | None = None
+    fee: Decimal | None = None
+    fee_currency: str | None = None
+    time: datetime | None = None
+    total_value: Decimal | None = None
+
+
+def _as_tuple(fills: Iterable[Fill]) -> tuple[Fill, ...]:
+    return tuple(fills)
+
+
+@attrs.frozen(kw_only=True)
+class OrderState:
+    """An order as a lookup saw it.
+
+    A final status (executed, canceled) cannot change any more, however old the answer is. An active one (open,
+    partially executed) was true at some moment before ``seen_at`` and may be outdated: a replica of the venue's
+    database may lag by any time, and a cancel that is under way may still act.
+
+    Amounts count the pair's base currency, values its quote currency; all are exact, finite decimals. Dates are aware,
+    in UTC. What a source does not say is None.
+
+    Attributes:
+        status: where the order stood.
+        seen_at: Unix seconds (UTC) when the answer came, by our own clock.
+        raw_status: the status as the venue wrote it.
+        id: the venue's id of the order that the answer is about.
+        external_id: your own id of that order.
+        pair: the market, such as ``BTC_BRL``.
+        side: ``buy`` or ``sell``, as the venue wrote it.
+        type: ``limit``, ``market`` and so on, as the venue wrote it.
+        price: quote currency per base.
+        requested_amount: what was asked for.
+        executed_amount: what has been executed.
+        remaining_amount: what has not been executed.
+        requested_value: as the venue sent it, like the next two.
+        remaining_value: see above.
+        total_value: see above.
+        fee: the venue's fee so far.
+        average_execution_price: quote currency per base.
+        fills: the executions, in the order of the answer; empty if there are none or the source does not list them.
+        create_date: when the order was created, by the venue's clock.
+        update_date: when the order changed last, by the venue's clock.
+    """
+
+    status: OrderStatus = attrs.field(converter=OrderStatus)
+    seen_at: float
+    raw_status: str = attrs.field()
+    id: str | None = None
+    external_id: str | None = None
+    pair: str | None = None
+    side: str | None = None
+    type: str | None = None
+    price: Decimal | None = None
+    requested_amount: Decimal | None = None
+    executed_amount: Decimal | None = None
+    remaining_amount: Decimal | None = None
+    requested_value: Decimal | None = None
+    remaining_value: Decimal | None = None
+    total_value: Decimal | None = None
+    fee: Decimal | None = None
+    average_execution_price: Decimal | None = None
+    fills: tuple[Fill, ...] = attrs.field(default=(), converter=_as_tuple)
+    create_date: datetime | None = None
+    update_date: datetime | None = None
+
+    @raw_status.default
+    def _status_as_text(self) -> str:
+        return str(self.status)
+
+    @property
+    def on_book(self) -> bool | None:
+        """True: it was on the book when the answer was made. False: it is off the book for good. None: don't know."""
+        return self.status.on_book
+
+    def is_of(self, request: CancelRequest) -> bool:
+        """Return True if the state says itself that it is of the order that ``request`` names.
+
+        The venue's ids are UUIDs, which it takes and writes in either case; external ids are compared as they are.
+        """
+        if request.id is not None:
+            return self.id is not None and canonical_id(self.id) == canonical_id(request.id)
+        return self.external_id == request.external_id
+
+
+class OrderLookup(Protocol):
+    """Anything that can say where an order stands: an async callable from a request to an :class:`OrderState`.
+
+    It raises :class:`LookupFailed` if it cannot say. The state must say of which order it is (``id``, and
+    ``external_id`` for a request by external id), or it settles nothing. It may be called by several tasks at once, and
+    it may be cancelled at any await.
+    """
+
+    def __call__(self, request: CancelRequest, /) -> Awaitable[OrderState]:
+        """Return where the order stands."""
+
+
+def checked(state: object, request: CancelRequest) -> OrderState:
+    """Return what a lookup returned, if it is a state of the order that was asked for.
+
+    Raises:
+        LookupFailed: it is something else.
+    """
+    if not isinstance(state, OrderState):
+        raise LookupFailed(f"The lookup of {request} returned {type(state).__name__}, not an OrderState.")
+    if not state.is_of(request):
+        raise LookupFailed(f"The lookup of {request} answered for another order, or did not say for which.")
+    return state
