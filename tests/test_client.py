@@ -62,6 +62,7 @@ def test_the_keywords_are_these() -> None:
         "token_field",
         "journal",
         "observer",
+        "lookup",
     ]
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "url")
     assert {name: p.default for name, p in parameters.items() if p.default is not None} == {

@@ -28,6 +28,7 @@ BEFORE: dict[Fault, list[Any]] = {
     Fault.DROP_BEFORE: [],
     Fault.CLOSE_BEFORE: ["close 1012"],
     Fault.SILENT_BEFORE: [("2", 200, None)],
+    Fault.ACTS_LATE: [("2", 200, None)],
     Fault.STALL_BEFORE: [],
     Fault.STOP_READING: [],
     Fault.ERROR_500_BEFORE: [("1", 500, 50000), ("2", 200, None)],
@@ -101,7 +102,7 @@ async def test_each_fault_of_a_request(fault: Fault, autojump_clock: MockClock) 
             assert client.replies[1:] == expected
         assert sandbox.fault_counts == {fault: 1}
         silent = {Fault.SILENT_BEFORE, Fault.SILENT_AFTER, Fault.DROP_BEFORE, Fault.DROP_AFTER, Fault.STOP_READING}
-        silent |= {Fault.STALL_BEFORE, Fault.STALL_AFTER, Fault.CLOSE_BEFORE, Fault.CLOSE_AFTER}
+        silent |= {Fault.STALL_BEFORE, Fault.STALL_AFTER, Fault.CLOSE_BEFORE, Fault.CLOSE_AFTER, Fault.ACTS_LATE}
         assert (record.sent_at is None) == (fault in silent)
         assert (record.replies == ()) == (fault in silent)
 

@@ -307,8 +307,8 @@ def open_trading_ws(
     clock_offset: float | Literal["auto"] = 0.0,
     token_field: Literal["api_token", "apiToken"] | None = None,
     journal: str | os.PathLike[str] | None = None,
-    lookup: OrderLookup | OpensLookup | None = None,
     observer: Observer | None = None,
+    lookup: OrderLookup | OpensLookup | None = None,
 ) -> AbstractAsyncContextManager[TradingWS]:
     """Open a session with the venue, as an async context manager.
 
@@ -333,9 +333,9 @@ def open_trading_ws(
             ``"api_token"``. The venue's documents also have ``"apiToken"``: try that if it refuses good credentials.
         journal: path of a file (SQLite; made if it is missing) in which holds and intents are durable before they have
             an effect, and attempts and outcomes follow. One session writes it at a time, one account owns it.
+        observer: told what happens.
         lookup: says where an order stands, for :meth:`TradingWS.look_up`: a ``trio_cancel.lookup.RestLookup``, or any
             async callable from a :class:`CancelRequest` to an :class:`OrderState` (see :class:`OrderLookup`).
-        observer: told what happens.
 
     Returns:
         An async context manager that yields a :class:`TradingWS`. An exception raised in its block comes out as it is.
