@@ -497,7 +497,10 @@ async def test_the_sessions_dial_connects_lookups_too() -> None:
 
 
 async def test_a_cancel_acts_late(autojump_clock: trio.testing.MockClock) -> None:
-    async with looking_up(faults=Faults(acts_late=(8.0, 8.0))) as (venue, look_up):
+    async with (
+        open_venue(faults=Faults(acts_late=(8.0, 8.0))) as venue,
+        rest_of(venue).opened(credentials=venue.sandbox.credentials) as look_up,
+    ):
         order = venue.book.create()
         request = CancelRequest(order.id)
         venue.sandbox.fault_on(order.id, Fault.ACTS_LATE)
