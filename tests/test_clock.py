@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_cancel import OffsetInterval
-from trio_cancel._values.clock import offset_from_date
+from trio_cancel._values.clock import http_date, offset_from_date
 
 NOW = 1_700_000_000.25
 
@@ -96,3 +96,44 @@ def test_our_time_zone_does_not_matter(zone: str, monkeypatch: pytest.MonkeyPatc
 
 def test_a_clock_that_ran_backwards_tells_nothing() -> None:
     assert offset_from_date(formatdate(NOW, usegmt=True), NOW + 10, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 784111777),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 784111777),
+        ("Sun Nov  6 08:49:37 1994", 784111777),
+        (" sun, 6 nov 1994 8:49:37 gmt ", 784111777),
+        ("Sun, 06 Nov 1994 08:49:37 -0000", 784111777),
+        ("Saturday, 01-Jan-00 00:00:00 GMT", 946684800),
+        ("Fri, 31 Dec 1999 23:59:60 GMT", 946684800),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 253402300799),
+        ("Sun, 06 Nov 1994 08:49:61 GMT", None),
+        ("Sun, 31 Feb 2020 08:49:37 GMT", None),
+        ("Sun, 06 Foo 1994 08:49:37 GMT", None),
+        ("Sun, 06 Nov 1994 24:00:00 GMT", None),
+        ("Sun, 06 Nov 1994 08:60:37 GMT", None),
+        ("Mon, 01 Jan 0000 00:00:00 GMT", None),
+        ("Mon, 01 Jan -001 00:00:00 GMT", None),
+        ("Mon, 01 Jan 99999 00:00:00 GMT", None),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
+        ("Mon, " + "9" * 5000 + " Jan 2020 00:00:00 GMT", None),
+        ("Sun, \u0660\u0666 Nov 1994 08:49:37 GMT", None),
+        ("Sun, 06 Nov \u0661\u0669\u0669\u0664 08:49:37 GMT", None),
+        ("Sun, 06 Nov \xb2\xb3\xb2\xb3 08:49:37 GMT", None),
+        ("Sun, 06 Nov 1994 08:49:37 +0100", None),
+        ("Sun, 06 Nov 1994 08:49:37 EST", None),
+        ("Sun, 06 Nov 1994 08:49:37 GMT\n", 784111777),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_http_dates(text: str | None, seconds: int | None) -> None:
+    assert http_date(text) == seconds
+
+
+@given(st.text(max_size=80))
+def test_whatever_stands_for_a_date_never_raises(text: str) -> None:
+    assert http_date(text) is None or text

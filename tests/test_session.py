@@ -354,12 +354,15 @@ async def test_a_final_failure_ends_everything_at_once_and_leaves_the_body_alone
     assert ws.state is SessionState.CLOSED
 
 
-async def test_a_later_certificate_error_is_final(autojump_clock: MockClock) -> None:
+async def test_a_later_certificate_error_is_tried_again(autojump_clock: MockClock) -> None:
+    """It may be a captive portal's, or that of a load balancer that is half updated."""
     async with open_venue() as venue, venue.open() as ws:
-        venue.failures = [HandshakeFailed("not trusted", final=True)]  # as open_stream says it
+        (order_id,) = venue.orders(1)
+        venue.failures = [HandshakeFailed("not trusted", final=True)] * 3  # as open_stream says it
         await venue.cut()
-        await until_state(ws, SessionState.FAILED)
-        assert len(venue.dials) == 2
+        assert isinstance(await ws.try_cancel(order_id), Canceled)
+        assert ws.failure is None
+        assert len(venue.dials) == 5
 
 
 # A connection's life
@@ -783,3 +786,49 @@ async def test_a_refused_signature_on_a_skewed_clock_names_its_size(autojump_clo
         async with venue.open(clock_offset=60.0) as told:
             (order_id,) = venue.orders(1)
             assert (await told.cancel(order_id)).id == order_id
+
+
+# Retry-After
+
+
+async def test_a_long_retry_after_is_capped(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    async with open_venue(faults=Faults(retry_after=3600.0)) as venue, venue.open() as ws:
+        venue.sandbox.fault_on_upgrade(Fault.UPGRADE_503, Fault.UPGRADE_429)
+        await venue.cut()
+        await until_state(ws, SessionState.RECONNECTING)
+        with trio.fail_after(200):
+            await until_state(ws, SessionState.RECONNECTING)
+            while ws.state is not SessionState.CONNECTED:  # noqa: ASYNC110 - nobody rings for a state
+                await trio.sleep(1)
+        pauses = [later - earlier for earlier, later in itertools.pairwise(venue.dials[1:])]
+        assert pauses == pytest.approx([60, 60])
+        assert "(it asks us to wait 3600 s)" in caplog.text
+        assert "waited for 60 s at most" in caplog.text
+
+
+async def test_a_retry_after_is_overtaken_with_care_while_an_order_waits(autojump_clock: MockClock) -> None:
+    async with open_venue(faults=Faults(retry_after=3600.0)) as venue, venue.open() as ws:
+        venue.sandbox.fault_on_upgrade(*[Fault.UPGRADE_503] * 3)
+        await venue.cut()
+        assert isinstance(await ws.try_cancel(*venue.orders(1)), Canceled)
+        pauses = [later - earlier for earlier, later in itertools.pairwise(venue.dials[1:])]
+        assert pauses == pytest.approx([2, 4, 8])
+        # Who comes while it is waited for overtakes it, too.
+        venue.sandbox.fault_on_upgrade(Fault.UPGRADE_503)
+        await venue.cut()
+        await trio.sleep(30)
+        before = trio.current_time()
+        assert not (await ws.cancel_many(venue.orders(3))).left
+        assert trio.current_time() == before
+
+
+async def test_what_the_venue_asked_is_told_as_the_cause(autojump_clock: MockClock) -> None:
+    async with open_venue(faults=Faults(retry_after=3600.0)) as venue, venue.open(give_up_after=5) as ws:
+        venue.sandbox.fault_on_upgrade(*[Fault.UPGRADE_503] * 5)
+        await venue.cut()
+        outcome = await ws.try_cancel(*venue.orders(1))
+        assert isinstance(outcome, NotSent)
+        assert "status 503 (it asks us to wait 3600 s)" in str(outcome.cause)
+        assert outcome.cause is not None
+        assert isinstance(outcome.cause.__cause__, HandshakeFailed)
+        assert outcome.cause.__cause__.retry_after == 3600

@@ -30,7 +30,7 @@ from trio_cancel._trio.environment import World
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, CanceledOrder, CancelRequest, Credentials
-from trio_cancel._values.observer import Notifier, Observer, Statistics
+from trio_cancel._values.observer import Observer, Statistics
 from trio_cancel._values.order_state import OrderLookup, OrderState
 from trio_cancel._values.outcomes import CancelReport, Outcome
 
@@ -432,7 +432,7 @@ async def _open(
             credentials,
             world,
             pacer=pacer,
-            notify=None if observer is None else Notifier(observer),
+            observer=observer,
             correct_clock=correct_clock,
             correction=correction,
             id_prefix=prefix,

@@ -19,9 +19,10 @@ from trio_cancel._engine.order import Flight, Pending, State
 from trio_cancel._engine.queue import Queue, Source
 from trio_cancel._engine.rate import Governor, Pacer
 from trio_cancel._engine.replies import Inbox
+from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.observer import Counters, Notifier
+from trio_cancel._values.observer import Counters, Notifier, logger
 
 WRITE_MOST = 256
 """Requests in one write at most, so that their signatures are young when they leave."""
@@ -101,6 +102,11 @@ class Dispatcher:
         self.table.wake_writer()
         if self.down_since is not None:
             self._wake_timer(now + source.give_up_after())
+
+    @property
+    def waiting(self) -> bool:
+        """True if an order waits for a connection."""
+        return bool(self.table.active or self.queue.heads() or self.queue.sources())
 
     @property
     def pending_count(self) -> int:
@@ -279,9 +285,12 @@ class Dispatcher:
         self.table.stopped = cause
         singles, sources = self.queue.clear()
         for pending in [*self.table.active, *self.table.overdue, *singles]:
-            if pending.state is not State.SETTLED:
-                pending.doubt = cause
-                self.table.settle(pending, pending.conclude(cause, self.table.clock))
+            with Boundary() as boundary:  # what fails beside one order must not keep the others from their outcomes
+                if pending.state is not State.SETTLED:
+                    pending.doubt = cause
+                    self.table.settle(pending, pending.conclude(cause, self.table.clock))
+            if boundary.error is not None:
+                logger.error("what follows from an outcome failed: %s", describe(boundary.error))
         for source in sources:
             source.refuse(cause)
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Protocol
 
 import trio
+
+from trio_cancel._values.boundary import Boundary, describe, ends_program, goes_on
 
 RECEIVE_SIZE = 2**16
 #: Seconds that a stream of somebody else's may take for closing forcefully, which should take none.
@@ -127,7 +129,10 @@ class StreamRaw:
 
     async def receive(self) -> bytes:
         with self._until_closed():
-            return bytes(await self._stream.receive_some(RECEIVE_SIZE))
+            data = await self._stream.receive_some(RECEIVE_SIZE)
+            if not isinstance(data, bytes | bytearray | memoryview):  # bytes(5) would be five zeros
+                raise TypeError(f"receive_some returned {type(data).__name__}, not bytes")
+            return bytes(data)
         raise trio.BrokenResourceError("this stream was closed")
 
     def send_now(self, data: bytes) -> int:  # noqa: ARG002 - a foreign stream takes nothing without waiting
@@ -144,6 +149,9 @@ class StreamRaw:
             sent = 0
             while sent < len(data):
                 count = await self._send_some(data[sent:] if sent else data)
+                if type(count) is not int or not 0 <= count <= len(data) - sent:
+                    self.sent += len(data) - sent  # all of it may have been sent
+                    raise TypeError(f"send_some returned {count!r}, not how many of {len(data) - sent} bytes it took")
                 sent += count
                 self.sent += count
             return
@@ -151,15 +159,17 @@ class StreamRaw:
 
     @contextmanager
     def _until_closed(self) -> Iterator[None]:
-        """Map errors, and leave at once when the stream is closed under us."""
+        """Map errors, of whatever class, and leave at once when the stream is closed under us."""
         if self._closed:
             raise trio.BrokenResourceError("this stream was closed")
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
                 yield
-            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                raise _broken(exc) from exc
+            except BaseException as exc:  # a boundary: it raises what must go on
+                if goes_on(exc) or ends_program(exc):
+                    raise
+                raise _broken(exc) from exc  # noqa: ASYNC104 - as said
             finally:
                 self._scopes.discard(scope)
 
@@ -170,11 +180,13 @@ class StreamRaw:
 
     async def aclose_forcefully(self) -> None:
         self.close()
-        with trio.move_on_after(CLOSE_GRACE, shield=True), suppress(OSError, trio.BrokenResourceError):
+        with trio.move_on_after(CLOSE_GRACE, shield=True), Boundary() as boundary:
             await trio.aclose_forcefully(self._stream)
+        if (fatal := ends_program(boundary.error)) is not None:
+            raise fatal
 
 
-def _broken(exc: Exception) -> trio.BrokenResourceError:
+def _broken(exc: BaseException) -> trio.BrokenResourceError:
     if isinstance(exc, trio.ClosedResourceError) or (isinstance(exc, OSError) and exc.errno in _CLOSED):
         return trio.BrokenResourceError("this stream was closed")
-    return trio.BrokenResourceError(f"the connection broke: {exc}")
+    return trio.BrokenResourceError(f"the connection broke: {describe(exc)}")

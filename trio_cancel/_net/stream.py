@@ -315,6 +315,8 @@ def takes_address(dial: Dial) -> bool:
 
 def _take_socket(stream: trio.SocketStream) -> socket.socket:
     """The socket of a stream, as the standard library's own object; the stream has let go of it."""
+    if stream.socket.fileno() == -1:
+        raise HandshakeFailed("dial returned a stream that is closed; it must return an open one, for us alone.")
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         with suppress(OSError):  # no TCP (a Unix socket)
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)

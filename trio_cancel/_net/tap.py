@@ -60,7 +60,7 @@ class TapStream(trio.abc.Stream):
         self.control: list[bytes] = []
         self.connection: trio_websocket.WebSocketConnection | None = None
         self.attached = trio.Event()
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.close_queued = False
         self.close_code: int | None = None
         self.close_reason: str | None = None
@@ -147,7 +147,7 @@ class TapStream(trio.abc.Stream):
             self.control.append(encode_close(code, reason, os.urandom(4)))
             self.wake()
 
-    def fail(self, exc: Exception) -> None:
+    def fail(self, exc: BaseException) -> None:
         """Keep the first reason."""
         if self.failure is None:
             self.failure = exc

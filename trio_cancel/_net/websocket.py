@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 import attrs
@@ -32,6 +30,8 @@ from trio_cancel._net.frames import MAX_MESSAGE_SIZE
 from trio_cancel._net.sockets import CLOSE_GRACE
 from trio_cancel._net.stream import ByteStream, Dial, open_stream
 from trio_cancel._net.tap import TapStream
+from trio_cancel._values.boundary import Boundary
+from trio_cancel._values.clock import http_date
 from trio_cancel._values.errors import HandshakeFailed
 
 #: Slow messages that may wait to be taken; then the reader waits, too.
@@ -77,7 +77,7 @@ class Link:
         return self._tap.close_queued or self._tap.peeler.close_seen
 
     @property
-    def failure(self) -> Exception | None:
+    def failure(self) -> BaseException | None:
         """Why the link ended, if it was not by Close frames alone."""
         return self._tap.failure
 
@@ -151,12 +151,13 @@ class Link:
     @trio.lowlevel.enable_ki_protection
     async def _read(self, reader: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run trio-websocket's reader; how it ends is kept, not raised, so that it cannot hurt its nursery."""
+        boundary = Boundary()
         try:
-            with self._reader_scope:
+            with boundary, self._reader_scope:
                 await reader(*args)
-        except Exception as exc:  # kept as the reason of the end, which everybody concerned is told
-            self._tap.fail(exc)
         finally:
+            if boundary.error is not None:
+                self._tap.fail(boundary.error)  # the reason of the end, which everybody concerned is told
             self.ended.set()
             for scope in self._scopes:
                 scope.cancel()
@@ -273,10 +274,13 @@ async def connect(
 def _handshake_failure(tap: TapStream, endpoint: Endpoint) -> HandshakeFailed:
     status, origin = tap.head.status, endpoint.origin
     if status not in {0, 101}:
+        retry_after = _retry_after(tap)
+        asks = "" if retry_after is None else f" (it asks us to wait {retry_after:.0f} s)"
+        remedy = _REMEDIES.get(status, _OTHER_REMEDY)
         return HandshakeFailed(
-            f"{origin} refused the WebSocket upgrade with status {status}; {_REMEDIES.get(status, _OTHER_REMEDY)}.",
+            f"{origin} refused the WebSocket upgrade with status {status}{asks}; {remedy}.",
             status=status,
-            retry_after=_retry_after(tap),
+            retry_after=retry_after,
             final=status == 401,
         )
     if tap.failure is None or isinstance(tap.failure, trio.BrokenResourceError):
@@ -296,15 +300,5 @@ def _retry_after(tap: TapStream) -> float | None:
         return None
     if value.isascii() and value.isdigit() and len(value) < 10:
         return float(value)
-    until = _timestamp(value)
-    if until is None:
-        return None
-    return max(0.0, until - (_timestamp(tap.head.header("date") or "") or tap.answered_at))
-
-
-def _timestamp(date: str) -> float | None:
-    try:
-        parsed = parsedate_to_datetime(date)
-    except ValueError:
-        return None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    until, sent = http_date(value), http_date(tap.head.header("date"))
+    return None if until is None else max(0.0, until - (tap.answered_at if sent is None else sent))

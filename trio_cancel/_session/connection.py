@@ -6,7 +6,9 @@ messages, which come by way of trio-websocket) and the keepalive. They run in th
 KeyboardInterrupt protection, so nothing that befalls a caller reaches them.
 
 Whatever ends the connection, the dispatcher learns it in ``finally``: after every message that came before, and after
-the writer has told which requests were not sent.
+the writer has told which requests were not sent. An error is no exception to that, whatever was raised in whichever of
+these tasks, in the user's ``dial`` or stream: it ends this connection (``ConnectionLost``) or this try to open one
+(``HandshakeFailed``), and nothing else.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from trio_cancel._session.write_ahead import IntentLog
 from trio_cancel._session.writer import Writer
 from trio_cancel._trio.environment import World
 from trio_cancel._trio.wakeup import Bell
+from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
 
 PING_INTERVAL = 15.0
@@ -60,6 +63,8 @@ class Connection:
         self._world = world
         self._over = trio.Event()
         self._cause: BaseException | None = None
+        self._stream: ByteStream | None = None
+        self._up = False
 
     def end(self, cause: BaseException | None) -> None:
         """End the connection; the first cause counts."""
@@ -86,51 +91,60 @@ class Connection:
         Raises:
             HandshakeFailed: it could not be opened, with the real reason, within ``connect_timeout``.
         """
-        stream: ByteStream | None = None
-        stage = "the TCP and TLS connection was not made"
-        failed: HandshakeFailed | None = None
-        up = False
+        boundary = Boundary()
         try:
-            async with trio.open_nursery() as nursery:
-                try:
-                    with trio.move_on_after(dialing.connect_timeout) as scope:
-                        stream = await open_stream(
-                            dialing.endpoint,
-                            ssl_context=dialing.ssl_context,
-                            dial=dialing.dial,
-                            names=dialing.names,
-                        )
-                        stage = "the WebSocket upgrade was not answered"
-                        self.link = await upgrade(
-                            nursery,
-                            stream,
-                            dialing.endpoint,
-                            on_texts=self._read,
-                            on_fed=self._after_reading,
-                            wake=self.writer.bell.ring,
-                            wall_clock=self._world.wall,
-                        )
-                        up = True
-                    if up:
-                        self.writer.link, self.writer.end = self.link, self.end
-                        opened(self)
-                        await self._run(nursery)
-                    else:
-                        assert scope.cancelled_caught
-                        where, seconds = dialing.endpoint.origin, f"{dialing.connect_timeout:g} s"
-                        failed = HandshakeFailed(f"No connection to {where} within {seconds}: {stage}.")
-                except HandshakeFailed as error:
-                    failed = error
-                finally:
-                    nursery.cancel_scope.cancel()
+            with boundary:
+                await self._live(dialing, opened)
         finally:
-            if stream is not None:
-                await stream.aclose_forcefully()  # noqa: ASYNC102 - it never waits for the peer, and ends by itself
-            if up:
-                self._dispatcher.connection_down(self.number, self._cause, trio.current_time())
-        if failed is not None:
-            raise failed
-        return self._cause
+            error = boundary.error
+            try:
+                if self._stream is not None:
+                    await self._stream.aclose_forcefully()  # noqa: ASYNC102 - it ends by itself, and soon
+            finally:
+                if self._up:
+                    if error is not None:
+                        self.end(_lost(error))
+                    self._dispatcher.connection_down(self.number, self._cause, trio.current_time())
+        if self._up:
+            return self._cause
+        assert error is not None
+        if isinstance(error, HandshakeFailed):
+            raise error
+        raise HandshakeFailed(
+            f"No connection to {dialing.endpoint.origin} could be made: {describe(error)}."
+        ) from error
+
+    async def _live(self, dialing: Dialing, opened: Callable[[Connection], None]) -> None:
+        """Connect, and serve until the connection ends; raise whatever ended it in another way."""
+        stage = "the TCP and TLS connection was not made"
+        async with trio.open_nursery() as nursery:
+            try:
+                with trio.move_on_after(dialing.connect_timeout):
+                    self._stream = await open_stream(
+                        dialing.endpoint,
+                        ssl_context=dialing.ssl_context,
+                        dial=dialing.dial,
+                        names=dialing.names,
+                    )
+                    stage = "the WebSocket upgrade was not answered"
+                    self.link = await upgrade(
+                        nursery,
+                        self._stream,
+                        dialing.endpoint,
+                        on_texts=self._read,
+                        on_fed=self._after_reading,
+                        wake=self.writer.bell.ring,
+                        wall_clock=self._world.wall,
+                    )
+                    self._up = True
+                if not self._up:
+                    where, seconds = dialing.endpoint.origin, f"{dialing.connect_timeout:g} s"
+                    raise HandshakeFailed(f"No connection to {where} within {seconds}: {stage}.")
+                self.writer.link, self.writer.end = self.link, self.end
+                opened(self)
+                await self._run(nursery)
+            finally:
+                nursery.cancel_scope.cancel()
 
     async def _run(self, nursery: trio.Nursery) -> None:
         if self.writer.intake is not None:
@@ -165,7 +179,7 @@ class Connection:
         link = self.link
         await link.ended.wait()
         if link.failure is not None:
-            self.end(ConnectionLost(str(link.failure)))
+            self.end(_lost(link.failure))
         elif link.close_code is not None:
             reason = f", {link.close_reason}" if link.close_reason else ""
             self.end(ConnectionLost(f"the venue closed the connection ({link.close_code}{reason})"))
@@ -193,3 +207,10 @@ class Connection:
             if scope.cancelled_caught:
                 self.end(ConnectionLost(f"no pong came within {PONG_DEADLINE:g} s"))
                 return
+
+
+def _lost(error: BaseException) -> ConnectionLost:
+    """Return why a connection ended, with ``error`` as its cause."""
+    lost = ConnectionLost(describe(error))
+    lost.__cause__ = error
+    return lost

@@ -19,6 +19,12 @@ has intents made durable before the writer gets their orders. An order scope tha
 The body is no child of these tasks and they are no children of the scopes around it: a scope that fires around
 ``open_trading_ws`` cancels the body only, whose clean-up can still use the connection. Only :meth:`Session.close` ends
 the tasks. Pending orders belong to the dispatcher; the connections task owns ``state``.
+
+Nothing that is raised in these tasks reaches the body, whatever class it is of: what befalls a connection ends that
+connection (``_session.connection``), what a spawned task raises is logged, and if the timer fails, so that no deadline
+would be kept any more, everything concludes with what is known and the session has failed. KeyboardInterrupt and
+SystemExit ask for the end of the program: they cancel the body and come out of it, while the tasks go on for its
+clean-up.
 """
 
 from __future__ import annotations
@@ -38,10 +44,11 @@ from trio_cancel._session.lookups import Lookups
 from trio_cancel._trio.environment import World
 from trio_cancel._trio.signals import is_interrupt
 from trio_cancel._trio.wakeup import Bell
+from trio_cancel._values.boundary import Boundary, describe, ends_program
 from trio_cancel._values.clock import offset_from_date
-from trio_cancel._values.errors import HandshakeFailed, SessionClosed
+from trio_cancel._values.errors import ConnectionLost, HandshakeFailed, SessionClosed, TradingError
 from trio_cancel._values.models import TOKEN_FIELDS, Credentials
-from trio_cancel._values.observer import Notifier, Statistics, logger
+from trio_cancel._values.observer import Notifier, Observer, Statistics, logger
 from trio_cancel._venue.codec import Signer
 
 if TYPE_CHECKING:
@@ -51,6 +58,11 @@ BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 """Seconds (before jitter) until the first and the last repeated try to connect."""
 HEALTHY_AFTER = 5.0
 """Seconds from which a connection counts as healthy, so that the next is tried quickly."""
+RETRY_AFTER_MOST = 60.0
+"""Seconds for which the venue's Retry-After is honoured at most."""
+EARLY_FIRST, EARLY_MOST = 2.0, 10.0
+"""Seconds after which it is overtaken by a first and by a later try while an order waits: such a try may help, and the
+order would be given up without it."""
 
 
 _Args = TypeVarTuple("_Args")
@@ -83,7 +95,7 @@ class Session:
         world: World,
         *,
         pacer: Pacer | None,
-        notify: Notifier | None,
+        observer: Observer | None,
         correct_clock: bool,
         correction: float,
         id_prefix: str,
@@ -93,10 +105,11 @@ class Session:
         self.state: SessionState = SessionState.CONNECTING
         self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not repeat
         self.ending: bool = False  # the block has ended: no further scope is opened
-        self.failure: HandshakeFailed | None = None
+        self.failure: TradingError | None = None
+        self.interruption: BaseException | None = None  # KeyboardInterrupt or SystemExit, which is to end the block
         self._dialing = dialing
         self._world = world
-        self._notify = notify
+        self._notify = None if observer is None else Notifier(observer, self.hand_on)
         self._correct_clock = correct_clock
         self.journal = journal
         self.lookups: Lookups | None = None
@@ -107,15 +120,18 @@ class Session:
         self._scope = trio.CancelScope(shield=True)
         self._ended = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._block: trio.Nursery
+        self._early = EARLY_FIRST
+        self._reconnect_bell = Bell()  # rings when an order comes in while there is no connection
         self._timer_bell = Bell()
         self._timer_at = math.inf
         self.dispatcher: Dispatcher = Dispatcher(
             sign=Signer(credentials, token_field).encode,
             id_prefix=id_prefix,
             pacer=pacer,
-            notify=notify,
+            notify=self._notify,
             jitter=world.jitter,
-            wake_writer=self._nobody_waits,
+            wake_writer=self._reconnect_bell.ring,
             wake_timer=self._wake_timer,
         )
         self.dispatcher.correction = correction
@@ -131,6 +147,7 @@ class Session:
         Raises:
             HandshakeFailed: the first connection failed; nothing is tried again.
         """
+        self._block = nursery
         nursery.start_soon(self._tasks)
         await self._first.wait()
         if self.failure is not None:
@@ -144,7 +161,12 @@ class Session:
         self.ending = True
         with trio.CancelScope(shield=True):
             try:
-                for done in [scope.end() for scope in list(self.scopes)]:
+                waits: list[trio.Event] = []
+                for scope in list(self.scopes):
+                    with Boundary() as boundary:
+                        waits.append(scope.end())
+                    self._log_failure("an order scope could not be ended", boundary.error)
+                for done in waits:
                     await done.wait()
             finally:
                 self.dispatcher.stop(SessionClosed("the session's block has ended"))
@@ -171,13 +193,20 @@ class Session:
     def spawn(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> bool:
         """Run a task beside the session's own, out of the reach of the block's scopes, to its end or the session's.
 
-        Returns False if the session's tasks have been ended, so that it is not run.
+        What it raises is logged. Returns False if the session's tasks have been ended, so that it is not run.
         """
-        assert self._nursery is not None
-        if self._scope.cancel_called:
+        nursery = self._nursery
+        if nursery is None or nursery.cancel_scope.cancel_called or self._scope.cancel_called or self._ended.is_set():
             return False
-        self._nursery.start_soon(_protected, task, *args)
+        nursery.start_soon(self._protected, task, *args)
         return True
+
+    @trio.lowlevel.enable_ki_protection
+    def hand_on(self, error: BaseException) -> None:
+        """Let KeyboardInterrupt or SystemExit, raised in a task of the session, end the block and come out of it."""
+        if self.interruption is None and not self._ended.is_set():
+            self.interruption = error
+            self._block.cancel_scope.cancel()
 
     def check_open(self) -> None:
         """Raise SessionClosed if the block has ended."""
@@ -205,14 +234,33 @@ class Session:
 
     @trio.lowlevel.enable_ki_protection
     async def _tasks(self) -> None:
+        boundary = Boundary()
         try:
-            with self._scope:
+            with boundary, self._scope:
                 async with trio.open_nursery() as self._nursery:
                     nursery = self._nursery
                     nursery.start_soon(self._timer_task)
                     nursery.start_soon(self._connections_task)
         finally:
+            if boundary.error is not None and not self._log_failure("the session's tasks failed", boundary.error):
+                self._fail(ConnectionLost(f"the session's tasks failed ({describe(boundary.error)})"))
             self._ended.set()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _protected(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
+        with Boundary() as boundary:
+            await task(*args)
+        self._log_failure("a task of the session failed", boundary.error)
+
+    def _log_failure(self, what: str, error: BaseException | None) -> bool:
+        """Log what ended at a boundary; return True if it was handed on instead, or there was nothing."""
+        if error is None:
+            return True
+        if (fatal := ends_program(error)) is not None:
+            self.hand_on(fatal)
+            return True
+        logger.error("%s: %s", what, describe(error))
+        return False
 
     @trio.lowlevel.enable_ki_protection
     async def _timer_task(self) -> None:
@@ -222,54 +270,100 @@ class Session:
             now = trio.current_time()
             if now >= self._timer_at:
                 self._timer_at = math.inf
-                self._wake_timer(self.dispatcher.expire(now))
+                with Boundary() as boundary:
+                    self._wake_timer(self.dispatcher.expire(now))
+                if boundary.error is not None:
+                    if not self._log_failure("the session's timer failed", boundary.error):
+                        self._fail(ConnectionLost(f"the session's timer failed ({describe(boundary.error)})"))
+                    self._wake_timer(now + 1)
 
     def _wake_timer(self, at: float) -> None:
         if at < self._timer_at:
             self._timer_at = at
             self._timer_bell.ring()
 
-    @staticmethod
-    def _nobody_waits() -> None:
-        """Stand in for the bell of whoever admits orders, while there is no connection."""
-
     @trio.lowlevel.enable_ki_protection
     async def _connections_task(self) -> None:
         tries = 0
         while True:
-            delay = 0.0
-            try:
-                await self._serve_one()
-            except HandshakeFailed as error:
-                if self._is_final(error):
-                    self._fail(error)
+            with Boundary() as boundary:
+                retry_after = await self._serve_one()
+                if self.failure is not None:
                     return
-                delay = error.retry_after or 0.0
-                logger.warning("no connection: %s", error)
-                if self._notify is not None:
-                    self._notify("connection_failed", error)
-            if self._opened_at and trio.current_time() - self._opened_at >= HEALTHY_AFTER:
-                tries = 0
-            self._opened_at = 0.0
-            self.state = SessionState.RECONNECTING
-            spread = self._world.jitter.uniform(0.5, 1.0)
-            await trio.sleep(max(delay, min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(tries, 10)) * spread))
-            tries += 1
+                if self._opened_at and trio.current_time() - self._opened_at >= HEALTHY_AFTER:
+                    tries = 0
+                self._opened_at = 0.0
+                self.state = SessionState.RECONNECTING
+                spread = self._world.jitter.uniform(0.5, 1.0)
+                await self._pause(min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(tries, 10)) * spread, retry_after)
+                tries += 1
+            if boundary.error is not None:
+                self._log_failure("the session's connections task failed", boundary.error)
+                await trio.sleep(BACKOFF_MOST)
 
-    async def _serve_one(self) -> None:
+    async def _pause(self, backoff: float, retry_after: float | None) -> None:
+        """Wait before the next try to connect: for the backoff, and for what the venue asked unless an order waits."""
+        began = trio.current_time()
+        until = began + backoff
+        if retry_after is None:
+            self._early = EARLY_FIRST
+        else:
+            until = max(until, began + min(retry_after, RETRY_AFTER_MOST))
+            early = max(began + backoff, began + self._early)
+            dispatcher = self.dispatcher
+            while trio.current_time() < until and not dispatcher.waiting:
+                with trio.move_on_at(until):
+                    await self._reconnect_bell.wait()
+            if early < until:
+                if trio.current_time() < until:  # somebody waits
+                    self._early = min(EARLY_MOST, 2 * self._early)
+                until = early
+        await trio.sleep_until(until)
+
+    async def _serve_one(self) -> float | None:
+        """Open a connection and serve it to its end; return how long the venue asks us to wait, if it does."""
         number = self._connections + 1
         connection = Connection(number, self.dispatcher, self._world, self.journal)
         cause: BaseException | None = None
         try:
             cause = await connection.serve(self._dialing, self._opened)
+        except HandshakeFailed as error:
+            self._refused(error)
+            return error.retry_after
         finally:
             self._connection = None
-            self.dispatcher.table.wake_writer = self.dispatcher.write_now = self._nobody_waits
+            self.dispatcher.table.wake_writer = self.dispatcher.write_now = self._reconnect_bell.ring
             if cause is not None:
                 logger.warning("connection %d ended: %s", number, cause)
             if self._notify is not None and self._connections == number:
                 # Also when the session ends: who counts open connections must get back to where it was.
                 self._notify("connection_lost", number, cause)
+        if (fatal := ends_program(cause)) is not None:
+            self.hand_on(fatal)
+        if not self._first.is_set():
+            failed = HandshakeFailed(f"The connection to {self._dialing.endpoint.origin} ended at once: {cause}.")
+            failed.__cause__ = cause
+            self._fail(failed)
+        return None
+
+    def _refused(self, error: HandshakeFailed) -> None:
+        """Take note of a try to connect that failed.
+
+        The first fails fast. Later only what the venue itself says of us is final, status 401: a certificate may be a
+        captive portal's or that of a load balancer that is half updated, 403 a firewall's temporary ban.
+        """
+        if (fatal := ends_program(error)) is not None:
+            self.hand_on(fatal)
+        if not self._connections or error.status == 401:
+            self._fail(error)
+            return
+        if error.retry_after is not None and error.retry_after > RETRY_AFTER_MOST:
+            logger.warning("no connection: %s It is waited for %g s at most.", error, RETRY_AFTER_MOST)
+        else:
+            logger.warning("no connection: %s", error)
+        self.dispatcher.down_because = error
+        if self._notify is not None:
+            self._notify("connection_failed", error)
 
     def _opened(self, connection: Connection) -> None:
         self._connection = connection
@@ -293,14 +387,7 @@ class Session:
         dispatcher.connection_up(trio.current_time())
         self._first.set()
 
-    def _is_final(self, error: HandshakeFailed) -> bool:
-        """Return True if trying again cannot help. The first connection fails fast; later only what is hopeless does.
-
-        403 is final on the first connection only: it may also be a firewall's temporary ban.
-        """
-        return not self._connections or error.final or error.status == 401
-
-    def _fail(self, error: HandshakeFailed) -> None:
+    def _fail(self, error: TradingError) -> None:
         self.failure = error
         self.state = SessionState.FAILED
         logger.error("the session has failed: %s", error)
@@ -308,11 +395,8 @@ class Session:
             self._notify("connection_failed", error)
         self.dispatcher.stop(error)
         self._first.set()
-
-
-@trio.lowlevel.enable_ki_protection
-async def _protected(task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
-    await task(*args)
+        if self._connection is not None:
+            self._connection.end(error)
 
 
 @asynccontextmanager
@@ -340,3 +424,5 @@ async def run_session(session: Session) -> AsyncGenerator[Session]:
         finally:
             session.kill()
             await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its tasks have been told to end
+            if session.interruption is not None:
+                raise session.interruption

@@ -7,6 +7,7 @@ stream's own count says which frames were not wholly accepted, and those were no
 
 A single cancel that finds nothing else under way takes that one step itself (:meth:`Writer.write_now`), which saves it
 a pass of the scheduler. It never waits there, and the writer is parked meanwhile, so that there is still one writer.
+What fails in that step, whatever it is, ends the connection and is not raised: it is not that caller's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from trio_cancel._net.websocket import Link
 from trio_cancel._session.write_ahead import Intake, IntentLog
 from trio_cancel._trio.environment import World
 from trio_cancel._trio.wakeup import Bell
+from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost
 
 WRITE_DEADLINE = 5.0
@@ -119,7 +121,16 @@ class Writer:
             self._parked = False
 
     def _start(self, control: list[bytes], admitted: list[Pending]) -> None:
-        """Sign, and hand everything to the socket, in one step."""
+        """Sign, and hand everything to the socket, in one step, whose failure ends the connection."""
+        boundary = Boundary()
+        with boundary:
+            self._hand_over(control, admitted)
+        if boundary.error is not None:
+            # What was not signed waits again. What was signed is told from `_unfinished`; without one nothing was sent.
+            self._dispatcher.put_back(admitted, trio.current_time())
+            self._break(boundary.error, describe(boundary.error))
+
+    def _hand_over(self, control: list[bytes], admitted: list[Pending]) -> None:
         stream = self.link.stream
         data = b""
         ends: list[int] = []
@@ -132,17 +143,11 @@ class Writer:
             data = b"".join((*control, data))
             ends = before + [before[-1] + end for end in ends]
         orders = [] if self._intents is None else [flight.pending for flight in flights]
-        first = stream.accepted + len(control)
-        try:
-            whole = stream.send_now(data, ends)
-        except trio.BrokenResourceError as error:
-            self._unfinished = _Unfinished(flights, orders, first)
-            self._break(error, str(error))
-            return
-        if not whole:
-            self._unfinished = _Unfinished(flights, orders, first)
-        elif self._intents is not None:
-            self._intents.written(orders)
+        self._unfinished = _Unfinished(flights, orders, stream.accepted + len(control))
+        if stream.send_now(data, ends):
+            self._unfinished = None
+            if self._intents is not None:
+                self._intents.written(orders)
 
     async def _finish(self) -> None:
         """Wait until the socket has taken the rest, for ``WRITE_DEADLINE`` at most."""
@@ -164,7 +169,9 @@ class Writer:
     def _break(self, cause: BaseException, text: str) -> None:
         self._broken = True
         self._drop(cause)
-        self.end(ConnectionLost(text))
+        lost = ConnectionLost(text)
+        lost.__cause__ = None if isinstance(cause, ConnectionLost) else cause
+        self.end(lost)
 
     def _drop(self, cause: BaseException) -> None:
         """Tell of the attempts in an unfinished write that were not wholly accepted."""

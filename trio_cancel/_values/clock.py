@@ -7,10 +7,22 @@ Several connections intersect their intervals.
 
 from __future__ import annotations
 
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+import re
+from datetime import UTC, datetime
 
 import attrs
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAY, _MONTH = r"(?P<day>\d{1,2})", "(?P<month>[a-z]{3})"
+_TIME = r"(?P<hour>\d{1,2}):(?P<minute>\d\d):(?P<second>\d\d)"
+# RFC 9110, 5.6.7: the one form that may be sent, and the two older ones that must be understood.
+_HTTP_DATES = tuple(
+    re.compile(form, re.ASCII | re.IGNORECASE)
+    for form in (
+        rf"[a-z]+, *{_DAY}[ -]{_MONTH}[ -](?P<year>\d\d(?:\d\d)?) +{_TIME} +(?:GMT|UTC|[+-]0000)",
+        rf"[a-z]{{3}} +{_MONTH} +{_DAY} +{_TIME} +(?P<year>\d{{4}})",
+    )
+)
 
 
 @attrs.frozen
@@ -70,12 +82,36 @@ def offset_from_date(date: str | None, requested_at: float, answered_at: float) 
         requested_at: our Unix seconds before the request was written.
         answered_at: our Unix seconds after its answer was read.
     """
-    if not date:
-        return None
-    try:
-        at = parsedate_to_datetime(date)
-        seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()  # "-0000" is UTC, too
-    except (ValueError, TypeError, OverflowError, OSError):
+    seconds = http_date(date)
+    if seconds is None:
         return None
     low, high = seconds - answered_at, seconds + 1 - requested_at
     return OffsetInterval(low * 1000, high * 1000) if low <= high else None
+
+
+def http_date(text: str | None) -> float | None:
+    """Return the Unix seconds of an HTTP date (a ``Date`` or ``Retry-After`` header), or None if it is none.
+
+    All three forms of RFC 9110 are read, always as UTC; a year of two digits is that of this century or, from 70 on, of
+    the last. Whatever else stands there tells nothing: it never raises.
+    """
+    if text is None or len(text) > 64:
+        return None
+    for form in _HTTP_DATES:
+        found = form.fullmatch(text.strip())
+        if found is None:
+            continue
+        part = found.groupdict()
+        month, year, second = part["month"].lower(), int(part["year"]), int(part["second"])
+        if len(part["year"]) == 2:
+            year += 1900 if year >= 70 else 2000
+        if month not in _MONTHS or second > 60:
+            return None
+        try:
+            at = datetime(
+                year, 1 + _MONTHS.index(month), int(part["day"]), int(part["hour"]), int(part["minute"]), tzinfo=UTC
+            )
+        except ValueError:  # there is no such day or hour
+            return None
+        return at.timestamp() + second  # 60 is a leap second
+    return None

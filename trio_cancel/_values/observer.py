@@ -5,22 +5,77 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import attrs
 
+from trio_cancel._values.boundary import describe, ends_program, goes_on
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
 
-logger = logging.getLogger("trio_cancel")
-logger.addHandler(logging.NullHandler())
+
+class Log:
+    """The package's logger. What its handlers and filters raise cannot hurt whoever logs; it is told on stderr, once.
+
+    ``logging`` itself forgives only what a handler gives to ``Handler.handleError``.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._told = False
+
+    def log(self, level: int, text: str, *args: object, exc_info: bool = False, depth: int = 2) -> None:
+        """Log a text; ``depth`` says how many calls above this one it comes from."""
+        try:
+            self._logger.log(level, text, *args, exc_info=exc_info, stacklevel=depth)
+        except BaseException as error:  # noqa: ASYNC103 - a boundary: it raises what must go on
+            if goes_on(error) or ends_program(error):
+                raise
+            self._tell(error)
+
+    def _tell(self, error: BaseException) -> None:
+        if not self._told:
+            self._told = True
+            with suppress(Exception):  # stderr may be closed; there is nowhere left to say so
+                sys.stderr.write(
+                    f"trio_cancel: a logging handler or filter failed ({describe(error)}); its lines are lost, and "
+                    "cancels go on.\n"
+                )
+
+    def debug(self, text: str, *args: object) -> None:
+        """Log at DEBUG."""
+        self.log(logging.DEBUG, text, *args, depth=3)
+
+    def info(self, text: str, *args: object) -> None:
+        """Log at INFO."""
+        self.log(logging.INFO, text, *args, depth=3)
+
+    def warning(self, text: str, *args: object) -> None:
+        """Log at WARNING."""
+        self.log(logging.WARNING, text, *args, depth=3)
+
+    def error(self, text: str, *args: object) -> None:
+        """Log at ERROR."""
+        self.log(logging.ERROR, text, *args, depth=3)
+
+    def exception(self, text: str, *args: object) -> None:
+        """Log at ERROR, with the exception that is being handled."""
+        self.log(logging.ERROR, text, *args, exc_info=True, depth=3)
+
+
+logging.getLogger("trio_cancel").addHandler(logging.NullHandler())
+logger = Log(logging.getLogger("trio_cancel"))
 
 
 class Observer(Protocol):
     """Told what happens, as it happens. Inherit from it and override what you need; the rest does nothing.
 
     Its methods are called from the session's tasks: they must be quick and must not block. What they raise is logged
-    and otherwise ignored, so that watching a cancel can never hurt it. Times are seconds.
+    and otherwise ignored, of whatever class it is, so that watching a cancel can never hurt it. Only KeyboardInterrupt
+    and SystemExit keep their meaning: they end the block of ``open_trading_ws`` and come out of it. Times are seconds.
     """
 
     # An explicit `return` in each: to a type checker an empty body would make the method abstract.
@@ -61,17 +116,27 @@ class Observer(Protocol):
 class Notifier:
     """Calls an observer and survives it."""
 
-    __slots__ = ("_observer",)
+    __slots__ = ("_hand_on", "_observer")
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, hand_on: Callable[[BaseException], None] | None = None) -> None:
         self._observer = observer
+        self._hand_on = hand_on
 
     def __call__(self, event: str, *args: object) -> None:
-        """Call the observer's method ``event``; log what it raises."""
+        """Call the observer's method ``event``; log what it raises, and hand on what ends the program.
+
+        It is called in the middle of things that must be finished: so nothing is raised in here.
+        """
         try:
             getattr(self._observer, event)(*args)
-        except Exception:
-            logger.exception("the observer failed in %s; the cancel goes on", event)
+        except BaseException as error:  # noqa: ASYNC103 - a boundary: it raises or hands on what must go on
+            fatal = ends_program(error)
+            if fatal is not None and self._hand_on is not None:
+                self._hand_on(fatal)
+            elif fatal is not None or goes_on(error):
+                raise
+            else:
+                logger.exception("the observer failed in %s; the cancel goes on", event)
 
 
 @attrs.frozen
