@@ -426,8 +426,10 @@ def broken_logging(kind: str, error: BaseException) -> Iterator[RaisingHandler |
         yield broken
     finally:
         ours.setLevel(level)
-        logger.removeFilter(broken)  # type: ignore[arg-type]  # one of the two does nothing
-        logger.removeHandler(broken)
+        if isinstance(broken, RaisingFilter):
+            logger.removeFilter(broken)
+        else:
+            logger.removeHandler(broken)
 
 
 @pytest.mark.parametrize("kind", ["handler", "filter", "root handler"])
