@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from trio_cancel._cli import _output, _run, run, run_async
-from trio_cancel.sandbox import CustomReply, Fault, Faults, Sandbox, SandboxOptions
+from trio_cancel.sandbox import CustomReply, Fault, Faults, Sandbox, SandboxOptions, open_sandbox
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
@@ -522,3 +522,48 @@ def test_what_should_not_happen_is_one_line(
     assert run(["cancel", NOBODY]) == status
     [line] = capsys.readouterr().err.splitlines()
     assert says in line
+
+
+# The venue's other dialect
+
+
+async def test_how_an_order_was_closed_is_in_the_lines(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    order, other = shell.sandbox.book.create(), shell.sandbox.book.create()
+    codes = {order.id: (40020, "Order already canceled."), other.id: (40021, "Order executed completely.")}
+
+    def answer(record: Any) -> CustomReply:
+        code, words = codes[record.order_id]
+        error = {"error_code": code, "message": words}
+        return CustomReply(json.dumps({"id": record.request_id, "status": 400, "result": None, "error": error}))
+
+    shell.sandbox.script(answer)
+    status, records = await shell(order.id.lower(), other.id)
+    assert status == 0
+    assert {record["id"]: record["closed_as"] for record in records} == {
+        order.id.lower(): "canceled",  # as it was given
+        other.id: "executed",
+    }
+    monkeypatch.setattr(_output, "is_terminal", lambda stream: stream is sys.stdout)
+    await run_async(["cancel", other.id, "--url", shell.sandbox.url, "--ca-file", str(shell.ca_file)])
+    assert "executed before: 400 40021 Order executed completely." in shell.capture.readouterr().out
+
+
+async def test_the_name_of_the_token_is_named_where_it_may_be_wrong(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_sandbox(token_field="apiToken") as sandbox:
+        order = sandbox.book.create()
+        monkeypatch.setenv("RIPIO_API_TOKEN", sandbox.credentials.api_token)
+        monkeypatch.setenv("RIPIO_API_SECRET", sandbox.credentials.api_secret)
+        assert await run_async(["cancel", order.id, "--url", sandbox.url]) == 1
+        (line,) = capfd.readouterr().out.splitlines()
+        assert json.loads(line)["cause"].endswith("choose api_token or apiToken with TRIO_CANCEL_TOKEN_FIELD")
+        assert await run_async(["doctor", "--url", sandbox.url]) == 1
+        assert "TRIO_CANCEL_TOKEN_FIELD" in capfd.readouterr().out
+        monkeypatch.setenv("TRIO_CANCEL_TOKEN_FIELD", "apiToken")
+        assert await run_async(["doctor", "--url", sandbox.url]) == 0
+        assert await run_async(["cancel", order.id, "--url", sandbox.url]) == 0
+        capfd.readouterr()
+        monkeypatch.setenv("TRIO_CANCEL_TOKEN_FIELD", "token")
+        assert await run_async(["cancel", order.id, "--url", sandbox.url]) == 2
+        assert "TRIO_CANCEL_TOKEN_FIELD must be api_token or apiToken" in capfd.readouterr().err

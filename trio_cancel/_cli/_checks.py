@@ -29,6 +29,7 @@ from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError, HandshakeFailed
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, Credentials
 from trio_cancel._values.outcomes import FIELD_ADVICE, AlreadyClosed, NotFound, NotSent, Outcome, Rejected, Unknown
+from trio_cancel._venue.verdict import NOT_FOUND_CODES
 
 PATIENCE = 10.0
 """Seconds for a check."""
@@ -237,7 +238,10 @@ def judge_probe(outcome: Outcome, clock: OffsetInterval | None) -> Check:
     error = outcome.error
     figures = {} if error is None else {"status": error.status, "error_code": error.error_code}
     if isinstance(outcome, NotFound | AlreadyClosed) and error is not None:
-        detail = f"{error.error_code or error.status} as expected: token, secret and clock are right"
+        if isinstance(outcome, NotFound) and error.error_code not in NOT_FOUND_CODES:
+            detail = f"{error}: not found, but without the venue's own code, so that the credentials are not proved"
+            return Check("credentials", Result.WARNING, detail, figures)
+        detail = f"{error.error_code} as expected: token, secret and clock are right"
         return Check("credentials", Result.OK, detail, figures)
     if isinstance(outcome, Rejected) and error is not None:
         if error.refuses_credentials:
@@ -247,7 +251,7 @@ def judge_probe(outcome: Outcome, clock: OffsetInterval | None) -> Check:
         elif error.status == TOO_MANY:
             detail = "the venue limits requests (429); try again later"
         else:
-            detail = f"the venue refused a cancel for another reason: {error}"
+            detail = f"the venue refused a cancel for another reason: {str(error).rstrip('.')}"
         if error.misses_token:
             detail += f"; {shell_words(FIELD_ADVICE)}"
     elif isinstance(outcome, NotSent | Unknown):

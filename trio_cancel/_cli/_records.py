@@ -77,7 +77,7 @@ def why(outcome: Outcome) -> str:
     if isinstance(outcome, AlreadyClosed) and outcome.closed_as is not None:
         return f"{outcome.closed_as} before: {clean(str(outcome.error))}"
     if cause := cause_of(outcome):
-        return clean(cause)
+        return clean(f"{outcome.error} ({cause})" if isinstance(outcome, Rejected) else cause)
     return clean(str(outcome.error)) if outcome.error is not None else ""
 
 
