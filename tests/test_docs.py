@@ -317,7 +317,7 @@ def default(name: str) -> float:
         ("attempts.md", f"| `reply_timeout` | {default('reply_timeout'):g} s |"),
         ("attempts.md", f"| `give_up_after` | {default('give_up_after'):g} s |"),
         ("attempts.md", f"after {_inbox.RETRY_FIRST:g} s, doubling up to {_inbox.RETRY_MOST:g} s, with jitter"),
-        ("attempts.md", f"40011 more than {_verdict.LATE_SIGNATURE:g} s after its write"),
+        ("attempts.md", f"more than {_verdict.LATE_SIGNATURE:g} s after its write"),
         ("attempts.md", f"after {_session.BACKOFF_FIRST:g} s, doubling up to {_session.BACKOFF_MOST:g} s, with jitter"),
         ("attempts.md", f"a ping every {_connection.PING_INTERVAL:g} s, {_connection.PONG_DEADLINE:g} s for its pong"),
         ("attempts.md", f"found within {_connection.PING_INTERVAL + _connection.PONG_DEADLINE:g} s"),
