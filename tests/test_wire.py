@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from trio_cancel import CanceledOrder, CancelRequest, Credentials
 from trio_cancel._venue.codec import BadReply, Reply, Signer, _shared_decimal, business_params, decode_reply
 
-SEED_REQUEST = """{
+PAGE_REQUEST = """{
   "id": "req-003",
   "method": "order.cancel",
   "params": {
@@ -29,7 +29,7 @@ SEED_REQUEST = """{
     "id": "7155ED34-9EC4-4733-8B32-1E4319CB662F"
   }
 }"""
-SEED_SUCCESS = """{
+PAGE_SUCCESS = """{
   "id": "req-003",
   "status": 200,
   "result": {
@@ -49,7 +49,7 @@ SEED_SUCCESS = """{
     "external_id": "my-order-123"
   }
 }"""
-SEED_NOT_FOUND = """{
+PAGE_NOT_FOUND = """{
   "id": "req-003",
   "status": 404,
   "result": null,
@@ -58,7 +58,7 @@ SEED_NOT_FOUND = """{
     "message": "Order not found."
   }
 }"""
-SEED_CLOSED = """{
+PAGE_CLOSED = """{
   "id": "req-003",
   "status": 400,
   "result": null,
@@ -67,7 +67,7 @@ SEED_CLOSED = """{
     "message": "Cannot cancel an already canceled or fully executed order."
   }
 }"""
-SEED_ID = "7155ED34-9EC4-4733-8B32-1E4319CB662F"
+PAGE_ID = "7155ED34-9EC4-4733-8B32-1E4319CB662F"
 VECTORS = json.loads((Path(__file__).parent / "signature_vectors.json").read_text(encoding="utf-8"))
 
 
@@ -100,9 +100,9 @@ def order_in(text: str | bytes) -> CanceledOrder:
 
 def test_the_documented_request_byte_for_byte() -> None:
     signer = Signer(Credentials("your-api-token", "sandbox-secret"))
-    [text] = signer.encode([("req-003", CancelRequest(SEED_ID))], 1634567890000)
+    [text] = signer.encode([("req-003", CancelRequest(PAGE_ID))], 1634567890000)
     signature = "ZBdPomouS4r1budlwzSY+d2Bg58GO/SPgn+pCFb3064="
-    assert text == compact(SEED_REQUEST).replace("calculated-signature", signature).encode()
+    assert text == compact(PAGE_REQUEST).replace("calculated-signature", signature).encode()
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: str(vector["timestamp"]))
@@ -173,13 +173,13 @@ def test_a_signer_can_be_used_again() -> None:
 # In
 
 
-@pytest.mark.parametrize("text", [SEED_SUCCESS, compact(SEED_SUCCESS), SEED_SUCCESS.encode()])
+@pytest.mark.parametrize("text", [PAGE_SUCCESS, compact(PAGE_SUCCESS), PAGE_SUCCESS.encode()])
 def test_the_documented_success(text: str | bytes) -> None:
     reply = decode_reply(text)
     assert isinstance(reply, Reply)
     assert (reply.id, reply.status, reply.has_error, reply.error_code) == ("req-003", 200, False, None)
     assert reply.order == CanceledOrder(
-        id=SEED_ID,
+        id=PAGE_ID,
         create_date=datetime(2024, 3, 27, 13, 27, 19, 853_000, tzinfo=UTC),
         update_date=datetime(2024, 3, 27, 13, 30, 45, 123_000, tzinfo=UTC),
         executed_amount=Decimal(0),
@@ -229,14 +229,14 @@ def render(order: CanceledOrder, request_id: str) -> str:
 
 
 def test_the_documented_success_made_again_byte_for_byte() -> None:
-    assert render(order_in(SEED_SUCCESS), "req-003") == compact(SEED_SUCCESS)
+    assert render(order_in(PAGE_SUCCESS), "req-003") == compact(PAGE_SUCCESS)
 
 
 @pytest.mark.parametrize(
     ("text", "status", "code", "message"),
     [
-        (SEED_NOT_FOUND, 404, 40401, "Order not found."),
-        (SEED_CLOSED, 400, 40408, "Cannot cancel an already canceled or fully executed order."),
+        (PAGE_NOT_FOUND, 404, 40401, "Order not found."),
+        (PAGE_CLOSED, 400, 40408, "Cannot cancel an already canceled or fully executed order."),
     ],
 )
 def test_the_documented_errors(text: str, status: int, code: int, message: str) -> None:
