@@ -28,7 +28,7 @@ from trio_cancel.sandbox._protocol import render_order, render_result
 from .callers import Callers
 from .engine import Steps, logging_kept, run_deterministically, watched
 from .record import Recorder, Run
-from .scenario import ExitKind, OrderState, Scenario
+from .scenario import ExitKind, OrderState, Reuse, Scenario
 from .stream import NetFault, Road, Wire, wrapped
 from .watch import Watch, deliveries
 
@@ -100,6 +100,8 @@ class Simulation:
             async with trio.open_nursery() as self._venue:
                 for fill in scenario.fills:
                     self._venue.start_soon(self._fill, fill.at, scenario.orders[fill.order].id, fill.whole)
+                for number, reuse in enumerate(scenario.reuses):
+                    self._venue.start_soon(self._reuse, number, reuse)
                 with trio.move_on_after(LIMIT) as limit:
                     await self._session_and_callers()
                 if limit.cancelled_caught or limit.cancel_called:
@@ -159,6 +161,24 @@ class Simulation:
                 book.fill(order_id, amount=None if whole else book.get(order_id).remaining_amount / 3)
         except UnknownOrder:
             pass
+
+    async def _reuse(self, number: int, reuse: Reuse) -> None:
+        await trio.sleep(reuse.at)
+        external_id = self.scenario.orders[reuse.order].external_id
+        book = self._sandbox.book
+        try:
+            old = book.get(external_id=external_id)
+        except UnknownOrder:
+            return
+        if old.status.active:
+            book.fill(old.id)
+        elif old.status is OrderStatus.PENDING_CREATION:
+            return
+        book.create(id=f"AGAIN-{number}", external_id=external_id)
+        faults = self.done.recorder.faults
+        faults["reused_id"] += 1
+        swept = any((reuse.order, True) in result.op.orders and result.ended is None for result in self.done.results)
+        faults["reused_id_with_sweep"] += swept
 
     async def _dial(self) -> trio.abc.Stream:
         scenario, faults = self.scenario, self.done.recorder.faults

@@ -87,6 +87,14 @@ class Fill:
     whole: bool
 
 
+@attrs.frozen
+class Reuse:
+    """An external id that names a new order from then on; the old one is closed first if it is not."""
+
+    at: float
+    order: int
+
+
 class ExitKind(StrEnum):
     """How the session's block ends."""
 
@@ -123,6 +131,7 @@ class Scenario:
     orders: tuple[OrderPlan, ...]
     ops: tuple[Op, ...]
     fills: tuple[Fill, ...] = ()
+    reuses: tuple[Reuse, ...] = ()
     end: Exit = Exit()
     # The client
     connect_timeout: float = 10.0
@@ -161,6 +170,8 @@ def draw(seed: int) -> Scenario:
     request_faults: dict[Fault, float] = {} if quiet else _request_faults(rng)
     upgrades = () if quiet else _upgrades(rng)
     roads = _roads(rng, quiet=quiet, losing=bool(upgrades))
+    named = [index for index, order in enumerate(orders) if order.external_id is not None]
+    again = random.Random(f"reuse {seed}")  # of its own, so that it changes nothing else
     if Fault.OVERSIZE in request_faults:  # 2 MiB in small pieces would take seconds
         roads = tuple(attrs.evolve(road, capacity=65_536, most=1 << 30) for road in roads)
     limited = rng.random() < 0.12
@@ -178,6 +189,10 @@ def draw(seed: int) -> Scenario:
         fills=tuple(
             Fill(round(rng.uniform(0, 4), 3), rng.randrange(len(orders)), rng.random() < 0.5)
             for _ in range(rng.choice((0, 0, 1, 3)))
+        ),
+        reuses=tuple(
+            Reuse(round(again.choice((0.001, again.uniform(0, 0.5), again.uniform(0, 6))), 3), again.choice(named))
+            for _ in range(again.choice((0, 0, 0, 1, 2)) if named else 0)
         ),
         end=_exit(rng),
         connect_timeout=rng.choice((10.0, 10.0, 3.0)),

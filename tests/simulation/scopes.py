@@ -45,6 +45,9 @@ class Trade:
         life: seconds until ``then``.
         then: what becomes of it.
         again: it is added a second time before it is placed.
+        old: how an older order with its external id stands when the run begins; None if there is none.
+        sweep: seconds after the add at which somebody cancels by its external id; None for never.
+        with_id: the scope is told the venue's id with ``placed``.
     """
 
     order: int
@@ -58,6 +61,9 @@ class Trade:
     life: float
     then: Then
     again: bool
+    old: OrderState | None = None
+    sweep: float | None = None
+    with_id: bool = False
 
 
 class Leave(StrEnum):
@@ -154,6 +160,7 @@ def draw_scopes(seed: int) -> ScopeScenario:
         orders=orders,
         ops=_ops(rng, orders) if rng.random() < 0.7 else (),
         fills=(),
+        reuses=(),
         scripted=(),
         roads=tuple(roads),
         upgrades=upgrades,
@@ -167,7 +174,7 @@ def draw_scopes(seed: int) -> ScopeScenario:
     return ScopeScenario(
         base,
         scopes,
-        tuple(_trade(rng, index, len(scopes)) for index in range(len(standing), len(orders))),
+        tuple(_reused(seed, _trade(rng, index, len(scopes))) for index in range(len(standing), len(orders))),
         _disk(rng),
         inside=rng.random() < 0.6,
         death=_moment(rng) if mark < 0.4 else None,
@@ -217,6 +224,19 @@ def _trade(rng: random.Random, order: int, scopes: int) -> Trade:
         life=round(rng.choice((0.0, rng.uniform(0, 0.5), rng.uniform(0, 6))), 3),
         then=rng.choice(tuple(Then)),
         again=rng.random() < 0.15,
+    )
+
+
+def _reused(seed: int, trade: Trade) -> Trade:
+    rng = random.Random(f"reused {seed} {trade.order}")  # of its own, so that it changes nothing else
+    trade = attrs.evolve(trade, with_id=rng.random() < 0.5)
+    if trade.by_id or rng.random() < 0.6:
+        return trade
+    return attrs.evolve(
+        trade,
+        at=trade.at + 0.05,  # the old order is there before
+        old=rng.choice((OrderState.OPEN, OrderState.FILLED, OrderState.CANCELED)),
+        sweep=round(rng.choice((0.0, rng.uniform(0, 0.1), rng.uniform(0, 6))), 3) if rng.random() < 0.8 else None,
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import trio
 
-from trio_cancel import CancelRequest, JournalContents, OrdersLeft, Outcome
+from trio_cancel import Canceled, CancelRequest, JournalContents, OrdersLeft, Outcome
 from trio_cancel._cli._resume import SETTLE
 from trio_cancel._journal.journal import PATIENCE
 from trio_cancel._journal.opening import CLOSING
@@ -121,9 +121,11 @@ def _unsettled_at_death(whole: ScopeRun) -> set[CancelRequest]:
 
 def _check_resume(whole: ScopeRun, resume: Resume) -> Iterator[str]:
     told = {outcome.request: outcome for outcome in resume.told}
-    if sorted(map(str, told)) != sorted(map(str, resume.orders)) or len(resume.told) != len(told):
+    if sorted(str(outcome.request) for outcome in resume.told) != sorted(map(str, resume.orders)):
         yield f"S3: resume was to cancel {resume.orders} and told {resume.told}"
     for outcome in resume.told:
+        if _may_be_old(whole, outcome) and outcome.request not in _held_before(whole):
+            continue  # a mere cancel by this name
         if outcome.off_book and _order_id(whole, outcome.request) in resume.on_book:
             yield f"S4: resume said {outcome.kind} of {outcome.request}, which is on the book"
     held = {each.request for each in _held_at_death(whole)}
@@ -134,7 +136,8 @@ def _check_resume(whole: ScopeRun, resume: Resume) -> Iterator[str]:
         for request, _, outcome, _ in life.settled
         if life.dead and outcome.kind in DEFINITE
     }
-    for request in held | (_unsettled_at_death(whole) - since):
+    mere = {request for request in _unsettled_at_death(whole) if request.external_id not in _reused(whole)}
+    for request in held | (mere - since):
         if _order_id(whole, request) not in resume.on_book:
             continue
         if request not in told and resume is first:
@@ -143,6 +146,21 @@ def _check_resume(whole: ScopeRun, resume: Resume) -> Iterator[str]:
             yield f"S3: {request} is on the book, and resume said {told[request].kind}"
         elif request in held and request in told and resume.failure is None and _can_reach(whole):
             yield f"S3: {request} was held and is on the book after a resume that nothing hindered"
+
+
+def _reused(whole: ScopeRun) -> set[str | None]:
+    """Return the external ids that have named an older order before."""
+    return {whole.run.scenario.orders[trade.order].external_id for trade in whole.plan.trades if trade.old is not None}
+
+
+def _held_before(whole: ScopeRun) -> set[CancelRequest]:
+    return set() if whole.at_death is None else _held_in(whole.at_death)
+
+
+def _may_be_old(whole: ScopeRun, outcome: Outcome) -> bool:
+    """Return True for a yes that may be about an older order of the name."""
+    this = isinstance(outcome, Canceled) and outcome.order.id == _order_id(whole, outcome.request)
+    return outcome.request.external_id in _reused(whole) and not this
 
 
 def _limited(whole: ScopeRun) -> bool:
@@ -213,11 +231,11 @@ def _check_told(name: str, result: ScopeResult, left: set[CancelRequest]) -> Ite
 
 
 def _check_truth(whole: ScopeRun) -> Iterator[str]:
-    """What somebody was told is off the book is off it: no order of a run comes twice."""
+    """What somebody was told is off the book is off it, if no other order has had its name."""
     on_book = {order.id for order in whole.run.orders.values() if order.status.active}
     for life in whole.lives:
         for request, _, outcome, _ in life.settled:
-            if outcome.off_book and _order_id(whole, request) in on_book:
+            if outcome.off_book and not _may_be_old(whole, outcome) and _order_id(whole, request) in on_book:
                 yield f"S4: {request} is {outcome.kind}, and on the book"
 
 

@@ -1,4 +1,4 @@
-"""Three faults of journals, put back into ours one at a time, to see that the checker of scopes catches them.
+"""Four faults of journals, put back into ours one at a time, to see that the checker of scopes catches them.
 
 DEFECTS.md beside this says which seed catches which.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from unittest.mock import patch
 
-from trio_cancel import CancelRequest, JournalOrder, OrderScope
+from trio_cancel import CancelRequest, JournalOrder, OffsetInterval, OrderScope, Outcome
+from trio_cancel._engine.held import Hold
 from trio_cancel._engine.order import Pending
 from trio_cancel._journal.journal import Journal
 
@@ -50,7 +51,17 @@ def resume_skips_unsettled() -> Generator[None]:
         yield
 
 
+def closed_whichever_order() -> Generator[None]:
+    """An answer about the old order of an external id releases the hold of the new one."""
+
+    def believe(hold: Hold, outcome: Outcome, clock: OffsetInterval | None) -> bool:
+        return bool(outcome.off_book)
+
+    with patch.object(Hold, "is_meant_by", believe):
+        yield
+
+
 SCOPE_DEFECTS = {
     function.__name__: Defect(function.__name__, function)
-    for function in (write_before_commit, hold_forgotten_with_another, resume_skips_unsettled)
+    for function in (write_before_commit, hold_forgotten_with_another, resume_skips_unsettled, closed_whichever_order)
 }

@@ -35,7 +35,7 @@ from .engine import Steps, logging_kept, run_deterministically, watched
 from .harness import CREDENTIALS, LIMIT, BodyError, Simulation, trace
 from .life import Life, Watch, settlements
 from .record import Recorder, Run
-from .scenario import NO_FAULTS, ExitKind, OrderPlan
+from .scenario import NO_FAULTS, ExitKind, OrderPlan, OrderState
 from .scopes import DiskPlan, ScopeScenario, Trade
 from .stream import wrapped
 from .trading import Held, ScopeResult, Traders
@@ -120,6 +120,20 @@ class ScopeSimulation(Simulation):
 
     # The venue
 
+    def _prepare(self) -> None:
+        super()._prepare()
+        book = self._sandbox.book
+        for trade in self.whole.plan.trades:
+            if trade.old is not None:
+                old = book.create(id=self._old(trade), external_id=self.scenario.orders[trade.order].external_id)
+                if trade.old is OrderState.FILLED:
+                    book.fill(old.id)
+                elif trade.old is OrderState.CANCELED:
+                    book.cancel(old.id)
+
+    def _old(self, trade: Trade) -> str:
+        return f"OLD-{trade.order}"
+
     @property
     def book(self) -> Book:
         """The venue's."""
@@ -132,6 +146,8 @@ class ScopeSimulation(Simulation):
 
     async def _create(self, trade: Trade, order: OrderPlan) -> None:
         await trio.sleep(trade.travel)
+        if trade.old is not None and self._sandbox.book.get(self._old(trade)).status.active:
+            self._sandbox.book.fill(self._old(trade))  # a name is used again once it is free
         self._under_way.discard(order.id)
         self._sandbox.book.create(id=order.id, external_id=order.external_id, delay=trade.delay)
 

@@ -80,6 +80,7 @@ class Traders:
         self._venue = venue
         self._steps = steps
         self._stamp = recorder.stamp
+        self._faults = recorder.faults
 
     async def open_scopes(self, ws: TradingWS, parent: int | None = None) -> None:
         """Open every scope of a block; return when all have been left."""
@@ -130,13 +131,13 @@ class Traders:
         async with trio.open_nursery() as nursery:
             for trade in self._plan.trades:
                 if trade.scope == number:
-                    nursery.start_soon(self._trade, ws, scope, trade)
+                    nursery.start_soon(self._trade, ws, scope, trade, nursery)
             nursery.start_soon(self.open_scopes, ws, number)
             if plan.leave is Leave.RAISED:
                 await trio.sleep(plan.at)
                 raise BodyError("the block of the scope failed")
 
-    async def _trade(self, ws: TradingWS, scope: OrderScope, trade: Trade) -> None:
+    async def _trade(self, ws: TradingWS, scope: OrderScope, trade: Trade, nursery: trio.Nursery) -> None:
         order = self._plan.base.orders[trade.order]
         request = CancelRequest(order.id) if trade.by_id else CancelRequest(external_id=order.external_id)
         await trio.sleep(trade.at)
@@ -148,17 +149,39 @@ class Traders:
                 return
             held = Held(request, order, trade.scope, self._stamp())
             self.held.append(held)
+            if trade.sweep is not None:
+                nursery.start_soon(self._sweep, ws, trade, order)
             if trade.again:
                 await scope.add(request)
             if not trade.by_id:
                 await trio.sleep(trade.pause)
                 await self._place(trade)
             if trade.placed and self._active(order) and request in scope:
-                scope.placed(request)
+                if trade.with_id and not trade.by_id:
+                    scope.placed(order.id, external_id=order.external_id)
+                else:
+                    scope.placed(request)
             await trio.sleep(trade.life)
             await self._end(ws, scope, trade, held)
         except (JournalError, SessionClosed):
             return  # it is not held, and not placed
+
+    async def _sweep(self, ws: TradingWS, trade: Trade, order: OrderPlan) -> None:
+        """Cancel by the external id, whichever order has it."""
+        assert trade.sweep is not None
+        await trio.sleep(trade.sweep)
+        request = CancelRequest(external_id=order.external_id)
+        if self._life.dead:
+            return
+        try:
+            if trade.order % 2:
+                await ws.try_cancel(request)
+            else:
+                await ws.cancel_many([request])
+        except SessionClosed:
+            return
+        if trade.old is not None and not self._active(order):
+            self._faults["reused id with sweep"] += 1
 
     async def _place(self, trade: Trade) -> None:
         if not self._life.dead:
