@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +283,85 @@ def test_credentials_are_needed_only_where_something_was_left(
     store.close()
     assert run(["resume", str(path)]) == 2
     assert "RIPIO_API_TOKEN" in capfd.readouterr().err
+
+
+# External ids that are used again
+
+
+def record(shell: Shell, name: str) -> dict[str, Any]:
+    (found,) = [line for line in map(json.loads, shell.out.splitlines()) if line["external_id"] == name]
+    return dict(found)
+
+
+@pytest.mark.parametrize("old", ["filled", "open"])
+async def test_a_yes_that_may_be_an_older_orders_is_told_and_then_over(shell: Shell, old: str) -> None:
+    place(shell.sandbox, "held")
+    if old == "filled":
+        shell.sandbox.book.fill(external_id="held")
+    shell.die(holds=(("held", True),), ago=-1.0)  # the order was there before it was added
+    assert await shell("resume") == 3
+    told = record(shell, "held")
+    assert (told["status"], told["off_book"], told["cause_type"]) == ("unknown", None, "NotSurelyThisOrder")
+    assert "with this external id" in told["cause"]
+    assert len(told["attempts"]) == len(shell.sandbox.log) > 1
+    assert shell.sandbox.book.open_orders() == []
+    assert await shell("resume") == 0
+    assert "nothing was left" in shell.error
+
+
+async def test_without_the_clock_of_the_hold_nothing_is_sure(shell: Shell) -> None:
+    place(shell.sandbox, "held")
+    shell.die(holds=(("held", True),), clock=(None, None))
+    assert await shell("resume") == 3
+    assert shell.sandbox.book.open_orders() == []
+
+
+@pytest.mark.parametrize("with_id", [False, True])
+async def test_what_was_placed_is_the_order(shell: Shell, with_id: bool) -> None:
+    order = shell.sandbox.book.create(external_id="held")
+    shell.sandbox.book.fill(order.id)
+    if with_id:  # somebody has used the name again since
+        place(shell.sandbox, "held")
+    shell.die(holds=(("held", True),), ago=1e6 if with_id else -1.0, placed=((0, order.id if with_id else None),))
+    assert await shell("resume") == 0
+    assert shell.told == {"held": "already_closed"}
+    assert len(shell.sandbox.book.open_orders()) == with_id
+    assert await shell("resume") == 0
+    assert "nothing was left" in shell.error
+
+
+async def test_an_outcome_for_the_name_does_not_end_a_hold(shell: Shell) -> None:
+    """The session that died had swept the name, and found the old order closed."""
+    place(shell.sandbox, "held")
+    shell.die(holds=(("held", True),), cancels=(("held", True, "already_closed"),))
+    assert await shell("resume") == 0
+    assert shell.told == {"held": "canceled"}
+    assert shell.sandbox.book.open_orders() == []
+
+
+async def test_a_cancel_by_the_venues_id_ends_the_hold_of_the_name(shell: Shell) -> None:
+    shell.die(holds=(("held", True),), cancels=(("held", True, None), ("A", False, "canceled")), placed=((0, "A"),))
+    assert await shell("resume") == 0
+    assert "nothing was left" in shell.error
+
+
+async def test_a_journal_of_format_1_is_read_and_brought_up_to_date(shell: Shell) -> None:
+    shell.die(
+        holds=(("ended", True), ("open", True)),
+        cancels=(("ended", True, "already_closed"),),
+        clock=(None, None),
+    )
+    with closing(sqlite3.connect(shell.path)) as database:
+        database.executescript(
+            "DROP TABLE placed; ALTER TABLE hold DROP COLUMN clock_low; ALTER TABLE hold DROP COLUMN clock_high;"
+            "PRAGMA user_version = 1;"
+        )
+    before = read_journal(shell.path)
+    assert [order.request.key for order in before.left] == ["open"]  # any cancel of the name ended a hold of it
+    shell.die(holds=(("new", True),), placed=((0, "A"),))
+    after = read_journal(shell.path)
+    assert [order.request.key for order in after.left] == ["open", "new"]
+    assert after.left[1].open_holds[0].order_id == "A"
+    assert await shell("journal", "--json") == 0
+    (hold,) = record(shell, "new")["holds"]
+    assert (hold["order_id"], hold["placed_at"], hold["released_at"]) == ("A", hold["held_at"], None)

@@ -91,7 +91,13 @@ def _json_lines(contents: JournalContents) -> Iterator[str]:
 
 
 def _hold(hold: JournalHold) -> dict[str, Any]:
-    return {"session": hold.session, "held_at": moment(hold.held_at), "released_at": moment(hold.released_at)}
+    return {
+        "session": hold.session,
+        "held_at": moment(hold.held_at),
+        "placed_at": moment(hold.placed_at),
+        "order_id": hold.order_id,
+        "released_at": moment(hold.released_at),
+    }
 
 
 def _cancel(cancel: JournalCancel) -> dict[str, Any]:
