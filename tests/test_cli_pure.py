@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from decimal import Decimal
 from itertools import pairwise
 
@@ -247,10 +246,7 @@ def test_stderr_that_has_gone_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr("sys.stderr", full)
         say("x")
         monkeypatch.setattr("sys.stderr", None)
-        with pytest.raises(OSError, match="No space"):
-            full.flush()
-        # What the file still holds would fail again when it is closed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+        full.flush()  # it holds nothing that would fail again at exit, with a status of its own
 
 
 def _advice_of_the_library(monkeypatch: pytest.MonkeyPatch) -> list[str]:

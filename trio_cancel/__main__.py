@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 
 EXTRA = ("cyclopts", "rich", "trustme")
 
@@ -13,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: the words after the program's name; ``sys.argv``'s if None.
     """
+    _fill_closed()
     try:
         from trio_cancel._cli import run
 
@@ -20,14 +23,30 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
-        sys.stderr.write(
-            f"trio-cancel: the command line needs {error.name}, which is not installed; "
-            "install the extra: pip install 'trio-cancel[cli]'\n"
+        _say(
+            f"the command line needs {error.name}, which is not installed; "
+            "install the extra: pip install 'trio-cancel[cli]'"
         )
         return 2
     except KeyboardInterrupt:  # so early that nothing has begun
-        sys.stderr.write("trio-cancel: interrupted\n")
+        _say("interrupted")
         return 130
+
+
+def _say(text: str) -> None:
+    with suppress(OSError, ValueError, AttributeError):  # stderr is full, closed, or was never there
+        sys.stderr.write(f"trio-cancel: {text}\n")
+        sys.stderr.flush()
+
+
+def _fill_closed() -> None:
+    """Open to nowhere what was closed of stdin, stdout and stderr: a socket must not get their number."""
+    for standard in range(3):
+        try:
+            os.fstat(standard)
+        except OSError:
+            if os.open(os.devnull, os.O_RDWR) > 2:  # one that is open comes first
+                return
 
 
 if __name__ == "__main__":

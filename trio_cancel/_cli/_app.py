@@ -5,20 +5,24 @@ The commands are named by their import path, so that each is loaded when it is r
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import io
 import os
 import sys
 import traceback
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import Annotated
+from contextlib import contextmanager, suppress
+from typing import Annotated, TextIO
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from trio_cancel._cli._failure import CommandError, lone, say, write_stderr
+from trio_cancel._cli._stdout import why_of
 from trio_cancel._cli._tally import Status
 from trio_cancel._values.errors import TradingError
+
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EAGAIN, errno.EBADF}
 
 COMMANDS = {
     "demo": "Cancel a thousand orders at an exchange of its own, and show how that went.",
@@ -30,6 +34,16 @@ COMMANDS = {
 }
 
 
+def version() -> str:
+    """Return the version of the package that is installed."""
+    try:
+        return importlib.metadata.version("trio-cancel")
+    except importlib.metadata.PackageNotFoundError:
+        raise CommandError(
+            "The version is unknown: the package's metadata (its dist-info folder) is missing; install it with pip."
+        ) from None
+
+
 class Call:
     """One call of the command line: its app, and the status and settings that come out of it."""
 
@@ -39,7 +53,7 @@ class Call:
         self.app = App(
             name="trio-cancel",
             help="Cancel orders at Ripio Trade, and know what became of every one.",
-            version=lambda: importlib.metadata.version("trio-cancel"),
+            version=version,
             backend="trio",
             result_action="return_value",
             exit_on_error=False,
@@ -93,7 +107,12 @@ class Call:
             say(str(cause))
         elif isinstance(cause, BrokenPipeError):
             self.status = Status.LEFT
-            _forget_stdout()
+            _forget(sys.stdout)
+        elif isinstance(cause, OSError) and cause.filename is None and cause.errno in _OF_WRITING:
+            # Of stdout: whatever else a command writes to, it names itself, and stderr never raises.
+            self.status = Status.LEFT
+            _flush(sys.stdout)
+            _say_full(cause)
         else:
             self.status = Status.UNKNOWN
             say(f"it failed in a way that it should not: {type(cause).__name__}: {cause}. --debug shows where.")
@@ -107,9 +126,11 @@ def run(arguments: Sequence[str]) -> int:
     call = Call()
     with call.guarded():
         call.status = call.app.meta(list(arguments)) or 0
-    with call.guarded():
-        if sys.stdout is not None and not sys.stdout.closed:
-            sys.stdout.flush()
+    why = _flush(sys.stdout)
+    if why is not None:
+        call.status = call.status or Status.LEFT
+        _say_full(why)
+    _flush(sys.stderr)  # one that is closed or full changes no status
     return int(call.status)
 
 
@@ -121,7 +142,24 @@ async def run_async(arguments: Sequence[str]) -> int:
     return int(call.status)
 
 
-def _forget_stdout() -> None:
-    """Point stdout to nowhere: its reader has gone, and Python would complain when it flushes at exit."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+def _say_full(why: Exception) -> None:
+    if not isinstance(why, BrokenPipeError):  # its reader wanted no more
+        say(f"stdout takes no more ({why_of(why)})")
+
+
+def _flush(stream: TextIO | None) -> Exception | None:
+    """Write what Python has kept for a stream; if that fails return why, and drop it."""
+    if stream is None or stream.closed:
+        return None
+    try:
+        stream.flush()
+    except (OSError, ValueError) as error:
+        _forget(stream)
+        return error
+    return None
+
+
+def _forget(stream: TextIO) -> None:
+    """Point a stream to nowhere: Python would try again at exit, and exit with a status of its own."""
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())

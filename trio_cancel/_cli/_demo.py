@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated
+from contextlib import AsyncExitStack
+from typing import Annotated, TextIO, cast
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
+from trio_cancel._cli._failure import CommandError, StderrFile
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._records import left_lines
@@ -21,6 +23,7 @@ from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
 from trio_cancel.sandbox import Sandbox, open_sandbox
+from trio_cancel.sandbox._certificate import NoCertificate
 
 
 async def _nothing() -> None:
@@ -36,14 +39,22 @@ async def demo(*, orders: Annotated[int, Parameter(help="How many orders.")] = 1
     need_trustme()
     tally = Tally()
     console = Console(file=sys.stdout)
-    meter = Meter(orders, Console(stderr=True)) if is_terminal(sys.stderr) else None
+    meter = (
+        Meter(orders, Console(file=cast("TextIO", StderrFile()), force_terminal=True))
+        if is_terminal(sys.stderr)
+        else None
+    )
 
     def tell(outcome: Outcome, places: int) -> None:
         tally.add(outcome, places)
         if meter is not None:
             meter.advance(places)
 
-    async with open_sandbox(tls=True) as exchange:
+    async with AsyncExitStack() as stack:
+        try:
+            exchange = await stack.enter_async_context(open_sandbox(tls=True))
+        except NoCertificate as error:
+            raise CommandError(str(error)) from error
         requests = dict.fromkeys(map(CancelRequest, place_orders(exchange, orders)), 1)
         show(console, f"{orders} open orders at a sandbox exchange in this process, over TLS", "")
         venue = Venue(parse_endpoint(exchange.url), exchange.credentials, exchange.ssl_context)

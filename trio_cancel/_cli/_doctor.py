@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from trio_cancel._cli._checks import Check, Result, examine
 from trio_cancel._cli._failure import clean
 from trio_cancel._cli._output import is_terminal
+from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import CaFile, Url, find_endpoint, trust
 from trio_cancel._values.models import Credentials
@@ -34,10 +35,10 @@ async def doctor(
 
     def tell(check: Check) -> None:
         results.append(check.result)
-        _write(_json_line(check) if json else _text_line(check, coloured))
+        write_stdout(_json_line(check) if json else _text_line(check, coloured))
 
     if not json:
-        _write(f"{endpoint.origin}\n")
+        write_stdout(f"{endpoint.origin}\n")
     await examine(endpoint, ssl_context, Credentials.from_env, tell)
     return Status.LEFT if Result.FAILED in results else Status.OK
 
@@ -52,9 +53,3 @@ def _text_line(check: Check, coloured: bool) -> str:
     if coloured:
         word = f"\033[{_COLOURS[check.result]}m{word}\033[0m"
     return f"{word} {check.name:<12} {clean(check.detail)}\n"
-
-
-def _write(text: str) -> None:
-    if sys.stdout is not None:
-        sys.stdout.write(text)
-        sys.stdout.flush()

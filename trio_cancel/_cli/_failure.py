@@ -1,8 +1,19 @@
-"""What a person is told when something is wrong: one clear line on stderr."""
+"""What a person is told when something is wrong: one clear line on stderr, which may be closed, full or not read."""
 
 from __future__ import annotations
 
+import io
+import os
+import select
 import sys
+import time
+from contextlib import suppress
+from typing import TextIO
+
+STDERR_PATIENCE = 0.5
+"""Seconds that the reader of stderr may keep us waiting, all in all."""
+PIECE = getattr(select, "PIPE_BUF", 512)
+"""Bytes that a pipe which is ready takes without blocking."""
 
 
 class CommandError(Exception):
@@ -56,15 +67,98 @@ def say(text: str) -> None:
 
 
 def write_stderr(text: str) -> None:
-    """Write to stderr, if there is one that can be written to: nothing depends on it."""
-    stream = sys.stderr
-    if stream is None:
+    """Write to stderr, if there is one that can be written to: nothing depends on it, and nothing waits for it."""
+    if sys.stderr is not None:
+        _write_to(sys.stderr, text)
+
+
+def _write_to(stream: TextIO, text: str) -> None:
+    if stream.closed:
         return
+    with suppress(OSError, ValueError):  # it is full, or its reader has gone
+        descriptor = descriptor_of(stream)
+        if descriptor is None or not hasattr(select, "poll"):
+            stream.write(text)
+            stream.flush()
+        else:
+            # Past Python's buffer: what that could not write would make Python exit with a status of its own.
+            _stderr.write(descriptor, encoded(stream, text))
+
+
+def stderr_is_ready() -> bool:
+    """Return True if a write to stderr would not have to wait."""
     try:
-        stream.write(text)
-        stream.flush()
-    except (OSError, ValueError):  # closed, or its reader has gone
-        pass
+        descriptor = None if sys.stderr is None else descriptor_of(sys.stderr)
+        return descriptor is None or not hasattr(select, "poll") or _stderr.is_ready(descriptor)
+    except (OSError, ValueError):  # it is closed, and takes nothing at once
+        return True
+
+
+class StderrFile(io.TextIOBase):
+    """Stderr as a file that never holds the program up: a terminal that is stopped or frozen loses what it is shown."""
+
+    def __init__(self) -> None:
+        assert sys.stderr is not None
+        self._stream = sys.stderr  # kept: rich puts its own in the place of it, which writes to this one
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # the base has an attribute
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        _write_to(self._stream, text)
+        return len(text)
+
+    def isatty(self) -> bool:
+        return True  # it is made for terminals only
+
+
+def descriptor_of(stream: TextIO) -> int | None:
+    """Return the descriptor below a stream that is open; None if there is none."""
+    try:
+        return stream.fileno()
+    except (io.UnsupportedOperation, AttributeError):  # replaced by something in memory
+        return None
+
+
+def encoded(stream: TextIO | None, text: str) -> bytes:
+    """Return text as a stream's terminal or file wants it; what its encoding lacks is shown by its number."""
+    return text.encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace")
+
+
+class _Stderr:
+    """Writes to stderr for as long as somebody takes it."""
+
+    def __init__(self) -> None:
+        self._left = STDERR_PATIENCE
+
+    @staticmethod
+    def is_ready(descriptor: int) -> bool:
+        """Return True if it takes something now."""
+        ready = select.poll()
+        ready.register(descriptor, select.POLLOUT)
+        return bool(ready.poll(0))
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        """Write; drop what is not taken within the patience that is left."""
+        ready = select.poll()
+        ready.register(descriptor, select.POLLOUT)
+        view = memoryview(data)
+        while view:
+            began = time.monotonic()
+            if not ready.poll(self._left * 1000):
+                self._left = 0.0
+                return
+            self._left = max(0.0, self._left - (time.monotonic() - began))
+            try:
+                view = view[os.write(descriptor, view[:PIECE]) :]
+            except BlockingIOError:  # another writer was faster; the next poll waits
+                self._left = max(0.0, self._left - 0.01)
+                if not self._left:
+                    return
+
+
+_stderr = _Stderr()
 
 
 def lone(error: BaseException) -> BaseException:

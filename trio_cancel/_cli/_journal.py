@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv as csv_format
 import io
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
 
 from trio_cancel._cli._failure import CommandError, clean, say
+from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._journal.reading import JournalCancel, JournalContents, JournalHold, JournalOrder, read_journal
 
@@ -35,9 +36,8 @@ def journal(
         raise CommandError("--json and --csv exclude each other; give one of them.")
     contents = read_journal(journal)
     lines = _csv_lines(contents) if csv else _json_lines(contents) if json else _text_lines(contents)
-    if sys.stdout is not None:
-        for line in lines:
-            sys.stdout.write(line)
+    while some := "".join(islice(lines, 1000)):
+        write_stdout(some)
     if left := len(contents.left):
         what = "order was" if left == 1 else "orders were"
         say(f"{left} {what} left held or unsettled; if no session is writing the journal now, trio-cancel resume helps")

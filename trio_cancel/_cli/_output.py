@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
-from trio_cancel._cli._failure import say, write_stderr
+from trio_cancel._cli._failure import StderrFile, encoded, say, write_stderr
 from trio_cancel._cli._records import json_line, left_lines, text_line
 from trio_cancel._cli._run import Run, hear_signals
-from trio_cancel._cli._stdout import Stdout
+from trio_cancel._cli._stdout import Stdout, why_of
 from trio_cancel._cli._tally import Status, Tally
 from trio_cancel._values.outcomes import Outcome
 
@@ -40,22 +40,28 @@ class Output:
         self._as_json = as_json or not self._on_terminal
         self._console: Console | None = None
         self._meter: Meter | None = None
+        self._screen_failure: Exception | None = None
         if is_terminal(sys.stderr):
             from rich.console import Console
 
             from trio_cancel._cli._screen import Meter
 
-            self._console = Console(stderr=True)
+            self._console = Console(file=cast("TextIO", StderrFile()), force_terminal=True)
             self._meter = Meter(total, self._console)
 
     def tell(self, outcome: Outcome, places: int) -> None:
         """Tell an outcome: a line for each place in which its order was asked for. Never blocks, never raises."""
         self.tally.add(outcome, places)
-        line = json_line(outcome) if self._as_json else f"{text_line(outcome)}\n".encode()
+        if self._as_json:
+            line = json_line(outcome)
+            text = line.decode().rstrip("\n")
+        else:
+            text = text_line(outcome)
+            line = encoded(sys.stdout, f"{text}\n")
         meter = self._meter
         for _ in range(places):
             if meter is not None and self._on_terminal:
-                meter.put(outcome, line.decode().rstrip("\n"))
+                meter.put(outcome, text)
             else:
                 self._stdout.put(line)
         if meter is not None:
@@ -70,7 +76,7 @@ class Output:
         async with hear_signals(run.halt) as nursery:
             nursery.start_soon(self._stdout.run)
             if self._meter is not None:
-                nursery.start_soon(self._meter.run)
+                nursery.start_soon(self._show, self._meter)
             try:
                 await run.run()
             finally:
@@ -79,6 +85,16 @@ class Output:
             self._stdout.close()
             await run.halt.wait_printed(self._stdout.ended)
             nursery.cancel_scope.cancel()
+
+    async def _show(self, meter: Meter) -> None:
+        """Show the progress; if that fails, in whatever way, the lines go straight to stdout from then on."""
+        try:
+            await meter.run()
+        except Exception as error:  # told in the summary: what a terminal shows must not end a cancel
+            self._screen_failure = error
+            self._meter = self._console = None
+            for text in meter.unshown:
+                self._stdout.put(encoded(sys.stdout, f"{text}\n"))
 
     def summarize(self, run: Run, *, skipped: int = 0) -> Status:
         """Write the summary to stderr and return the exit status.
@@ -101,10 +117,14 @@ class Output:
         if skipped:
             say(f"{skipped} bad line{'s were' if skipped != 1 else ' was'} skipped")
         if self._stdout.broken is not None:
-            why = self._stdout.broken.strerror or self._stdout.broken
+            why = why_of(self._stdout.broken)
             say(f"stdout took no more ({why}): the cancels went on, {self._stdout.lost} lines are lost")
         elif not self._stdout.ended.is_set():
             say("nobody read stdout: the rest of the lines is lost")
+        if self._stdout.no_thread is not None:
+            say(f"no thread could be started ({self._stdout.no_thread}): stdout was written without one")
+        if self._screen_failure is not None:
+            say(f"the terminal's progress could not be shown ({self._screen_failure}): the cancels went on")
         return self._status(run, skipped)
 
     def _show_table(self, console: Console) -> None:

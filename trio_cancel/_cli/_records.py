@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -56,7 +57,10 @@ def json_line(outcome: Outcome) -> bytes:
     known = outcome.cause if isinstance(outcome, NotSent | Unknown) else None
     record["cause_type"] = None if known is None else type(known).__name__
     record["after_unanswered"] = outcome.after_unanswered
-    return _encode(record) + b"\n"
+    try:
+        return _encode(record) + b"\n"
+    except UnicodeEncodeError:  # a cause with the system's own words may hold what UTF-8 lacks
+        return json.dumps(record).encode() + b"\n"
 
 
 def text_line(outcome: Outcome) -> str:

@@ -6,7 +6,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,10 +17,13 @@ from cyclopts import Parameter
 from trio_cancel._cli._failure import CommandError
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._run import Halt, hear_signals
+from trio_cancel._cli._stdout import why_of, write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, TOKEN_VARIABLE
 from trio_cancel.sandbox import Sandbox, open_sandbox
+from trio_cancel.sandbox._certificate import NoCertificate
 
+REMEDY = "set TMPDIR to a folder that can be written"
 SHOWN = 3
 """Ids that are printed; all are in a file."""
 LOG_KEPT = 10_000
@@ -49,19 +53,36 @@ async def sandbox(
     if tls:
         need_trustme()
     halt = Halt()
-    with tempfile.TemporaryDirectory(prefix="trio-cancel-sandbox-", ignore_cleanup_errors=True) as folder:
-        async with hear_signals(halt) as nursery:
-            try:
-                with halt.scope:
-                    async with open_sandbox(
-                        port=port, tls=tls, dialect=dialect, token_field=token_field, log_limit=LOG_KEPT
-                    ) as venue:
-                        _write(describe(venue, Path(folder), place_orders(venue, orders), token_field))
-                        await trio.sleep_forever()
-            except OSError as error:
-                raise CommandError(f"Port {port} cannot be used: {error.strerror}.") from error
-            nursery.cancel_scope.cancel()
+    async with hear_signals(halt) as nursery:
+        with halt.scope, _folder() as folder:
+            async with AsyncExitStack() as stack:
+                try:
+                    venue = await stack.enter_async_context(
+                        open_sandbox(port=port, tls=tls, dialect=dialect, token_field=token_field, log_limit=LOG_KEPT)
+                    )
+                except OSError as error:
+                    raise CommandError(f"Port {port} cannot be used: {error.strerror or error}.") from error
+                except NoCertificate as error:
+                    raise CommandError(str(error)) from error
+                try:
+                    text = describe(venue, folder, place_orders(venue, orders), token_field)
+                except OSError as error:
+                    raise CommandError(f"No file can be written to {folder} ({why_of(error)}); {REMEDY}.") from error
+                write_stdout(text)
+                await trio.sleep_forever()
+        nursery.cancel_scope.cancel()
     return Status.OK
+
+
+@contextmanager
+def _folder() -> Generator[Path]:
+    """Make a folder for the sandbox's files, which is gone afterwards."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="trio-cancel-sandbox-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise CommandError(f"No temporary folder can be made ({why_of(error)}); {REMEDY}.") from error
+    with folder as name:
+        yield Path(name)
 
 
 def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str = TOKEN_FIELDS[0]) -> str:
@@ -115,9 +136,3 @@ def _pasted(venue: Sandbox, words: Sequence[str], token_field: str) -> list[str]
         pieces.append(shlex.join(rest[:count]))
         del rest[:count]
     return [f"  {pieces[0]} \\", *[f"    {piece} \\" for piece in pieces[1:-1]], f"    {pieces[-1]}"]
-
-
-def _write(text: str) -> None:
-    if sys.stdout is not None:
-        sys.stdout.write(text)
-        sys.stdout.flush()

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from trio_cancel._cli._failure import stderr_is_ready
 from trio_cancel._cli._figures import Row, histogram, percentile
 from trio_cancel._cli._tally import Tally
 from trio_cancel._values.outcomes import Outcome
@@ -75,9 +76,15 @@ class Meter:
         """Take the bar away."""
         self._scope.cancel()
 
+    @property
+    def unshown(self) -> list[str]:
+        """The lines that wait to be shown."""
+        return [line.plain for line in self._lines]
+
     def _refresh(self) -> None:
-        self._print_lines()
-        self._progress.refresh()
+        if stderr_is_ready():  # else the terminal is stopped; the lines wait
+            self._print_lines()
+            self._progress.refresh()
 
     def _print_lines(self) -> None:
         if self._lines:

@@ -1,15 +1,15 @@
 """Lines out to stdout, without ever holding up the session.
 
 One task (:meth:`Stdout.run`) owns the way out: it writes what has gathered, in a thread, because the other end of a
-pipe may take its time. When stdout breaks (its reader has gone, the disk is full) that is kept in ``broken``, the rest
-is dropped, and the cancels go on: an output must not stop a kill switch.
+pipe may take its time. If no thread can be started it writes in small pieces that do not block. When stdout breaks
+(its reader has gone, the disk is full) that is kept in ``broken``, the rest is dropped, and the cancels go on: an
+output must not stop a kill switch.
 
 Cancellation: ``room`` may be cancelled without harm. ``run`` when cancelled leaves a write behind that may never end.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import select
 import sys
@@ -17,10 +17,14 @@ from collections import deque
 
 import trio
 
+from trio_cancel._cli._failure import PIECE, CommandError, descriptor_of, encoded
+from trio_cancel._cli._tally import Status
 from trio_cancel._trio.wakeup import Bell
 
 LINES_MOST = 1024
 """Lines that may wait before whoever makes them waits, too."""
+LOOK_AGAIN = 0.02
+"""Seconds between two looks at a stdout that takes nothing, where there is no thread that could wait."""
 
 
 class Stdout:
@@ -29,15 +33,18 @@ class Stdout:
     Attributes:
         broken: why stdout takes no more, or None.
         lost: lines that it did not take.
+        no_thread: why no thread could be started, or None.
         ended: set when all lines were written or lost.
     """
 
     def __init__(self) -> None:
-        self.broken: OSError | None = None
+        self.broken: Exception | None = None
         self.lost = 0
+        self.no_thread: RuntimeError | None = None
         self.ended = trio.Event()
         self._lines: deque[bytes] = deque()
         self._closed = False
+        self._limiter = trio.CapacityLimiter(1)  # its own: others' threads must not hold it up
         self._full = Bell()
         self._empty = Bell()
 
@@ -70,27 +77,56 @@ class Stdout:
             self._lines.clear()
             self._empty.ring()
             try:
-                await trio.to_thread.run_sync(_write, chunk, abandon_on_cancel=True)
-            except OSError as error:
+                await self._write(chunk)
+            except (OSError, ValueError) as error:
                 self.broken = error
                 self.lost += count + len(self._lines)
                 self._lines.clear()
                 self._empty.ring()
         self.ended.set()
 
+    async def _write(self, chunk: bytes) -> None:
+        try:
+            await trio.to_thread.run_sync(_write, chunk, abandon_on_cancel=True, limiter=self._limiter)
+        except RuntimeError as error:
+            self.no_thread = error
+            await _write_in_pieces(chunk)
+
+
+def write_stdout(text: str) -> None:
+    """Write text, if there is a stdout. Blocks for as long as its reader takes.
+
+    Raises:
+        BrokenPipeError: its reader has gone.
+        CommandError: it takes no more.
+    """
+    if sys.stdout is None or sys.stdout.closed:
+        return
+    try:
+        _write(encoded(sys.stdout, text))
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CommandError(f"Stdout takes no more ({why_of(error)}).", status=Status.LEFT) from error
+
+
+def why_of(error: Exception) -> str:
+    """Return what the system says about an error."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _descriptor() -> int | None:
+    if sys.stdout is None or sys.stdout.closed:
+        raise OSError("stdout is closed")
+    return descriptor_of(sys.stdout)
+
 
 def _write(chunk: bytes) -> None:
     """Write and flush. Straight to the descriptor: a thread that is left behind must hold no lock of Python's own."""
-    stream = sys.stdout
-    if stream is None:
-        raise OSError("stdout is closed")
-    try:
-        descriptor = stream.fileno()
-    except (io.UnsupportedOperation, ValueError):  # replaced by something in memory, or closed
-        if stream.closed:
-            raise OSError("stdout is closed") from None
-        stream.write(chunk.decode())
-        stream.flush()
+    descriptor = _descriptor()
+    if descriptor is None:
+        sys.stdout.write(chunk.decode(errors="replace"))
+        sys.stdout.flush()
         return
     view = memoryview(chunk)
     while view:
@@ -98,3 +134,23 @@ def _write(chunk: bytes) -> None:
             view = view[os.write(descriptor, view) :]
         except BlockingIOError:  # whoever started us made it non-blocking
             select.select([], [descriptor], [])
+
+
+async def _write_in_pieces(chunk: bytes) -> None:
+    """Write in pieces, each when the descriptor says that it takes one, so that the event loop is not held up."""
+    descriptor = _descriptor()
+    if descriptor is None or not hasattr(select, "poll"):
+        _write(chunk)
+        return
+    ready = select.poll()
+    ready.register(descriptor, select.POLLOUT)
+    view = memoryview(chunk)
+    while view:
+        if ready.poll(0):
+            try:
+                view = view[os.write(descriptor, view[:PIECE]) :]
+                await trio.lowlevel.checkpoint()
+                continue
+            except BlockingIOError:  # another writer was faster
+                pass
+        await trio.sleep(LOOK_AGAIN)

@@ -76,7 +76,12 @@ async def open_journal(
     run_sync = run_sync or _Thread()
     store: JournalStore | None = None
     with trio.CancelScope(shield=True):  # a file that a thread has opened must not be lost
-        store = await run_sync(open_store, path, account, prefix, micros(wall()))
+        try:
+            store = await run_sync(open_store, path, account, prefix, micros(wall()))
+        except RuntimeError as error:
+            # Nothing is to be canceled yet that opening the file here could hold up; each commit tries a thread again.
+            logger.warning("no thread can be started (%s): the journal is opened in the event loop", error)
+            store = open_store(path, account, prefix, micros(wall()))
     assert store is not None
     journal = Journal(os.fspath(path), store, run_sync, wall, prefix)
     scope = trio.CancelScope(shield=True)

@@ -7,6 +7,10 @@ import ssl
 import attrs
 
 
+class NoCertificate(RuntimeError):
+    """A sandbox cannot have TLS; the text says why, and what helps."""
+
+
 @attrs.frozen
 class Certificate:
     """What both ends need.
@@ -23,15 +27,22 @@ def make_certificate() -> Certificate:
     """Return a certificate for localhost, 127.0.0.1 and ::1.
 
     Raises:
-        RuntimeError: if trustme is not installed.
+        NoCertificate: if trustme is not installed, or no temporary file can be written.
     """
     try:
         import trustme  # an extra, needed for TLS only
     except ImportError:
-        raise RuntimeError("A sandbox with TLS needs trustme: pip install 'trio-cancel[testing]'.") from None
+        raise NoCertificate("A sandbox with TLS needs trustme: pip install 'trio-cancel[testing]'.") from None
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # which writes no key log, and so cannot fail to
-    authority.issue_cert("localhost", "127.0.0.1", "::1").configure_cert(server)
+    certificate = authority.issue_cert("localhost", "127.0.0.1", "::1")
+    try:
+        certificate.configure_cert(server)  # by way of a file: OpenSSL reads keys from nowhere else
+    except OSError as error:
+        raise NoCertificate(
+            f"A sandbox with TLS needs a temporary file for its certificate, which cannot be written "
+            f"({error.strerror or error}); set TMPDIR to a folder that can be written."
+        ) from error
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the system's authorities, which take 29 ms to load
     authority.configure_trust(client)
     return Certificate(server, client, authority.cert_pem.bytes())
