@@ -24,6 +24,7 @@ import trio
 
 import trio_cancel as tc
 from trio_cancel import sandbox
+from trio_cancel._values import errors
 from trio_cancel._values.travel import ForeignCause
 
 REQUEST = tc.CancelRequest("7155ED34-1B1B-4B7E-9A5C-000000000001")
@@ -84,6 +85,7 @@ EXCEPTIONS: dict[type[BaseException], BaseException] = {
         tc.NoReply("12 s"),
         tc.NotWritten("late"),
         tc.InvalidReply("contradiction"),
+        errors.UnlistedRefusal("40099"),
         tc.NotSurelyThisOrder("closed", closed=tc.AlreadyClosed(REQUEST)),
         tc.VenueUnavailable(503, 50003, "down"),
         refused(418, None),
