@@ -190,8 +190,8 @@ async def test_a_yes_while_the_name_is_added_again_releases_nothing(autojump_clo
 async def test_placed_and_discard_wait_for_an_add_of_the_same_name(autojump_clock: MockClock, disk: Disk) -> None:
     async with (
         session(journal="in memory") as (_, ws),
-        trio.open_nursery() as nursery,
         ws.open_order_scope(settle=0.1, grace=1) as orders,
+        trio.open_nursery() as nursery,
     ):
         await orders.add(MM)
         disk.executor.seconds = 0.5
