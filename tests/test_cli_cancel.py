@@ -229,6 +229,60 @@ async def test_skip_bad_goes_on_and_is_1_at_best(shell: Shell, monkeypatch: pyte
     assert "1 bad line was skipped" in shell.error
 
 
+@pytest.mark.parametrize("end", ['"', ""])
+async def test_an_order_that_only_a_note_names_is_never_canceled(
+    end: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, noted, first = (shell.sandbox.book.create().id for _ in range(3))
+    feed(monkeypatch, f'id,note\n{first},\n{asked},"instead of\n{noted},\nplease{end}\n')
+    status, records = await shell("--from", "-", "--skip-bad")
+    assert noted in {order.id for order in shell.sandbox.book.open_orders()}
+    if end:
+        assert (status, {record["id"] for record in records}) == (0, {first, asked})
+    else:
+        assert (status, {record["id"] for record in records}) == (1, {first})
+        assert "lines 3 to 5: a quotation mark is opened and not closed, so that nothing can be read" in shell.error
+        assert "3 bad lines were skipped" in shell.error
+
+
+async def test_what_is_skipped_is_told_counted_and_1(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    order, other = shell.sandbox.book.create(), shell.sandbox.book.create(external_id="# x")
+    feed(monkeypatch, f"# a list\n\norder_id\n{order.id}\norder_id\n")
+    status, records = await shell("--from", "-")
+    assert (status, kinds(records)) == (1, ["canceled"])
+    assert shell.error.splitlines() == [
+        "trio-cancel: line 1: a comment; skipped",
+        "trio-cancel: line 5: the header again; skipped",
+        "trio-cancel: 1 order: 1 canceled",
+        "trio-cancel: 2 other lines were skipped (comments and repeated headers)",
+    ]
+    feed(monkeypatch, f"# a list\n{other.id}\n")
+    status, records = await shell("--from", "-", "--literal")
+    assert (status, records) == (2, [])
+    assert 'line 1: "# a list" is not one order id' in shell.error
+    feed(monkeypatch, "clientOrderId\n# x\n")
+    status, records = await shell("--from", "-")
+    assert (status, kinds(records)) == (0, ["canceled"])
+    assert not shell.sandbox.book.open_orders()
+
+
+async def test_white_space_around_an_external_id_is_told_and_sent(shell: Shell) -> None:
+    shell.sandbox.book.create(external_id=" mine")
+    status, records = await shell("--external-id", " mine")
+    assert (status, kinds(records)) == (0, ["canceled"])
+    assert '--external-id 1: the external id " mine" has white space at its ends; it is sent as it is' in shell.error
+
+
+@pytest.mark.parametrize("name", ["RIPIO_API_TOKEN", "RIPIO_API_SECRET"])
+async def test_credentials_with_a_newline_are_named(name: str, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "hidden-value\n")
+    status, records = await shell(NOBODY)
+    assert (status, records) == (2, [])
+    assert f"The environment variable {name} ends with a line feed (newline), so" in shell.error
+    assert "hidden" not in shell.error
+    assert not shell.sandbox.log.connections
+
+
 async def test_skipping_everything_leaves_nothing(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     feed(monkeypatch, "x y\n")
     assert await shell("--from", "-", "--skip-bad") == (2, [])

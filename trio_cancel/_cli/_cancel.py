@@ -29,11 +29,20 @@ async def cancel(
         Parameter(
             name="--from",
             allow_leading_hyphen=True,
-            help="A file (- for stdin): one id a line, or CSV or JSON lines with id and/or external_id.",
+            help="A file (- for stdin): one id a line, a table with a header (CSV), or JSON lines, with id and/or "
+            "external_id.",
         ),
     ] = None,
+    literal: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Take what --from names as it stands: no comments (#), no missing values (NULL, nan), no names of "
+            "columns but id and external_id.",
+        ),
+    ] = False,
     skip_bad: Annotated[
-        bool, Parameter(negative="", help="Go on without the lines that are bad; then the status is at least 1.")
+        bool, Parameter(negative="", help="Go on without the lines that are bad; the status is 1 or more.")
     ] = False,
     json: Annotated[bool, Parameter(negative="", help="Print JSON lines also on a terminal.")] = False,
     url: Url = None,
@@ -44,12 +53,14 @@ async def cancel(
 ) -> int:
     """Cancel orders and tell what became of each.
 
-    Exit status: 0 every order was canceled or already closed; 1 at least one was not found, rejected or not sent;
-    3 at least one is unknown; 2 usage, credentials, or everything was refused for the signature; 130 interrupted.
+    Exit status: 0 every order was canceled or already closed; 1 at least one was not found, rejected or not sent, or a
+    line of the input was skipped (a bad one, a comment, a repeated header);
+    3 at least one is unknown; 2 usage, credentials, or everything was refused for the signature; 130 interrupted by
+    Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
         raise CommandError("--deadline needs a number of seconds greater than 0.")
-    found = Input()
+    found = Input(literal)
     read_arguments(found, ids, external_id)
     if from_ is not None:
         read_file(found, from_)
@@ -60,15 +71,19 @@ async def cancel(
     output = Output(found.total, as_json=json)
     run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline))
     await output.cancel(run)
-    return output.summarize(run, skipped=len(found.bad))
+    return output.summarize(run, skipped=found.bad_lines, left_out=len(found.skipped))
 
 
 def _name_bad(found: Input, skip_bad: bool) -> None:
     for where, why in found.bad:
         say(f"{where}: {why}")
+    for where, why in found.skipped:
+        say(f"{where}: {why}; skipped")
+    for where, what in found.notes:
+        say(f"{where}: {what}")
     if found.bad and not skip_bad:
-        many = len(found.bad) != 1
+        many = found.bad_lines != 1
         raise CommandError(
-            f"Nothing was sent: {len(found.bad)} bad line{'s' if many else ''}. "
+            f"Nothing was sent: {found.bad_lines} bad line{'s' if many else ''}. "
             f"Correct {'them' if many else 'it'}, or go on without {'them' if many else 'it'} with --skip-bad."
         )

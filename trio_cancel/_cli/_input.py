@@ -1,31 +1,32 @@
 """Arguments and files into requests, before anything is sent. No network here.
 
-A file is one order id a line; or CSV whose header names ``id`` and/or ``external_id`` (separated by comma, semicolon
-or tab); or one JSON object a line with ``id`` and/or ``external_id``. The first line that is not blank decides. Where a
-row has both, ``id`` wins. Blank lines count as lines and are skipped; every other line is a request or is named as bad.
+A file is one order id a line; or a table whose header names ``id`` and/or ``external_id`` (separated by comma,
+semicolon, tab or bar; other well-known names will do); or one JSON object a line with ``id`` and/or ``external_id``.
+The first line that is neither blank nor a comment decides. Where a row has both, ``id`` wins. Blank lines count as
+lines and are left out; every other line is a request, is named as bad, or is named as skipped.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
 
-from trio_cancel._cli._failure import CommandError, clean, say, short
+from trio_cancel._cli import _table
+from trio_cancel._cli._failure import CommandError, clean, say
+from trio_cancel._cli._lines import Line, Lines
+from trio_cancel._cli._table import BadRow, Header, Unreadable, lines_of, shown
 from trio_cancel._values.errors import InvalidRequest
 from trio_cancel._values.models import CancelRequest
 
-LINE_MOST = 65_536
-"""Bytes of a line, at most: no order's name is that long."""
-LINES_MOST = 1_000_000
-"""Lines of an input, at most: it is held in memory, so that every bad line is known before anything is sent."""
-SEPARATORS = ",;\t"
 FIELDS = ("id", "external_id")
+HEADER_MOST = 100
+"""Lines of a header, at most."""
 # What no venue's id holds, and what shows that a line is of another format.
 _NOT_IN_ID = frozenset("\"'`,;{}[]<>")
 
@@ -33,7 +34,7 @@ Parse = Callable[[str], CancelRequest]
 
 
 class BadLine(ValueError):
-    """A line is no request; the text says why."""
+    """A line names no order; the text says why."""
 
 
 @attrs.define(eq=False)
@@ -41,21 +42,45 @@ class Input:
     """What is to be canceled.
 
     Attributes:
+        literal: take ids and external ids as they stand: no comments, missing values, other names of columns.
         requests: each order with the number of times that it was asked for, in the order of first mention.
-        bad: ("line 3", why) for each that is no request.
+        bad: ("line 3", why) for each that names no order.
+        bad_lines: how many lines these are.
+        skipped: ("line 4", why) for each that is left out and is not bad: comments, repeated headers.
+        notes: ("line 5", what) for what was taken and looks odd.
     """
 
+    literal: bool = False
     requests: dict[CancelRequest, int] = attrs.field(factory=dict)
     bad: list[tuple[str, str]] = attrs.field(factory=list)
+    bad_lines: int = 0
+    skipped: list[tuple[str, str]] = attrs.field(factory=list)
+    notes: list[tuple[str, str]] = attrs.field(factory=list)
 
     def take(self, where: str, parse: Parse, text: str) -> None:
         """Take one request in, or note where it is bad."""
         try:
-            request = parse(text)
-        except (BadLine, InvalidRequest) as error:
-            self.bad.append((where, str(error)))
-        else:
-            self.requests[request] = self.requests.get(request, 0) + 1
+            self.add(where, parse(text))
+        except (BadLine, BadRow, InvalidRequest) as error:
+            self.refuse(where, str(error))
+
+    def add(self, where: str, request: CancelRequest) -> None:
+        """Take one request in."""
+        external_id = request.external_id
+        if external_id is not None and external_id != external_id.strip():
+            self.notes.append(
+                (where, f"the external id {shown(external_id)} has white space at its ends; it is sent as it is")
+            )
+        self.requests[request] = self.requests.get(request, 0) + 1
+
+    def refuse(self, where: str, why: str, lines: int = 1) -> None:
+        """Note what is bad."""
+        self.bad.append((where, why))
+        self.bad_lines += lines
+
+    def skip(self, number: int, why: str) -> None:
+        """Note a line that is left out."""
+        self.skipped.append((f"line {number}", why))
 
     @property
     def total(self) -> int:
@@ -95,54 +120,168 @@ def read_file(into: Input, name: str) -> None:
 
 def read_lines(into: Input, file: BinaryIO) -> None:
     """Take requests from the lines of a file."""
-    parse: Parse | None = None
-    for number, raw in enumerate(_raw_lines(file), 1):
-        if number > LINES_MOST:
-            raise CommandError(f"The input has more than {LINES_MOST} lines; split it.")
-        where = f"line {number}"
-        if raw is None:
-            into.bad.append((where, f"it is longer than {LINE_MOST} bytes"))
+    lines = Lines(file)
+    separator: str | None = None
+    for line in lines:
+        text = line.text
+        if not line.cut and not text.strip():
             continue
-        try:
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
-        except UnicodeDecodeError:
-            into.bad.append((where, "it is not UTF-8"))
-            continue
-        if not text.strip():
-            continue
-        if parse is None:
-            parse, is_header = _format_of(text, number)
-            if is_header:
-                continue
-        into.take(where, parse, text)
-
-
-def _raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """Yield the lines; None for one that is too long."""
-    while line := file.readline(LINE_MOST + 2):
-        if len(line) > LINE_MOST and not line.endswith(b"\n"):
-            while (rest := file.readline(LINE_MOST)) and not rest.endswith(b"\n"):
-                pass
-            yield None
+        if _is_comment(into, text):
+            into.skip(line.number, "a comment")
+        elif separator is None and (named := _table.separator_line(text)) is not None:
+            separator = named
+        elif text.lstrip().startswith("{") and separator is None:
+            _read_each(into, chain([line], lines), json_object)
+            return
+        elif text.lstrip().startswith("[") and separator is None:
+            raise CommandError(
+                f"Line {line.number} begins a JSON array; write one JSON object a line (jq -c '.[]' makes them)."
+            )
+        elif line.flaw is not None and not _is_table(text, separator):
+            into.refuse(f"line {line.number}", line.flaw)
+        elif (header := _header(into, line, lines, separator)) is not None:
+            _read_table(into, lines, header)
+            return
         else:
-            yield line
+            _read_plain(into, line, lines)
+            return
 
 
-def _format_of(first: str, number: int) -> tuple[Parse, bool]:
-    """Return how to parse the lines, and whether the first of them is a header."""
-    if first.lstrip().startswith("{"):
-        return json_object, False
-    for separator in SEPARATORS:
-        try:
-            header = [name.strip().lower() for name in _cells(first, separator)]
-        except BadLine:
+def _is_comment(into: Input, text: str) -> bool:
+    return not into.literal and text.lstrip().startswith("#")
+
+
+def _is_table(text: str, separator: str | None) -> bool:
+    return separator is not None or any(separator in text for separator in _table.SEPARATORS)
+
+
+def _header(into: Input, first: Line, lines: Lines, separator: str | None) -> Header | None:
+    """Return the header that the first line is, with those that it goes on over; None if the file is a list of ids.
+
+    Raises:
+        CommandError: it is a table without a column of ids, or none that can be read.
+    """
+    if first.flaw is not None:
+        raise CommandError(f"Line {first.number} should be a table's header, but {first.flaw}; save the file as UTF-8.")
+    texts, quotes = [first.text], first.text.count('"')
+    while quotes % 2:  # a quoted name goes on over lines
+        following = next(lines, None)
+        if following is None or following.flaw is not None or len(texts) > HEADER_MOST:
+            raise CommandError(f"Line {first.number} should be a table's header, but {_table.NOT_CLOSED} in it.")
+        texts.append(following.text)
+        quotes += following.text.count('"')
+    widest: list[str] = []
+    for candidate in _table.SEPARATORS if separator is None else separator:
+        cells = _cells(texts, candidate)
+        header = _table.read_header(first.number, cells, candidate, literal=into.literal)
+        if header is not None:
+            return header
+        widest = max(widest, cells, key=len)
+    if separator is not None or len(widest) > 1 or len(texts) > 1:
+        raise _table.refuse_header(first.number, widest or texts)
+    return None
+
+
+def _cells(texts: list[str], separator: str) -> list[str]:
+    """Return the cells of a row that goes over these lines; none if they are not a row."""
+    row = _table.Row(separator)
+    try:
+        ends = [row.take(text) for text in texts]
+    except Unreadable:
+        return []
+    return row.cells if ends == [*[False] * (len(texts) - 1), True] else []
+
+
+def _read_table(into: Input, lines: Lines, header: Header) -> None:
+    for line in lines:
+        if not line.cut and not line.text.strip():
             continue
-        if any(field in header for field in FIELDS):
-            for field in FIELDS:
-                if header.count(field) > 1:
-                    raise CommandError(f"Line {number}: the header names {field} twice; name each column once.")
-            return _CsvRow(separator, header), True
-    return plain_id, False
+        where = f"line {line.number}"
+        if not header.begins_with_external_id and _is_comment(into, line.text):
+            into.skip(line.number, "a comment")
+            continue
+        try:
+            cells = _table.read_row(line, lines, header.separator)
+            if not into.literal:
+                if header.is_repeated(cells):
+                    into.skip(line.number, "the header again")
+                    continue
+                if header.is_another(cells):
+                    raise Unreadable("the header of another table stands here")
+            into.add(where, _request_of(header, cells, literal=into.literal))
+        except (BadLine, BadRow, InvalidRequest) as error:
+            into.refuse(where, str(error))
+        except Unreadable as error:
+            lines.skip_rest()
+            last = max(lines.filled, line.number)
+            into.refuse(
+                lines_of(line.number, last),
+                f"{error}, so that nothing can be read from here on",
+                last - line.number + 1,
+            )
+            return
+
+
+def _request_of(header: Header, cells: list[str], *, literal: bool) -> CancelRequest:
+    order_id, external_id = header.cells_of(cells)
+    if order_id is not None:
+        order_id = order_id.strip() if literal else _table.id_of(order_id)
+    if order_id:
+        return plain_id(order_id)
+    if not external_id or not (literal or external_id.strip()):
+        raise BadLine(f"it has no {header.missing}")
+    if not literal and not external_id.strip().isprintable():
+        raise BadLine(f"the external_id {shown(external_id)} holds a control character")
+    return CancelRequest(external_id=external_id)
+
+
+def _read_plain(into: Input, first: Line, lines: Lines) -> None:
+    """Take requests from a list of ids, one a line."""
+    parse = plain_id if into.literal else _listed_id
+    # A first line without a digit, above lines that have some, is a header: no order of the venue is called so.
+    held = None if into.literal or any(map(str.isdigit, first.text)) else first
+    for line in lines if held is not None else chain([first], lines):
+        if not line.cut and not line.text.strip():
+            continue
+        if _is_comment(into, line.text):
+            into.skip(line.number, "a comment")
+            continue
+        if held is not None:
+            if line.flaw is None and any(map(str.isdigit, line.text)):
+                into.refuse(
+                    f"line {held.number}",
+                    f"{shown(held.text.strip())} looks like a header, and not like an order id; a header that names "
+                    "a column id or external_id can be read",
+                )
+            else:
+                _take_line(into, held, parse)
+            held = None
+        _take_line(into, line, parse)
+    if held is not None:
+        _take_line(into, held, parse)
+
+
+def _read_each(into: Input, lines: Iterator[Line], parse: Parse) -> None:
+    for line in lines:
+        if line.cut or line.text.strip():
+            _take_line(into, line, parse)
+
+
+def _take_line(into: Input, line: Line, parse: Parse) -> None:
+    if line.flaw is not None:
+        into.refuse(f"line {line.number}", line.flaw)
+    else:
+        into.take(f"line {line.number}", parse, line.text)
+
+
+def _listed_id(text: str) -> CancelRequest:
+    """Return the request for a line of a list of ids."""
+    order_id = _table.id_of(text)
+    if order_id is None:
+        raise BadLine(f"{shown(text.strip())} stands for a missing value")
+    if _table.is_known_name(order_id):
+        raise BadLine(f"{shown(order_id)} is the name of a column, not an order id")
+    return plain_id(order_id)
 
 
 def plain_id(text: str) -> CancelRequest:
@@ -150,43 +289,12 @@ def plain_id(text: str) -> CancelRequest:
     text = text.strip()
     if any(character.isspace() or character in _NOT_IN_ID for character in text):
         raise BadLine(
-            f"{_shown(text)} is not one order id; for CSV begin with a header that names id or external_id, "
+            f"{shown(text)} is not one order id; for CSV begin with a header that names id or external_id, "
             "for JSON write one object a line"
         )
     if not text.isprintable():
-        raise BadLine(f"{_shown(text)} holds a control character")
+        raise BadLine(f"{shown(text)} holds a control character")
     return CancelRequest(text)
-
-
-@attrs.frozen
-class _CsvRow:
-    """Parses the rows below a CSV header. Each line is a row of its own: an open quote cannot swallow the next."""
-
-    separator: str
-    header: list[str]
-
-    def __call__(self, text: str) -> CancelRequest:
-        cells = _cells(text, self.separator)
-        if len(cells) != len(self.header):
-            raise BadLine(f"it has {len(cells)} column{'s' * (len(cells) != 1)}, the header has {len(self.header)}")
-        row = dict(zip(self.header, cells, strict=True))
-        if order_id := row.get("id", "").strip():
-            return plain_id(order_id)
-        external_id = row.get("external_id", "")
-        if not external_id.strip():
-            raise BadLine(f"it has no {' and no '.join(field for field in FIELDS if field in row)}")
-        if external_id != external_id.strip():
-            raise BadLine(f"the external_id {_shown(external_id)} begins or ends with a space")
-        if not external_id.isprintable():
-            raise BadLine(f"the external_id {_shown(external_id)} holds a control character")
-        return CancelRequest(external_id=external_id)
-
-
-def _cells(text: str, separator: str) -> list[str]:
-    try:
-        return next(csv.reader([text], delimiter=separator, strict=True), [])
-    except csv.Error as error:
-        raise BadLine(f"it is no CSV: {error}") from None
 
 
 def json_object(text: str) -> CancelRequest:
@@ -200,12 +308,12 @@ def json_object(text: str) -> CancelRequest:
     except (ValueError, RecursionError):
         raise BadLine("it is no JSON that can be read") from None
     if not isinstance(value, dict):
-        raise BadLine(f"it is no JSON object but {_shown(text.strip())}")
+        raise BadLine(f"it is no JSON object but {shown(text.strip())}")
     for field in FIELDS:
         found = value.get(field)
         if found is not None:
             if not isinstance(found, str):
-                raise BadLine(f"{field} must be a string, not {_shown(json.dumps(found))}")
+                raise BadLine(f"{field} must be a string, not {shown(json.dumps(found))}")
             return CancelRequest(**{field: found})
     raise BadLine("it has neither id nor external_id")
 
@@ -217,7 +325,3 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             if sum(name == field for name, _ in pairs) > 1:
                 raise BadLine(f"it has {field} twice")
     return members
-
-
-def _shown(text: str) -> str:
-    return f'"{short(clean(text), 60)}"'

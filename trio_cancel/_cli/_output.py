@@ -96,12 +96,13 @@ class Output:
             for text in meter.unshown:
                 self._stdout.put(encoded(sys.stdout, f"{text}\n"))
 
-    def summarize(self, run: Run, *, skipped: int = 0) -> Status:
+    def summarize(self, run: Run, *, skipped: int = 0, left_out: int = 0) -> Status:
         """Write the summary to stderr and return the exit status.
 
         Args:
             run: the run that has ended.
             skipped: bad lines that were left out.
+            left_out: other lines that were: comments, repeated headers.
         """
         tally = self.tally
         if run.failure is not None:
@@ -116,6 +117,9 @@ class Output:
             write_stderr(f"{line}\n")
         if skipped:
             say(f"{skipped} bad line{'s were' if skipped != 1 else ' was'} skipped")
+        if left_out:
+            lines = f"line{'s were' if left_out != 1 else ' was'}"
+            say(f"{left_out} other {lines} skipped (comments and repeated headers)")
         if self._stdout.broken is not None:
             why = why_of(self._stdout.broken)
             say(f"stdout took no more ({why}): the cancels went on, {self._stdout.lost} lines are lost")
@@ -125,7 +129,7 @@ class Output:
             say(f"no thread could be started ({self._stdout.no_thread}): stdout was written without one")
         if self._screen_failure is not None:
             say(f"the terminal's progress could not be shown ({self._screen_failure}): the cancels went on")
-        return self._status(run, skipped)
+        return self._status(run, skipped + left_out)
 
     def _show_table(self, console: Console) -> None:
         from trio_cancel._cli._screen import outcome_table, show
