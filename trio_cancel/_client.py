@@ -22,6 +22,7 @@ from trio_cancel._cancels.stream import CancelStream, run_stream
 from trio_cancel._engine.order import Terms
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._net.proxy import Choice, Tunnel, choose_proxy
 from trio_cancel._net.stream import Dial
 from trio_cancel._session.connection import Dialing
 from trio_cancel._session.lookups import Lookups, OpensLookup
@@ -30,7 +31,7 @@ from trio_cancel._trio.environment import World
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, CanceledOrder, CancelRequest, Credentials
-from trio_cancel._values.observer import Observer, Statistics
+from trio_cancel._values.observer import Observer, Statistics, logger
 from trio_cancel._values.order_state import OrderLookup, OrderState
 from trio_cancel._values.outcomes import CancelReport, Outcome
 
@@ -298,6 +299,7 @@ def open_trading_ws(
     credentials: Credentials | None = None,
     ssl_context: ssl.SSLContext | None = None,
     dial: Dial | None = None,
+    proxy: str | Literal[True] | None = True,
     allow_insecure: bool = False,
     connect_timeout: float = 10.0,
     reply_timeout: float = 12.0,
@@ -319,6 +321,11 @@ def open_trading_ws(
         dial: an async callable returning a connected ``trio.abc.Stream``, called instead of opening a TCP connection:
             as ``dial(host, port)`` if it takes two arguments, else as ``dial()``. TLS goes over it if the url says
             ``wss``.
+        proxy: url of a proxy to connect through: ``http://[user:password@]host:port`` (CONNECT; ``https://`` if it
+            speaks TLS itself) or ``socks5://…`` (needs the extra ``proxy``). It resolves the venue's name, and TLS goes
+            through it end to end. True takes what the environment names (``HTTPS_PROXY``, ``ALL_PROXY``,
+            ``NO_PROXY``), unless the url is of this machine or ``dial`` is given; if that cannot be used, a warning is
+            logged and the connection is direct. None connects directly.
         allow_insecure: take a plain ``ws://`` url to any host. The token then travels in clear.
         connect_timeout: seconds for a connection to be open, from name resolution to the WebSocket upgrade.
         reply_timeout: seconds after its write from which a request counts as unanswered.
@@ -365,6 +372,15 @@ def open_trading_ws(
         raise ConfigurationError(f"pacer must be a Pacer(rate, burst), not {type(pacer).__name__}.")
     if dial is not None and not callable(dial):
         raise ConfigurationError(f"dial must be an async callable that returns a stream, not {type(dial).__name__}.")
+    choice = Choice()
+    if dial is None:
+        choice = choose_proxy(endpoint, proxy, os.environ)
+    elif proxy is not True and proxy is not None:
+        raise ConfigurationError("A connection is made by dial or through a proxy: give one of them, not both.")
+    if choice.unused is not None:
+        logger.warning("%s", choice.unused)
+    if choice.proxy is not None:
+        dial = Tunnel(choice.proxy)
     if journal is not None and not isinstance(journal, str | os.PathLike):
         raise ConfigurationError(f"journal must be the path of a file, not {type(journal).__name__}.")
     if lookup is not None and not callable(lookup) and not hasattr(lookup, "opened"):

@@ -15,7 +15,7 @@ from trio_cancel._cli._failure import CommandError, say
 from trio_cancel._cli._input import Input, read_arguments, read_file
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
-from trio_cancel._cli._venue import CaFile, Url, find_venue
+from trio_cancel._cli._venue import CaFile, Proxy, Url, find_venue
 
 
 async def cancel(
@@ -47,6 +47,7 @@ async def cancel(
     json: Annotated[bool, Parameter(negative="", help="Print JSON lines also on a terminal.")] = False,
     url: Url = None,
     ca_file: CaFile = None,
+    proxy: Proxy = None,
     deadline: Annotated[
         float | None, Parameter(help="Seconds for the whole run; what is not done then is told as it stands.")
     ] = None,
@@ -67,7 +68,7 @@ async def cancel(
     _name_bad(found, skip_bad)
     if not found.requests:
         raise CommandError("There is nothing to cancel: give order ids, --external-id or --from FILE.")
-    venue = find_venue(url, ca_file)
+    venue = find_venue(url, ca_file, proxy)
     output = Output(found.total, as_json=json)
     run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline))
     await output.cancel(run)

@@ -24,6 +24,7 @@ from trio_cancel._cli._figures import percentile
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._net.names import Names
+from trio_cancel._net.proxy import Tunnel
 from trio_cancel._net.tls import default_ssl_context
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError, HandshakeFailed
@@ -84,6 +85,7 @@ async def examine(
     ssl_context: ssl.SSLContext | None,
     find_credentials: Callable[[], Credentials],
     tell: Tell,
+    tunnel: Tunnel | None = None,
 ) -> None:
     """Make all checks of ``NAMES``, in this order.
 
@@ -92,6 +94,7 @@ async def examine(
         ssl_context: whom to trust; the system's trust if None.
         find_credentials: returns them, or raises ConfigurationError.
         tell: called with each check as it is made.
+        tunnel: the way through a proxy, if there is one.
     """
     told: list[str] = []
 
@@ -102,10 +105,10 @@ async def examine(
             raise _Failed
 
     try:
-        note(await _within("dns", _resolve, endpoint))
-        note(await _within("tcp", _connect, endpoint))
-        note(await _within("tls", _shake_hands, endpoint, ssl_context))
-        await _examine_session(endpoint, ssl_context, find_credentials, note)
+        note(await _within("dns", _resolve, endpoint, tunnel))
+        note(await _within("tcp", _connect, endpoint, tunnel))
+        note(await _within("tls", _shake_hands, endpoint, ssl_context, tunnel))
+        await _examine_session(endpoint, ssl_context, find_credentials, note, tunnel)
     except _Failed:
         for name in NAMES[len(told) :]:
             tell(Check(name, Result.SKIPPED, f"{told[-1]} failed"))
@@ -117,42 +120,59 @@ async def _within(name: str, check: Callable[..., Awaitable[Check]], *args: Any)
     return Check(name, Result.FAILED, f"no answer within {PATIENCE:g} s")
 
 
-async def _resolve(endpoint: Endpoint) -> Check:
+async def _resolve(endpoint: Endpoint, tunnel: Tunnel | None) -> Check:
+    host, port, named_in = endpoint.host, endpoint.port, "the url"
+    if tunnel is not None:
+        host, port, named_in = tunnel.proxy.host, tunnel.proxy.port, shell_words(f"check {tunnel.proxy.source}")[6:]
     started = time.perf_counter()
     try:
-        found = await trio.socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         why = error.strerror or str(error)
-        return Check("dns", Result.FAILED, f"{endpoint.host} cannot be resolved ({why}); check the url and the network")
+        return Check("dns", Result.FAILED, f"{host} cannot be resolved ({why}); check {named_in} and the network")
     except RuntimeError as error:
         detail = f"no thread can be started ({error}); cancels go on without, but raise the limit (ulimit -u)"
         return Check("dns", Result.WARNING, detail)
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    return _timed("dns", f"{', '.join(addresses[:ADDRESSES_SHOWN])}", started, addresses=addresses)
+    detail = ", ".join(addresses[:ADDRESSES_SHOWN])
+    if tunnel is not None:
+        detail = f"the proxy: {detail} (it resolves {endpoint.host} itself)"
+    return _timed("dns", detail, started, addresses=addresses)
 
 
-async def _connect(endpoint: Endpoint) -> Check:
+async def _connect(endpoint: Endpoint, tunnel: Tunnel | None) -> Check:
+    figures = {} if tunnel is None else {"proxy": tunnel.proxy.origin}
     started = time.perf_counter()
     try:
-        stream = await Names().connect(endpoint.host, endpoint.port)
+        stream = await _open(endpoint, tunnel)
+    except HandshakeFailed as error:
+        return Check("tcp", Result.FAILED, shell_words(str(error)), figures)
     except OSError as error:
         return Check("tcp", Result.FAILED, f"no connection to port {endpoint.port} ({reason(error)}); check the url")
-    check = _timed("tcp", f"connected to port {endpoint.port}", started)
+    through = "" if tunnel is None else f" through the proxy {tunnel.proxy.origin}"
+    check = _timed("tcp", f"connected to port {endpoint.port}{through}", started, **figures)
     await trio.aclose_forcefully(stream)
     return check
 
 
-async def _shake_hands(endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> Check:
+async def _open(endpoint: Endpoint, tunnel: Tunnel | None) -> trio.abc.Stream:
+    connect = Names().connect if tunnel is None else tunnel
+    return await connect(endpoint.host, endpoint.port)
+
+
+async def _shake_hands(endpoint: Endpoint, ssl_context: ssl.SSLContext | None, tunnel: Tunnel | None) -> Check:
     if not endpoint.secure:
         return Check("tls", Result.SKIPPED, "the url says ws://: no TLS, nothing to check")
     name = endpoint.host.rstrip(".")
     started = time.perf_counter()
-    stream: trio.SSLStream[trio.SocketStream] | None = None
+    stream: trio.SSLStream[trio.abc.Stream] | None = None
     try:
-        tcp = await Names().connect(endpoint.host, endpoint.port)
+        tcp = await _open(endpoint, tunnel)
         stream = trio.SSLStream(tcp, ssl_context or default_ssl_context(), server_hostname=name)
         await stream.do_handshake()
         return _judge_certificate(stream, started)
+    except HandshakeFailed as error:
+        return Check("tls", Result.FAILED, shell_words(str(error)))
     except (OSError, trio.BrokenResourceError) as error:
         failed = reason(error)
         remedy = "check the url, the system's clock and certificates, or name a --ca-file"
@@ -165,7 +185,7 @@ async def _shake_hands(endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -
                 await trio.aclose_forcefully(stream)
 
 
-def _judge_certificate(stream: trio.SSLStream[trio.SocketStream], started: float) -> Check:
+def _judge_certificate(stream: trio.SSLStream[trio.abc.Stream], started: float) -> Check:
     certificate: dict[str, Any] = stream.getpeercert()
     ends = ssl.cert_time_to_seconds(certificate["notAfter"])
     days = (ends - time.time()) / 86400
@@ -177,7 +197,11 @@ def _judge_certificate(stream: trio.SSLStream[trio.SocketStream], started: float
 
 
 async def _examine_session(
-    endpoint: Endpoint, ssl_context: ssl.SSLContext | None, find_credentials: Callable[[], Credentials], note: Tell
+    endpoint: Endpoint,
+    ssl_context: ssl.SSLContext | None,
+    find_credentials: Callable[[], Credentials],
+    note: Tell,
+    tunnel: Tunnel | None,
 ) -> None:
     missing: ConfigurationError | None = None
     try:
@@ -191,6 +215,8 @@ async def _examine_session(
             endpoint.url,
             credentials=credentials,
             ssl_context=ssl_context,
+            dial=tunnel,
+            proxy=None,
             connect_timeout=PATIENCE,
             reply_timeout=PATIENCE,
             give_up_after=PATIENCE,

@@ -9,11 +9,11 @@ import msgspec
 from cyclopts import Parameter
 
 from trio_cancel._cli._checks import Check, Result, examine
-from trio_cancel._cli._failure import clean
+from trio_cancel._cli._failure import clean, shell_words
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, Url, find_endpoint, trust
+from trio_cancel._cli._venue import CaFile, Proxy, Url, find_endpoint, find_tunnel, trust
 from trio_cancel._values.models import Credentials
 
 _COLOURS = {Result.OK: 32, Result.WARNING: 33, Result.FAILED: 31, Result.SKIPPED: 2}
@@ -23,6 +23,7 @@ async def doctor(
     *,
     url: Url = None,
     ca_file: CaFile = None,
+    proxy: Proxy = None,
     json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each check.")] = False,
 ) -> int:
     """Check the way to the venue, the clock and the credentials, one line a check. No order is touched.
@@ -30,6 +31,7 @@ async def doctor(
     Exit status: 0 nothing failed; 1 something did; 2 usage.
     """
     endpoint, ssl_context = find_endpoint(url), trust(ca_file)
+    tunnel = find_tunnel(endpoint, proxy)
     results: list[Result] = []
     coloured = is_terminal(sys.stdout)
 
@@ -38,8 +40,9 @@ async def doctor(
         write_stdout(_json_line(check) if json else _text_line(check, coloured))
 
     if not json:
-        write_stdout(f"{endpoint.origin}\n")
-    await examine(endpoint, ssl_context, Credentials.from_env, tell)
+        through = "" if tunnel is None else f" through the proxy {tunnel.proxy.origin} ({tunnel.proxy.source})"
+        write_stdout(f"{endpoint.origin}{shell_words(through)}\n")
+    await examine(endpoint, ssl_context, Credentials.from_env, tell, tunnel)
     return Status.LEFT if Result.FAILED in results else Status.OK
 
 

@@ -30,6 +30,9 @@ class CommandError(Exception):
 
 # The library's advice names its keywords; here is what a person at a shell does instead.
 _SHELL_WORDS = {
+    "(proxy=)": "(--proxy)",
+    "check proxy=": "check --proxy",
+    "in proxy=": "in --proxy",
     ", or pass ssl_context=": ", or name its authority with --ca-file",
     ", or pass allow_insecure=True": "",
     ", or pass credentials=Credentials(token, secret)": "",

@@ -22,7 +22,7 @@ from trio_cancel._cli._failure import CommandError, say
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, trust
+from trio_cancel._cli._venue import CaFile, Proxy, find_tunnel, trust
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._journal.opening import MovedJournal
 from trio_cancel._journal.reading import read_journal
@@ -45,6 +45,7 @@ async def resume(
     *,
     url: Annotated[str | None, Parameter(help="The venue, if it is not where the journal says.")] = None,
     ca_file: CaFile = None,
+    proxy: Proxy = None,
     old_external_ids: Annotated[
         bool,
         Parameter(negative="", help="Cancel by external ids older than an hour, too: they may name newer orders."),
@@ -63,6 +64,7 @@ async def resume(
         return Status.OK
     endpoint = parse_endpoint(contents.url if url is None else url)
     credentials, ssl_context = Credentials.from_env(), trust(ca_file)
+    tunnel = find_tunnel(endpoint, proxy)
     failed = False
 
     @asynccontextmanager
@@ -72,6 +74,8 @@ async def resume(
             endpoint.url,
             credentials=credentials,
             ssl_context=ssl_context,
+            dial=tunnel,
+            proxy=None,
             journal=MovedJournal(journal, contents.url),
             observer=observer,
         ) as ws:

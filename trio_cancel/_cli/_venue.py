@@ -10,12 +10,16 @@ from typing import Annotated
 import attrs
 from cyclopts import Parameter
 
-from trio_cancel._cli._failure import CommandError, clean
+from trio_cancel._cli._failure import CommandError, clean, say
 from trio_cancel._client import DEFAULT_URL, URL_VARIABLE, TradingWS, open_trading_ws
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._net.proxy import Tunnel, choose_proxy
 from trio_cancel._net.tls import trusting_context
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import Observer
+
+NO_PROXY = "none"
+"""The word for a direct connection."""
 
 Url = Annotated[
     str | None,
@@ -24,6 +28,14 @@ Url = Annotated[
 CaFile = Annotated[
     str | None,
     Parameter(name="--ca-file", help="Trust the certificates in this PEM file, instead of the system's."),
+]
+Proxy = Annotated[
+    str | None,
+    Parameter(
+        name="--proxy",
+        help="Connect through this proxy: http://host:port or socks5://host:port; none for a direct connection. "
+        "Else $HTTPS_PROXY or $ALL_PROXY, unless $NO_PROXY names the host.",
+    ),
 ]
 
 
@@ -34,22 +46,46 @@ class Venue:
     endpoint: Endpoint
     credentials: Credentials
     ssl_context: ssl.SSLContext | None
+    dial: Tunnel | None = None
 
     def open(self, observer: Observer | None = None) -> AbstractAsyncContextManager[TradingWS]:
         """Open a session; see :func:`trio_cancel.open_trading_ws`."""
         return open_trading_ws(
-            self.endpoint.url, credentials=self.credentials, ssl_context=self.ssl_context, observer=observer
+            self.endpoint.url,
+            credentials=self.credentials,
+            ssl_context=self.ssl_context,
+            dial=self.dial,
+            proxy=None,
+            observer=observer,
         )
 
 
-def find_venue(url: str | None, ca_file: str | None) -> Venue:
+def find_venue(url: str | None, ca_file: str | None, proxy: str | None) -> Venue:
     """Return the venue that the options and the environment name.
 
     Raises:
-        ConfigurationError: the url or the credentials cannot be used.
+        ConfigurationError: the url, the proxy or the credentials cannot be used.
         CommandError: the CA file cannot be used.
     """
-    return Venue(find_endpoint(url), Credentials.from_env(), trust(ca_file))
+    endpoint = find_endpoint(url)
+    credentials, context = Credentials.from_env(), trust(ca_file)
+    return Venue(endpoint, credentials, context, find_tunnel(endpoint, proxy))
+
+
+def find_tunnel(endpoint: Endpoint, proxy: str | None) -> Tunnel | None:
+    """Return the way through the proxy of --proxy or the environment, None for a direct connection.
+
+    A proxy of the environment that cannot be used is told.
+
+    Raises:
+        ConfigurationError: --proxy cannot be used.
+    """
+    if proxy == NO_PROXY:
+        return None
+    choice = choose_proxy(endpoint, True if proxy is None else proxy, os.environ)
+    if choice.unused is not None:
+        say(choice.unused)
+    return None if choice.proxy is None else Tunnel(choice.proxy)
 
 
 def find_endpoint(url: str | None) -> Endpoint:

@@ -71,7 +71,7 @@ def parse_endpoint(url: str, *, allow_insecure: bool = False) -> Endpoint:
     secure = parts.scheme == "wss"
     host = _host(parts)
     port = _port(parts)
-    if not secure and not allow_insecure and not _is_loopback(host):
+    if not secure and not allow_insecure and not is_loopback(host):
         _refuse("plain ws:// would show the API token to the network; use wss://, or pass allow_insecure=True")
     bracketed = f"[{host}]" if ":" in host else host
     resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -116,7 +116,8 @@ def _port(parts: SplitResult) -> int:
     return _DEFAULT_PORTS[parts.scheme] if port is None else port
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return True for the addresses of this machine, and its name."""
     if host in {"localhost", "localhost."}:
         return True
     try:

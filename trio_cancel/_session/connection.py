@@ -22,6 +22,7 @@ import trio
 from trio_cancel._engine.engine import Dispatcher
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._net.names import Names
+from trio_cancel._net.proxy import Tunnel
 from trio_cancel._net.stream import ByteStream, Dial, open_stream
 from trio_cancel._net.websocket import Link, upgrade
 from trio_cancel._session.write_ahead import IntentLog
@@ -139,6 +140,8 @@ class Connection:
                     self._up = True
                 if not self._up:
                     where, seconds = dialing.endpoint.origin, f"{dialing.connect_timeout:g} s"
+                    if isinstance(dialing.dial, Tunnel):
+                        where += f" through the proxy {dialing.dial.proxy.origin}"
                     raise HandshakeFailed(f"No connection to {where} within {seconds}: {stage}.")
                 self.writer.link, self.writer.end = self.link, self.end
                 opened(self)
