@@ -52,6 +52,7 @@ def test_the_keywords_are_these() -> None:
         "credentials",
         "ssl_context",
         "dial",
+        "proxy",
         "allow_insecure",
         "connect_timeout",
         "reply_timeout",
@@ -66,6 +67,7 @@ def test_the_keywords_are_these() -> None:
     ]
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "url")
     assert {name: p.default for name, p in parameters.items() if p.default is not None} == {
+        "proxy": True,
         "allow_insecure": False,
         "connect_timeout": 10.0,
         "reply_timeout": 12.0,
