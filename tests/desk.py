@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.engine import WRITE_MOST, Dispatcher
 from trio_cancel._engine.order import Flight, Pending, State, Terms
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._values.models import CancelRequest
@@ -75,6 +75,8 @@ class Bulk:
     def __init__(self, orders: Iterable[Order], held_since: float = 0.0, give_up: float = 30.0) -> None:
         self.orders = list(orders)
         self.held_since = held_since
+        for order in self.orders:
+            order.held_since = held_since
         self.refused: BaseException | None = None
         self._give_up = give_up
 
@@ -86,6 +88,16 @@ class Bulk:
         taken: list[Pending] = list(self.orders[:most])
         del self.orders[:most]
         return taken
+
+    def take_last(self, most: int) -> list[Pending]:
+        return self.take(most)
+
+    def behind(self) -> int:
+        return len(self.orders)
+
+    def give_up(self, cause: BaseException, before: float) -> bool:
+        self.refuse(cause)
+        return True
 
     def refuse(self, cause: BaseException) -> None:
         self.refused = cause
@@ -172,6 +184,7 @@ class Desk:
             return []
         self._rung = False
         admitted, self._ask_at = self.dispatcher.take(self.now)
+        self._rung |= len(admitted) == WRITE_MOST  # as the writer, who asks again
         flights, texts = self.dispatcher.sign(admitted, self.connection, self.now, self.wall)
         assert len(flights) == len(texts)
         for flight in flights:

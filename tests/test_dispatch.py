@@ -875,7 +875,7 @@ def test_the_abandoned_are_kept_within_bounds() -> None:
 # The clock of give_up_after
 
 
-def test_the_clock_does_not_run_while_the_window_is_full() -> None:
+def test_the_clock_does_not_run_while_the_window_is_full_and_the_venue_lives() -> None:
     desk = Desk()
     for index in range(WINDOW_START):
         desk.abandon(desk.submit(f"full {index}"))
@@ -883,7 +883,7 @@ def test_the_clock_does_not_run_while_the_window_is_full() -> None:
     order = desk.submit()
     desk.wait(6)
     assert desk.written[-1][2] != "o"
-    desk.wait(1)  # the places come back
+    desk.answer(refusal(desk.ids[0], 404, 40401))  # one place comes back
     assert desk.written[-1][2] == "o"
     desk.wait(29.9)
     assert order.kind is None
@@ -894,9 +894,10 @@ def test_the_clock_does_not_run_while_the_window_is_full() -> None:
 def test_the_clock_does_not_run_while_the_pacer_holds_the_first_attempt() -> None:
     desk = Desk(pacer=Pacer(1 / 100), terms=Terms(reply_timeout=30))
     first, second = desk.submit("first"), desk.submit("second")
-    desk.wait(30)
-    assert (first.kind, second.kind) == ("unknown", None)
-    desk.wait(69.9)
+    desk.wait(29)
+    desk.answer(canceled(desk.ids[0], "first"))
+    assert (first.kind, second.kind) == ("canceled", None)
+    desk.wait(70.9)
     assert len(desk.ids) == 1
     desk.wait(0.1)
     assert desk.times == [0, 100]
@@ -911,12 +912,15 @@ def test_the_clock_stands_still_while_the_pacer_holds_the_next_attempt() -> None
     order = desk.submit()
     desk.wait(1)
     desk.answer(BROKEN(desk.ids[0]))  # 1 s spent, the next may start at 20 s
+    desk.dispatcher.silence.sign(desk.now)  # the venue lives: it has answered something else
     desk.wait(20)
     assert desk.times == [0, 20]
     desk.wait(11)
     desk.answer(BROKEN(desk.ids[1]))  # at 32 s; 13 s spent
+    desk.dispatcher.silence.sign(desk.now)
     desk.wait(8)
     assert desk.times == [0, 20, 40]
+    desk.dispatcher.silence.sign(desk.now)
     desk.wait(20)
     assert desk.times == [0, 20, 40, 60]  # no answer to the third: 25 s spent
     desk.wait(4.5)

@@ -87,7 +87,7 @@ async def test_the_proof_sees_a_write_before_the_commit(
         while True:
             admitted, _ = intake._dispatcher.take(trio.current_time())
             if admitted:
-                intake._durable.append(admitted)
+                intake._bulk.extend(admitted)
                 intake._wake_writer()
                 await intake._intents.intend(admitted)
             else:

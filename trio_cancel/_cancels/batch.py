@@ -9,6 +9,7 @@ tells it all at any time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Literal, TypeAlias
@@ -164,7 +165,7 @@ class Batch:
         self._ended = False
         self._refused: BaseException | None = None
         self._done, self._wait_done = trio.open_memory_channel[None](1)
-        self.held_since: float = 0.0
+        self.held_since: float = math.inf  # trio's clock when it was handed in
 
     def __len__(self) -> int:
         return len(self._slot_of)
@@ -200,7 +201,7 @@ class Batch:
     @trio.lowlevel.enable_ki_protection
     def _end(self) -> None:
         self._ended = True
-        self._dispatcher.queue.remove_source(self)
+        self._dispatcher.remove_source(self)
         if self._unsettled:
             for content in self._slots:
                 if isinstance(content, _Item):
@@ -243,15 +244,29 @@ class Batch:
         """Return the next orders, at most so many."""
         begin = self._next
         end = self._next = min(begin + most, len(self._requests))
-        requests, terms = self._requests, self.terms
+        requests, terms, held_since = self._requests, self.terms, self.held_since
         taken: list[Pending] = []
         for slot in range(begin, end):
             item = _Item(requests[slot], terms)
             item.batch = self
             item.slot = slot
+            item.held_since = held_since
             self._slots[slot] = item
             taken.append(item)
         return taken
+
+    def take_last(self, most: int) -> list[Pending]:
+        """Return the next orders that get their last chance, at most so many."""
+        return self.take(most)
+
+    def behind(self) -> int:
+        """Return how many orders have not been asked for yet."""
+        return len(self._requests) - self._next
+
+    def give_up(self, cause: BaseException, before: float) -> bool:  # noqa: ARG002 - all came at once
+        """Settle everything that has not been asked for."""
+        self.refuse(cause)
+        return True
 
     def refuse(self, cause: BaseException) -> None:
         """Settle everything that has not been asked for: it will never be sent."""
@@ -261,7 +276,7 @@ class Batch:
         self._tell_if_done()
 
     def give_up_after(self) -> float:
-        """Return how many seconds without any connection it waits."""
+        """Return how many seconds it waits for a sign of life."""
         return self.terms.give_up_after
 
     def _tell_if_done(self) -> None:

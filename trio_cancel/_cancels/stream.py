@@ -3,7 +3,11 @@
 One task (the intake) takes items from the user's iterable into a small shelf; the dispatcher takes orders from the
 shelf when there is room; outcomes leave through a bounded memory channel in the order of completion. The intake stops
 at a shelf that is full, and an order leaves the shelf only while what is in flight and what is not yet received fit
-into the channel, so that delivering never blocks and nothing grows with the input.
+into ``ROOM``, so that nothing grows with the input. Where the venue gives no sign of life, what gets its last chance
+(``_engine.silence``) may be more: ``LAST_ROOM``.
+
+There, time counts from when an item came. What the intake had to wait for came when it got it; what was there at once
+came with the item before, or with the stream's opening: it only waited for room.
 
 If the block is left early, the intake stops, the shelf is dropped (those were not sent) and ``unsettled`` names what
 was in flight. Outcomes that had come and were not taken by then can still be iterated: none is lost. A failing iterable
@@ -12,8 +16,9 @@ ends the stream after the outcomes of what it gave, with its own exception.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sized
 from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 
 import trio
@@ -35,7 +40,13 @@ YIELD_EVERY = 64
 """Items after which the intake lets others run, for an iterable that never waits; and outcomes after which the consumer
 does, which may never wait, either."""
 TOLD_EVERY = 64
-"""Outcomes whose consumption tells the writer that there is room."""
+"""Outcomes whose consumption tells the writer and the intake that there is room."""
+LAST_ROOM = 65_536
+"""Orders in flight and outcomes not yet received, together at most, when they get their last chance."""
+WAITED = 0.01
+"""Seconds from which the intake has waited for an item, so that it was not there before."""
+MANY = 1_000_000
+"""How many items are taken to wait behind a full shelf, where the input does not say how many there are."""
 
 
 class _Item(Pending):
@@ -54,14 +65,18 @@ class _Item(Pending):
 class CancelStream:
     """Outcomes in the order of completion, for ``async for``. Made by :meth:`TradingWS.open_cancel_stream`."""
 
-    def __init__(self, terms: Terms, dispatcher: Dispatcher, invalid: Invalid = "raise") -> None:
+    def __init__(
+        self, terms: Terms, dispatcher: Dispatcher, total: int | None = None, invalid: Invalid = "raise"
+    ) -> None:
         self._terms = terms
         self._report_invalid = invalid == "report"
         self._invalid: list[InvalidItem] = []
         self._dispatcher = dispatcher
-        self._shelf: deque[CancelRequest] = deque()
+        self._shelf: deque[tuple[CancelRequest, float]] = deque()  # each with when it came
+        self._total = total  # of the input, if it says so
+        self._taken_in = 0
         self._in_flight: dict[Pending, None] = {}
-        self._send, self._receive = trio.open_memory_channel[Outcome](ROOM + SHELF)
+        self._send, self._receive = trio.open_memory_channel[Outcome](math.inf)  # bounded by `_waiting`
         self._waiting = 0  # outcomes delivered and not yet received
         self._unyielded = 0  # of those that were received since others could run
         self._intake_bell = Bell()
@@ -69,7 +84,7 @@ class CancelStream:
         self._closed = False
         self._error: BaseException | None = None
         self._refused: BaseException | None = None
-        self.held_since: float = trio.current_time()
+        self._came = trio.current_time()  # when the last item came
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
         return self
@@ -92,6 +107,7 @@ class CancelStream:
         self._waiting -= 1
         if self._waiting % TOLD_EVERY == 0:  # not for each: one write for many is far cheaper
             self._dispatcher.table.wake_writer()
+            self._intake_bell.ring()
         return outcome
 
     async def _next_at_hand(self) -> Outcome | None:
@@ -125,32 +141,60 @@ class CancelStream:
         """Whether it has an order to give now."""
         return bool(self._shelf) and len(self._in_flight) + self._waiting < ROOM
 
+    @property
+    def held_since(self) -> float:
+        """Trio's clock when the first item on the shelf came."""
+        return self._shelf[0][1] if self._shelf else math.inf
+
+    def behind(self) -> int:
+        """Return how many orders have not been asked for yet, as far as it is known."""
+        if len(self._shelf) < SHELF:
+            return len(self._shelf)
+        return len(self._shelf) + (MANY if self._total is None else self._total - self._taken_in)
+
     def take(self, most: int) -> list[Pending]:
         """Return the next orders, at most so many."""
+        return self._take(min(most, ROOM - len(self._in_flight) - self._waiting))
+
+    def take_last(self, most: int) -> list[Pending]:
+        """Return the next orders that get their last chance, at most so many."""
+        return self._take(min(most, LAST_ROOM - len(self._in_flight) - self._waiting))
+
+    def _take(self, most: int) -> list[Pending]:
         shelf = self._shelf
         before = len(shelf)
-        most = min(most, before, ROOM - len(self._in_flight) - self._waiting)
-        taken: list[Pending] = [_Item(self, shelf.popleft(), self._terms) for _ in range(most)]
+        taken: list[Pending] = []
+        for _ in range(min(most, before)):
+            request, came = shelf.popleft()
+            item = _Item(self, request, self._terms)
+            item.held_since = came
+            taken.append(item)
         self._in_flight.update(dict.fromkeys(taken))
         self._dispatcher.count_queued([pending.request for pending in taken])
         if before > SHELF // 2 >= len(shelf) or not shelf:
             self._intake_bell.ring()
         return taken
 
+    def give_up(self, cause: BaseException, before: float) -> bool:
+        """Settle what came by ``before``. What comes after an outage gets a chance of its own."""
+        while self._shelf and self._shelf[0][1] <= before:
+            self._not_sent(cause)
+        self._intake_bell.ring()
+        return False
+
     def refuse(self, cause: BaseException) -> None:
-        """Settle the shelf: nothing of it will be sent. What comes after an outage gets a chance of its own."""
-        while self._shelf and len(self._in_flight) + self._waiting < ROOM + SHELF:
-            self._waiting += 1
-            self._send.send_nowait(NotSent(self._shelf.popleft(), cause=cause))
-        if self._dispatcher.table.stopped is not None:
-            self._refused = cause
-        else:
-            self.held_since = trio.current_time()
-            self._dispatcher.submit_source(self, self.held_since)
+        """Settle the shelf, for good: nothing of it will be sent."""
+        while self._shelf:
+            self._not_sent(cause)
+        self._refused = cause
         self._intake_bell.ring()
 
+    def _not_sent(self, cause: BaseException) -> None:
+        self._waiting += 1
+        self._send.send_nowait(NotSent(self._shelf.popleft()[0], cause=cause))
+
     def give_up_after(self) -> float:
-        """Return how many seconds without any connection it waits."""
+        """Return how many seconds it waits for a sign of life."""
         return self._terms.give_up_after
 
     def _settled(self, pending: Pending) -> None:
@@ -173,10 +217,14 @@ class CancelStream:
                 iterator = aiter(requests)
                 async with aclosing(iterator) if isinstance(iterator, AsyncGenerator) else nullcontext():
                     index = 0
+                    asked = trio.current_time()
                     async for item in iterator:
+                        now = trio.current_time()
+                        self._came = now if now - asked >= WAITED else self._came + now - asked
                         self._take_item(item, index)
                         await self._make_room(index)
                         index += 1
+                        asked = trio.current_time()
             else:
                 for index, item in enumerate(requests):
                     self._take_item(item, index)
@@ -184,7 +232,7 @@ class CancelStream:
                         await self._make_room(index)
         except Exception as error:  # the user's iterable failed: it comes out of the stream, after its outcomes
             self._error = error
-        self._dispatcher.table.wake_writer()
+        self._dispatcher.source_waits(self)
         while self._shelf:  # until the dispatcher has taken every item, or never will
             if self._refused is None:
                 await self._intake_bell.wait()
@@ -193,37 +241,37 @@ class CancelStream:
         self._finish_if_done()
 
     def _take_item(self, item: object, index: int) -> None:
+        self._taken_in += 1
         try:
-            self._shelf.append(as_request(item, index))
+            self._shelf.append((as_request(item, index), self._came))
         except InvalidRequest as error:
             if not self._report_invalid:
                 raise
             self._invalid.append(InvalidItem(index, item, error))
 
     async def _make_room(self, index: int) -> None:
-        """Wait until the shelf has room for another item."""
-        if self._refused is not None:
-            await self._settle_shelf()
-            return
-        self._dispatcher.table.wake_writer()
+        """Wait until there is room for another item."""
+        if self._refused is None:
+            self._dispatcher.source_waits(self)
         if (index + 1) % YIELD_EVERY == 0:
             await trio.lowlevel.checkpoint()
-        while len(self._shelf) >= SHELF and self._refused is None:
+        while self._refused is None and (len(self._shelf) >= SHELF or self._waiting >= ROOM):
             await self._intake_bell.wait()
+        await self._settle_shelf()
 
     async def _settle_shelf(self) -> None:
         """If everything has ended, tell so for each order that waits, as the consumer takes it."""
         while self._refused is not None and self._shelf:
-            outcome = NotSent(self._shelf.popleft(), cause=self._refused)
-            self._waiting += 1
-            with suppress(trio.ClosedResourceError):  # the block was left while the channel was full
-                await self._send.send(outcome)
+            while self._waiting >= ROOM:
+                await self._intake_bell.wait()
+            with suppress(trio.ClosedResourceError):  # the block was left meanwhile
+                self._not_sent(self._refused)
 
     @trio.lowlevel.enable_ki_protection
     def _close(self) -> None:
         self._closed = True
         self._shelf.clear()
-        self._dispatcher.queue.remove_source(self)
+        self._dispatcher.remove_source(self)
         for pending in list(self._in_flight):
             self._dispatcher.abandon(pending)
         self._send.close()
@@ -241,7 +289,7 @@ async def run_stream(
     check_iterable(requests)
     if not isinstance(requests, Iterable | AsyncIterable):
         raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not {type(requests).__name__}.")
-    stream = CancelStream(terms, dispatcher, invalid)
+    stream = CancelStream(terms, dispatcher, len(requests) if isinstance(requests, Sized) else None, invalid)
     manager = trio.open_nursery()
     nursery = await manager.__aenter__()
     intake_ended = trio.Event()
@@ -255,7 +303,7 @@ async def run_stream(
 
     try:
         nursery.start_soon(intake)
-        dispatcher.submit_source(stream, stream.held_since)
+        dispatcher.submit_source(stream, trio.current_time())
         yield stream
     finally:
         # As in run_session: no `async with`, so that the block's exception stays what it is.

@@ -8,17 +8,20 @@ whole. Times named ``now`` are trio's clock, ``wall`` is Unix seconds.
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
 from trio_cancel._engine.in_flight import Table
-from trio_cancel._engine.order import Flight, Pending, State
+from trio_cancel._engine.order import Flight, Pending, State, Terms
 from trio_cancel._engine.queue import Queue, Source
 from trio_cancel._engine.rate import Governor, Pacer
 from trio_cancel._engine.replies import Inbox
+from trio_cancel._engine.silence import PACED_EARLIEST, Silence, last_chance_after
 from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
@@ -29,6 +32,9 @@ WRITE_MOST = 256
 
 LOOKUP_YIELDS = 0.05
 """Seconds until a lookup that lets cancels go first asks again."""
+
+SLICE = 500
+"""Orders whose time is looked at, and perhaps over, in one step at most: other tasks have their turn in between."""
 
 MOMENT = 1e-6
 """Seconds below which time is up: rounding can leave a remainder too small to ever pass on the clock."""
@@ -52,7 +58,8 @@ class Dispatcher:
     ) -> None:
         self.table: Table = Table(notify, wake_writer)
         self.governor: Governor = Governor()
-        self.inbox: Inbox = Inbox(self.table, self.governor, jitter)
+        self.silence: Silence = Silence()
+        self.inbox: Inbox = Inbox(self.table, self.governor, self.silence, jitter)
         self.queue: Queue = self.table.queue
         self.counters: Counters = self.table.counters
         self.read: Callable[[Iterable[bytes | str], int, float, float], None] = self.inbox.read
@@ -62,6 +69,11 @@ class Dispatcher:
         self.down_since: float | None = 0.0
         self.down_because: BaseException | None = None
         self._up_since = -math.inf
+        self._chances: dict[Source, None] = {}  # the bulk cancels whose last chance has come in this silence
+        self._patience = math.inf  # the shortest ``give_up_after`` that was seen
+        # A heap of the orders without a place in the window: when to look at each again. The number breaks ties.
+        self._looks: list[tuple[float, int, Pending]] = []
+        self._looked = 0
         self._sign = sign
         self._id_prefix = id_prefix
         self._next_id = 0
@@ -83,8 +95,7 @@ class Dispatcher:
             self.table.wake_writer()
         else:
             self.write_now()
-        if self.down_since is not None:
-            self._wake_timer(now + pending.terms.give_up_after)
+        self._note_call(pending.terms.give_up_after, now)
 
     def count_queued(self, requests: Sequence[CancelRequest]) -> None:
         """Count orders that were handed in, and tell the observer."""
@@ -100,18 +111,36 @@ class Dispatcher:
             return
         self.queue.add_source(source)
         self.table.wake_writer()
+        self._note_call(source.give_up_after(), now)
+
+    def _note_call(self, give_up_after: float, now: float) -> None:
+        if give_up_after < self._patience:
+            self._patience = give_up_after
         if self.down_since is not None:
-            self._wake_timer(now + source.give_up_after())
+            self.silence.ask(now)
+        if self.silence.asked_at is not None:
+            self._wake_timer(now + PACED_EARLIEST * give_up_after)
+
+    def remove_source(self, source: Source) -> None:
+        """Ask a bulk cancel no more."""
+        self.queue.remove_source(source)
+        self._chances.pop(source, None)
+
+    def source_waits(self, source: Source) -> None:
+        """Note that a source that had nothing has something, or sooner than it said."""
+        self.table.wake_writer()
+        if self.silence.asked_at is not None:
+            self._wake_timer(source.held_since + PACED_EARLIEST * source.give_up_after())
 
     @property
     def waiting(self) -> bool:
         """True if an order waits for a connection."""
-        return bool(self.table.active or self.queue.heads() or self.queue.sources())
+        return bool(self.table.active or self.table.last or self.queue.heads() or self.queue.sources())
 
     @property
     def pending_count(self) -> int:
         """How many orders wait for an answer or another attempt."""
-        return len(self.table.active) + len(self.table.overdue)
+        return len(self.table.active) + len(self.table.last) + len(self.table.overdue)
 
     @property
     def flight_count(self) -> int:
@@ -147,19 +176,39 @@ class Dispatcher:
 
     # What the writer does
 
-    def take(self, now: float) -> tuple[list[Pending], float]:
-        """Admit what may be written now. Return it, and when to ask again if nothing rings before (inf: never)."""
+    def take(self, now: float, early: int | None = None, ahead: float = 0.0) -> tuple[list[Pending], float]:
+        """Admit what may be written now. Return it, and when to ask again if nothing rings before (inf: never).
+
+        Args:
+            now: trio's clock.
+            early: None if it is written at once; else it is written when :meth:`let_through` says so, and this many
+                have been admitted and are not written yet.
+            ahead: seconds before its turn that an order may be admitted.
+        """
         admitted: list[Pending] = []
+        ask_at = self._admit(admitted, now, early, ahead)
+        silence = self.silence
+        if silence.asked_at is None:
+            # What is written is a question, and what keeps the window full is one that is open.
+            if self._chances:
+                self._chances.clear()  # the silence in which they came has ended
+            if admitted or (self.queue and len(self.table.active) >= self.governor.window):
+                silence.ask(now)
+                self._wake_timer(now + PACED_EARLIEST * self._patience)
+        elif self._chances or self.queue.last_chance:
+            ask_at = min(ask_at, self._admit_last(admitted, now, early, ahead))
+        return admitted, ask_at
+
+    def _admit(self, admitted: list[Pending], now: float, early: int | None, ahead: float) -> float:
         table = self.table
         queue = self.queue
-        governor = self.governor
-        pacer = self._pacer
-        window = governor.window
-        unpaced = pacer is None and governor.rate is None
+        window = self.governor.window
+        unpaced = self.unpaced
         while (left := WRITE_MOST - len(admitted)) > 0:
-            ready = governor.ready_at() if pacer is None else max(governor.ready_at(), pacer.ready_at())
-            if ready > now:
-                return admitted, min(ready, queue.next_due(now))
+            if not unpaced:
+                ready = self._ready_at(now, admitted, early) - ahead
+                if ready > now:
+                    return min(ready, queue.next_due(now))
             room = window - table.active_urgent
             if unpaced and room > 0 and queue.urgent:
                 # Where no pace holds them back, as many as there is room for, in one go.
@@ -171,6 +220,9 @@ class Dispatcher:
             pending = urgent[0] if urgent else queue.next_retry(now)
             if pending is None:
                 room = max(0, window - len(table.active))
+                if room and queue.returning:
+                    pending = queue.next_returning()
+            if pending is None:
                 if unpaced:
                     admitted += table.admit_all(queue.take_bulk(min(room, left)), urgent=False)
                     break
@@ -178,14 +230,87 @@ class Dispatcher:
                 if not bulk:
                     break
                 pending = bulk[0]
-            governor.start(now)
-            if pacer is not None:
-                pacer.start(now)
+            if early is None:
+                self._start(now)
             if pending.state is State.RETRYING and self._is_paced(pending):
-                self._hold(pending, now)
+                self._hold(pending)
             table.admit(pending)
             admitted.append(pending)
-        return admitted, queue.next_due(now)
+        return queue.next_due(now)
+
+    def _admit_last(self, admitted: list[Pending], now: float, early: int | None, ahead: float) -> float:
+        """Admit, beyond the window, what gets its last chance now."""
+        unpaced = self.unpaced
+        while (left := WRITE_MOST - len(admitted)) > 0:
+            if not unpaced and (ready := self._ready_at(now, admitted, early) - ahead) > now:
+                return ready
+            group = self._next_last(left if unpaced else 1, now)
+            if not group:
+                break
+            for pending in group:
+                self.table.admit_last(pending)
+                patience = pending.terms.give_up_after
+                end_at = now + patience - pending.spent(now, self.silence.since(patience))
+                self._look_at(pending, end_at)
+                self._wake_timer(end_at)
+                if early is None:
+                    self._start(now)
+            admitted += group
+        return math.inf
+
+    def _next_last(self, most: int, now: float) -> list[Pending]:
+        queue = self.queue
+        group: list[Pending] = []
+        while queue.last_chance and len(group) < most:
+            pending = queue.last_chance.popleft()
+            if pending.state not in (State.QUEUED, State.RETRYING):
+                continue
+            terms = pending.terms
+            if pending.spent(now, self.silence.since(terms.give_up_after)) >= PACED_EARLIEST * terms.give_up_after:
+                group.append(pending)
+            elif pending.state is State.RETRYING:
+                queue.returning.append(pending)  # the venue has come back meanwhile
+        for source in self._chances:
+            if len(group) == most:
+                break
+            patience = source.give_up_after()
+            if max(self.silence.since(patience), source.held_since) + PACED_EARLIEST * patience - MOMENT <= now:
+                group += source.take_last(most - len(group))
+        return group
+
+    def let_through(self, orders: deque[Pending], most: int, now: float) -> tuple[list[Pending], float]:
+        """Take out of ``orders``, which were admitted early, what is to be written now, at most so many.
+
+        Returns it, and when to ask again if nothing rings before.
+        """
+        taken: list[Pending] = []
+        unpaced = self.unpaced
+        while orders and len(taken) < most:
+            if orders[0].state is State.ADMITTED:  # not withdrawn meanwhile
+                if not unpaced:
+                    ready = self._ready_at(now, (), None)
+                    if ready > now:
+                        return taken, ready
+                    self._start(now)
+                taken.append(orders[0])
+            orders.popleft()
+        return taken, math.inf
+
+    @property
+    def unpaced(self) -> bool:
+        """True if neither the user nor the venue has set a pace."""
+        return self._pacer is None and self.governor.rate is None
+
+    def _ready_at(self, now: float, admitted: Sequence[Pending], early: int | None) -> float:
+        """Return when the next request may start, by both paces; ``admitted`` start before it if not counted yet."""
+        before = 0 if early is None else early + len(admitted)
+        ready = self.governor.ready_at(now, before)
+        return ready if self._pacer is None else max(ready, self._pacer.ready_at(now, before))
+
+    def _start(self, now: float) -> None:
+        self.governor.start(now)
+        if self._pacer is not None:
+            self._pacer.start(now)
 
     def sign(
         self, admitted: list[Pending], connection: int, now: float, wall: float
@@ -199,6 +324,8 @@ class Dispatcher:
         number = self._next_id
         by_id = self.table.flights
         earliest = math.inf
+        silence = self.silence
+        silent = silence.asked_at is not None and now - silence.asked_at > self._patience / 4
         for pending in admitted:
             if pending.state is not is_admitted:
                 continue  # withdrawn meanwhile
@@ -208,6 +335,8 @@ class Dispatcher:
                 pending.running_from = now
             else:
                 left -= now - pending.running_from
+            if silent and terms.give_up_after - pending.spent(now, silence.since(terms.give_up_after)) < MOMENT:
+                left = 0.0
             if left < MOMENT:
                 self.table.settle(pending, pending.conclude(None, self.table.clock))
                 continue
@@ -228,6 +357,19 @@ class Dispatcher:
         self.counters.written += len(flights)
         self._wake_timer(earliest)
         return flights, self._sign(to_sign, int((wall + self.correction) * 1000))
+
+    def time_left(self, flights: list[Flight], now: float) -> float:
+        """Return how many seconds the longest of these orders has left, a little less; inf if there is none.
+
+        Who waits for the socket so long and no longer still tells what was not sent before its time is over.
+        """
+        left = -math.inf
+        for flight in flights:
+            if self.table.flights.get(flight.request_id) is flight:
+                pending = flight.pending
+                patience = pending.terms.give_up_after
+                left = max(left, patience - pending.spent(now, self.silence.since(patience)))
+        return max(0.0, left - max(0.001, left / 100)) if left > -math.inf else math.inf
 
     def put_back(self, admitted: list[Pending], now: float) -> None:
         """Take back what was admitted and not signed: the connection ended between the two."""
@@ -263,6 +405,7 @@ class Dispatcher:
         if self.down_since is None:
             self.down_since = now
         self.down_because = cause
+        self.silence.ask(now)
         error = ConnectionLost(f"the connection was lost before the answer came{f' ({cause})' if cause else ''}")
         error.__cause__ = cause
         lost = [flight for flight in self.table.flights.values() if flight.connection == connection]
@@ -271,12 +414,15 @@ class Dispatcher:
             if flight.answered_at is None:
                 flight.pending.doubt = flight.pending.doubt or error
         for pending in {flight.pending: None for flight in lost}:
-            if pending.state is not State.IN_FLIGHT:
-                continue
+            if pending.state is not State.IN_FLIGHT or pending in self.table.last:
+                continue  # of the latter there may be very many: each is looked at in its time
             if pending.terms.retry and not pending.abandoned and not pending.no_more:
                 self.table.retry(pending, now)
             else:
                 self.table.settle(pending, pending.conclude(error, self.table.clock))
+        for pending in self.table.active:
+            if pending.state is State.RETRYING and pending.running_from is None:
+                pending.running_from = max(now, pending.held_since)  # no pace holds it back where no connection is
         self._wake_timer(now)
 
     @trio.lowlevel.enable_ki_protection
@@ -284,7 +430,9 @@ class Dispatcher:
         """End everything at once, for good: what was written is Unknown, the rest NotSent, with ``cause``."""
         self.table.stopped = cause
         singles, sources = self.queue.clear()
-        for pending in [*self.table.active, *self.table.overdue, *singles]:
+        self._chances.clear()
+        self._looks.clear()
+        for pending in [*self.table.active, *self.table.last, *self.table.overdue, *singles]:
             with Boundary() as boundary:  # what fails beside one order must not keep the others from their outcomes
                 if pending.state is not State.SETTLED:
                     pending.doubt = cause
@@ -295,10 +443,10 @@ class Dispatcher:
             source.refuse(cause)
 
     def expire(self, now: float) -> float:
-        """Act on everything whose time is up; return when to look again."""
+        """Act on what has its time up, in slices; return when to look again."""
         next_at = math.inf
-        down_since = self.down_since
-        for pending in [*self.table.active, *(self.queue.heads() if down_since is not None else ())]:
+        silence = self.silence
+        for pending in list(self.table.active):
             if pending.state is State.SETTLED:
                 continue
             terms = pending.terms
@@ -309,14 +457,15 @@ class Dispatcher:
                 else:
                     next_at = min(next_at, at)
                 continue
-            left = terms.give_up_after - pending.spent(now, down_since)
+            since = silence.since(terms.give_up_after)
+            left = terms.give_up_after - pending.spent(now, since)
             if left < MOMENT and self._is_held(pending, now):
-                self._hold(pending, now)
-                continue
+                self._hold(pending)
+                left = terms.give_up_after - pending.spent(now, since)
             if left < MOMENT:
-                self.table.settle(pending, pending.conclude(self._no_connection(), self.table.clock))
+                self.table.settle(pending, pending.conclude(self._why_silent(pending.terms), self.table.clock))
                 continue
-            if pending.running_from is not None or down_since is not None:
+            if pending.running_from is not None or since < math.inf:
                 next_at = min(next_at, now + left)
             if pending.state is State.IN_FLIGHT:
                 reply_at = pending.flights[-1].deadline
@@ -324,16 +473,106 @@ class Dispatcher:
                     next_at = min(next_at, reply_at)
                 else:
                     self._overdue_reply(pending, now)
-        if down_since is not None:
-            for source in self.queue.sources():
-                at = max(down_since, source.held_since) + source.give_up_after()
-                if at <= now:
-                    self.queue.remove_source(source)
-                    source.refuse(self._no_connection() or NotWritten("there was no connection"))
-                else:
-                    next_at = min(next_at, at)
+        if silence.asked_at is None:
+            self._chances.clear()
+        else:
+            next_at = min(next_at, self._expire_sources(now), self._take_fresh(now))
+        next_at = min(next_at, self._look(now))
         self.table.wake_writer()  # what was given up has left its place in the window
         return next_at
+
+    def _expire_sources(self, now: float) -> float:
+        """Give up the bulk cancels whose time is over in a silence; return when to look again."""
+        next_at = math.inf
+        for source in self.queue.sources():
+            chance_at, end_at = self._source_times(source)
+            if end_at - MOMENT <= now:
+                patience = source.give_up_after()
+                if source.give_up(self._why_silent(Terms(give_up_after=patience)), now + MOMENT - patience):
+                    self.remove_source(source)
+                    continue
+                chance_at, end_at = self._source_times(source)
+            if chance_at - MOMENT <= now:
+                self._chances[source] = None
+                next_at = min(next_at, end_at)
+            else:
+                next_at = min(next_at, chance_at)
+        return next_at
+
+    def _source_times(self, source: Source) -> tuple[float, float]:
+        """Return when a bulk cancel gets its last chance in this silence, and when it is given up."""
+        patience = source.give_up_after()
+        begin = max(self.silence.since(patience), source.held_since)
+        if begin == math.inf:
+            return math.inf, math.inf
+        return begin + last_chance_after(patience, source.behind(), self._known_pace()), begin + patience
+
+    def _known_pace(self) -> float | None:
+        rates = (self.governor.rate, None if self._pacer is None else self._pacer.rate)
+        return min((rate for rate in rates if rate is not None), default=None)
+
+    def _take_fresh(self, now: float) -> float:
+        """Begin to look at single cancels that have not been written at once; return when to look again."""
+        fresh = self.queue.fresh
+        for _ in range(min(SLICE, len(fresh))):
+            pending = fresh.popleft()
+            if pending.state is State.QUEUED:
+                self._look_at(pending, now)
+        return now if fresh else math.inf
+
+    def _look_at(self, pending: Pending, at: float) -> None:
+        self._looked += 1
+        heapq.heappush(self._looks, (at, self._looked, pending))
+
+    def _look(self, now: float) -> float:
+        """Look at the orders without a place in the window whose moment has come; return when to look again."""
+        looks = self._looks
+        urgent = self.queue.urgent
+        for _ in range(SLICE):
+            if not looks or looks[0][0] > now:
+                break
+            pending = looks[0][2]
+            at = self._look_one(pending, now)
+            if at == math.inf:
+                heapq.heappop(looks)
+            else:
+                self._looked += 1
+                heapq.heapreplace(looks, (at, self._looked, pending))
+        while urgent and urgent[0].state is not State.QUEUED:
+            urgent.popleft()
+        return looks[0][0] if looks else math.inf
+
+    def _look_one(self, pending: Pending, now: float) -> float:
+        """Act on an order without a place in the window; return when to look again, inf if never."""
+        table = self.table
+        if pending.state is State.SETTLED or pending in table.active or pending in table.overdue:
+            return math.inf
+        if pending.abandoned:
+            at = max((f.deadline for f in pending.flights), default=now)
+            if at > now:
+                return at
+            table.let_go(pending)
+            return math.inf
+        patience = pending.terms.give_up_after
+        since = self.silence.since(patience)
+        spent = pending.spent(now, since)
+        left = patience - spent
+        if left < MOMENT:
+            table.settle(pending, pending.conclude(self._why_silent(pending.terms), table.clock))
+            return math.inf
+        if not pending.flights and pending.state in (State.QUEUED, State.RETRYING):
+            after = last_chance_after(patience, len(self.queue.urgent), self._known_pace())
+            if spent < after - MOMENT:
+                return now + after - spent
+            self.queue.last_chance.append(pending)
+            return now + left
+        if pending.state is State.IN_FLIGHT and self.silence.last_sign > pending.flights[-1].written:
+            # The venue has come back: now it is tried again as any other.
+            latest = pending.flights[-1]
+            if latest.deadline > now and latest.request_id in table.flights:
+                return min(latest.deadline, now + left)
+            self._overdue_reply(pending, now)
+        return now + left
 
     def _overdue_reply(self, pending: Pending, now: float) -> None:
         if pending.doubt is None:
@@ -361,16 +600,15 @@ class Dispatcher:
         """Return True if only the pace keeps its next attempt from being written now."""
         if pending.state is not State.RETRYING or self.down_since is not None or not self._is_paced(pending):
             return False
-        ready = self.governor.ready_at() if self._pacer is None else self._pacer.ready_at()
-        return pending.not_before <= now < ready
+        return pending.not_before <= now < self._ready_at(now, (), None)
 
-    def _hold(self, pending: Pending, now: float) -> None:
+    def _hold(self, pending: Pending) -> None:
         """Stop its clock: since its next attempt is due and there is a connection, only the pace has held it back."""
-        pending.hold(now, max(pending.not_before, self._up_since))
+        pending.hold(max(pending.not_before, self._up_since))
 
-    def _no_connection(self) -> BaseException | None:
+    def _why_silent(self, terms: Terms) -> BaseException:
         if self.down_since is None:
-            return None
+            return NotWritten(f"the venue gave no sign of life for {terms.give_up_after:g} s")
         because = f": {self.down_because}" if self.down_because else ""
         error = NotWritten(f"there was no connection in time{because}")
         error.__cause__ = self.down_because

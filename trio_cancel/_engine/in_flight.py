@@ -4,6 +4,9 @@ An order holds its place in the window from its admission until it settles. If i
 written is withdrawn; one that is written stays in the table, so that a late answer still settles it while the
 connection lives, but it gives its place back when its reply is overdue. Settling forgets an order's request ids but for
 a bounded memory of the last ones, by which late and contradicting answers are told from unknown ones.
+
+What is written as a last chance (see ``_engine.silence``) has no place in the window: it is in ``last``, and gets a
+place only if the venue comes back and it has to be written again.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ class Table:
         self.flights: dict[str, Flight] = {}
         self.active: dict[Pending, None] = {}
         self.active_urgent: int = 0
+        self.last: dict[Pending, None] = {}
         self.overdue: dict[Pending, None] = {}
         # Request id: how its order settled; whether it was answered. The older half is dropped at once, in no time.
         self._recent: dict[str, tuple[str, bool]] = {}
@@ -65,10 +69,15 @@ class Table:
 
     def admit(self, pending: Pending) -> None:
         """Give an order its place in the window, if it has none, and let it be signed."""
-        if pending.state is State.QUEUED:
+        if pending not in self.active:
+            self.last.pop(pending, None)
             self.active[pending] = None
-            if pending.urgent:
-                self.active_urgent += 1
+            self.active_urgent += pending.urgent
+        pending.state = State.ADMITTED
+
+    def admit_last(self, pending: Pending) -> None:
+        """Let an order be signed without a place in the window."""
+        self.last[pending] = None
         pending.state = State.ADMITTED
 
     def admit_all(self, group: list[Pending], *, urgent: bool) -> list[Pending]:
@@ -93,7 +102,12 @@ class Table:
             return
         pending.state = State.RETRYING
         pending.not_before = at
-        self.queue.retry(pending)
+        if pending not in self.last:
+            self.queue.retry(pending)
+        elif pending.flights:
+            self.queue.returning.append(pending)
+        else:
+            self.queue.last_chance.append(pending)
         if self.log is not None:
             self.log.retried(pending)
         self.wake_writer()
@@ -107,7 +121,8 @@ class Table:
         if pending in self.active:
             del self.active[pending]
             self.active_urgent -= pending.urgent
-        elif self.overdue:
+        else:
+            self.last.pop(pending, None)
             self.overdue.pop(pending, None)
         for flight in pending.flights:
             self.flights.pop(flight.request_id, None)
@@ -163,8 +178,10 @@ class Table:
         """Give an abandoned order's place in the window back; a late answer still settles it."""
         if pending.doubt is None:
             pending.doubt = NoReply("no answer came in time, and its caller has left")
-        del self.active[pending]
-        self.active_urgent -= pending.urgent
+        if pending in self.active:
+            del self.active[pending]
+            self.active_urgent -= pending.urgent
+        self.last.pop(pending, None)
         self.overdue[pending] = None
         if len(self.overdue) > LATE_KEPT:
             oldest = next(iter(self.overdue))

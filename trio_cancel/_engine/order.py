@@ -4,7 +4,7 @@ A :class:`Pending` belongs to the dispatcher from the moment it is handed in unt
 learns the outcome through :meth:`Pending.deliver`, which only delivers what has been settled before.
 
 Its clock (``give_up_after``) runs from the first write on. While it is held back it stands still, but for the time in
-which there is no connection: see :meth:`Pending.spent`.
+which the venue gives no sign of life: see ``_engine.silence``.
 """
 
 from __future__ import annotations
@@ -102,8 +102,7 @@ class Pending:
         running_from: trio's clock since which its time runs; None while it stands still.
         time_spent: seconds that it has run before.
         not_before: trio's clock before which its next attempt must not be written.
-        held_since: trio's clock since which it has been held back; long ago for one of a bulk cancel or a stream, whose
-            source knows when that was handed in.
+        held_since: trio's clock when it was handed in; later, since when the pace has held its next attempt back.
         intent: its number in the journal, once it has one.
     """
 
@@ -148,25 +147,25 @@ class Pending:
         """Hand ``self.outcome`` to whoever waits; never raises, never blocks."""
         raise AssertionError("each kind of Pending delivers in its own way")
 
-    def spent(self, now: float, down_since: float | None) -> float:
+    def spent(self, now: float, silent_since: float) -> float:
         """Return the seconds of ``give_up_after`` that are used up.
 
         Args:
             now: trio's clock.
-            down_since: since when there is no connection; None if there is one.
+            silent_since: since when the venue has given no sign of life; inf if it lives.
         """
+        since = max(silent_since, self.held_since)
         if self.running_from is not None:
-            return self.time_spent + now - self.running_from
-        if down_since is None:
-            return self.time_spent
-        return self.time_spent + now - max(down_since, self.held_since)
+            since = min(since, self.running_from)
+        return self.time_spent + max(0.0, now - since)
 
-    def hold(self, now: float, running_until: float) -> None:
-        """Stop the clock: since ``running_until`` only the pacer has held it back."""
+    def hold(self, running_until: float) -> None:
+        """Stop the clock: since ``running_until`` only the pace has held it back."""
         if self.running_from is not None:
-            self.time_spent += max(0.0, running_until - self.running_from)
+            until = max(running_until, self.running_from)
+            self.time_spent += until - self.running_from
             self.running_from = None
-            self.held_since = now
+            self.held_since = until
 
     def doubtful_but(self, flight: Flight | None) -> bool:
         """Return True if an attempt other than ``flight`` is unanswered, or has an answer that says nothing."""

@@ -1,11 +1,13 @@
 """Who comes next: single cancels before retries of bulk ones before new bulk ones (pure).
 
 Single and scope-exit cancels stand in line one by one. A bulk cancel is a :class:`Source` that is asked for its next
-order only when there is room for it, so that no queue grows with the input; several take turns.
+order only when there is room for it, so that no queue grows with the input; several take turns. Orders that were
+written as a last chance (see ``_engine.silence``) and are to be tried again stand between retries and new bulk ones.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from typing import Protocol
@@ -16,8 +18,9 @@ from trio_cancel._engine.order import Pending, State
 class Source(Protocol):
     """A bulk cancel, as the queue sees it."""
 
-    held_since: float
-    """Trio's clock when it was handed in."""
+    @property
+    def held_since(self) -> float:
+        """Trio's clock when the first of what waits was handed in; inf if nothing waits."""
 
     @property
     def waiting(self) -> bool:
@@ -26,11 +29,23 @@ class Source(Protocol):
     def take(self, most: int) -> list[Pending]:
         """Return its next orders, at most so many; none if there is none now."""
 
+    def take_last(self, most: int) -> list[Pending]:
+        """Return its next orders that get their last chance, at most so many."""
+
+    def behind(self) -> int:
+        """Return how many orders have not been asked for yet, as far as it knows."""
+
+    def give_up(self, cause: BaseException, before: float) -> bool:
+        """Settle what has not been asked for and was handed in by ``before``: it will never be sent.
+
+        Returns True if nothing more can come from it.
+        """
+
     def refuse(self, cause: BaseException) -> None:
-        """Settle everything that has not been asked for yet: it will never be sent."""
+        """Settle everything that has not been asked for yet, for good: it will never be sent."""
 
     def give_up_after(self) -> float:
-        """Return how many seconds without any connection it waits."""
+        """Return how many seconds it waits for a sign of life."""
 
 
 class Queue:
@@ -38,21 +53,40 @@ class Queue:
 
     Attributes:
         urgent: the single cancels, oldest first, those that were withdrawn included.
+        fresh: those of them that the dispatcher has not looked at yet, perhaps with others that have been taken.
+        last_chance: orders not written that are to be written before their time is over in a silence.
+        returning: orders that have no place in the window and wait for their next attempt.
     """
 
-    __slots__ = ("_retries", "_sources", "urgent")
+    __slots__ = ("_due", "_due_urgent", "_later", "_number", "_sources", "fresh", "last_chance", "returning", "urgent")
 
     def __init__(self) -> None:
         self.urgent: deque[Pending] = deque()
-        self._retries: list[Pending] = []
+        self.fresh: deque[Pending] = deque()
+        self.last_chance: deque[Pending] = deque()
+        self.returning: deque[Pending] = deque()
+        # Those that wait for their next attempt: a heap of those that are not due yet, and two lines of those that are.
+        self._later: list[tuple[float, int, Pending]] = []
+        self._due_urgent: deque[Pending] = deque()
+        self._due: deque[Pending] = deque()
+        self._number = 0  # breaks ties, so that equal times come in order
         self._sources: deque[Source] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self.urgent or self._retries or self._sources)
+        return bool(
+            self.urgent
+            or self._sources
+            or self._later
+            or self._due
+            or self._due_urgent
+            or self.returning
+            or self.last_chance
+        )
 
     def add(self, pending: Pending) -> None:
         """Put a single cancel in line."""
         self.urgent.append(pending)
+        self.fresh.append(pending)
 
     def add_source(self, source: Source) -> None:
         """Let a bulk cancel take its turns."""
@@ -65,13 +99,13 @@ class Queue:
 
     def retry(self, pending: Pending) -> None:
         """Put an order in line for its next attempt, not before ``pending.not_before``."""
-        self._retries.append(pending)
+        self._number += 1
+        heapq.heappush(self._later, (pending.not_before, self._number, pending))
 
     def retrying(self) -> list[Pending]:
         """Return the orders that wait for their next attempt."""
-        if self._retries:
-            self._retries = [p for p in self._retries if p.state is State.RETRYING]
-        return self._retries
+        waiting = [*self._due_urgent, *self._due, *(pending for _, _, pending in self._later)]
+        return [pending for pending in waiting if pending.state is State.RETRYING]
 
     def take_urgent(self, most: int) -> list[Pending]:
         """Return the next single cancels, at most so many."""
@@ -81,18 +115,30 @@ class Queue:
             pending = urgent.popleft()
             if pending.state is queued:
                 taken.append(pending)
+        if not urgent:
+            self.fresh.clear()
         return taken
+
+    def next_returning(self) -> Pending | None:
+        """Return the next order that gets a place in the window for its next attempt, or None."""
+        while self.returning:
+            pending = self.returning.popleft()
+            if pending.state is State.RETRYING:
+                return pending
+        return None
 
     def next_retry(self, now: float) -> Pending | None:
         """Return the next order whose next attempt is due, single ones first, or None."""
-        if not self._retries:
-            return None
-        due = [p for p in self.retrying() if p.not_before <= now]
-        if not due:
-            return None
-        chosen = next((p for p in due if p.urgent), due[0])
-        self._retries.remove(chosen)
-        return chosen
+        later = self._later
+        while later and later[0][0] <= now:
+            pending = heapq.heappop(later)[2]
+            (self._due_urgent if pending.urgent else self._due).append(pending)
+        for due in (self._due_urgent, self._due):
+            while due:
+                pending = due.popleft()
+                if pending.state is State.RETRYING:
+                    return pending
+        return None
 
     def take_bulk(self, most: int) -> list[Pending]:
         """Return the next orders of the bulk cancels, at most so many; several bulk cancels share them."""
@@ -111,22 +157,22 @@ class Queue:
 
     def next_due(self, now: float) -> float:
         """Return when the earliest next attempt that is not due yet will be; inf if there is none."""
-        if not self._retries:
-            return math.inf
-        return min((p.not_before for p in self.retrying() if p.not_before > now), default=math.inf)
+        later = self._later
+        while later and (later[0][0] <= now or later[0][2].state is not State.RETRYING):
+            pending = heapq.heappop(later)[2]
+            if pending.state is State.RETRYING:
+                (self._due_urgent if pending.urgent else self._due).append(pending)
+        return later[0][0] if later else math.inf
 
     def waiting(self, now: float) -> bool:
         """Return True if an order could be written now, or could if there was room for it."""
-        if self.heads() or any(source.waiting for source in self._sources):
+        if any(p.state is State.QUEUED for p in self.urgent) or any(source.waiting for source in self._sources):
             return True
-        return bool(self._retries) and any(p.not_before <= now for p in self.retrying())
+        return any(p.not_before <= now for p in self.retrying())
 
     def heads(self) -> list[Pending]:
-        """Return the single cancels that have not been tried yet, oldest first; forget those that have ended."""
-        heads = [p for p in self.urgent if p.state is State.QUEUED]
-        if len(heads) < len(self.urgent):
-            self.urgent = deque(heads)
-        return heads
+        """Return the single cancels that have not been tried yet, oldest first."""
+        return [p for p in self.urgent if p.state is State.QUEUED]
 
     def sources(self) -> list[Source]:
         """Return the bulk cancels."""
@@ -135,6 +181,6 @@ class Queue:
     def clear(self) -> tuple[list[Pending], list[Source]]:
         """Take everything out: the single cancels not tried yet, and the bulk ones."""
         taken = self.heads(), list(self._sources)
-        self.urgent.clear()
-        self._sources.clear()
+        for line in (self.urgent, self.fresh, self.last_chance, self.returning, self._sources):
+            line.clear()
         return taken

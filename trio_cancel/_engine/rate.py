@@ -66,8 +66,15 @@ class Pacer:
         """The time (trio's clock, seconds) from which the whole burst is there again; it may be past."""
         return self._full_at
 
-    def ready_at(self) -> float:
-        """Return the time (trio's clock, seconds) from which the next request may start; it may be past."""
+    def ready_at(self, now: float = -math.inf, before: int = 0) -> float:
+        """Return the time (trio's clock, seconds) from which the next request may start; it may be past.
+
+        Args:
+            now: trio's clock; needed only with ``before``.
+            before: how many requests are about to start before it.
+        """
+        if before:
+            return max(self._full_at, now) + before * self._interval - self._tolerance
         return self._full_at - self._tolerance
 
     def start(self, now: float) -> None:
@@ -98,8 +105,10 @@ class Governor:
         """Begin again with a small window: a new connection may lead to another machine."""
         self.window = WINDOW_START
 
-    def ready_at(self) -> float:
-        """Return the time from which the next request may start; it may be past."""
+    def ready_at(self, now: float = -math.inf, before: int = 0) -> float:
+        """Return the time from which the next request may start, ``before`` others first; it may be past."""
+        if before and self.rate is not None:
+            return max(self._next_at, now) + before / self.rate
         return self._next_at
 
     def start(self, now: float) -> None:

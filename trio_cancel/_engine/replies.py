@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from trio_cancel._engine.in_flight import Table
 from trio_cancel._engine.order import Flight, Pending, State
 from trio_cancel._engine.rate import WINDOW_MOST, Governor
+from trio_cancel._engine.silence import Silence
 from trio_cancel._values.errors import InvalidReply, UnlistedRefusal, VenueUnavailable
 from trio_cancel._values.observer import logger
 from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, VenueReply
@@ -36,9 +37,10 @@ _canceled = quick(Canceled)
 class Inbox:
     """Reads messages for one session."""
 
-    def __init__(self, table: Table, governor: Governor, jitter: random.Random) -> None:
+    def __init__(self, table: Table, governor: Governor, silence: Silence, jitter: random.Random) -> None:
         self._table = table
         self._governor = governor
+        self._silence = silence
         self._jitter = jitter
         self._bad_since = -math.inf
         self._bad_count = 0
@@ -54,6 +56,7 @@ class Inbox:
         counters, notify, flights = table.counters, table.notify, table.flights
         governor = self._governor
         canceled = Verdict.CANCELED
+        alive = False
         for text in texts:
             reply = decode_reply(text)
             flight = flights.get(reply.id or "")
@@ -77,6 +80,7 @@ class Inbox:
             if verdict is not canceled or order is None:
                 self._read_refusal(reply, flight, verdict, why, now)
                 continue
+            alive = True
             if governor.rate is not None:
                 self._progress(now)
             elif governor.window < WINDOW_MOST:
@@ -88,6 +92,8 @@ class Inbox:
             else:
                 attempts, after = pending.attempts(), pending.doubtful_but(flight)
             table.settle(pending, _canceled(pending.request, attempts, after_unanswered=after, order=order))
+        if alive:
+            self._silence.sign(now)
 
     def _read_refusal(self, reply: Reply | BadReply, flight: Flight, verdict: Verdict, why: str, now: float) -> None:
         table = self._table
@@ -99,7 +105,10 @@ class Inbox:
             pending.error = error
         if verdict is Verdict.LIMITED:
             self._limited(flight, now)
+        elif verdict is Verdict.UNAVAILABLE or verdict is Verdict.INVALID:
+            self._governor.accepted(now)
         else:
+            self._silence.sign(now)
             self._progress(now)
         after = pending.doubtful_but(flight)
         if verdict is Verdict.CLOSED:
@@ -187,6 +196,8 @@ class Inbox:
                 counters.contradictions += 1
                 logger.error("a later answer to %s says %s; the first said %s and stands", reply.id, says, settled_as)
             if not answered:
+                if isinstance(reply, Reply) and reply.status != 429 and reply.status < 500:
+                    self._silence.sign(now)
                 counters.late += 1
                 table.answered_late(reply.id, settled_as)
                 logger.info("the answer to %s (status %s) came after its order had settled", reply.id, reply.status)

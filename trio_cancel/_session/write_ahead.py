@@ -3,20 +3,25 @@
 While one group's intents are on their way to the disk, the writer writes the group before and answers come in, so that
 the disk is waited for once, not once a group. The task owns what it has admitted until the writer takes it; if the
 connection ends, that goes back into the queue, not written.
+
+A pace is kept where it counts, at the write: orders are admitted a little ahead of their turn, and the writer takes
+each when its turn has come.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
-from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.engine import WRITE_MOST, Dispatcher
 from trio_cancel._engine.order import Pending
 from trio_cancel._trio.wakeup import Bell
+
+AHEAD = 0.25
+"""Seconds ahead of its turn in the pace that an order's intent is made durable; as long as a slow disk takes."""
 
 
 class IntentLog(Protocol):
@@ -37,7 +42,9 @@ class Intake:
         self._dispatcher = dispatcher
         self._intents = intents
         self._wake_writer = wake_writer
-        self._durable: deque[list[Pending]] = deque()
+        # What is durable and not written yet; single cancels overtake the others here, too.
+        self._urgent: deque[Pending] = deque()
+        self._bulk: deque[Pending] = deque()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
@@ -46,21 +53,26 @@ class Intake:
         admitted: list[Pending] = []
         try:
             while True:
-                admitted, ask_at = dispatcher.take(trio.current_time())
+                early = len(self._urgent) + len(self._bulk)
+                admitted, ask_at = dispatcher.take(trio.current_time(), early, AHEAD)
                 if admitted:
                     await self._intents.intend(admitted)
-                    self._durable.append(admitted)
+                    for pending in admitted:
+                        (self._urgent if pending.urgent else self._bulk).append(pending)
                     admitted = []
                     self._wake_writer()
                 else:
                     with trio.move_on_at(ask_at):
                         await self.bell.wait()
         finally:
-            now = trio.current_time()
-            for group in (*self._durable, admitted):
-                dispatcher.put_back(group, now)
-            self._durable.clear()
+            dispatcher.put_back([*self._urgent, *self._bulk, *admitted], trio.current_time())
+            self._urgent.clear()
+            self._bulk.clear()
 
-    def take(self, now: float) -> tuple[list[Pending], float]:  # noqa: ARG002 - in place of the dispatcher's
-        """Return the next group whose intents are durable, if there is one; it is the writer's then."""
-        return (self._durable.popleft() if self._durable else []), math.inf
+    def take(self, now: float) -> tuple[list[Pending], float]:
+        """Return what is durable and whose turn has come, and when to ask again; it is the writer's then."""
+        urgent, ask_at = self._dispatcher.let_through(self._urgent, WRITE_MOST, now)
+        if self._urgent:
+            return urgent, ask_at
+        bulk, ask_at = self._dispatcher.let_through(self._bulk, WRITE_MOST - len(urgent), now)
+        return urgent + bulk, ask_at

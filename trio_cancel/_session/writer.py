@@ -19,7 +19,7 @@ from itertools import accumulate
 import attrs
 import trio
 
-from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.engine import WRITE_MOST, Dispatcher
 from trio_cancel._engine.order import Flight, Pending
 from trio_cancel._net.frames import encode_texts
 from trio_cancel._net.websocket import Link
@@ -30,7 +30,7 @@ from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost
 
 WRITE_DEADLINE = 5.0
-"""Seconds that one write may be stalled by a peer that does not read."""
+"""Seconds that one write may be stalled by a peer that does not read, at most."""
 
 
 @attrs.frozen
@@ -90,8 +90,13 @@ class Writer:
     async def write(self) -> None:
         """Write until the connection breaks or the task is cancelled."""
         link = self.link
+        again = False
         try:
             while not self._broken:
+                if again:
+                    # Where group follows group (a last chance of very many orders), others have their turn in between.
+                    await trio.lowlevel.checkpoint()
+                    again = False
                 if self._unfinished is not None:
                     await self._finish()
                     continue
@@ -102,6 +107,7 @@ class Writer:
                     admitted, ask_at = self._take(trio.current_time())
                 if admitted or control or link.stream.pending_output:
                     self._start(control, admitted)
+                    again = len(admitted) == WRITE_MOST
                     continue
                 if link.closing:
                     self.flushed.set()
@@ -150,11 +156,12 @@ class Writer:
                 self._intents.written(orders)
 
     async def _finish(self) -> None:
-        """Wait until the socket has taken the rest, for ``WRITE_DEADLINE`` at most."""
+        """Wait until the socket has taken the rest; for ``WRITE_DEADLINE`` at most, while an order in it has time."""
         unfinished = self._unfinished
         assert unfinished is not None
         try:
-            with trio.move_on_after(WRITE_DEADLINE) as scope:
+            most = min(WRITE_DEADLINE, self._dispatcher.time_left(unfinished.flights, trio.current_time()))
+            with trio.move_on_after(most) as scope:
                 await self.link.stream.finish_send()
                 self._unfinished = None
                 if self._intents is not None:
@@ -163,7 +170,7 @@ class Writer:
             self._break(error, str(error))
         else:
             if scope.cancelled_caught:
-                text = f"the venue did not read for {WRITE_DEADLINE:g} s"
+                text = f"the venue did not read for {most:.3g} s"
                 self._break(ConnectionLost(text), text)
 
     def _break(self, cause: BaseException, text: str) -> None:
