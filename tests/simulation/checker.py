@@ -14,7 +14,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
+from itertools import pairwise
 
 from trio_cancel import (
     AlreadyClosed,
@@ -32,9 +34,11 @@ from trio_cancel import (
 from .harness import CREDENTIALS
 from .record import OpResult, Run, Stamp
 from .scenario import Kind
-from .session_check import BOUND, ROUNDING, check_session, connected
+from .session_check import BOUND, ROUNDING, check_session
 from .truth import CLOSED_AS, NOT_FOUND, NUMBERS, Place, Says, Truth, amount, find
 
+SILENCE_BOUND = 5.0
+"""Seconds after ``give_up_after`` by which everything has an outcome where the venue gives no sign of life."""
 FOR_GOOD = (Says.REFUSED, Says.UNLISTED)
 DEFINITE = {Says.CANCELED: "canceled", Says.CLOSED: "already_closed", Says.NOT_FOUND: "not_found"}
 
@@ -52,6 +56,11 @@ class Checker:
         self.truth: Truth = find(run)
         self.found: list[str] = list(self.truth.problems)
         self._paced = self.truth.limited or run.scenario.pacer is not None
+        self._slowly = run.scenario.pacer is not None and 1 / run.scenario.pacer[0] > SILENCE_BOUND
+        answers = [answer for place in self.truth.places.values() for answer in place.answers]
+        doubtful = (Says.DOUBTFUL, Says.NOTHING)
+        self._signs = sorted(answer.at.time for answer in answers if answer.says is not Says.DOUBTFUL)
+        self._sure_signs = sorted(a.at.time for a in answers if a.says not in doubtful and a.status != 429)
 
     def violations(self) -> list[str]:
         """Check everything."""
@@ -310,9 +319,9 @@ class Checker:
     def _check_time(self, who: str, result: OpResult, place: Place, at: Stamp, outcome: Outcome) -> None:
         """Not too late, and not given up too early."""
         scenario, run = self.run.scenario, self.run
+        self._check_silence(who, result, place, at, outcome)
         began = min((run.offered[request_id].time for request_id in place.ids), default=None)
         if began is None:
-            self._check_outage(who, result, at, outcome)
             return
         bound = scenario.give_up_after if scenario.retry else min(scenario.give_up_after, scenario.reply_timeout)
         if at.time > began + bound + BOUND and not self._paced and not result.cancelled:
@@ -323,6 +332,8 @@ class Checker:
         refused = any(answer.says in FOR_GOOD for answer in place.answers)
         if refused or isinstance(outcome.cause, HandshakeFailed):
             return
+        if at.time >= self._heard(result, at) + scenario.give_up_after - ROUNDING:
+            return
         if scenario.retry and at.time < began + scenario.give_up_after - ROUNDING:
             self._say(6, f"{who} was given up {at.time - began:.3f} s after its first write")
         answered = bool(place.answers_by(at))
@@ -330,19 +341,39 @@ class Checker:
         if not scenario.retry and early and not answered and not isinstance(outcome.cause, ConnectionLost):
             self._say(6, f"{who} was given up {at.time - began:.3f} s after its only write")
 
-    def _check_outage(self, who: str, result: OpResult, at: Stamp, outcome: Outcome) -> None:
-        """What waits without any connection waits as long as ``give_up_after``, and no longer."""
+    def _heard(self, result: OpResult, at: Stamp, *, surely: bool = True) -> float:
+        """Return the later of an operation's call and the last sign of life before ``at``.
+
+        Args:
+            result: the operation.
+            at: when.
+            surely: False counts what may be a sign of life, too.
+        """
         assert result.started is not None
-        begun, allowed = result.started.time, self.run.scenario.give_up_after
-        up = any(first <= at.time and last >= begun for first, last in connected(self.run))
-        if (
-            not up
-            and not result.op.trickle
-            and not result.op.pause
-            and not result.cancelled
-            and at.time > begun + allowed + BOUND
-        ):
-            self._say(6, f"{who} {at.time - begun:.3f} s after its call, with {allowed} s allowed without a connection")
+        signs = self._sure_signs if surely else self._signs
+        index = bisect_right(signs, at.time + ROUNDING)
+        return max(result.started.time, signs[index - 1]) if index else result.started.time
+
+    def _check_silence(self, who: str, result: OpResult, place: Place, at: Stamp, outcome: Outcome) -> None:
+        """A venue that gives no sign of life ends every order in time, and refuses none untried before."""
+        run, op = self.run, result.op
+        allowed = run.scenario.give_up_after
+        if result.cancelled or op.trickle or op.pause or (not place.ids and not isinstance(outcome, NotSent)):
+            return
+        late = at.time - self._heard(result, at, surely=False)
+        if late > allowed + SILENCE_BOUND and not self._slowly:
+            self._say(6, f"{who} {late:.3f} s after its call and the last sign of life, with {allowed} s allowed")
+        gone = run.failed or op.leave_after is not None or run.hung
+        if gone or (run.body_ended is not None and at.order > run.body_ended.order):
+            return
+        assert result.started is not None
+        begun = result.started.time
+        # When it was given up is not on record for what was never written: it must have been in some silence.
+        moments = [begun, *(sign for sign in self._sure_signs if begun < sign < at.time), at.time]
+        longest = max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
+        again = run.scenario.retry or not place.ids  # else it ends with its one write that broke
+        if isinstance(outcome, NotSent) and again and longest < allowed - ROUNDING:
+            self._say(6, f"{who} after a silence of {longest:.3f} s, with {allowed} s allowed")
 
 
 def _gist(outcome: Outcome) -> tuple[object, ...]:

@@ -22,7 +22,7 @@ from trio_cancel._net import stream as _transport
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._session.connection import Dialing
 from trio_cancel._trio.environment import World
-from trio_cancel.sandbox import CustomReply, OrderStatus, RequestRecord, Sandbox, UnknownOrder, open_sandbox
+from trio_cancel.sandbox import CustomReply, Fault, OrderStatus, RequestRecord, Sandbox, UnknownOrder, open_sandbox
 from trio_cancel.sandbox._protocol import render_order, render_result
 
 from .callers import Callers
@@ -37,6 +37,10 @@ LIMIT = 900.0
 CREDENTIALS = Credentials("the-token-of-the-simulation", "the-secret-of-the-simulation")
 EPOCH = 1_700_000_000
 """Unix seconds, about, at which runs begin."""
+
+
+def _within(span: tuple[float, float] | None) -> bool:
+    return span is not None and span[0] <= trio.current_time() < span[1]
 
 
 class BodyError(Exception):
@@ -129,8 +133,14 @@ class Simulation:
         self._sandbox.fault_on_upgrade(*scenario.upgrades)
         for index, fault in scenario.scripted:
             self._sandbox.fault_on(scenario.orders[index].id, fault)
-        if scenario.crossed:
-            self._sandbox.script(self._cross)
+        if scenario.crossed or scenario.silent:
+            self._sandbox.script(self._script)
+
+    def _script(self, record: RequestRecord) -> CustomReply | Fault | None:
+        if _within(self.scenario.silent):
+            self.done.recorder.faults["venue_silent"] += 1
+            return Fault.SILENT_BEFORE
+        return self._cross(record) if self.scenario.crossed else None
 
     def _cross(self, record: RequestRecord) -> CustomReply | None:
         """Answer a request of an earlier connection instead, which nobody else ever did."""
@@ -205,7 +215,13 @@ class Simulation:
 
     async def _serve(self, wire: Wire) -> None:
         wire.venue_number = self._sandbox.log.accepted
-        await self._sandbox.serve_stream(wire.venue)
+        if not _within(self.scenario.flapping):
+            await self._sandbox.serve_stream(wire.venue)
+            return
+        self.done.recorder.faults["venue_flapping"] += 1
+        with trio.move_on_after(4 * wire.road.latency + 0.02):  # long enough for the upgrade
+            await self._sandbox.serve_stream(wire.venue)
+        await trio.aclose_forcefully(wire.venue)
 
     # The client
 

@@ -158,12 +158,38 @@ class Scenario:
     crossed: float = 0.0
     """Chance that a reply is replaced by one to a request of an earlier connection: a lie that only its connection
     gives away."""
+    silent: tuple[float, float] | None = None
+    """From when until when nothing is answered, though connections are taken, read and ponged."""
+    flapping: tuple[float, float] | None = None
+    """From when until when each connection is upgraded and closed at once."""
     # The network
     roads: tuple[Road, ...] = ()
 
 
 def draw(seed: int) -> Scenario:
     """Return the scenario of a seed."""
+    scenario = _draw(seed)
+    rng = random.Random(f"silence {seed}")  # of its own, so that the rest of a seed is what it was
+    mark = rng.random()
+    if mark >= 0.08:
+        return scenario
+    begin = rng.choice((0.0, round(rng.uniform(0, 1), 3), round(rng.uniform(0, 8), 3)))
+    span = (begin, begin + rng.choice((400.0, round(rng.uniform(1, 40), 3))))
+    orders = tuple(OrderPlan(f"MANY-{index}", f"many-{index}") for index in range(rng.choice((10, 60, 300))))
+    kind = rng.choice((Kind.MANY, Kind.STREAM, Kind.BATCH))
+    first = len(scenario.orders)
+    many = Op(kind, tuple((first + index, rng.random() < 0.3) for index in range(len(orders))), start=begin)
+    return attrs.evolve(
+        scenario,
+        orders=scenario.orders + orders,
+        ops=(*scenario.ops, many),
+        silent=span if mark < 0.04 else None,
+        flapping=span if mark >= 0.04 else None,
+        roads=tuple(attrs.evolve(road, capacity=65_536, most=1 << 30) for road in scenario.roads),
+    )
+
+
+def _draw(seed: int) -> Scenario:
     rng = random.Random(f"scenario {seed}")
     orders = _orders(rng)
     quiet = rng.random() < 0.1

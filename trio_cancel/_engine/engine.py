@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 import trio
 
 from trio_cancel._engine.in_flight import Table
-from trio_cancel._engine.order import Flight, Pending, State, Terms
+from trio_cancel._engine.order import Flight, Pending, State
 from trio_cancel._engine.queue import Queue, Source
 from trio_cancel._engine.rate import Governor, Pacer
 from trio_cancel._engine.replies import Inbox
@@ -251,6 +251,8 @@ class Dispatcher:
                 self.table.admit_last(pending)
                 patience = pending.terms.give_up_after
                 end_at = now + patience - pending.spent(now, self.silence.since(patience))
+                if not pending.terms.retry:
+                    end_at = min(end_at, now + pending.terms.reply_timeout)
                 self._look_at(pending, end_at)
                 self._wake_timer(end_at)
                 if early is None:
@@ -463,7 +465,7 @@ class Dispatcher:
                 self._hold(pending)
                 left = terms.give_up_after - pending.spent(now, since)
             if left < MOMENT:
-                self.table.settle(pending, pending.conclude(self._why_silent(pending.terms), self.table.clock))
+                self.table.settle(pending, pending.conclude(self._why_silent(pending), self.table.clock))
                 continue
             if pending.running_from is not None or since < math.inf:
                 next_at = min(next_at, now + left)
@@ -488,7 +490,7 @@ class Dispatcher:
             chance_at, end_at = self._source_times(source)
             if end_at - MOMENT <= now:
                 patience = source.give_up_after()
-                if source.give_up(self._why_silent(Terms(give_up_after=patience)), now + MOMENT - patience):
+                if source.give_up(self._why_not_written(patience), now + MOMENT - patience):
                     self.remove_source(source)
                     continue
                 chance_at, end_at = self._source_times(source)
@@ -558,7 +560,7 @@ class Dispatcher:
         spent = pending.spent(now, since)
         left = patience - spent
         if left < MOMENT:
-            table.settle(pending, pending.conclude(self._why_silent(pending.terms), table.clock))
+            table.settle(pending, pending.conclude(self._why_silent(pending), table.clock))
             return math.inf
         if not pending.flights and pending.state in (State.QUEUED, State.RETRYING):
             after = last_chance_after(patience, len(self.queue.urgent), self._known_pace())
@@ -566,12 +568,13 @@ class Dispatcher:
                 return now + after - spent
             self.queue.last_chance.append(pending)
             return now + left
-        if pending.state is State.IN_FLIGHT and self.silence.last_sign > pending.flights[-1].written:
-            # The venue has come back: now it is tried again as any other.
+        if pending.state is State.IN_FLIGHT:
             latest = pending.flights[-1]
-            if latest.deadline > now and latest.request_id in table.flights:
-                return min(latest.deadline, now + left)
-            self._overdue_reply(pending, now)
+            # Once the venue has come back it is tried again as any other.
+            if self.silence.last_sign > latest.written or not pending.terms.retry:
+                if latest.deadline > now and latest.request_id in table.flights:
+                    return min(latest.deadline, now + left)
+                self._overdue_reply(pending, now)
         return now + left
 
     def _overdue_reply(self, pending: Pending, now: float) -> None:
@@ -606,9 +609,15 @@ class Dispatcher:
         """Stop its clock: since its next attempt is due and there is a connection, only the pace has held it back."""
         pending.hold(max(pending.not_before, self._up_since))
 
-    def _why_silent(self, terms: Terms) -> BaseException:
+    def _why_silent(self, pending: Pending) -> BaseException | None:
+        """Return why it is given up; None if nothing but its own attempts says that."""
+        if not pending.flights:
+            return self._why_not_written(pending.terms.give_up_after)
+        return None if self.down_since is None else self._why_not_written(pending.terms.give_up_after)
+
+    def _why_not_written(self, patience: float) -> BaseException:
         if self.down_since is None:
-            return NotWritten(f"the venue gave no sign of life for {terms.give_up_after:g} s")
+            return NotWritten(f"the venue gave no sign of life for {patience:g} s")
         because = f": {self.down_because}" if self.down_because else ""
         error = NotWritten(f"there was no connection in time{because}")
         error.__cause__ = self.down_because
