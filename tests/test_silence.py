@@ -294,7 +294,8 @@ async def test_a_silent_venue(how: str, autojump_clock: MockClock) -> None:
         times = written(watch)
         assert set(times) == set(ids)  # every one was written
         assert sum(count > 1 for count in times.values()) <= WINDOW_START  # and once, but for the first window
-        assert ws.statistics().pending == 0
+        if how != "scope":  # its grace is over; what was written is tracked on
+            assert ws.statistics().pending == 0
 
 
 @pytest.mark.parametrize("how", WAYS)
