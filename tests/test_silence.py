@@ -143,7 +143,7 @@ def test_the_last_chance_is_over_when_the_venue_comes_back() -> None:
     before = len(desk.ids)
     desk.wait(20)
     assert len(desk.ids) - before == desk.dispatcher.governor.window  # the window, once more
-    assert source.waiting() > 0
+    assert source.behind() > 0
 
 
 def test_what_was_written_as_a_last_chance_is_tried_again_once_the_venue_is_back() -> None:
