@@ -67,7 +67,8 @@ def test_the_last_chance_comes_early_enough_for_all_that_wait(waiting: int, rate
 
 
 SIGNS: list[tuple[Callable[[str], str], bool]] = [
-    (lambda rid: canceled(rid, "a"), True),
+    (lambda rid: canceled(rid, "o0"), True),
+    (lambda rid: canceled(rid, "another"), False),
     (lambda rid: refusal(rid, 400, 40408), True),
     (lambda rid: refusal(rid, 404, 40401), True),
     (lambda rid: refusal(rid, 400, 40011), True),
