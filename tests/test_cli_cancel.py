@@ -467,7 +467,7 @@ async def wait_requests(sandbox: Sandbox, count: int) -> None:
         await trio.sleep(0.005)
 
 
-@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 async def test_an_interrupt_drains_and_reports(shell: Shell, signum: int, expected: int) -> None:
     orders = [shell.sandbox.book.create().id for _ in range(600)]
     # Answers come late: they are waited for, and nothing further is sent meanwhile.

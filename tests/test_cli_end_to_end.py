@@ -107,15 +107,29 @@ def test_the_ready_made_commands_work_as_pasted(served: Served) -> None:
     assert shlex.split(one)[-1] == Path(served.ids_file).read_text().splitlines()[0]
 
 
-def test_what_the_sandbox_wrote_is_gone_afterwards() -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_what_the_sandbox_wrote_is_gone_afterwards(signum: int) -> None:
     with subprocess.Popen([*PROGRAM, "sandbox", "--tls"], env=CLEAN, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         served = Served(process, read_until(process.stdout, "It serves"))
         folder = Path(served.ca_file).parent
         assert folder.is_dir()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signum)
         assert process.wait(PATIENCE) == 0
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("ignored", ["HUP", "INT"])
+def test_a_signal_that_was_ignored_stays_ignored(ignored: str) -> None:
+    command = f"trap '' {ignored}; exec {shlex.join(PROGRAM)} sandbox --tls"
+    with subprocess.Popen(["/bin/sh", "-c", command], env=CLEAN, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        served = Served(process, read_until(process.stdout, "It serves"))
+        process.send_signal(getattr(signal, f"SIG{ignored}"))
+        done = run("doctor", "--ca-file", served.ca_file, env=served.environment)
+        assert done.returncode == 0, done.stdout
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("served", [["--orders", "1"]], indirect=True)

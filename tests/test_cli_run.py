@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Generator
 
 import attrs
@@ -19,6 +20,7 @@ from trio_cancel._cli import _run, _stdout, run, run_async
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._sandbox import program
 from trio_cancel._cli._stdout import Stdout
+from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import Venue
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel.sandbox import Fault, Faults, Sandbox
@@ -107,6 +109,23 @@ def test_a_third_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not done
     halt.signal(signal.SIGTERM)
     assert done == [(signal.SIGTERM, signal.SIG_DFL), signal.SIGTERM]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGTERM])
+async def test_a_closed_terminal_that_signals_twice_asks_once(
+    signum: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 5.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    halt = Halt()
+    halt.signal(signum)
+    halt.signal(signal.SIGHUP)
+    assert halt.scope.cancel_called
+    assert not halt.drain.cancel_called
+    assert halt.status(Status.OK) == 128 + signum
+    now = 6.0
+    halt.signal(signal.SIGHUP)
+    assert halt.drain.cancel_called
 
 
 async def test_after_a_signal_the_output_is_waited_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""``cancel_on_signals``: SIGTERM and SIGINT end the block in an orderly way. Each test has a run of its own."""
+"""``cancel_on_signals``: SIGTERM, SIGINT and SIGHUP end the block in an orderly way. Each test has a run of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from venues import open_venue
 from trio_cancel import ConfigurationError, Interrupted, OrdersLeft, cancel_on_signals
 from trio_cancel.sandbox import Fault
 
-BOTH = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+SIGNALS = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if sys.platform != "win32" else [])]
+EACH = pytest.mark.parametrize("signum", SIGNALS)
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
@@ -37,12 +38,12 @@ def raise_while_nobody_runs(signum: int) -> None:
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Whatever happens, the handlers are as before."""
-    before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(signum) for signum in SIGNALS]
     yield
-    assert before == [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    assert before == [signal.getsignal(signum) for signum in SIGNALS]
 
 
-@BOTH
+@EACH
 def test_a_signal_cancels_the_block_so_that_its_scopes_run(signum: int) -> None:
     async def main() -> None:
         async with open_venue(delay=1.0) as venue:
@@ -67,7 +68,7 @@ def test_a_signal_cancels_the_block_so_that_its_scopes_run(signum: int) -> None:
     run(main)
 
 
-@BOTH
+@EACH
 def test_what_is_left_is_its_cause(signum: int) -> None:
     async def main() -> None:
         async with open_venue() as venue:
@@ -82,7 +83,7 @@ def test_what_is_left_is_its_cause(signum: int) -> None:
     run(main)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("child", [False, True])
 def test_a_second_signal_ends_the_grace_early(signum: int, child: bool) -> None:
     async def main() -> None:
@@ -210,6 +211,96 @@ def test_without_a_signal_it_is_not_felt() -> None:
     run(main)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGHUP")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP), (signal.SIGHUP, signal.SIGTERM)],
+)
+def test_a_closed_terminal_that_signals_twice_asks_once(first: int, second: int) -> None:
+    async def main() -> None:
+        async with open_venue(delay=5.0) as venue, trio.open_nursery() as outer:
+            with pytest.raises(Interrupted) as caught:
+                async with cancel_on_signals(), venue.open() as ws, ws.open_order_scope() as orders:
+                    await orders.add(*venue.orders(1))
+                    outer.start_soon(send, first, 1)
+                    outer.start_soon(send, second, 1.01)
+                    await trio.sleep_forever()
+            assert caught.value.signum == first
+            assert orders.report is not None
+            assert orders.report.counts["canceled"] == 1
+
+    run(main)
+
+
+@EACH
+def test_a_signal_that_was_ignored_stays_ignored(signum: int) -> None:
+    before = signal.signal(signum, signal.SIG_IGN)
+    other = signal.SIGINT if signum == signal.SIGTERM else signal.SIGTERM
+
+    async def main() -> None:
+        async with open_venue() as venue:
+            async with cancel_on_signals(), venue.open() as ws, ws.open_order_scope() as orders:
+                await orders.add(*venue.orders(1))
+                assert signal.getsignal(signum) is signal.SIG_IGN
+                signal.raise_signal(signum)
+                await trio.sleep(1)
+            with pytest.raises(Interrupted):
+                async with cancel_on_signals():
+                    signal.raise_signal(other)
+                    await trio.sleep_forever()
+        assert signal.getsignal(signum) is signal.SIG_IGN
+
+    try:
+        run(main)
+    finally:
+        signal.signal(signum, before)
+
+
+GUEST = """
+import asyncio, os, signal, sys, trio
+from trio_cancel import Interrupted, cancel_on_signals
+
+async def guest():
+    async with cancel_on_signals():
+        print("ready", flush=True)
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.01)
+            print("cleaned up", flush=True)
+
+async def host():
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    ended = []
+    def finish(outcome):
+        ended.append(outcome)
+        done.set()
+    trio.lowlevel.start_guest_run(
+        guest, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=finish,
+        host_uses_signal_set_wakeup_fd=True,
+    )
+    await done.wait()
+    try:
+        ended[0].unwrap()
+    except Interrupted as interrupted:
+        print("interrupted by", interrupted.signum)
+        sys.exit(128 + interrupted.signum)
+
+asyncio.run(host())
+"""
+
+
+@EACH
+def test_in_a_guest_run_as_well(signum: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", GUEST], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signum)
+        assert child.stdout.read() == f"cleaned up\ninterrupted by {int(signum)}\n"
+    assert child.returncode == 128 + signum
+
+
 def test_it_is_used_once() -> None:
     async def main() -> None:
         async with cancel_on_signals(), trio.open_nursery() as nursery:
@@ -259,7 +350,7 @@ except Interrupted as interrupted:
 """
 
 
-@BOTH
+@EACH
 def test_a_process_ends_in_an_orderly_way(signum: int) -> None:
     with subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

@@ -1,9 +1,9 @@
 """A bulk cancel that a signal or a deadline can end, and that accounts for every order.
 
-The caller's task runs it; a task beside it hears the signals. The first SIGINT or SIGTERM stops the intake: no further
-order is written, and what is in flight may still be answered for ``DRAIN`` seconds; the second ends that, too; a
-third ends the process, in case that something hangs. A deadline does at once what the first two signals do. Then every
-order has its outcome: what was written and not answered is Unknown, and what was not written is NotSent.
+The caller's task runs it; a task beside it hears the signals. The first SIGINT, SIGTERM or SIGHUP stops the intake: no
+further order is written, and what is in flight may still be answered for ``DRAIN`` seconds; the second ends that, too;
+a third ends the process, in case that something hangs. A deadline does at once what the first two signals do. Then
+every order has its outcome: what was written and not answered is Unknown, and what was not written is NotSent.
 
 Outcomes are told in the order of completion, each order's once, by a function that must not raise; it may be called
 from the session's tasks.
@@ -12,6 +12,7 @@ from the session's tasks.
 from __future__ import annotations
 
 import signal
+import time
 from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -22,6 +23,7 @@ import trio
 from trio_cancel._cancels.stream import CancelStream
 from trio_cancel._cli._tally import Status
 from trio_cancel._client import TradingWS
+from trio_cancel._trio.signals import Hearing, ending_signals
 from trio_cancel._trio.wakeup import Bell
 from trio_cancel._values.errors import HandshakeFailed, NoReply, NotWritten, SessionClosed
 from trio_cancel._values.models import CancelRequest
@@ -55,11 +57,14 @@ class Halt:
         self.over = False
         self._seconds = deadline
         self._signals = 0
+        self._hearing = Hearing()
         self._output = trio.CancelScope()
         self._printing = False
 
     def signal(self, signum: int) -> None:
         """Note a signal: the first stops the intake, the second the wait for answers, the third the process."""
+        if not self._hearing.is_new(signum, time.monotonic()):
+            return
         self._signals += 1
         if self.signum is None:
             self.signum = signum
@@ -92,22 +97,27 @@ class Halt:
         """Return the exit status of an interrupted run, else the other."""
         if self.signum is None:
             return otherwise
-        return Status.TERMINATED if self.signum == signal.SIGTERM else Status.INTERRUPTED
+        return Status(128 + self.signum)
 
 
 @asynccontextmanager
 async def hear_signals(halt: Halt) -> AsyncGenerator[trio.Nursery]:
-    """Hand SIGINT and SIGTERM to ``halt`` for the length of the block; yields a nursery for the block's own tasks."""
+    """Hand the signals that ask for an end to ``halt`` for the length of the block; yields a nursery for its tasks.
+
+    A signal that is ignored stays ignored.
+    """
 
     async def listen(*, task_status: trio.TaskStatus[None]) -> None:
-        with scope, trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with scope, trio.open_signal_receiver(*heard) as signals:
             task_status.started()
             async for signum in signals:
                 halt.signal(signum)
 
+    heard = ending_signals()
     scope = trio.CancelScope()
     async with trio.open_nursery() as listening:
-        await listening.start(listen)
+        if heard:
+            await listening.start(listen)
         async with trio.open_nursery() as nursery:
             yield nursery
         scope.cancel()

@@ -21,6 +21,8 @@ class Status(enum.IntEnum):
     """Usage, or everything was refused for the credentials (40011 or 401): nothing was done."""
     UNKNOWN = 3
     """At least one order is unknown; or the program itself failed, which comes to the same."""
+    HUNG_UP = 129
+    """SIGHUP, the terminal was closed; the report was given."""
     INTERRUPTED = 130
     """Ctrl-C; the report was given."""
     TERMINATED = 143

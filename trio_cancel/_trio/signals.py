@@ -1,15 +1,19 @@
-"""Signals: how a second Ctrl-C is heard, and ``cancel_on_signals``, which makes SIGTERM and SIGINT an orderly end.
+"""Signals: how a second Ctrl-C is heard, and ``cancel_on_signals``, which makes a signal an orderly end.
 
 :class:`Ears` (one for each ``trio.run``) counts the signals that ask for an end, whichever task trio raises them in:
 its KeyboardInterrupt goes to the main task, while the order scope that must hear the second one may be in another.
 While an order scope is open, a handler on SIGINT counts and then does what was done before. Under ``cancel_on_signals``
-its handler on both signals counts instead, and cancels the block. Both note a signal at once, so that none is lost, and
-act in the event loop, by trio's ``run_sync_soon``, which is made for that.
+its handler on all :func:`ending_signals` counts instead, and cancels the block. Both note a signal at once, so that
+none is lost, and act in the event loop, by trio's ``run_sync_soon``, which is made for that.
+
+A signal that is ignored when we come stays ignored: whoever started the program (``nohup``, a script's ``&``) wants it
+so.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -21,6 +25,43 @@ import trio
 from trio_cancel._values.errors import ConfigurationError, Interrupted
 
 Handler: TypeAlias = Callable[[int, FrameType | None], object]
+
+SAME = 0.5
+"""Seconds around a SIGHUP in which further signals are the same request to end."""
+HANGUP = frozenset({signal.SIGHUP} if sys.platform != "win32" else ())
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Return the signals that ask a program to end, without those that are ignored now.
+
+    SIGTERM comes from a service manager, SIGINT from Ctrl-C, SIGHUP (not on Windows) when the terminal is closed or its
+    ssh connection is gone.
+    """
+    asking = (signal.SIGTERM, signal.SIGINT, *HANGUP)
+    return [signum for signum in asking if signal.getsignal(signum) is not signal.SIG_IGN]
+
+
+class Hearing:
+    """Tells one request to end from two.
+
+    A terminal that is closed can bring SIGHUP twice, from the system and from its shell, and a service manager may send
+    it right after SIGTERM. Nobody has asked twice then: what comes within ``SAME`` seconds of a SIGHUP is one with it.
+    """
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._at = 0.0
+
+    def is_new(self, signum: int, now: float) -> bool:
+        """Return True unless this signal belongs to the one before.
+
+        Args:
+            signum: its number.
+            now: seconds of any clock that runs on.
+        """
+        last, before = self._last, self._at
+        self._last, self._at = signum, now
+        return last is None or now - before >= SAME or not {last, signum} & HANGUP
 
 
 class Ears:
@@ -121,10 +162,11 @@ def ears() -> Ears:
 
 @asynccontextmanager
 async def cancel_on_signals() -> AsyncGenerator[None]:
-    """Let SIGTERM and SIGINT end the block in an orderly way.
+    """Let SIGTERM, SIGINT and SIGHUP end the block in an orderly way.
 
     Use it once per program, in the main thread, around everything. The first signal cancels the block, so that order
-    scopes and other clean-up run; a second one ends the grace of order scopes early.
+    scopes and other clean-up run; a second one ends the grace of order scopes early. A signal that is ignored when the
+    block is entered stays ignored: SIGHUP under ``nohup``, SIGINT in a background job of a script.
 
     Raises:
         Interrupted: after the block, if a signal came. It is no ``Exception``, so that no loop swallows it by accident;
@@ -155,8 +197,10 @@ async def cancel_on_signals() -> AsyncGenerator[None]:
 
 @contextmanager
 def _received(received: list[int], act: Callable[[], object]) -> Generator[None]:
-    """Note SIGTERM and SIGINT at once; call ``act``, in the event loop, soon after each."""
+    """Note each ending signal at once; call ``act``, in the event loop, soon after each."""
     token = trio.lowlevel.current_trio_token()
+    clock = trio.lowlevel.current_clock()  # which can be asked between two steps of a guest run, too
+    hearing = Hearing()
     listeners = ears()
 
     def heard() -> None:
@@ -166,10 +210,10 @@ def _received(received: list[int], act: Callable[[], object]) -> Generator[None]
     @trio.lowlevel.enable_ki_protection
     def note(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as the system calls it
         received.append(signum)
-        listeners.heard += 1
+        listeners.heard += hearing.is_new(signum, clock.current_time())
         token.run_sync_soon(heard)
 
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
+    before = {signum: signal.signal(signum, note) for signum in ending_signals()}
     try:
         yield
     finally:
