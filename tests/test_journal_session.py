@@ -26,7 +26,7 @@ from trio_cancel import (
 )
 from trio_cancel import _client as client
 from trio_cancel._journal import opening as _journal_open
-from trio_cancel._journal.opening import open_journal
+from trio_cancel._journal.opening import _Custody, open_journal
 from trio_cancel._journal.store import Store
 from trio_cancel._session.write_ahead import Intake
 from trio_cancel.sandbox import Fault, RequestRecord
@@ -214,7 +214,9 @@ async def test_a_disk_that_is_full_or_read_only_stops_no_cancel(
         await ws.cancel_many(venue.orders(3))
         journal = ws._session.journal
         assert journal is not None
-        spoil(journal._store)
+        custody = journal._store
+        assert isinstance(custody, _Custody)
+        spoil(custody._store)
         report = await ws.cancel_many(venue.orders(500))
         assert report.counts["canceled"] == 500
         assert report.journal_failed

@@ -13,7 +13,7 @@ from journals import ACCOUNT
 from trio_cancel import Attempt, Credentials, JournalError, read_journal
 from trio_cancel._journal.lock import lock
 from trio_cancel._journal.rows import Changes, micros
-from trio_cancel._journal.store import Account, Store
+from trio_cancel._journal.store import Account, Store, StoreFailed
 from trio_cancel._net.endpoint import parse_endpoint
 
 SECOND = 1_000_000
@@ -122,7 +122,7 @@ def test_it_is_read_while_it_is_being_written(path: Path) -> None:
 
 def test_a_group_is_written_whole_or_not_at_all(path: Path) -> None:
     store = open_store(path)
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises(StoreFailed, match="NOT NULL"):
         store.commit(Changes(intents=[(1, 1, 0, "x", 1)], outcomes=[(1, None, 1, None)]))  # type: ignore[list-item]  # NOT NULL
     assert read_journal(path).orders == ()
     store.commit(Changes(intents=[(1, 1, 0, "x", 1)]))

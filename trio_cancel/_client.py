@@ -339,7 +339,8 @@ def open_trading_ws(
         token_field: the name under which requests carry the token; from ``TRIO_CANCEL_TOKEN_FIELD`` if None, else
             ``"api_token"``. The venue's documents also have ``"apiToken"``: try that if it refuses good credentials.
         journal: path of a file (SQLite; made if it is missing) in which holds and intents are durable before they have
-            an effect, and attempts and outcomes follow. One session writes it at a time, one account owns it.
+            an effect, and attempts and outcomes follow. One session writes it at a time, one account owns it. A forked
+            child cannot write it, and does not keep its parent from letting go of it.
         observer: told what happens.
         lookup: says where an order stands, for :meth:`TradingWS.look_up`: a ``trio_cancel.lookup.RestLookup``, or any
             async callable from a :class:`CancelRequest` to an :class:`OrderState` (see :class:`OrderLookup`).
@@ -347,14 +348,17 @@ def open_trading_ws(
     Returns:
         An async context manager that yields a :class:`TradingWS`. An exception raised in its block comes out as it is.
         Leaving the block takes at most 2 s with any peer; what is still in flight then is Unknown. Order scopes that
-        another task has left open are ended first, within their grace.
+        another task has left open are ended first, within their grace. A journal whose disk does not answer adds at
+        most 2 s; it is then closed, and can be opened again, when the disk answers.
 
     Raises:
         ConfigurationError: at once, if the url, the credentials or a keyword cannot be used.
-        JournalError: on entering, if the journal cannot be used; nothing was contacted, and it was not changed.
+        JournalError: on entering, if the journal cannot be used, or could not be opened within 30 s; nothing was
+            contacted, and a file that is refused was not changed.
         HandshakeFailed: on entering, if the first connection fails; later ones are tried again.
 
-    Cancelled: while entering, nothing stays open. A cancel scope around it ends the block, not the connection, before
+    Cancelled: while entering, nothing stays open; with a journal on a disk that does not answer this takes up to 0.5 s,
+    and the file is closed when the disk answers. A cancel scope around it ends the block, not the connection, before
     the block's own clean-up has run.
     """
     if url is None:
@@ -381,8 +385,8 @@ def open_trading_ws(
         logger.warning("%s", choice.unused)
     if choice.proxy is not None:
         dial = Tunnel(choice.proxy)
-    if journal is not None and not isinstance(journal, str | os.PathLike):
-        raise ConfigurationError(f"journal must be the path of a file, not {type(journal).__name__}.")
+    if journal is not None:
+        _check_path(journal)
     if lookup is not None and not callable(lookup) and not hasattr(lookup, "opened"):
         raise ConfigurationError(
             f"lookup must be a RestLookup or an async callable that returns an OrderState, not {type(lookup).__name__}."
@@ -416,6 +420,16 @@ def _token_field(given: str | None) -> str:
         # The value is not shown: somebody may have put the token itself there.
         raise ConfigurationError(f"{name} must be {' or '.join(TOKEN_FIELDS)}: the name of the field, not the token.")
     return given
+
+
+def _check_path(journal: object) -> None:
+    if not isinstance(journal, str | os.PathLike):
+        raise ConfigurationError(f"journal must be the path of a file, not {type(journal).__name__}.")
+    path = os.fspath(journal)
+    if not isinstance(path, str):
+        raise ConfigurationError(f"journal must be the path of a file as text, not {type(path).__name__}.")
+    if not path or "\0" in path:
+        raise ConfigurationError(f"journal must be the path of a file, not {path!r}.")
 
 
 def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials) -> OpenJournal:

@@ -45,8 +45,11 @@ class HoldLog(Protocol):
     def placed(self, request: CancelRequest, order_id: str | None) -> None:
         """Note that the venue has the order, and its id for it, if that is known."""
 
-    def release(self, request: CancelRequest) -> None:
-        """Note that the order is held no more."""
+    def release(self, request: CancelRequest, *, at_once: bool = False) -> None:
+        """Note that the order is held no more, and begin to record it now or soon."""
+
+    async def flush(self) -> None:
+        """Return when the releases so far are durable; raise JournalError if they cannot be."""
 
 
 class OrderScope:
@@ -141,6 +144,9 @@ class OrderScope:
     def discard(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
         """Hold an order no more: it was filled, or you want it to stay.
 
+        With a journal this begins to be recorded at once, but it returns before that is durable. If the process dies
+        in that moment, ``trio-cancel resume`` cancels the order. To be sure that an order stays, use :meth:`keep`.
+
         Raises:
             InvalidRequest: no usable id, or this scope does not hold the order (any more: an order that a cancel found
                 off the book leaves by itself, and one whose block has been left is being canceled).
@@ -152,7 +158,29 @@ class OrderScope:
         if request in self._adding:
             raise InvalidRequest(f"Another task is adding {request} to this scope.")
         del self._held[request]
-        self._release(request)
+        self._release(request, at_once=True)
+
+    async def keep(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
+        """Hold an order no more, as :meth:`discard` does, and return once no crash can undo that.
+
+        It returns once the journal has it on the disk: at once without a journal, but always with a checkpoint.
+
+        Args:
+            id: the venue's order id, or a whole request.
+            external_id: your own id of the order, instead.
+
+        Raises:
+            InvalidRequest: as for :meth:`discard`; the order is held as before.
+            JournalError: the journal cannot record it now. The order is held no more in this process, and that is
+                recorded once the journal can be written; until then ``trio-cancel resume`` would cancel the order if
+                the process died.
+
+        Cancelled: the order is held no more, and that is recorded soon.
+        """
+        self.discard(id, external_id=external_id)
+        if self._journal is not None:
+            await self._journal.flush()
+        await trio.lowlevel.checkpoint()
 
     @trio.lowlevel.enable_ki_protection
     def placed(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
@@ -302,10 +330,10 @@ class OrderScope:
             raise InvalidRequest(f"This scope does not hold {request}.")
         return self._held[request]
 
-    def _release(self, request: CancelRequest) -> None:
+    def _release(self, request: CancelRequest, *, at_once: bool = False) -> None:
         self._session.dispatcher.table.holds.release(request)
         if self._journal is not None:
-            self._journal.release(request)
+            self._journal.release(request, at_once=at_once)
 
 
 def _is_cancellation(error: BaseException) -> bool:

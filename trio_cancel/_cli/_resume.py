@@ -58,7 +58,8 @@ async def resume(
     cancel; 2 also if the journal cannot be used, is another account's, or its process lives.
     """
     contents = read_journal(journal)
-    plan = plan_resume(contents, time.time(), old_external_ids=old_external_ids)
+    now = time.time()
+    plan = plan_resume(contents, now, old_external_ids=old_external_ids)
     if not plan.errands and not plan.old:
         say("nothing was left")
         return Status.OK
@@ -87,7 +88,10 @@ async def resume(
 
     output = Output(len(plan.errands) + len(plan.old), as_json=json)
     for order in plan.old:
-        why = f"its external id is older than {OLD / 3600:g} h and may name a newer order; --old-external-ids takes it"
+        age = f"is older than {OLD / 3600:g} h"
+        if order.known_at > now:
+            age = "is stamped in the future, since the clock was set back,"
+        why = f"its external id {age} and may name a newer order; --old-external-ids takes it"
         output.tell(NotSent(order.request, cause=NotWritten(why)), 1)
     errands = {errand.request: errand for errand in plan.errands}
 

@@ -1,12 +1,15 @@
 """A journal of what was held, intended, tried and settled, so that a crash forgets no order.
 
 One task writes. It gathers what has come up since its last transaction, commits it in a thread, and tells those who
-wait. Two things are waited for: an intent (before its request's first byte is written) and a hold (before its order is
-placed). Attempts, outcomes and releases go along with the next transaction, at the latest after ``LAZY`` seconds.
+wait. Three things are waited for: an intent (before its request's first byte is written), a hold (before its order is
+placed) and, by ``keep``, the release of an order that is to stay. A release by ``discard`` is written at once and not
+waited for. Attempts, outcomes and the releases that come of them go along with the next transaction, at the latest
+after ``LAZY`` seconds.
 
 A journal must never block a kill switch: if it cannot write, or takes longer than ``PATIENCE``, that is logged at
 ERROR, :attr:`Journal.failed` says so, new holds are refused, and cancels go on without it. What was not written is kept
-and tried again; once all of it is written the journal works again.
+and tried again; once all of it is written the journal works again. ``PATIENCE`` counts while the event loop runs: after
+a time in which it did not (a blocked loop, a stopped process) what the disk has done meanwhile is looked at first.
 
 The tasks that call :meth:`Journal.intend` and :meth:`Journal.hold` may be cancelled there: an intent is then written
 all the same, a hold is released. The task itself is only cancelled when its last transaction takes too long
@@ -15,9 +18,10 @@ all the same, a hold is released. The task itself is only cancelled when its las
 
 from __future__ import annotations
 
+import logging
 import math
-import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -34,17 +38,17 @@ from trio_cancel._values.observer import logger
 LAZY = 0.25
 """Seconds that an attempt, an outcome or a release may wait for company."""
 PATIENCE = 3.0
-"""Seconds that an intent or a hold waits for the disk."""
+"""Seconds that an intent, a hold or the release of an order that is kept waits for the disk."""
+SLICE = 0.5
+"""Seconds of patience that are looked at together: if they took twice as long, it was the loop and not the disk."""
+LATE_MOST = 20
+"""Slices that the loop may be late for before that counts as the disk's fault all the same."""
 RETRY = 1.0
 """Seconds until a failed transaction is tried again."""
 SIGN_OF_LIFE = 300.0
 """Seconds of silence after which the session notes that it lives; the age of external ids counts from there."""
 KEPT_MOST = 200_000
 """Rows that are kept while the journal cannot write; beyond them the oldest are dropped."""
-
-FAILURES = (sqlite3.Error, OSError, RuntimeError, OverflowError)
-"""What a store or an executor raises that is not ours to fail for. RuntimeError: no further thread can be started.
-OverflowError: a number that SQLite cannot hold."""
 
 RunSync = Callable[..., Awaitable[Any]]
 """Runs a function that blocks with its arguments, and is cancelled only at the price of abandoning it."""
@@ -68,6 +72,8 @@ class Journal:
         self._first_attempt = begun.attempt
         self._next = begun.number
         self._durable = begun.number - 1  # every number up to here is on the disk
+        self._gathered = 0  # counts transactions
+        self._flushed = 0  # what was gathered up to this one is on the disk
         self._dropped = False
         self._held: dict[CancelRequest, int] = {}
         self._changes = Changes()
@@ -111,7 +117,7 @@ class Journal:
         self._held[request] = number  # now, so that it can be released while it waits
         durable = False
         try:
-            await self._until_durable(number)
+            await self._until(lambda: self._durable >= number)
             if self._durable < number:
                 self._refuse()
             durable = True
@@ -126,11 +132,36 @@ class Journal:
                 else:
                     self._held[request] = older
 
-    def release(self, request: CancelRequest) -> None:
-        """Record, soon, that an order is held no more; one that is not held is no error."""
+    def release(self, request: CancelRequest, *, at_once: bool = False) -> None:
+        """Record that an order is held no more; one that is not held is no error.
+
+        Args:
+            request: the order.
+            at_once: begin to write it now, and not within ``LAZY`` seconds.
+        """
         number = self._held.pop(request, None)
         if number is not None:
             self._let_go(number)
+            if at_once:
+                self._urgent = True
+                self._bell.ring()
+
+    async def flush(self) -> None:
+        """Return when the releases so far are durable.
+
+        Raises:
+            JournalError: they cannot be recorded now; they will be once the journal can be written.
+
+        Cancelled: they are recorded all the same.
+        """
+        gathered = self._gathered + 1
+        if self.failure is None:
+            await self._until(lambda: self._flushed >= gathered)
+        if self._flushed < gathered:
+            raise JournalError(
+                f"The journal {self.path} cannot be written ({self.failure}), so that it is not recorded yet that the "
+                "order is held no more; if this process dies before it is, trio-cancel resume cancels the order."
+            ) from self.failure
 
     def placed(self, request: CancelRequest, order_id: str | None) -> None:
         """Record, soon, that the venue has an order that is held, and its id for it, if that is known."""
@@ -166,7 +197,7 @@ class Journal:
         else:  # all of them were intended before
             last = max(pending.intent for pending in admitted)
         if self.failure is None:
-            await self._until_durable(last)
+            await self._until(lambda: self._durable >= last)
 
     def written(self, orders: list[Pending]) -> None:
         """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
@@ -226,15 +257,27 @@ class Journal:
             self._lazy = True
             self._bell.ring()
 
-    async def _until_durable(self, number: int) -> None:
-        """Return when everything up to ``number`` is durable, or the journal has failed."""
-        with trio.move_on_after(PATIENCE) as scope:
-            while self._durable < number and self.failure is None:
-                self._urgent = True
-                self._bell.ring()
+    async def _until(self, is_durable: Callable[[], bool]) -> None:
+        """Return when that is durable, or the journal has failed."""
+        patience, late = PATIENCE, 0
+        while self.failure is None and not is_durable():
+            if patience <= 0 or late > LATE_MOST:
+                for _ in range(3):  # what has come meanwhile: the thread's end, the task's turn, ours
+                    await trio.lowlevel.checkpoint()
+                if is_durable():
+                    return
+                self._fail(TimeoutError(f"the disk took longer than {PATIENCE:g} s"))
+                return
+            self._urgent = True
+            self._bell.ring()
+            began = trio.current_time()
+            with trio.move_on_after(SLICE):
                 await self._turn.wait()
-        if scope.cancelled_caught:
-            self._fail(TimeoutError(f"the disk took longer than {PATIENCE:g} s"))
+            took = trio.current_time() - began
+            if took < 2 * SLICE:
+                patience -= took
+            else:  # the loop stood still: the end of a transaction may be at hand
+                late += 1
 
     def _refuse(self) -> None:
         raise JournalError(
@@ -250,16 +293,19 @@ class Journal:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Write until the block ends."""
+        """Write until the block ends. Whatever is wrong here, it is the journal that fails, and not the session."""
         try:
-            closing = False
-            while not closing:
-                await self._wait()
-                closing = self._closing
-                await self._commit()
+            try:
+                closing = False
+                while not closing:
+                    await self._wait()
+                    closing = self._closing
+                    await self._commit()
+            except Exception as error:
+                self._fail(error)
             await self._run_sync(self._store.close)
-        except FAILURES as error:
-            logger.error("the journal %s could not be closed: %s", self.path, error)
+        except Exception as error:
+            _log(logging.ERROR, "the journal %s could not be closed: %s", self.path, error)
         finally:
             self.ended.set()
 
@@ -289,18 +335,19 @@ class Journal:
     async def _commit(self) -> None:
         up_to = self._next - 1
         changes = self._gather()
-        if not changes:
-            return
+        self._gathered = gathered = self._gathered + 1
         error: Exception | None = None
-        try:
-            await self._run_sync(self._store.commit, changes)
-        except FAILURES as caught:
-            error = caught
+        if changes:
+            try:
+                await self._run_sync(self._store.commit, changes)
+            except Exception as caught:  # whatever it is, it is not for a cancel to fail for
+                error = caught
         if error is None:
             self._durable = up_to
+            self._flushed = gathered
             if self.failure is not None:
-                logger.warning("the journal %s can be written again", self.path)
                 self.failure = None
+                _log(logging.WARNING, "the journal %s can be written again", self.path)
         else:
             self._keep(changes)
             self._fail(error)
@@ -339,15 +386,18 @@ class Journal:
                 rows.drop_older_half()
 
     def _fail(self, error: BaseException) -> None:
-        if self.failure is None:
-            logger.error(
-                "the journal %s cannot be written (%s): cancels go on unrecorded, new holds are refused",
-                self.path,
-                error,
-            )
-        self.failure = error
+        known, self.failure = self.failure, error
         self._tell()
+        if known is None:
+            text = "the journal %s cannot be written (%s): cancels go on unrecorded, new holds are refused"
+            _log(logging.ERROR, text, self.path, error)
 
     def _tell(self) -> None:
         self._turn.set()
         self._turn = trio.Event()
+
+
+def _log(level: int, text: str, *arguments: object) -> None:
+    """Log; a handler that raises is not to stop a cancel."""
+    with suppress(Exception):
+        logger.log(level, text, *arguments)

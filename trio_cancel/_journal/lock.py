@@ -1,7 +1,7 @@
 """One writer a journal: a lock on a file beside it, which the system takes back when its process dies.
 
 The lock is not on the journal itself, so that others can read that while it is being written. The file beside it stays:
-removing it would let two writers lock two files of one name.
+removing it would let two writers lock two files of one name. A forked child gives its copy of the lock up at once.
 """
 
 from __future__ import annotations
@@ -9,17 +9,27 @@ from __future__ import annotations
 import importlib.util
 import os
 import sqlite3
+import stat
+import time
+from contextlib import suppress
 from typing import Protocol
+
+from trio_cancel._journal import fork
 
 HAS_FLOCK = importlib.util.find_spec("fcntl") is not None
 """False where the system is no POSIX."""
+_TRIES = 100
+"""How often the file is opened anew because the process was forked, or the file replaced, at that moment."""
 
 
 class Lock(Protocol):
     """A lock that is held."""
 
+    path: str
+    """Of its file."""
+
     def release(self) -> None:
-        """Let another writer in."""
+        """Let another writer in. In a forked child it does nothing: the lock is the parent's."""
 
 
 class _FileLock:
@@ -28,21 +38,54 @@ class _FileLock:
     def __init__(self, path: str) -> None:
         import fcntl  # which not every system has
 
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
-            os.close(self._file)
-            raise
+        self.path = path
+        self._file: int | None = None
+        for _ in range(_TRIES):
+            before = fork.forks()
+            self._file = file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+            fork.note(self)
+            try:
+                if not stat.S_ISREG(os.fstat(file).st_mode):
+                    raise OSError(f"{path} is not a file")
+                if not fork.has_forked(before):  # else a child may have the open file and not know it
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if _names(path, file):
+                        return
+            except BaseException:
+                self._close()
+                raise
+            self._close()
+            time.sleep(0.001)
+        raise OSError(f"{path} was being replaced all the time")
 
     def release(self) -> None:
-        os.close(self._file)
+        if self._file is not None:
+            import fcntl
+
+            # Explicitly: also where a child that was made behind Python's back still has the file open.
+            with suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._close()
+
+    def forked(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                os.close(file)
+
+    def _close(self) -> None:
+        fork.forget(self)
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
 
 class _DatabaseLock:
     """By SQLite's own exclusive lock, which works wherever SQLite does."""
 
     def __init__(self, path: str) -> None:
+        self.path = path
+        self._process = os.getpid()
         self._database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             self._database.execute("BEGIN EXCLUSIVE")
@@ -51,9 +94,12 @@ class _DatabaseLock:
             if "locked" in str(error):
                 raise BlockingIOError(str(error)) from error
             raise
+        fork.keep_for_ever(self._database)
 
     def release(self) -> None:
-        self._database.close()
+        if self._process == os.getpid():
+            self._database.close()
+            fork.let_go(self._database)
 
 
 def lock(path: str) -> Lock:
@@ -70,3 +116,10 @@ def lock(path: str) -> Lock:
         return _DatabaseLock(beside)
     except sqlite3.Error as error:
         raise OSError(str(error)) from error
+
+
+def _names(path: str, file: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False

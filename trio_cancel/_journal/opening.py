@@ -2,11 +2,15 @@
 
 It runs in a shielded scope and under KeyboardInterrupt protection, so that it outlives whatever ends the block, and
 writes what the block's clean-up has brought up. What it has not written ``CLOSING`` seconds later is given up.
+
+A thread that is at work on a disk that does not answer cannot be ended. It is left behind, and closes the file, and
+frees its lock, when the disk answers: nothing stays open because nobody waited for it.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -15,14 +19,20 @@ from typing import TypeVar
 import trio
 
 from trio_cancel._journal.journal import Journal, RunSync
-from trio_cancel._journal.rows import micros
-from trio_cancel._journal.store import Account, JournalStore, Store
+from trio_cancel._journal.rows import Begun, Changes, micros
+from trio_cancel._journal.store import Account, JournalStore, Store, StoreFailed
 from trio_cancel._net.endpoint import Endpoint
+from trio_cancel._values.errors import JournalError
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import logger
 
-CLOSING = 5.0
+OPENING = 30.0
+"""Seconds that opening a journal may take; it is checked whole, which takes its time if it is large."""
+CLOSING = 2.0
 """Seconds that the end of the block waits for the last transaction."""
+
+AT_WORK = 0.5
+"""Seconds for which a cancelled opening waits for its thread, so that with a disk that answers nothing stays open."""
 
 _T = TypeVar("_T")
 
@@ -31,12 +41,115 @@ class _Thread:
     def __init__(self) -> None:
         # A limiter of its own: a program that keeps trio's usual threads busy must not hold up its cancels.
         self._limiter = trio.CapacityLimiter(1)
+        self._process = os.getpid()
 
     async def __call__(self, function: Callable[..., _T], *args: object) -> _T:
+        if self._process != os.getpid():  # trio's threads are not here, and the journal is the parent's
+            raise StoreFailed("this process was forked from the one that opened it")
         return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._limiter)
 
 
 OpenStore = Callable[[str | os.PathLike[str], Account, str, int], JournalStore]
+
+
+class _Custody:
+    """A store that is closed in any case: by whoever has to do with it last.
+
+    ``open``, ``commit`` and ``close`` run in threads, one at a time, and may be left behind there.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._store: JournalStore | None = None
+        self._begun: Begun | None = None
+        self._unused: Changes | None = None  # what ends a session that never came to be
+        self._busy = False
+        self._abandoned = False
+
+    @property
+    def begun(self) -> Begun:
+        """Where this session goes on."""
+        assert self._begun is not None
+        return self._begun
+
+    def expect(self) -> None:
+        """Note that a thread is about to open the store."""
+        self._busy = True
+
+    def open(
+        self, open_store: OpenStore, path: str | os.PathLike[str], account: Account, prefix: str, now: int
+    ) -> None:
+        """Open the store, and keep it if it is still wanted."""
+        try:
+            store = open_store(path, account, prefix, now)
+            with self._guard:
+                self._store, self._begun, self._unused = store, store.begun, Changes(closed=now)
+        finally:
+            self._leave()
+
+    def commit(self, changes: Changes) -> None:
+        """Commit; see ``JournalStore``."""
+        with self._guard:
+            store = self._store
+            self._busy, self._unused = True, None
+        try:
+            if store is None or self._abandoned:
+                raise StoreFailed("it was given up")
+            store.commit(changes)
+        finally:
+            self._leave()
+
+    def close(self) -> None:
+        """Close; see ``JournalStore``."""
+        with self._guard:
+            store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def abandon(self, run: Callable[[Callable[[], None]], None]) -> None:
+        """Have the store closed, if it is not, by the thread that is at work on it or by ``run``."""
+        with self._guard:
+            self._abandoned = True
+            idle = self._store is not None and not self._busy
+            self._busy = self._busy or idle
+        if idle:
+            run(self._close_late)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for a thread that is at work, for so long at most."""
+        with trio.move_on_after(seconds):
+            while self._busy:  # noqa: ASYNC110 - a thread ends it, which may be late by an hour
+                await trio.sleep(0.01)
+
+    def _leave(self) -> None:
+        with self._guard:
+            self._busy = abandoned = self._abandoned
+        if abandoned:
+            self._close_late()
+
+    def _close_late(self) -> None:
+        try:
+            try:
+                if self._store is not None and self._unused is not None:
+                    self._store.commit(self._unused)
+            finally:
+                self.close()
+        except StoreFailed as error:
+            logger.error("a journal could not be closed: %s", error)
+        finally:
+            self._busy = False
+
+
+def _in_background(function: Callable[[], None]) -> None:
+    """Run what may block in a thread that nobody waits for."""
+    try:
+        trio.lowlevel.start_thread_soon(function, lambda _: None)
+    except RuntimeError:  # no further thread can be started
+        function()
+
+
+def _here(function: Callable[[], None]) -> None:
+    function()
 
 
 class MovedJournal(os.PathLike[str]):
@@ -51,6 +164,7 @@ class MovedJournal(os.PathLike[str]):
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_journal(
     path: str | os.PathLike[str],
     account: Account,
@@ -62,6 +176,8 @@ async def open_journal(
 ) -> AsyncGenerator[Journal]:
     """Open a journal for one session, as an async context manager; its block's exception comes out as it is.
 
+    Leaving it takes at most ``CLOSING`` seconds.
+
     Args:
         path: of the file.
         account: whose it is.
@@ -71,45 +187,63 @@ async def open_journal(
         open_store: opens the file.
 
     Raises:
-        JournalError: on entering, if it cannot be used.
+        JournalError: on entering, if it cannot be used, or could not be opened within ``OPENING`` seconds.
+
+    Cancelled: while entering, within ``AT_WORK`` seconds; a thread that is at work then closes what it opens.
     """
-    run_sync = run_sync or _Thread()
-    store: JournalStore | None = None
-    with trio.CancelScope(shield=True):  # a file that a thread has opened must not be lost
+    in_background = _here
+    if run_sync is None:
+        run_sync, in_background = _Thread(), _in_background
+    custody = _Custody()
+    try:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        custody.expect()
         try:
-            store = await run_sync(open_store, path, account, prefix, micros(wall()))
+            with trio.move_on_after(OPENING) as opening:
+                await run_sync(custody.open, open_store, path, account, prefix, micros(wall()))
         except RuntimeError as error:
             # Nothing is to be canceled yet that opening the file here could hold up; each commit tries a thread again.
             logger.warning("no thread can be started (%s): the journal is opened in the event loop", error)
-            store = open_store(path, account, prefix, micros(wall()))
-    assert store is not None
-    journal = Journal(os.fspath(path), store, run_sync, wall, prefix)
-    scope = trio.CancelScope(shield=True)
-    manager = trio.open_nursery()
-    nursery = await manager.__aenter__()
-
-    @trio.lowlevel.enable_ki_protection
-    async def write() -> None:
-        with scope:
-            await journal.run()
-
-    try:
-        nursery.start_soon(write)
-        yield journal
-    finally:
-        # Not `async with`: the nursery would wrap the block's exception in a group. Its task has ended by then, so that
-        # leaving it neither waits nor can be cancelled.
-        try:
-            journal.close()
-            with trio.move_on_after(CLOSING, shield=True) as closing:
-                await journal.ended.wait()
-            if closing.cancelled_caught:
-                logger.error("the journal %s could not be closed within %g s", journal.path, CLOSING)
-        finally:
-            scope.cancel()
+            custody.open(open_store, path, account, prefix, micros(wall()))
+        except (trio.Cancelled, KeyboardInterrupt):
+            custody.abandon(in_background)
             with trio.CancelScope(shield=True):
-                await journal.ended.wait()
-            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its task has ended
+                await custody.wait(AT_WORK)
+            raise
+        if opening.cancelled_caught:
+            raise JournalError(
+                f"The journal {os.fspath(path)} could not be opened within {OPENING:g} s; check the disk that it is "
+                "on, or name another file."
+            )
+        journal = Journal(os.fspath(path), custody, run_sync, wall, prefix)
+        scope = trio.CancelScope(shield=True)
+        manager = trio.open_nursery()
+        nursery = await manager.__aenter__()
+
+        @trio.lowlevel.enable_ki_protection
+        async def write() -> None:
+            with scope:
+                await journal.run()
+
+        try:
+            nursery.start_soon(write)
+            yield journal
+        finally:
+            # Not `async with`: the nursery would wrap the block's exception in a group. Its task has ended by then, so
+            # that leaving it neither waits nor can be cancelled.
+            try:
+                journal.close()
+                with trio.move_on_after(CLOSING, shield=True) as closing:
+                    await journal.ended.wait()
+                if closing.cancelled_caught:
+                    logger.error("the journal %s could not be closed within %g s", journal.path, CLOSING)
+            finally:
+                scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await journal.ended.wait()
+                await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its task has ended
+    finally:
+        custody.abandon(in_background)
 
 
 def opener(

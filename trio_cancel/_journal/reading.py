@@ -80,7 +80,8 @@ class JournalOrder:
         cancels: its cancels, oldest first.
         unsettled: True if a cancel of it has no outcome or ended Unknown, and no later one has told.
         open_holds: the holds that nothing has ended.
-        known_at: for an order that is left: until when (Unix seconds) its session surely meant this order by its id.
+        known_at: for an order that is left: until when (Unix seconds) its session surely meant this order by its id. If
+            a later session began at an earlier time, because the clock was set back, that time.
         meant: the venue's id of the order that the unsettled cancel meant, where it is known besides the name.
     """
 
@@ -143,11 +144,15 @@ class JournalContents:
 def read_journal(path: str | os.PathLike[str]) -> JournalContents:
     """Read a journal, also while a session writes it. It blocks for as long as reading the file takes.
 
+    Where SQLite cannot read it in its place, as on a read-only mount, a copy in a temporary directory is read. If its
+    last session did not end in an orderly way and its ``-wal`` is missing, a warning is logged.
+
     Args:
         path: what ``open_trading_ws(journal=…)`` was given.
 
     Raises:
-        JournalError: there is none, it is damaged or newer than this library. It was not changed.
+        JournalError: there is none, it is damaged or newer than this library, or neither it nor a copy of it in a
+            temporary directory can be read. It was not changed.
     """
     return contents_of(read_tables(path))
 
@@ -216,12 +221,23 @@ def contents_of(tables: Tables) -> JournalContents:
                 closed[request] = number
             if cancel.kind in (*_OFF_BOOK, NotFound.kind):
                 told[request] = number
+    caps = _caps(tables.sessions)
     lives = {number: at / 1e6 for number, at in alive.items()}
+    known = {number: min(at, caps.get(number, math.inf)) for number, at in lives.items()}
     return JournalContents(
         tables.url,
         tuple(JournalSession(s.number, s.opened / 1e6, lives[s.number], seconds(s.closed)) for s in tables.sessions),
-        tuple(_order(story, lives, closed, told) for story in sorted(stories.values(), key=lambda story: story.first)),
+        tuple(_order(story, known, closed, told) for story in sorted(stories.values(), key=lambda story: story.first)),
     )
+
+
+def _caps(sessions: list[SessionRow]) -> dict[int, float]:
+    """Return, for each session, the earliest time at which a later one began: its own stamps cannot be younger."""
+    caps, earliest = {}, math.inf
+    for session in reversed(sessions):
+        caps[session.number] = earliest
+        earliest = min(earliest, session.opened / 1e6)
+    return caps
 
 
 def _attempts(rows: Iterable[AttemptRow], session: SessionRow | None) -> tuple[Attempt, ...]:
@@ -242,7 +258,7 @@ def _order(
 
     Args:
         story: the order, its holds and cancels.
-        lives: when each session last gave a sign of life.
+        lives: when each session last gave a sign of life, or a later one began if the clock says that it was earlier.
         closed: the orders that a cancel by the venue's id has found off the book, with the number of the last one.
         told: the same, with those of which the venue said that it does not know them.
     """
@@ -274,7 +290,12 @@ def _order(
         tuple(story.cancels.values()),
         open_holds=tuple(held),
         unsettled=unsettled is not None,
-        known_at=max([0.0 if unsettled is None else unsettled.intended_at, *(lives[hold.session] for hold in by_name)]),
+        known_at=max(
+            [
+                0.0 if unsettled is None else min(unsettled.intended_at, lives[unsettled.session]),
+                *(lives[hold.session] for hold in by_name),
+            ]
+        ),
         meant=meant,
     )
 

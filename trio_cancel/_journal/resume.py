@@ -59,7 +59,8 @@ def plan_resume(contents: JournalContents, now: float, *, old_external_ids: bool
     """Return what is to be done.
 
     An external id's age counts from when its session surely meant this very order by it: of a held order from the
-    session's last sign of life, of a mere cancel from its intent.
+    session's last sign of life, of a mere cancel from its intent. One that is stamped in the future is old: the clock
+    was set back, and nobody knows by how much.
 
     Args:
         contents: what the journal says.
@@ -70,7 +71,8 @@ def plan_resume(contents: JournalContents, now: float, *, old_external_ids: bool
     old: list[JournalOrder] = []
     for order in contents.left:
         for request, holds in _requests(order).items():
-            if request.external_id is not None and now - order.known_at > OLD and not old_external_ids:
+            is_old = request.external_id is not None and not 0 <= now - order.known_at <= OLD
+            if is_old and not old_external_ids:
                 old.append(order)
                 continue
             before = errands.get(request, Errand(request, order.request))

@@ -2,14 +2,19 @@
 
 WAL with synchronous=FULL: when :meth:`Store.commit` has returned, its rows outlive a power failure, and others can read
 meanwhile. A new file is made beside its place and renamed into it whole, so that what is there is a complete journal or
-not touched: a file that is damaged, newer, no journal or another account's is refused before anything is written.
+not touched: a file that is damaged, newer, no journal or another account's is refused before anything is written, and
+so is whatever is not a regular file. Each commit looks whether the files are still in their places, because SQLite goes
+on writing to a file that was deleted.
 """
 
 from __future__ import annotations
 
 import hmac
 import os
+import shutil
 import sqlite3
+import stat
+import tempfile
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
@@ -18,11 +23,13 @@ from typing import Any, Protocol, Self
 
 import attrs
 
+from trio_cancel._journal import fork
 from trio_cancel._journal.lock import Lock, lock
 from trio_cancel._journal.rows import Begun, Changes, Rows, SessionRow, Tables, spread
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._values.errors import JournalError
 from trio_cancel._values.models import Credentials
+from trio_cancel._values.observer import logger
 
 APPLICATION_ID = 0x7472694A
 VERSION = 2
@@ -69,6 +76,8 @@ _AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement inserts: powers of two, so that any number of rows takes few statements."""
 _PARAMETERS = 999
 """How many values a statement may have in every SQLite."""
+_COPIES = 20
+"""How often a journal is copied anew because its log was begun anew meanwhile."""
 _LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(number), 0) FROM {}))"
 
 
@@ -96,26 +105,34 @@ class Account:
         return hmac.digest(self.credentials.api_secret.encode(), message, "sha256")[:16]
 
 
-class JournalStore(Protocol):
-    """Where a journal's changes go; all of it may block."""
+class StoreFailed(Exception):
+    """A store could not do it, now. Its text is the reason; what the store is made of raised ``__cause__``."""
 
-    begun: Begun
+
+class JournalStore(Protocol):
+    """Where a journal's changes go; all of it may block, and is called by one thread at a time."""
+
+    @property
+    def begun(self) -> Begun:
+        """Where this session goes on."""
 
     def commit(self, changes: Changes) -> None:
-        """Make all of the changes durable, or none of them. Raises sqlite3.Error or OSError."""
+        """Make all of the changes durable, or raise StoreFailed; they may then be committed again."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it, or raise StoreFailed."""
 
 
 class Store:
-    """A journal's file, open for writing."""
+    """A journal's file, open for writing by one process: in a forked child it does nothing."""
 
-    def __init__(self, path: str, database: sqlite3.Connection, held: Lock, begun: Begun) -> None:
+    def __init__(self, path: str, name: str, database: sqlite3.Connection, held: Lock, begun: Begun) -> None:
         self.path = path
         self.begun = begun
         self._database = database
         self._lock = held
+        self._process = os.getpid()
+        self._files = {name: _identity(name) for name in (name, path, f"{path}-wal", held.path)}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], account: Account, prefix: str, now: int) -> Store:
@@ -130,38 +147,46 @@ class Store:
         Raises:
             JournalError: it cannot be used. The file was not changed.
         """
+        _size(path)  # before anything is made beside it
         real = os.path.realpath(path)
+        if fork.is_parents(real):
+            raise JournalError(
+                f"The journal {real} was open when this process was forked, so that SQLite cannot write it safely "
+                "here; open it in a process that is not forked from that one, or name another file."
+            )
         held = _lock(real)
         try:
-            with _explained(real):
-                if not os.path.exists(real) or not os.path.getsize(real):
-                    _make(real, account)
-                with closing(_connect(real, "ro")) as database:
-                    _check(real, database, account)
-                database = _connect(real, "rw")
-                try:
-                    database.execute("PRAGMA journal_mode = WAL")
-                    database.execute("PRAGMA synchronous = FULL")
-                    if _version(database) < VERSION:
-                        database.executescript(f"BEGIN; {_UPDATE} COMMIT;")
-                    begun = _begin(database, prefix, now)
-                except BaseException:
-                    database.close()
-                    raise
+            fork.opened(real)
+            try:
+                with _explained(real):
+                    database, begun = _open(real, account, prefix, now)
+                    return cls(real, os.path.abspath(path), database, held, begun)
+            except BaseException:
+                fork.closed(real)
+                raise
         except BaseException:
             held.release()
             raise
-        return cls(real, database, held, begun)
 
     def commit(self, changes: Changes) -> None:
         """Make all of the changes durable, or none of them.
 
         Raises:
-            sqlite3.Error, OSError: they are not; they may be committed again.
+            StoreFailed: they are not, or would be in a file that nobody finds; they may be committed again.
         """
-        database = self._database
+        try:
+            self._check_in_place()
+            self._commit(changes)
+            self._check_in_place()
+        except (sqlite3.Error, OSError, OverflowError) as error:  # OverflowError: a number that SQLite cannot hold
+            raise StoreFailed(_reason(error)) from error
+
+    def _commit(self, changes: Changes) -> None:
+        database, session = self._database, self.begun.session
         database.execute("BEGIN IMMEDIATE")
         try:
+            if database.execute("SELECT max(number) FROM session").fetchone() != (session,):
+                raise StoreFailed("another session has begun to write it")
             _insert(database, "intent", changes.intents)
             _insert(database, "hold", changes.holds)
             _insert(database, "placed", changes.placed)
@@ -170,9 +195,9 @@ class Store:
             _insert(database, "outcome", changes.outcomes)
             _insert(database, "answer", changes.answers)
             if changes.alive is not None:
-                database.execute("UPDATE session SET alive = ? WHERE number = ?", (changes.alive, self.begun.session))
+                database.execute("UPDATE session SET alive = ? WHERE number = ?", (changes.alive, session))
             if changes.closed is not None:
-                database.execute("UPDATE session SET closed = ? WHERE number = ?", (changes.closed, self.begun.session))
+                database.execute("UPDATE session SET closed = ? WHERE number = ?", (changes.closed, session))
             database.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):  # some failures have rolled back already
@@ -181,37 +206,180 @@ class Store:
 
     def close(self) -> None:
         """Let go of the file, and then of its lock."""
+        if self._process != os.getpid():
+            return
         try:
-            self._database.close()
+            # SQLite deletes, by its name, the log of what it closes: never that of a file that has taken the place.
+            if _identity(self.path) == self._files[self.path] and self._has_its_log():
+                self._database.close()
+                fork.let_go(self._database)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreFailed(_reason(error)) from error
         finally:
+            fork.closed(self.path)
             self._lock.release()
+
+    def _has_its_log(self) -> bool:
+        log = f"{self.path}-wal"
+        return _identity(log) in (None, self._files[log])
+
+    def _check_in_place(self) -> None:
+        if self._process != os.getpid():
+            raise StoreFailed("this process was forked from the one that opened it")
+        for name, identity in self._files.items():
+            found = _identity(name)
+            if found != identity:
+                what = "moved or deleted" if found is None else "replaced"
+                raise StoreFailed(f"{name} was {what} while it was open")
 
 
 def read_tables(path: str | os.PathLike[str]) -> Tables:
     """Read a journal, also while it is being written; what is read is of one moment.
 
+    Where SQLite cannot read it in its place (it needs to write beside it), a copy is read.
+
     Raises:
         JournalError: there is none, or it cannot be read. The file was not changed.
     """
+    if _size(path) is None:
+        raise JournalError(f"There is no journal at {os.path.realpath(path)}; check the path.")
     real = os.path.realpath(path)
-    if not os.path.exists(real):
-        raise JournalError(f"There is no journal at {real}; check the path.")
-    with _explained(real), closing(_connect(real, "ro")) as database:
-        database.execute("BEGIN")
-        _check_format(real, database)
+    lost = _lacks_log(real)
+    with _explained(real):
+        tables = _read(real)
+    if lost and _lacks_log(real):
+        _warn_of_lost_log(real, bool(tables.sessions) and tables.sessions[-1].closed is None)
+    return tables
 
-        def rows(table: str) -> list[Any]:
-            return database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()  # noqa: S608 - our own names
 
-        old = _version(database) < VERSION
-        return Tables(
-            rows("account")[0][0],
-            [SessionRow(*row) for row in rows("session")],
-            [(*row, None, None) for row in rows("hold")] if old else rows("hold"),
-            [*rows("release"), *database.execute(_ENDED)] if old else rows("release"),
-            rows("intent"),
-            *spread(rows("answer"), rows("attempt"), rows("outcome")),
-            placed=[] if old else rows("placed"),
+def _read(real: str) -> Tables:
+    reason = "it was open when this process was forked"
+    if not fork.is_parents(real):
+        try:
+            with fork.using(real), closing(_connect(real, "ro")) as database:
+                return _tables(real, database)
+        except sqlite3.OperationalError as error:
+            if fork.is_open(real):  # to close a copied file would undo SQLite's locks on it in this process
+                raise
+            reason = _reason(error)
+    try:
+        with tempfile.TemporaryDirectory(prefix="trio-cancel-") as directory:
+            copy = os.path.join(directory, "journal")
+            _copy(real, copy)
+            with closing(_connect(copy, "rw")) as database:
+                return _tables(real, database)
+    except OSError as error:
+        where = "" if error.filename in (None, real) else f" of {error.filename}"
+        raise JournalError(
+            f"The journal {real} cannot be read in its place ({reason}), nor a copy of it ({_reason(error)}{where}); "
+            f"copy it and {real}-wal, if there is one, to where you can write, and read that."
+        ) from error
+
+
+def _tables(real: str, database: sqlite3.Connection) -> Tables:
+    database.execute("BEGIN")
+    _check_format(real, database)
+
+    def rows(table: str) -> list[Any]:
+        return database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()  # noqa: S608 - our own names
+
+    old = _version(database) < VERSION
+    return Tables(
+        rows("account")[0][0],
+        [SessionRow(*row) for row in rows("session")],
+        [(*row, None, None) for row in rows("hold")] if old else rows("hold"),
+        [*rows("release"), *database.execute(_ENDED)] if old else rows("release"),
+        rows("intent"),
+        *spread(rows("answer"), rows("attempt"), rows("outcome")),
+        placed=[] if old else rows("placed"),
+    )
+
+
+def _copy(real: str, copy: str) -> None:
+    """Copy a journal and its log, perhaps while they are being written, as of one moment.
+
+    First the file, then the log. What a writer puts into the file meanwhile comes from the log, where it stays until
+    the log is begun anew; that would be seen at its head.
+    """
+    for _ in range(_COPIES):
+        before = _heads(real)
+        shutil.copyfile(real, copy)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{copy}-wal")
+        with suppress(FileNotFoundError):
+            shutil.copyfile(f"{real}-wal", f"{copy}-wal")
+        if _heads(real) == before:
+            return
+    raise OSError("it was changing all the time")
+
+
+def _heads(real: str) -> tuple[object, ...]:
+    try:
+        with open(f"{real}-wal", "rb") as log:
+            head = log.read(32)
+    except FileNotFoundError:
+        head = b""
+    if head:
+        return _identity(real), head
+    found = os.stat(real)  # no log: the file itself must not have changed
+    return _identity(real), found.st_size, found.st_mtime_ns
+
+
+def _size(path: str | os.PathLike[str]) -> int | None:
+    """Return the size of a file, None if there is none. What is no file is refused."""
+    name = os.fspath(path)
+    try:
+        found = os.stat(name)
+    except FileNotFoundError:
+        if name and not name.endswith(os.sep):
+            return None
+        raise JournalError(f"The journal {name!r} cannot be opened: that names no file; name a file.") from None
+    except (OSError, ValueError) as error:
+        raise JournalError(f"The journal {name!r} cannot be opened ({_reason(error)}); check its path.") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise JournalError(
+            f"The journal {name} cannot be opened: that is a {_kind(found.st_mode)}, not a regular file; "
+            "it was left as it is. Name a file."
+        )
+    return found.st_size
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "directory",
+        stat.S_IFIFO: "FIFO",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFCHR: "device",
+        stat.S_IFBLK: "device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "special file")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from every other, None if there is none of this name."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _lacks_log(real: str) -> bool:
+    try:
+        return not os.stat(f"{real}-wal").st_size
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def _warn_of_lost_log(real: str, in_use: bool) -> None:
+    if in_use:
+        logger.warning(
+            "the last session of the journal %s did not end in an orderly way, and %s-wal, where it writes first, is "
+            "not there: if the journal was copied or moved without it, what was recorded last is missing",
+            real,
+            real,
         )
 
 
@@ -233,6 +401,32 @@ def _statement(table: str, width: int, count: int) -> str:
     row = f"({','.join('?' * width)})"
     # "OR REPLACE": an attempt is written again once it is answered, and so is a group whose commit failed.
     return f"INSERT OR REPLACE INTO {table} VALUES {','.join([row] * count)}"  # noqa: S608 - our own names
+
+
+def _open(real: str, account: Account, prefix: str, now: int) -> tuple[sqlite3.Connection, Begun]:
+    if not _size(real):
+        _make(real, account)
+    lost = _lacks_log(real)
+    with closing(_connect(real, "ro")) as database:
+        _check(real, database, account)
+        last = database.execute("SELECT closed FROM session ORDER BY number DESC LIMIT 1").fetchone()
+    if lost:
+        _warn_of_lost_log(real, last == (None,))
+    database = _connect(real, "rw")
+    fork.keep_for_ever(database)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        if _version(database) < VERSION:
+            database.executescript(f"BEGIN; {_UPDATE} COMMIT;")
+        begun = _begin(database, prefix, now)
+        # So that a copy of the file alone shows that it was in use.
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    except BaseException:
+        database.close()
+        fork.let_go(database)
+        raise
+    return database, begun
 
 
 def _connect(path: str, mode: str) -> sqlite3.Connection:
