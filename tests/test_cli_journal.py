@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -151,6 +152,24 @@ async def test_old_external_ids_are_listed_and_left_alone(shell: Shell) -> None:
     assert [order.external_id for order in shell.sandbox.book.open_orders()] == ["old"]
     assert await shell("resume", "--old-external-ids") == 0
     assert shell.told == {"old": "canceled"}
+
+
+async def test_what_is_stamped_in_the_future_is_listed_and_left_alone(shell: Shell) -> None:
+    place(shell.sandbox, "held", "tried")
+    shell.die(holds=(("held", True),), cancels=(("tried", True, None),), ago=-600)
+    assert await shell("resume") == 1
+    assert shell.told == {"held": "not_sent", "tried": "not_sent"}
+    assert "stamped in the future, since the clock was set back, and may name a newer order" in shell.error
+    assert len(shell.sandbox.book.open_orders()) == 2
+    await shell("resume", "--old-external-ids")
+    assert len(shell.sandbox.book.open_orders()) == 0
+
+
+async def test_a_fifo_is_no_journal(shell: Shell) -> None:
+    os.mkfifo(shell.path)
+    for command in ("journal", "resume"):
+        assert await shell(command) == 2
+        assert "is a FIFO, not a regular file" in shell.error
 
 
 async def test_another_account_is_refused(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from journals import ACCOUNT, Executor, MemoryStore
 
 from trio_cancel import CancelRequest, JournalError
 from trio_cancel._engine.order import Pending, Terms
-from trio_cancel._journal.journal import LAZY, PATIENCE, RETRY, SIGN_OF_LIFE, Journal
+from trio_cancel._journal.journal import LATE_MOST, LAZY, PATIENCE, RETRY, SIGN_OF_LIFE, Journal
 from trio_cancel._journal.opening import CLOSING, open_journal
 from trio_cancel._journal.rows import Changes
 
@@ -220,6 +221,147 @@ async def test_a_disk_that_takes_too_long_holds_a_cancel_up_for_a_bounded_time(
         assert not failed(journal)
         assert store.intended == {"a", "b"}
     assert len(errors(caplog)) == 1
+
+
+async def test_a_hold_that_is_refused_leaves_no_trace(autojump_clock: trio.testing.MockClock) -> None:
+    store = MemoryStore()
+    async with journal_on(store) as journal:
+        store.failure = FULL
+        await journal.intend(pendings("a"))
+        assert failed(journal)
+        with pytest.raises(JournalError):
+            await journal.hold(CancelRequest("new"))
+        store.failure = None
+        await trio.sleep(2 * RETRY)
+        journal.release(CancelRequest("new"))
+    assert list(store.changes.holds) == []
+    assert list(store.changes.releases) == []
+
+
+@pytest.mark.parametrize("blocked", [2.5 * PATIENCE, PATIENCE + 0.4, PATIENCE - 0.1, 1e5])
+async def test_patience_is_judged_after_what_is_at_hand_was_read(
+    blocked: float, mock_clock: trio.testing.MockClock
+) -> None:
+    """The loop stood still, or the process was stopped; the disk had long done its work."""
+    done = trio.Event()
+
+    async def run_sync(function: Callable[..., Any], *args: object) -> Any:
+        await done.wait()
+        return function(*args)
+
+    store = MemoryStore()
+    async with open_journal("x", ACCOUNT, "id", wall, run_sync=Executor(), open_store=store.open) as journal:
+        journal._run_sync = run_sync
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.hold, CancelRequest("a"))
+            await trio.testing.wait_all_tasks_blocked()
+            done.set()
+            mock_clock.jump(blocked)
+        assert not journal.failed
+        assert [order.request.id for order in store.contents().left] == ["a"]
+
+
+async def test_patience_ends_though_the_loop_stands_still_again_and_again(mock_clock: trio.testing.MockClock) -> None:
+    store, executor = MemoryStore(), Executor()
+    async with open_journal("x", ACCOUNT, "id", wall, run_sync=executor, open_store=store.open) as journal:
+        executor.seconds = 1e6
+        returned = trio.Event()
+
+        async def intend() -> None:
+            await journal.intend(pendings("a"))
+            returned.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(intend)
+            for _ in range(LATE_MOST + 10):
+                await trio.testing.wait_all_tasks_blocked()
+                mock_clock.jump(10)
+            await trio.testing.wait_all_tasks_blocked()
+            assert returned.is_set()
+            assert failed(journal)
+        mock_clock.autojump_threshold = 0
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), OverflowError("too large"), KeyError("x")])
+async def test_whatever_a_store_raises_only_the_journal_fails(
+    error: Exception, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = MemoryStore()
+    async with journal_on(store) as journal:
+        store.failure = error
+        await journal.intend(pendings("a"))
+        assert failed(journal)
+        store.failure = None
+        await trio.sleep(2 * RETRY)
+        assert store.intended == {"a"}
+
+
+async def test_a_handler_that_raises_when_the_journal_fails_stops_nothing(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(logging.getLogger("trio_cancel"), "handle", refuse)
+    store = MemoryStore()
+    async with journal_on(store) as journal:
+        store.failure = FULL
+        await journal.intend(pendings("a"))
+        store.failure = None
+        await trio.sleep(2 * RETRY)
+        assert store.intended == {"a"}
+    assert store.closed
+
+
+# Releases
+
+
+async def test_a_release_at_once_is_not_held_up_for_company(autojump_clock: trio.testing.MockClock) -> None:
+    store = MemoryStore()
+    async with journal_on(store, Executor(0.01)) as journal:
+        await journal.hold(CancelRequest("a"))
+        await journal.hold(CancelRequest("b"))
+        journal.release(CancelRequest("a"), at_once=True)
+        journal.release(CancelRequest("b"))
+        await trio.sleep(0.015)
+        assert store.contents().left == ()
+        await journal.hold(CancelRequest("c"))
+        await trio.sleep(1)
+        journal.release(CancelRequest("c"))
+        await trio.sleep(LAZY / 2)
+        assert len(store.contents().left) == 1
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_flush_returns_once_a_release_is_durable(busy: bool, autojump_clock: trio.testing.MockClock) -> None:
+    store = MemoryStore()
+    async with journal_on(store, Executor(0.5)) as journal, trio.open_nursery() as nursery:
+        await journal.hold(CancelRequest("a"))
+        if busy:  # a transaction is under way, without the release
+            nursery.start_soon(journal.hold, CancelRequest("b"))
+            await trio.sleep(0.1)
+        journal.release(CancelRequest("a"))
+        await journal.flush()
+        assert "a" not in {order.request.id for order in store.contents().left}
+        before = trio.current_time()
+        await journal.flush()  # nothing is left to be written
+        assert trio.current_time() == before
+
+
+async def test_a_flush_that_finds_the_disk_full_says_so(autojump_clock: trio.testing.MockClock) -> None:
+    store = MemoryStore()
+    async with journal_on(store) as journal:
+        await journal.hold(CancelRequest("a"))
+        store.failure = FULL
+        journal.release(CancelRequest("a"))
+        for _ in range(2):
+            with pytest.raises(JournalError, match=r"not recorded yet that the order is held no more") as refused:
+                await journal.flush()
+            assert refused.value.__cause__ is FULL
+        store.failure = None
+        await trio.sleep(2 * RETRY)
+        await journal.flush()
+        assert store.contents().left == ()
 
 
 async def test_what_is_kept_while_the_disk_fails_is_bounded(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from trio_cancel import CancelRequest, JournalContents
@@ -122,6 +124,27 @@ def test_the_age_of_an_external_id(events: list[tuple[object, ...]], alive: int,
     assert ([errand.name for errand in young.errands], young.old) == ([order.request for order in told.left], ())
     assert (old.errands, old.old) == ((), told.left)
     assert plan_resume(told, since + OLD + 1, old_external_ids=True) == young
+
+
+def test_what_is_stamped_in_the_future_is_old() -> None:
+    told = contents(HOLD, external=True, alive=5000)
+    assert plan_resume(told, 4999).old == told.left
+    assert plan_resume(told, 4999, old_external_ids=True).old == ()
+    assert plan_resume(contents(HOLD, alive=5000), 4999).old == ()
+
+
+@pytest.mark.parametrize("row", [(1, 1, 1, "x", 9000 * SECOND, None, None), (1, 1, 1, "x", 9000 * SECOND)])
+def test_a_clock_that_was_set_back_before_a_later_session_makes_nothing_younger(row: tuple[Any, ...]) -> None:
+    sessions = [
+        SessionRow(1, "a", 0, 8000 * SECOND, 9000 * SECOND, None),
+        SessionRow(2, "b", 0, 1000 * SECOND, 1000 * SECOND, 1000 * SECOND),
+    ]
+    rows: tuple[list[Any], list[Any]] = ([row], []) if len(row) > 5 else ([], [row])
+    told = contents_of(Tables("wss://venue", sessions, rows[0], [], rows[1], [], []))
+    assert told.left[0].known_at == 1000
+    assert plan_resume(told, 9100).old == told.left
+    assert plan_resume(told, 1000 + OLD).old == ()
+    assert told.sessions[0].alive_at == 9000
 
 
 def test_a_venues_id_never_grows_old() -> None:

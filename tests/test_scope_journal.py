@@ -15,7 +15,7 @@ from journals import Executor, MemoryStore
 from trio.testing import MockClock
 from venues import Venue, one_clock, open_venue, venue_clock
 
-from trio_cancel import CancelRequest, JournalError, OrdersLeft, SessionClosed, TradingWS
+from trio_cancel import CancelRequest, InvalidRequest, JournalError, OrdersLeft, SessionClosed, TradingWS
 from trio_cancel._journal import opening as _journal_open
 from trio_cancel._journal.opening import open_journal
 from trio_cancel.sandbox import Fault, OrderStatus
@@ -245,3 +245,42 @@ async def test_an_add_under_way_when_the_session_ends_leaves_no_hold(autojump_cl
             nursery.start_soon(add)
             await trio.sleep(0.5)
     assert disk.held == set()
+
+
+async def test_keep_returns_once_no_crash_can_undo_it(autojump_clock: MockClock, disk: Disk) -> None:
+    async with session() as (venue, ws), ws.open_order_scope() as orders:
+        kept, discarded = venue.orders(2)
+        await orders.add(kept)
+        await orders.add(discarded)
+        disk.seconds = 0.1
+        orders.discard(discarded)
+        assert disk.held == {kept, discarded}  # which it does not wait for
+        await orders.keep(kept)
+        assert disk.held == set()
+        assert orders.held == ()
+        with pytest.raises(InvalidRequest, match="does not hold"):
+            await orders.keep(kept)
+    assert len(venue.book.open_orders()) == 2
+
+
+async def test_keep_on_a_disk_that_is_full_says_so_and_the_order_stays(autojump_clock: MockClock, disk: Disk) -> None:
+    async with session() as (venue, ws):
+        async with ws.open_order_scope() as orders:
+            (order,) = venue.orders(1)
+            await orders.add(order)
+            disk.fail()
+            with pytest.raises(JournalError, match="not recorded yet that the order is held no more"):
+                await orders.keep(order)
+            assert orders.held == ()
+            disk.store.failure = None
+        await trio.sleep(2)
+        assert disk.held == set()
+        assert len(venue.book.open_orders()) == 1
+
+
+async def test_keep_without_a_journal_is_a_checkpoint(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws, ws.open_order_scope() as orders:
+        await orders.add(*venue.orders(1))
+        with trio.testing.assert_checkpoints():
+            await orders.keep(orders.held[0])
+        assert len(orders) == 0

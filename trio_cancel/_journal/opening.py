@@ -134,7 +134,7 @@ class _Custody:
                     self._store.commit(self._unused)
             finally:
                 self.close()
-        except StoreFailed as error:
+        except Exception as error:  # nobody else is there to hear of it
             logger.error("a journal could not be closed: %s", error)
         finally:
             self._busy = False

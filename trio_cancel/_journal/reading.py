@@ -90,7 +90,7 @@ class JournalOrder:
     cancels: tuple[JournalCancel, ...]
     open_holds: tuple[JournalHold, ...]
     unsettled: bool
-    known_at: float
+    known_at: float = attrs.field(eq=False)
     meant: str | None = None
 
     @property
