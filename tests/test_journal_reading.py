@@ -8,7 +8,7 @@ import pytest
 
 from trio_cancel import CancelRequest, JournalContents
 from trio_cancel._journal.reading import contents_of
-from trio_cancel._journal.resume import OLD, plan_resume
+from trio_cancel._journal.resume import LEEWAY, OLD, plan_resume
 from trio_cancel._journal.rows import HoldRow, SessionRow, Tables, request_of
 
 SECOND = 1_000_000
@@ -128,9 +128,10 @@ def test_the_age_of_an_external_id(events: list[tuple[object, ...]], alive: int,
 
 def test_what_is_stamped_in_the_future_is_old() -> None:
     told = contents(HOLD, external=True, alive=5000)
-    assert plan_resume(told, 4999).old == told.left
-    assert plan_resume(told, 4999, old_external_ids=True).old == ()
-    assert plan_resume(contents(HOLD, alive=5000), 4999).old == ()
+    assert plan_resume(told, 5000 - LEEWAY - 0.1).old == told.left
+    assert plan_resume(told, 5000 - LEEWAY).old == ()
+    assert plan_resume(told, 4000, old_external_ids=True).old == ()
+    assert plan_resume(contents(HOLD, alive=5000), 4000).old == ()
 
 
 @pytest.mark.parametrize("row", [(1, 1, 1, "x", 9000 * SECOND, None, None), (1, 1, 1, "x", 9000 * SECOND)])

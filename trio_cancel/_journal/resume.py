@@ -11,6 +11,8 @@ from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
 
+LEEWAY = 2.0
+"""Seconds by which a stamp may be in the future: a clock that is kept right is set back by no more."""
 OLD = 3600.0
 """Seconds from which an external id may name a newer order: the venue lets it be used again."""
 
@@ -59,7 +61,7 @@ def plan_resume(contents: JournalContents, now: float, *, old_external_ids: bool
     """Return what is to be done.
 
     An external id's age counts from when its session surely meant this very order by it: of a held order from the
-    session's last sign of life, of a mere cancel from its intent. One that is stamped in the future is old: the clock
+    session's last sign of life, of a mere cancel from its intent. One that is stamped more than ``LEEWAY`` in the future is old: the clock
     was set back, and nobody knows by how much.
 
     Args:
@@ -71,7 +73,7 @@ def plan_resume(contents: JournalContents, now: float, *, old_external_ids: bool
     old: list[JournalOrder] = []
     for order in contents.left:
         for request, holds in _requests(order).items():
-            is_old = request.external_id is not None and not 0 <= now - order.known_at <= OLD
+            is_old = request.external_id is not None and not -LEEWAY <= now - order.known_at <= OLD
             if is_old and not old_external_ids:
                 old.append(order)
                 continue
