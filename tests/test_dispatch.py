@@ -1008,7 +1008,21 @@ def test_time_is_checked_again_when_signing() -> None:
     admitted, _ = desk.dispatcher.take(desk.now)
     desk.now = 31.0  # the write was held up
     assert desk.dispatcher.sign(admitted, 1, desk.now, desk.wall) == ([], [])
+    assert not order.delivered  # the answer to the first may lie in the socket: the timer judges, after reading
+    desk.wait(0)
     assert desk.only(order).kind == "unknown"
+
+
+def test_the_answer_at_hand_settles_an_order_whose_time_is_over() -> None:
+    desk = Desk(auto=False)
+    order = desk.submit()
+    desk.write()
+    desk.wait(12)
+    admitted, _ = desk.dispatcher.take(desk.now)
+    desk.now = 31.0  # the loop was blocked
+    assert desk.dispatcher.sign(admitted, 1, desk.now, desk.wall) == ([], [])
+    desk.answer(canceled(desk.ids[0]))
+    assert desk.only(order).kind == "canceled"
 
 
 def test_an_attempt_shortly_before_the_end_waits_no_longer_than_the_rest() -> None:

@@ -287,6 +287,7 @@ class OrderScope:
                 self._held.values(),
                 grace=self._grace,
                 settle=self._settle,
+                take_in=session.take_in,
                 concluded=self._concluded,
             )
             if not session.spawn(drain.run):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import attrs
 import trio
@@ -70,6 +70,7 @@ class Drain:
         *,
         grace: float,
         settle: float,
+        take_in: Callable[[], Awaitable[None]],
         concluded: Callable[[tuple[Outcome, ...]], None],
     ) -> None:
         self.early = trio.CancelScope()
@@ -79,6 +80,7 @@ class Drain:
         self._terms = attrs.evolve(terms, reply_timeout=min(terms.reply_timeout, grace / 3), retry=True)
         self._ends_at = now + grace
         self._settled_at = now + settle
+        self._take_in = take_in
         self._concluded = concluded
         self._outcomes: dict[Hold, Outcome | None] = dict.fromkeys(holds)
         self._under_way: dict[Hold, _Turn] = {}
@@ -92,12 +94,15 @@ class Drain:
     async def run(self) -> None:
         """Cancel everything, and conclude. If cancelled, it concludes at once with what is known."""
         try:
-            with self.early, trio.move_on_at(self._ends_at):
+            with self.early:
                 for hold in self._outcomes:
                     self._submit(hold)
                 while self._under_way or self._again:
-                    with trio.move_on_at(self._again[0][0] if self._again else math.inf):
+                    with trio.move_on_at(min(self._ends_at, self._again[0][0] if self._again else math.inf)):
                         await self._bell.wait()
+                    if trio.current_time() >= self._ends_at:
+                        await self._take_in()  # an answer that lies in the socket is no missing one
+                        break
                     while self._again and self._again[0][0] <= trio.current_time():
                         self._submit(heapq.heappop(self._again)[2])
         finally:

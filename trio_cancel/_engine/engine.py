@@ -340,7 +340,12 @@ class Dispatcher:
             if silent and terms.give_up_after - pending.spent(now, silence.since(terms.give_up_after)) < MOMENT:
                 left = 0.0
             if left < MOMENT:
-                self.table.settle(pending, pending.conclude(None, self.table.clock))
+                if self.table.can_still_be_answered(pending):
+                    # The answer may lie in the socket: the timer judges, once that has been read.
+                    pending.state = is_in_flight
+                    self._wake_timer(now)
+                else:
+                    self.table.settle(pending, pending.conclude(None, self.table.clock))
                 continue
             number += 1
             request_id = f"{prefix}-{number}"

@@ -208,6 +208,11 @@ class Session:
             self.interruption = error
             self._block.cancel_scope.cancel()
 
+    async def take_in(self) -> None:
+        """Return once what lies in the socket has been taken in, so that a deadline can be judged."""
+        if self._connection is not None:
+            await self._connection.take_in()
+
     def check_open(self) -> None:
         """Raise SessionClosed if the block has ended."""
         if self.state is SessionState.CLOSED:
@@ -269,6 +274,7 @@ class Session:
                 await self._timer_bell.wait()
             now = trio.current_time()
             if now >= self._timer_at:
+                await self.take_in()  # an answer that lies in the socket is no missing one
                 self._timer_at = math.inf
                 with Boundary() as boundary:
                     self._wake_timer(self.dispatcher.expire(now))
