@@ -64,6 +64,7 @@ def test_the_keywords_are_these() -> None:
         "journal",
         "observer",
         "lookup",
+        "look_up_closed",
     ]
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "url")
     assert {name: p.default for name, p in parameters.items() if p.default is not None} == {
@@ -74,6 +75,7 @@ def test_the_keywords_are_these() -> None:
         "give_up_after": 30.0,
         "retry": True,
         "clock_offset": 0.0,
+        "look_up_closed": False,
     }
 
 

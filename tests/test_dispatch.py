@@ -1249,7 +1249,8 @@ def test_a_settled_order_cannot_settle_again() -> None:
     order = desk.submit()
     desk.answer(canceled(desk.ids[0]))
     with pytest.raises(AssertionError, match="once"):
-        desk.dispatcher.table.settle(order, Canceled(order.request, order=order.outcome.order))  # type: ignore[union-attr]  # it is Canceled
+        assert isinstance(order.outcome, Canceled)
+        desk.dispatcher.table.settle(order, Canceled(order.request, order=order.outcome.order))
 
 
 def test_everything_is_counted() -> None:

@@ -311,6 +311,7 @@ def open_trading_ws(
     journal: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
     lookup: OrderLookup | OpensLookup | None = None,
+    look_up_closed: bool = False,
 ) -> AbstractAsyncContextManager[TradingWS]:
     """Open a session with the venue, as an async context manager.
 
@@ -342,8 +343,11 @@ def open_trading_ws(
             an effect, and attempts and outcomes follow. One session writes it at a time, one account owns it. A forked
             child cannot write it, and does not keep its parent from letting go of it.
         observer: told what happens.
-        lookup: says where an order stands, for :meth:`TradingWS.look_up`: a ``trio_cancel.lookup.RestLookup``, or any
-            async callable from a :class:`CancelRequest` to an :class:`OrderState` (see :class:`OrderLookup`).
+        lookup: says where an order stands: a ``trio_cancel.lookup.RestLookup``, or any async callable from a
+            :class:`CancelRequest` to an :class:`OrderState` (see :class:`OrderLookup`). Orders whose cancels would end
+            as :class:`Unknown` or :class:`NotFound` are looked up before, for at most 5 s after their time, and longer
+            only where cancels or the account's limit hold lookups back.
+        look_up_closed: look up what is :class:`AlreadyClosed`, too, for how much of it was executed. Needs ``lookup``.
 
     Returns:
         An async context manager that yields a :class:`TradingWS`. An exception raised in its block comes out as it is.
@@ -391,6 +395,10 @@ def open_trading_ws(
         raise ConfigurationError(
             f"lookup must be a RestLookup or an async callable that returns an OrderState, not {type(lookup).__name__}."
         )
+    if not isinstance(look_up_closed, bool):
+        raise ConfigurationError(f"look_up_closed must be True or False, not {look_up_closed!r}.")
+    if look_up_closed and lookup is None:
+        raise ConfigurationError("look_up_closed=True needs a lookup: pass lookup=RestLookup(), too.")
     auto = clock_offset == "auto"
     if not auto and not _is_seconds(clock_offset):
         raise ConfigurationError(f'clock_offset must be a number of seconds or "auto", not {clock_offset!r}.')
@@ -408,6 +416,7 @@ def open_trading_ws(
         token_field=_token_field(token_field),
         journal=None if journal is None else _opener(journal, endpoint, credentials),
         lookup=lookup,
+        look_up_closed=look_up_closed,
         observer=observer,
     )
 
@@ -452,6 +461,7 @@ async def _open(
     token_field: str = TOKEN_FIELDS[0],
     journal: OpenJournal | None = None,
     lookup: OrderLookup | OpensLookup | None = None,
+    look_up_closed: bool = False,
     observer: Observer | None,
 ) -> AsyncGenerator[TradingWS]:
     prefix = world.id_prefix()
@@ -473,7 +483,10 @@ async def _open(
             session.lookups = Lookups(
                 await stack.enter_async_context(_opened(lookup, session, dialing, credentials, world)),
                 session.dispatcher,
+                session.spawn,
+                closed_too=look_up_closed,
             )
+            session.dispatcher.table.looks = session.lookups
         await stack.enter_async_context(run_session(session))
         yield TradingWS(session, terms)
 

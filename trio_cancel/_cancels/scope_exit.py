@@ -20,6 +20,7 @@ import trio
 
 from trio_cancel._engine.engine import Dispatcher
 from trio_cancel._engine.held import Hold
+from trio_cancel._engine.looking import BUDGET
 from trio_cancel._engine.order import Pending, Terms
 from trio_cancel._trio.wakeup import Bell
 from trio_cancel._values.errors import NoReply, NotWritten, UnlistedRefusal
@@ -81,6 +82,8 @@ class Drain:
         self._ends_at = now + grace
         self._settled_at = now + settle
         self._take_in = take_in
+        # What has no answer by then is looked up in the rest of the grace.
+        self._for_lookups = 0.0 if dispatcher.table.looks is None else min(BUDGET, grace / 4)
         self._concluded = concluded
         self._outcomes: dict[Hold, Outcome | None] = dict.fromkeys(holds)
         self._under_way: dict[Hold, _Turn] = {}
@@ -120,7 +123,7 @@ class Drain:
 
     def _submit(self, hold: Hold) -> None:
         now = trio.current_time()
-        terms = attrs.evolve(self._terms, give_up_after=max(0.001, self._ends_at - now))
+        terms = attrs.evolve(self._terms, give_up_after=max(0.001, self._ends_at - self._for_lookups - now))
         self._under_way[hold] = turn = _Turn(self, hold, terms)
         self._dispatcher.submit(turn, now)
 

@@ -140,7 +140,8 @@ class Dispatcher:
     @property
     def pending_count(self) -> int:
         """How many orders wait for an answer or another attempt."""
-        return len(self.table.active) + len(self.table.last) + len(self.table.overdue)
+        table = self.table
+        return len(table.active) + len(table.last) + len(table.overdue) + len(table.looked_up)
 
     @property
     def flight_count(self) -> int:
@@ -349,7 +350,12 @@ class Dispatcher:
                 continue
             number += 1
             request_id = f"{prefix}-{number}"
-            to_sign.append((request_id, pending.request))
+            looking = pending.looking
+            if looking is None or looking.asks is None:
+                to_sign.append((request_id, pending.request))
+            else:
+                looking.by_id.add(request_id)
+                to_sign.append((request_id, looking.asks))
             deadline = now + (left if left < terms.reply_timeout else terms.reply_timeout)  # noqa: FURB136 - hot
             if deadline < earliest:
                 earliest = deadline
@@ -439,7 +445,8 @@ class Dispatcher:
         singles, sources = self.queue.clear()
         self._chances.clear()
         self._looks.clear()
-        for pending in [*self.table.active, *self.table.last, *self.table.overdue, *singles]:
+        table = self.table
+        for pending in [*table.active, *table.last, *table.overdue, *table.looked_up, *singles]:
             with Boundary() as boundary:  # what fails beside one order must not keep the others from their outcomes
                 if pending.state is not State.SETTLED:
                     pending.doubt = cause

@@ -52,16 +52,16 @@ class Hold:
         if not isinstance(outcome, Canceled | AlreadyClosed):
             return False
         named = outcome.request if outcome.request.id is not None else None
-        if isinstance(outcome, Canceled) and outcome.order.id:
+        if outcome.order is not None and outcome.order.id:
             named = recorded_request(outcome.order.id, None)
         order = self.request if self.request.id is not None else self.order
         if order is not None:
             return named == order
-        return isinstance(outcome, Canceled) and self._is_not_older(outcome, clock)
+        return self._is_not_older(outcome, clock)
 
-    def _is_not_older(self, outcome: Canceled, clock: OffsetInterval | None) -> bool:
+    def _is_not_older(self, outcome: Canceled | AlreadyClosed, clock: OffsetInterval | None) -> bool:
         """Return True if the order was surely not created before it was added."""
-        created, attempt = _unix(outcome.order.create_date), answered(outcome)
+        created, attempt = None if outcome.order is None else _unix(outcome.order.create_date), answered(outcome)
         if created is None:
             return False
         at = created + DATES_ARE
@@ -75,7 +75,9 @@ class Hold:
             added = max(added, attempt.answered_at - (trio.current_time() - self.since))
         elif self.clock is None or not self.clock.overlaps(clock):
             return False  # it has been set since, or that cannot be told
-        return at > added + _ahead_at_most(outcome, attempt, clock)
+        # The last update of what a lookup found need not be a cancel of ours.
+        ahead = _ahead_at_most(outcome, attempt, clock) if isinstance(outcome, Canceled) else clock.high / 1000
+        return at > added + ahead
 
 
 def answered(outcome: Outcome) -> Attempt | None:

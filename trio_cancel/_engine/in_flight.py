@@ -11,18 +11,32 @@ place only if the venue comes back and it has to be written again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
+import attrs
 import trio
 
 from trio_cancel._engine.held import Holds
+from trio_cancel._engine.looking import (
+    BUDGET,
+    FAILURES_MOST,
+    Looking,
+    Next,
+    Open,
+    after_lookup,
+    needs_lookup,
+    settled_by,
+    with_seen,
+)
 from trio_cancel._engine.order import Flight, Pending, State
 from trio_cancel._engine.queue import Queue
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import Counters, Notifier, logger
+from trio_cancel._values.order_state import OrderState
 from trio_cancel._values.outcomes import KINDS, Outcome
 
 LATE_KEPT = 1024
@@ -46,6 +60,16 @@ class CancelLog(Protocol):
         """Note that an order has its outcome."""
 
 
+class Looks(Protocol):
+    """What looks orders up that would end without the truth."""
+
+    closed_too: bool
+    """Whether orders that are closed are looked up, too, for how much of them was executed."""
+
+    def begin(self, pending: Pending) -> None:
+        """Look an order up, and call :meth:`Table.seen` or :meth:`Table.not_seen` when that is done."""
+
+
 class Table:
     """See the module's docstring. ``queue`` holds what is not admitted yet, and what waits for its next attempt."""
 
@@ -54,6 +78,8 @@ class Table:
         self.counters: Counters = Counters()
         self.holds: Holds = Holds()
         self.log: CancelLog | None = None
+        self.looks: Looks | None = None  # None: nothing is looked up
+        self.looked_up: dict[Pending, None] = {}  # what is being looked up now
         self.flights: dict[str, Flight] = {}
         self.active: dict[Pending, None] = {}
         self.active_urgent: int = 0
@@ -116,6 +142,11 @@ class Table:
         """End it with ``outcome`` and deliver that."""
         if pending.state is _SETTLED:
             raise AssertionError("an order settles once")
+        if self.looks is not None:
+            if self._look_up(pending, outcome, self.looks):
+                return
+            if pending.looking is not None and outcome.seen is None and needs_lookup(outcome, closed_too=False):
+                outcome = with_seen(outcome, pending.looking.outcome.seen)
         pending.state = _SETTLED
         pending.outcome = outcome
         if pending in self.active:
@@ -124,6 +155,8 @@ class Table:
         else:
             self.last.pop(pending, None)
             self.overdue.pop(pending, None)
+        if self.looked_up:
+            self.looked_up.pop(pending, None)
         for flight in pending.flights:
             self.flights.pop(flight.request_id, None)
             settled_as = _UNANSWERED if flight.answered_at is None else _ANSWERED
@@ -141,6 +174,91 @@ class Table:
                 self.tell_late(pending.request, outcome)
         finally:
             pending.deliver()  # whatever failed: who waits for what has settled would wait for ever
+
+    # Lookups
+
+    def _look_up(self, pending: Pending, outcome: Outcome, looks: Looks) -> bool:
+        """Have an order looked up that would end as ``outcome``, if that can say more; return True if it is."""
+        if pending.abandoned or self.stopped is not None or not needs_lookup(outcome, closed_too=looks.closed_too):
+            return False
+        now = trio.current_time()
+        looking = pending.looking
+        left = max(0.0, pending.terms.give_up_after - pending.spent(now, math.inf))
+        if looking is None:
+            pending.looking = looking = Looking(outcome, now, now + left + BUDGET)
+        else:
+            if looking.ends_at <= now:
+                return False
+            looking.outcome = with_seen(outcome, outcome.seen or looking.outcome.seen)
+            if pending.state is State.LOOKED_UP:
+                return True  # a late answer to an earlier attempt
+        pending.state = State.LOOKED_UP
+        self._leave(pending)
+        self.looked_up[pending] = None
+        looks.begin(pending)
+        self.wake_writer()  # it has left its place in the window
+        return True
+
+    def _leave(self, pending: Pending) -> None:
+        if pending in self.active:
+            del self.active[pending]
+            self.active_urgent -= pending.urgent
+        else:
+            self.last.pop(pending, None)
+            self.overdue.pop(pending, None)
+
+    def seen(self, pending: Pending, state: OrderState) -> float | None:
+        """Take in what a lookup saw; return the seconds until the next one, None if there is nothing more to look up.
+
+        An order that has settled meanwhile, by a late answer, stays as it is.
+        """
+        looking = pending.looking
+        if pending.state is not State.LOOKED_UP or looking is None:
+            return None
+        now = trio.current_time()
+        looking.failures = 0
+        closed = settled_by(state, attrs.evolve(looking.outcome, attempts=pending.attempts()), self.clock)
+        if closed is not None:
+            self._end_lookup(pending, closed)
+            return None
+        looking.outcome = with_seen(looking.outcome, state)
+        follows = after_lookup(state, pending, now)
+        if follows is Next.LOOK_AGAIN:
+            return looking.next_wait()
+        if follows is Next.SETTLE:
+            self._end_lookup(pending, looking.outcome)
+            return None
+        if pending.request.id is None and state.id:
+            looking.asks = CancelRequest(state.id)
+        self.looked_up.pop(pending, None)
+        self.active[pending] = None
+        self.active_urgent += pending.urgent
+        self.retry(pending, now + looking.next_wait())
+        return None
+
+    def not_seen(self, pending: Pending, again: bool) -> float | None:
+        """Note that a lookup failed; return the seconds until the next one, None if there is none.
+
+        Args:
+            pending: the order.
+            again: whether another lookup may find more.
+        """
+        looking = pending.looking
+        if pending.state is not State.LOOKED_UP or looking is None:
+            return None
+        looking.failures += 1
+        wait = looking.next_wait()
+        if again and looking.failures < FAILURES_MOST and trio.current_time() + wait < looking.ends_at:
+            return wait
+        self._end_lookup(pending, looking.outcome)
+        return None
+
+    def _end_lookup(self, pending: Pending, outcome: Open) -> None:
+        looking = pending.looking
+        assert looking is not None
+        looking.ends_at = -math.inf  # nothing more is looked up
+        looking.outcome = outcome
+        self.settle(pending, outcome)
 
     def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:
         """Tell of an outcome that its caller did not wait for."""
@@ -163,7 +281,10 @@ class Table:
         if pending.state is State.SETTLED:
             return
         pending.abandoned = True
-        if not pending.flights:
+        if pending.state is State.LOOKED_UP:
+            assert pending.looking is not None
+            self._end_lookup(pending, pending.looking.outcome)
+        elif not pending.flights:
             self.settle(pending, pending.conclude(NotWritten("its caller left before it was written"), None))
             self.wake_writer()
         elif not self.can_still_be_answered(pending):

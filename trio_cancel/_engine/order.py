@@ -14,6 +14,7 @@ import math
 
 import attrs
 
+from trio_cancel._engine.looking import Looking
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
@@ -46,6 +47,8 @@ class State(enum.Enum):
     """Written; an answer can come."""
     RETRYING = enum.auto()
     """Waits for its next attempt."""
+    LOOKED_UP = enum.auto()
+    """Would have ended without the truth; is being looked up."""
     SETTLED = enum.auto()
 
 
@@ -104,6 +107,7 @@ class Pending:
         not_before: trio's clock before which its next attempt must not be written.
         held_since: trio's clock when it was handed in; later, since when the pace has held its next attempt back.
         intent: its number in the journal, once it has one.
+        looking: its lookups; None if there was none.
     """
 
     __slots__ = (
@@ -113,6 +117,7 @@ class Pending:
         "flights",
         "held_since",
         "intent",
+        "looking",
         "no_more",
         "not_before",
         "outcome",
@@ -142,6 +147,7 @@ class Pending:
         self.not_before: float = _LONG_AGO
         self.held_since: float = _LONG_AGO
         self.intent: int = 0
+        self.looking: Looking | None = None
 
     def deliver(self) -> None:
         """Hand ``self.outcome`` to whoever waits; never raises, never blocks."""
@@ -181,15 +187,23 @@ class Pending:
         After an attempt that was unanswered, or whose answer says nothing of the order (5xx, one that cannot be read, a
         refusal that is not listed), it is Unknown; else a refusal makes it Rejected; else nothing was written.
         """
+        looking = self.looking
+        if looking is not None and self.state is State.LOOKED_UP:
+            return attrs.evolve(looking.outcome, final=final)
+        seen = None if looking is None else looking.outcome.seen
         if self.flights and self.doubtful_but(None):
             return Unknown(
                 self.request,
                 self.attempts(),
                 error=self.error,
                 after_unanswered=True,
+                seen=seen,
                 cause=self.doubt or cause or NoReply(f"no answer within {self.terms.reply_timeout:g} s"),
                 final=final,
             )
+        if looking is not None:
+            # It was looked up because an answer had left it open; a later attempt that was refused closes nothing.
+            return attrs.evolve(looking.outcome, attempts=self.attempts(), error=self.error, final=final)
         if self.error is not None:
             late = clock if self.error.refuses_signature and clock is not None and clock.excludes_zero else None
             return Rejected(self.request, self.attempts(), error=self.error, clock=late, final=final)

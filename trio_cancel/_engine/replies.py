@@ -18,7 +18,7 @@ from trio_cancel._engine.rate import WINDOW_MOST, Governor
 from trio_cancel._engine.silence import Silence
 from trio_cancel._values.errors import InvalidReply, UnlistedRefusal, VenueUnavailable
 from trio_cancel._values.observer import logger
-from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, VenueReply
+from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, VenueReply, not_surely
 from trio_cancel._values.quick import quick
 from trio_cancel._venue.codec import BadReply, Reply, decode_reply
 from trio_cancel._venue.verdict import Verdict, claim, closed_as, judge
@@ -66,7 +66,9 @@ class Inbox:
             pending = flight.pending
             if isinstance(reply, Reply):
                 order = reply.order
-                verdict, why = judge(reply, pending.request, now - flight.written)
+                looking = pending.looking
+                asked = pending.request if looking is None else looking.asked(flight.request_id, pending.request)
+                verdict, why = judge(reply, asked, now - flight.written)
                 if reply.lacks and verdict is canceled:
                     self._tell_lacking(reply)
             else:
@@ -114,10 +116,13 @@ class Inbox:
         if verdict is Verdict.CLOSED:
             closed = closed_as(None if error is None else error.error_code)
             attempts = pending.attempts()
-            table.settle(
-                pending,
-                AlreadyClosed(pending.request, attempts, error=error, after_unanswered=after, closed_as=closed),
-            )
+            outcome = AlreadyClosed(pending.request, attempts, error=error, after_unanswered=after, closed_as=closed)
+            looking = pending.looking
+            if looking is not None and flight.request_id in looking.by_id:
+                # The id came from a lookup by external id: it may be of an older order of this name.
+                table.settle(pending, not_surely(outcome))
+            else:
+                table.settle(pending, outcome)
         elif verdict is Verdict.NOT_FOUND:
             table.settle(pending, NotFound(pending.request, pending.attempts(), error=error, after_unanswered=after))
         else:
@@ -154,6 +159,8 @@ class Inbox:
     def _after_attempt(self, pending: Pending, verdict: Verdict, now: float) -> None:
         """Decide what follows an answer that may not settle the order."""
         table = self._table
+        if pending.state is State.LOOKED_UP:
+            return  # it says no more than what it is looked up for
         if pending.state is State.RETRYING and not pending.no_more:
             return  # a late answer to an older attempt; the next one is due already
         ended = pending.no_more or pending.abandoned or not pending.terms.retry

@@ -217,7 +217,7 @@ class Journal:
         if pending.intent and outcome is not None:
             code = None if outcome.error is None else outcome.error.error_code
             flights = pending.flights
-            if outcome.off_book and len(flights) == 1:
+            if outcome.off_book and len(flights) == 1 and flights[0].answered_at is not None:
                 # The usual end: its answer, at the time of the answer, in one row.
                 flight = flights[0]
                 self._changes.answers.values += (

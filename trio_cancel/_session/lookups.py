@@ -6,19 +6,25 @@ callable of the user's, so that whatever it raises ends in :class:`LookupFailed`
 
 from __future__ import annotations
 
+import heapq
 import math
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import trio
 
 from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.looking import BUDGET
+from trio_cancel._engine.order import Pending, State
 from trio_cancel._net.stream import Dial
+from trio_cancel._trio.wakeup import Bell
 from trio_cancel._values.errors import LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
+from trio_cancel._values.observer import logger
 from trio_cancel._values.order_state import OrderLookup, OrderState, checked
+from trio_cancel._values.outcomes import Unknown
 
 AT_ONCE = 4
 """Lookups under way at most."""
@@ -26,7 +32,9 @@ PATIENCE = 30.0
 """Seconds for one lookup at most; the shipped one has a shorter timeout of its own."""
 RETRY_AFTER_MOST = 60.0
 """Seconds that a Retry-After can hold lookups back."""
-LIMITED = 429
+LIMITED, NOT_FOUND = 429, 404
+FINAL = frozenset({400, 401, 403, 404})
+"""Statuses after which the next lookup would say the same."""
 
 
 class OpensLookup(Protocol):
@@ -45,11 +53,31 @@ class OpensLookup(Protocol):
 
 
 class Lookups:
-    """See the module's docstring."""
+    """See the module's docstring.
 
-    def __init__(self, look_up: OrderLookup, dispatcher: Dispatcher) -> None:
+    Args:
+        look_up: says where an order stands.
+        dispatcher: whose orders are looked up, and whose limit is shared.
+        spawn: runs a task beside the session's own; returns False if the session has ended.
+        closed_too: whether orders that are closed are looked up, too.
+    """
+
+    def __init__(
+        self,
+        look_up: OrderLookup,
+        dispatcher: Dispatcher,
+        spawn: Callable[[Callable[[], Awaitable[None]]], bool],
+        *,
+        closed_too: bool,
+    ) -> None:
         self.source = look_up
+        self.closed_too = closed_too
         self._dispatcher = dispatcher
+        self._spawn = spawn
+        self._running = False
+        self._due: list[tuple[float, int, Pending]] = []  # a heap: when an order is to be looked up
+        self._asked = 0  # breaks ties, so that equal times come in order
+        self._bell = Bell()
         self._room = trio.Semaphore(AT_ONCE)
         self._not_before = -math.inf
 
@@ -62,19 +90,84 @@ class Lookups:
         Cancelled: nothing stays behind.
         """
         async with self._room:
-            await self.admission()
-            asked_at = trio.current_time()
-            try:
-                with trio.move_on_after(PATIENCE):
-                    return checked(await self.source(request), request)
-                raise LookupFailed(f"The lookup of {request} did not return within {PATIENCE:g} s.")
-            except LookupFailed as error:
-                self.note(error, asked_at)
-                raise
-            except Exception as error:
-                raise LookupFailed(f"The lookup of {request} failed with {type(error).__name__}: {error}") from error
+            await self._admission()
+            return await self._ask(request, PATIENCE)
 
-    async def admission(self) -> None:
+    # For the dispatcher's orders
+
+    def begin(self, pending: Pending) -> None:
+        """Look an order up that would end without the truth; see :class:`trio_cancel._engine.in_flight.Looks`."""
+        if not self._running:
+            self._running = self._spawn(self._run)
+        if self._running:
+            self._put(pending, trio.current_time())
+        else:
+            self._dispatcher.table.not_seen(pending, again=False)
+
+    def _put(self, pending: Pending, at: float) -> None:
+        self._asked += 1
+        heapq.heappush(self._due, (at, self._asked, pending))
+        self._bell.ring()
+
+    async def _run(self) -> None:
+        """Look up what is due, few at once."""
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    now = trio.current_time()
+                    if not self._due or self._due[0][0] > now:
+                        with trio.move_on_at(self._due[0][0] if self._due else math.inf):
+                            await self._bell.wait()
+                        continue
+                    await self._room.acquire()
+                    nursery.start_soon(self._settle, heapq.heappop(self._due)[2])
+        finally:
+            self._running = False
+            for _, _, pending in self._due:
+                self._dispatcher.table.not_seen(pending, again=False)
+            self._due.clear()
+
+    async def _settle(self, pending: Pending) -> None:
+        again = False
+        state: OrderState | None = None
+        try:
+            looking = pending.looking
+            if looking is None or pending.state is not State.LOOKED_UP:
+                return  # a late answer has settled it
+            again = True
+            # Where cancels hold it back it waits for its turn, but not for ever.
+            with trio.move_on_at(looking.ends_at + pending.terms.give_up_after):
+                await self._admission()
+                patience = max(0.0, looking.ends_at - trio.current_time())
+                state = await self._ask(looking.asks or pending.request, max(BUDGET, patience))
+        except LookupFailed as error:
+            logger.info("%s", error)
+            again = error.status not in FINAL
+            if error.status == NOT_FOUND and pending.looking is not None:
+                # A replica that lags may not have it yet; but if the venue itself has just said the same, it is enough.
+                again = isinstance(pending.looking.outcome, Unknown)
+        finally:
+            self._room.release()
+            table = self._dispatcher.table
+            wait = table.not_seen(pending, again) if state is None else table.seen(pending, state)
+            if wait is not None:
+                self._put(pending, trio.current_time() + wait)
+
+    # For both
+
+    async def _ask(self, request: CancelRequest, patience: float) -> OrderState:
+        asked_at = trio.current_time()
+        try:
+            with trio.move_on_after(min(patience, PATIENCE)):
+                return checked(await self.source(request), request)
+            raise LookupFailed(f"The lookup of {request} did not return within {min(patience, PATIENCE):g} s.")
+        except LookupFailed as error:
+            self._note(error, asked_at)
+            raise
+        except Exception as error:
+            raise LookupFailed(f"The lookup of {request} failed with {type(error).__name__}: {error}") from error
+
+    async def _admission(self) -> None:
         """Wait until the account's limit has room for a lookup, with no cancel waiting; count it."""
         while True:
             now = trio.current_time()
@@ -85,7 +178,7 @@ class Lookups:
                 return
             await trio.sleep_until(at)
 
-    def note(self, error: LookupFailed, asked_at: float) -> None:
+    def _note(self, error: LookupFailed, asked_at: float) -> None:
         """Slow down if the venue limited the request that was sent at ``asked_at``."""
         if error.status == LIMITED:
             now = trio.current_time()

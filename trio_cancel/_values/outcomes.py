@@ -32,6 +32,7 @@ from trio_cancel._values.errors import (
     VenueError,
 )
 from trio_cancel._values.models import CanceledOrder, CancelRequest
+from trio_cancel._values.order_state import OrderState
 from trio_cancel._values.travel import Anything, identity, portable
 
 FIELD_ADVICE = (
@@ -113,6 +114,8 @@ class _Outcome:
         error: the venue's last error, where it sent one.
         after_unanswered: True if an earlier attempt was unanswered or answered 5xx, so that it may have been the one
             that took effect.
+        seen: what the last lookup saw and when, if the order was looked up and this did not settle it; None else. It
+            may be outdated, and by external id it may be another order that has or had this name.
     """
 
     kind: ClassVar[str]
@@ -122,6 +125,7 @@ class _Outcome:
     attempts: tuple[Attempt, ...] = ()
     error: VenueReply | None = attrs.field(default=None, kw_only=True)
     after_unanswered: bool = attrs.field(default=False, kw_only=True)
+    seen: OrderState | None = attrs.field(default=None, kw_only=True)
 
     @property
     def final(self) -> bool:
@@ -149,13 +153,17 @@ class AlreadyClosed(_Outcome):
 
     Attributes:
         closed_as: ``"canceled"`` or ``"executed"`` where the venue says which of the two it was (40020, 40021); None
-            where it does not (40408).
+            where it does not (40408) and no lookup told.
+        order: the order as a lookup saw it, with how much of it was executed; None if it was not looked up.
+        final: False if it is being looked up (in the report of a batch).
     """
 
     kind: ClassVar[str] = "already_closed"
     off_book: ClassVar[bool | None] = True
 
     closed_as: Literal["canceled", "executed"] | None = attrs.field(default=None, kw_only=True)
+    order: OrderState | None = attrs.field(default=None, kw_only=True)
+    final: bool = attrs.field(default=True, kw_only=True)
 
     def unwrap(self) -> NoReturn:
         """Raise :class:`OrderNotActive`."""
@@ -168,10 +176,15 @@ class NotFound(_Outcome):
 
     That does not say that the order is off the book: its create may still be on the way, the id may be mistyped, the
     token may be another account's.
+
+    Attributes:
+        final: False if it is being looked up (in the report of a batch).
     """
 
     kind: ClassVar[str] = "not_found"
     off_book: ClassVar[bool | None] = None
+
+    final: bool = attrs.field(default=True, kw_only=True)
 
     def unwrap(self) -> NoReturn:
         """Raise :class:`OrderNotFound`."""
@@ -283,6 +296,8 @@ def _because(cause: BaseException | None) -> str:
 def _raise_venue_error(outcome: AlreadyClosed | NotFound | Rejected) -> NoReturn:
     error = outcome.error or VenueReply(0)
     text = f"The venue refused to cancel {outcome.request}: {error}"
+    if isinstance(outcome, AlreadyClosed) and outcome.order is not None:
+        text = f"{str(outcome.request).capitalize()} was {outcome.closed_as} already, as a lookup says."
     if isinstance(outcome, Rejected) and outcome.advice is not None:
         text += f" ({outcome.advice})"
     cls = _exception_of(outcome, error)

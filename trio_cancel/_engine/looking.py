@@ -1,0 +1,153 @@
+"""What a lookup means for an order whose cancel would end without the truth (pure).
+
+A cancel that would end as Unknown or NotFound is looked up first. A final status of this very order settles it: it is
+off the book for good, however old the answer is. An active status proves nothing, for the venue's replicas lag by any
+time; it is a reason to cancel again. Whatever else a lookup says, or if it fails, the cancel ends as it would have.
+
+By external id a lookup may be about another order that had the name before. It settles a cancel only if that order was
+canceled at or after our first write: then it was active, and so was the order of this name, when we asked.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+
+import attrs
+
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.order_state import OrderState, OrderStatus
+from trio_cancel._values.outcomes import AlreadyClosed, NotFound, Outcome, Unknown
+
+Open: TypeAlias = Unknown | NotFound | AlreadyClosed
+"""What can be looked up."""
+
+if TYPE_CHECKING:
+    from trio_cancel._engine.order import Pending
+
+BUDGET = 5.0
+"""Seconds for lookups after an order's own time is over."""
+AGAIN_FIRST, AGAIN_MOST = 0.25, 2.0
+"""Seconds until the first and the last repetition: of a lookup, or of a cancel for an order that was seen active."""
+FAILURES_MOST = 5
+"""Lookups of an order that may fail one after the other."""
+
+
+class Next(enum.Enum):
+    """What follows a lookup."""
+
+    SETTLE = enum.auto()
+    LOOK_AGAIN = enum.auto()
+    CANCEL_AGAIN = enum.auto()
+
+
+class Looking:
+    """The lookups of one order.
+
+    Attributes:
+        outcome: what its cancel ends as if no lookup says more.
+        began: trio's clock when it was to be looked up (last).
+        ends_at: trio's clock until which it is looked up.
+        asks: whom to cancel when it is canceled again: the venue's id of the order that was seen.
+        by_id: the ids of the requests that asked so.
+        wait: seconds until the next repetition.
+        failures: failed lookups since the last one that was answered.
+    """
+
+    __slots__ = ("asks", "began", "by_id", "ends_at", "failures", "outcome", "wait")
+
+    def __init__(self, outcome: Open, now: float, ends_at: float) -> None:
+        self.outcome: Open = outcome
+        self.began = now
+        self.ends_at = ends_at
+        self.asks: CancelRequest | None = None
+        self.by_id: set[str] = set()
+        self.wait = AGAIN_FIRST
+        self.failures = 0
+
+    def asked(self, request_id: str, request: CancelRequest) -> CancelRequest:
+        """Return which order a request named, of an order that is to be canceled as ``request``."""
+        return self.asks if self.asks is not None and request_id in self.by_id else request
+
+    @property
+    def request(self) -> CancelRequest | None:
+        """The venue's id by which to look the order up, once it is known; it names one order for good."""
+        return self.asks
+
+    def next_wait(self) -> float:
+        """Return the seconds until the next repetition."""
+        wait, self.wait = self.wait, min(AGAIN_MOST, 2 * self.wait)
+        return wait
+
+
+def needs_lookup(outcome: Outcome, *, closed_too: bool) -> TypeGuard[Open]:
+    """Return True if a lookup can say more than ``outcome``.
+
+    Args:
+        outcome: what a cancel would end as.
+        closed_too: whether an order that is closed is looked up for how much of it was executed.
+    """
+    if isinstance(outcome, AlreadyClosed):
+        return closed_too and outcome.order is None and outcome.seen is None
+    return isinstance(outcome, Unknown | NotFound)
+
+
+def settled_by(state: OrderState, outcome: Outcome, clock: OffsetInterval | None) -> AlreadyClosed | None:
+    """Return what an order ends as if the state settles it.
+
+    Args:
+        state: what a lookup saw of an order of this id or name.
+        outcome: what the cancel would end as.
+        clock: where the venue's clock minus ours lies; None if nothing is known.
+    """
+    if state.on_book is not False or not _is_surely(state, outcome, clock):
+        return None
+    return AlreadyClosed(
+        outcome.request,
+        outcome.attempts,
+        error=outcome.error,
+        after_unanswered=outcome.after_unanswered,
+        closed_as="canceled" if state.status is OrderStatus.CANCELED else "executed",
+        order=state,
+    )
+
+
+def _is_surely(state: OrderState, outcome: Outcome, clock: OffsetInterval | None) -> bool:
+    request = outcome.request
+    if request.id is not None:
+        return state.is_of(request)
+    if state.external_id != request.external_id or state.status is not OrderStatus.CANCELED:
+        return False
+    written = outcome.attempts[0].written_at if outcome.attempts else None
+    if state.update_date is None or written is None:
+        return False
+    # Both in whole milliseconds, as exact as the venue's dates are, by our clock as far as the difference is known.
+    ahead = 0.0 if clock is None else clock.nearest_to_zero
+    return 1000 * state.update_date.timestamp() - ahead >= int(1000 * written)
+
+
+def with_seen(outcome: Open, state: OrderState | None) -> Open:
+    """Return the outcome with what a lookup saw that did not settle it."""
+    return outcome if state is None else attrs.evolve(outcome, seen=state)
+
+
+def after_lookup(state: OrderState, pending: Pending, now: float) -> Next:
+    """Return what follows a lookup that did not settle the order.
+
+    Args:
+        state: what it saw.
+        pending: the order.
+        now: trio's clock.
+    """
+    looking = pending.looking
+    assert looking is not None
+    if isinstance(looking.outcome, AlreadyClosed):
+        return Next.SETTLE
+    left = pending.terms.give_up_after - pending.spent(now, math.inf)
+    if state.on_book and pending.terms.retry and not pending.no_more and left > looking.wait:
+        return Next.CANCEL_AGAIN
+    # The answer may be outdated, or a create still be queued: what comes later may say more.
+    may_change = isinstance(looking.outcome, Unknown) or state.status is OrderStatus.PENDING_CREATION
+    return Next.LOOK_AGAIN if may_change and now + looking.wait < looking.ends_at else Next.SETTLE
