@@ -54,6 +54,41 @@ def test_a_clock_that_was_set_meanwhile_is_believed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [((0, 10), (10, 20), True), ((0, 10), (10.1, 20), False), ((0, 10), (3, 4), True), ((0, 10), (-5, 20), True)],
+)
+def test_two_intervals_of_one_clock_overlap(
+    one: tuple[float, float], other: tuple[float, float], overlap: bool
+) -> None:
+    first, second = OffsetInterval(*one), OffsetInterval(*other)
+    assert first.overlaps(second) is second.overlaps(first) is overlap
+    both = first.intersect(second)
+    assert both == (OffsetInterval(max(one[0], other[0]), min(one[1], other[1])) if overlap else second)
+
+
+def test_the_advice_is_one_clause_with_all_its_numbers() -> None:
+    assert OffsetInterval(4000.4, 5200.0).advice == (
+        "our clock is at least 4000 ms behind the venue's; the offset lies between 4000 and 5200 ms, a width of "
+        '1200 ms: set the clock, or pass clock_offset="auto"'
+    )
+    assert "at least 100 ms ahead of the venue's" in OffsetInterval(-300, -100).advice
+
+
+def test_a_date_is_read_up_to_a_length_and_never_beyond() -> None:
+    date = "Sun, 06 Nov 1994 08:49:37 GMT"
+    assert http_date(date.ljust(64)) == 784111777
+    assert http_date(date.ljust(65)) is None
+
+
+def test_the_interval_is_that_of_the_whole_second_and_the_round_trip() -> None:
+    at = 1_700_000_000
+    assert offset_from_date(formatdate(at, usegmt=True), at - 0.25, at + 0.5) == OffsetInterval(-500, 1250)
+    # The answer came a second before the request, by our clock: that is still possible, more is not.
+    assert offset_from_date(formatdate(at, usegmt=True), at + 1, at) == OffsetInterval(0, 0)
+    assert offset_from_date(formatdate(at, usegmt=True), at + 1.5, at) is None
+
+
+@pytest.mark.parametrize(
     ("interval", "nearest", "way"),
     [
         (OffsetInterval(100, 1100), 100, "behind"),
@@ -109,6 +144,9 @@ def test_a_clock_that_ran_backwards_tells_nothing() -> None:
         ("Saturday, 01-Jan-00 00:00:00 GMT", 946684800),
         ("Fri, 31 Dec 1999 23:59:60 GMT", 946684800),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("Thursday, 01-Jan-70 00:00:00 GMT", 0),
+        ("Friday, 01-Jan-69 00:00:00 GMT", 3124224000),
+        ("Tue, 01 Dec 2020 00:00:00 GMT", 1606780800),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 253402300799),
         ("Sun, 06 Nov 1994 08:49:61 GMT", None),
         ("Sun, 31 Feb 2020 08:49:37 GMT", None),

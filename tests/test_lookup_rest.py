@@ -266,3 +266,115 @@ def test_a_status_is_converted_and_kept_raw() -> None:
     assert state.fills == (Fill(Decimal(1)),)
     with pytest.raises(ValueError, match="gone"):
         OrderState(status="gone", seen_at=1.0)
+
+
+# What a person reads
+
+ORDER_SAYS, LIST_SAYS = "The venue's answer cannot be read: ", "The venue's list of orders cannot be read: "
+
+
+def lookup_failure(read: Any, *arguments: Any) -> LookupFailed:
+    with pytest.raises(LookupFailed) as caught:
+        read(*arguments)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"id": None}, "an order has no id or no status"),
+        ({"status": ""}, "an order has no id or no status"),
+        ({"pair": 7}, "pair is not a string"),
+        ({"price": True}, "price is not a number"),
+        ({"create_date": "yesterday"}, "create_date is not a date"),
+        ({"transactions": {}}, "transactions is not a list"),
+        ({"transactions": [7]}, "a transaction is not a JSON object"),
+        ({"transactions": [{"price": 1}]}, "a transaction has no amount"),
+    ],
+)
+def test_what_is_wrong_with_an_order_is_named(changes: dict[str, Any], says: str) -> None:
+    body = ORDER | changes
+    for read, arguments, text in (
+        (read_order, (200, answer(body), 1.0), ORDER_SAYS),
+        (read_open_orders, (200, answer([body]), 1.0, 1), LIST_SAYS),
+        (read_open_orders, (200, answer({"orders": [body]}), 1.0, 1), LIST_SAYS),
+    ):
+        failure = lookup_failure(read, *arguments)
+        assert (str(failure), failure.status) == (f"{text}{says}.", 200)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (7, "data is not a JSON object"),
+        ([7], "an order is not a JSON object"),
+        ({"orders": [7]}, "an order is not a JSON object"),
+        ({"orders": {}}, "orders is not a list"),
+        ({}, "orders is not a list"),
+        ({"orders": [], "pagination": 7}, "pagination is not a JSON object"),
+        ({"orders": [], "pagination": {"total_pages": True}}, "total_pages is not a whole number"),
+        ({"orders": [], "pagination": {"total_pages": "7"}}, "total_pages is not a whole number"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_named(data: Any, says: str) -> None:
+    failure = lookup_failure(read_open_orders, 200, answer(data), 1.0, 1)
+    assert (str(failure), failure.status) == (f"{LIST_SAYS}{says}.", 200)
+
+
+def test_what_is_wrong_with_other_answers_is_named() -> None:
+    failure = lookup_failure(read_order, 200, answer([ORDER]), 1.0)
+    assert (str(failure), failure.status) == (f"{ORDER_SAYS}data is not a JSON object.", 200)
+    for data in ({}, {"timestamp": True}, {"timestamp": "7"}, [1]):
+        failure = lookup_failure(read_server_time, 200, answer(data))
+        assert (str(failure), failure.status) == (f"{ORDER_SAYS}timestamp is not a whole number.", 200)
+    for body in (b"[]", b"<html>", b"\xff"):
+        failure = lookup_failure(read_order, 200, body, 1.0)
+        assert (str(failure), failure.status) == (f"{ORDER_SAYS}it is not a JSON object.", 200)
+    failure = lookup_failure(read_order, 200, answer(None, message="Sorry"), 1.0)
+    assert (str(failure), failure.status) == ("The venue's answer has status 200 and no data (Sorry).", 200)
+    failure = lookup_failure(read_order, 200, answer(ORDER, error_code=7), 1.0)
+    assert (str(failure), failure.error_code) == ("The venue's answer has status 200 and no data.", 7)
+    failure = lookup_failure(order_path, CancelRequest(".."))
+    assert str(failure) == "The id '..' cannot be looked up: in a path it does not name an order."
+
+
+@pytest.mark.parametrize(
+    ("body", "says", "code"),
+    [
+        (answer(None, error_code=42900, message="Slow down"), "429 42900 Slow down", 42900),
+        (answer(None, message="Slow down"), "429 Slow down", None),
+        (answer(None, error_code=7), "429 7", 7),
+        (answer(None, error_code=True, message=7), "429", None),
+        (answer(None, error_code=2**31 - 1), f"429 {2**31 - 1}", 2**31 - 1),
+        (answer(None, error_code=2**31), "429", None),
+        (answer(None, message="x" * 300), f"429 {'x' * 200}", None),
+        (b"<html>", "429", None),
+    ],
+)
+def test_a_refusal_is_told_with_what_the_venue_said(body: bytes, says: str, code: int | None) -> None:
+    for read, arguments in (
+        (read_order, (429, body, 1.0, 2.5)),
+        (read_open_orders, (429, body, 1.0, 1, 2.5)),
+        (read_server_time, (429, body, 2.5)),
+    ):
+        failure = lookup_failure(read, *arguments)
+        assert str(failure) == f"The venue answered {says}."
+        assert (failure.status, failure.error_code, failure.retry_after) == (429, code, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("data", "page", "last"),
+    [
+        ([ORDER], 1, True),
+        ([], 1, True),
+        ({"orders": [ORDER]}, 1, True),
+        ({"orders": [ORDER], "pagination": None}, 1, True),
+        ({"orders": [ORDER], "pagination": {}}, 1, True),
+        ({"orders": [ORDER], "pagination": {"total_pages": 3}}, 2, False),
+        ({"orders": [ORDER], "pagination": {"total_pages": 3}}, 3, True),
+        ({"orders": [ORDER], "pagination": {"total_pages": 3}}, 4, True),
+        ({"orders": [], "pagination": {"total_pages": 3}}, 1, True),  # or it would be asked for ever
+    ],
+)
+def test_which_page_is_the_last(data: Any, page: int, last: bool) -> None:
+    assert read_open_orders(200, answer(data), 1.0, page).last is last

@@ -41,6 +41,8 @@ from trio_cancel import (
     VenueReply,
     VenueUnavailable,
 )
+from trio_cancel._values.errors import InvalidRequest, NotSurelyThisOrder
+from trio_cancel._values.outcomes import FIELD_ADVICE, InvalidItem, describe_invalid, describe_left, not_surely
 from trio_cancel._venue.codec import Reply, decode_reply
 
 REQUEST = CancelRequest("o")
@@ -248,3 +250,136 @@ def test_a_report_is_final_when_everything_in_it_is() -> None:
     ):
         assert not outcome.final
         assert not CancelReport((ALL[0], outcome)).final
+
+
+# What a person reads
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (VenueReply(400, 40010, "Missing."), "400 40010 Missing."),
+        (VenueReply(400, None, "Missing."), "400 Missing."),
+        (VenueReply(400, 40010), "400 40010"),
+        (VenueReply(503), "503"),
+        (VenueReply(400, 0), "400 0"),
+    ],
+)
+def test_an_error_of_the_venue_in_words(reply: VenueReply, text: str) -> None:
+    assert str(reply) == text
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words", "credentials", "signature", "token"),
+    [
+        (401, None, "", True, True, True),
+        (401, 40100, "Invalid token", True, False, True),
+        (401, 40100, "Invalid TOKEN or Signature", True, True, False),
+        (401, 40100, "token: bad timestamp", True, True, False),
+        (400, 40011, "Invalid signature", True, True, False),
+        (499, 40011, "x", True, True, True),
+        (404, 40011, "Invalid signature", False, False, False),
+        (408, 40011, "Invalid signature", False, False, False),
+        (429, 40011, "Invalid signature", False, False, False),
+        (399, 40011, "Invalid signature", False, False, False),
+        (500, 40011, "Invalid signature", False, False, False),
+        (400, 40010, "Missing parameters", False, False, True),
+        (499, 40010, "", False, False, True),
+        (399, 40010, "", False, False, False),
+        (500, 40010, "", False, False, False),
+        (403, 1, "signature", False, False, False),
+    ],
+)
+def test_what_a_refusal_may_be_for(
+    status: int, code: int | None, words: str, credentials: bool, signature: bool, token: bool
+) -> None:
+    reply = VenueReply(status, code, words)
+    assert (reply.refuses_credentials, reply.refuses_signature, reply.misses_token) == (credentials, signature, token)
+
+
+def test_a_refusal_is_raised_in_one_sentence_with_what_may_help() -> None:
+    error = VenueReply(400, 40010, "Missing.")
+    clock = OffsetInterval(4000, 5200)
+    for outcome, advice in (
+        (Rejected(REQUEST, error=error), f" ({FIELD_ADVICE})"),
+        (Rejected(REQUEST, error=error, clock=clock), f" ({clock.advice})"),
+        (Rejected(REQUEST, error=VenueReply(429)), ""),
+        (Rejected(REQUEST), ""),
+        (AlreadyClosed(REQUEST, error=VenueReply(400, 40408)), ""),
+        (NotFound(REQUEST), ""),
+    ):
+        with pytest.raises(VenueError) as caught:
+            outcome.unwrap()
+        said = "0" if outcome.error is None else str(outcome.error)
+        assert str(caught.value) == f"The venue refused to cancel order o: {said}{advice}"
+    assert FIELD_ADVICE.startswith("if the credentials are right, the venue may know the token by its other name: ")
+
+
+def test_the_orders_left_in_one_sentence() -> None:
+    order_ids = [CancelRequest(f"o{number}") for number in range(12)]
+    unknown = Unknown(order_ids[0], cause=NotSurelyThisOrder("perhaps", closed=AlreadyClosed(order_ids[0])))
+    found, closed = NotFound(order_ids[1]), AlreadyClosed(order_ids[2])
+    assert describe_left((found,)) == "1 order is not surely off the book: o1 (not_found)."
+    assert describe_left((unknown, Unknown(order_ids[3], cause=ConnectionLost("cut")))) == (
+        "2 orders are not surely off the book: o0 (unknown: closed, but not surely this order), o3 (unknown)."
+    )
+    many = tuple(NotFound(request) for request in order_ids)
+    names = ", ".join(f"o{number} (not_found)" for number in range(10))
+    assert describe_left(many[:10]) == f"10 orders are not surely off the book: {names}."
+    assert describe_left(many) == f"12 orders are not surely off the book: {names} and 2 more."
+    items = tuple(InvalidItem(number, "", InvalidRequest(f"bad {number}.")) for number in range(5))
+    assert describe_invalid(items[:1]) == "1 item of the input names no order: bad 0."
+    assert describe_invalid(items[:3]) == "3 items of the input name no order: bad 0; bad 1; bad 2."
+    assert describe_invalid(items) == "5 items of the input name no order: bad 0; bad 1; bad 2; and 2 more."
+    for report, text in (
+        (CancelReport((found, closed)), describe_left((found,))),
+        (CancelReport((closed,), invalid=items), describe_invalid(items)),
+        (CancelReport((found,), invalid=items), f"{describe_left((found,))} {describe_invalid(items)}"),
+    ):
+        with pytest.raises(OrdersLeft) as caught:
+            report.raise_for_left()
+        assert str(caught.value) == text
+        assert caught.value.report is report
+
+
+def test_a_close_that_may_be_of_another_order_is_told_with_all_that_is_known() -> None:
+    name = CancelRequest(external_id="x")
+    attempts = (Attempt("r-1", 1.0, 2.0, 200),)
+    refused = VenueReply(400, 40408)
+    closed: AlreadyClosed | Canceled
+    for closed, said in (
+        (
+            AlreadyClosed(name, attempts, error=refused, after_unanswered=True),
+            "the order with this external id is closed",
+        ),
+        (
+            Canceled(name, attempts, order=order(id="7", create_date="2024-03-27T13:27:19.853Z")),
+            "it canceled the order 7 with this external id, created 2024-03-27T13:27:19.853+00:00",
+        ),
+        (Canceled(name, order=order(id=None, create_date=None)), "it canceled the order with this external id"),
+    ):
+        unknown = not_surely(closed)
+        assert (unknown.request, unknown.attempts, unknown.error) == (name, closed.attempts, closed.error)
+        assert (unknown.after_unanswered, unknown.final) == (closed.after_unanswered, True)
+        assert isinstance(unknown.cause, NotSurelyThisOrder)
+        assert unknown.cause.closed is closed
+        assert str(unknown.cause) == (
+            f"the venue says that {said}; it may be an older one than the one that was added"
+        )
+
+
+def test_an_order_of_which_nothing_was_executed_is_not_partly_filled() -> None:
+    for executed, partly in ((0, False), (None, False), (0.1, True), (1, True)):
+        outcome = Canceled(REQUEST, order=order(executed_amount=executed))
+        assert CancelReport((outcome,)).partly_filled == ((outcome,) if partly else ())
+
+
+def test_causes_are_compared_by_what_they_say() -> None:
+    for cls in (NotSent, Unknown):
+        assert cls(REQUEST, cause=ConnectionLost("cut")) == cls(REQUEST, cause=ConnectionLost("cut"))
+        assert cls(REQUEST, cause=ConnectionLost("cut")) != cls(REQUEST, cause=ConnectionLost("torn"))
+        outcome = cls(REQUEST, (Attempt("r"),), cause=ConnectionLost("cut"), final=False, after_unanswered=True)
+        assert copy.copy(outcome) is outcome
+        for again in (pickle.loads(pickle.dumps(outcome)), copy.deepcopy(outcome)):
+            assert again == outcome
+            assert (again.final, again.after_unanswered, again.attempts) == (False, True, outcome.attempts)

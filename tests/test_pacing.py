@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import pickle
 from itertools import count, pairwise
 
 import pytest
@@ -77,7 +78,112 @@ def test_no_stretch_of_time_holds_more_than_rate_and_burst_allow(rate: float, bu
             assert last - first + 1 <= allowed + 1e-6
 
 
+def test_the_turn_of_those_that_come_after_others() -> None:
+    pacer = Pacer(4, burst=3)
+    assert (pacer.full_at, pacer.ready_at()) == (-math.inf, -math.inf)
+    assert pacer.ready_at(10.0, before=2) == 10.0 + 2 / 4 - 2 / 4
+    assert pacer.ready_at(10.0, before=5) == 10.0 + 5 / 4 - 2 / 4
+    pacer.start(10.0)
+    assert (pacer.full_at, pacer.ready_at()) == (10.25, 9.75)
+    assert pacer.ready_at(10.0, before=5) == 10.25 + 5 / 4 - 2 / 4
+    assert pacer.ready_at(20.0, before=5) == 20.0 + 5 / 4 - 2 / 4
+    pacer.start(10.0)
+    assert pacer.full_at == 10.5
+
+
+def test_a_copy_of_a_pacer_begins_anew() -> None:
+    pacer = Pacer(4, burst=3)
+    pacer.start(10.0)
+    again = pickle.loads(pickle.dumps(pacer))
+    assert (again.rate, again.burst, again.full_at) == (4, 3, -math.inf)
+
+
+def test_a_refused_pacer_says_what_it_needs_and_what_it_got() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Pacer(-2)
+    assert str(caught.value) == "Pacer needs a rate of more than 0 requests a second, not -2."
+    with pytest.raises(ConfigurationError) as caught:
+        Pacer(1, 0)
+    assert str(caught.value) == "Pacer needs a burst of at least 1 request, not 0."
+
+
 # Governor
+
+
+def test_the_window_grows_by_one_with_each_answer_up_to_its_most() -> None:
+    governor = Governor()
+    governor.accepted(1.0)
+    assert governor.window == WINDOW_START + 1
+    governor.window = WINDOW_MOST - 1
+    for _ in range(3):
+        governor.accepted(1.0)
+    assert governor.window == WINDOW_MOST
+
+
+def test_the_pace_by_its_numbers() -> None:
+    governor = Governor()
+    assert governor.limited(1.0, written_at=0.5)
+    assert (governor.rate, governor.ready_at()) == (5, 1.2)
+    assert governor.ready_at(1.1, before=0) == 1.2
+    assert governor.ready_at(1.1, before=2) == pytest.approx(1.6)
+    assert governor.ready_at(3.0, before=2) == pytest.approx(3.4)
+    governor.start(1.1)
+    assert governor.ready_at() == pytest.approx(1.4)
+    governor.start(3.0)
+    assert governor.ready_at() == pytest.approx(3.2)
+    governor.accepted(1.1)  # it doubles in half a second, as long as requests flow
+    assert governor.rate == pytest.approx(5 * 2 ** (0.1 / 0.5))
+    before = governor.rate
+    governor.accepted(500.0)
+    assert governor.rate == pytest.approx(before * 2 ** (2 / before / 0.5))
+    before = governor.rate
+    assert governor.limited(501.0, written_at=500.5)
+    assert governor.rate == before / 2
+    governor.accepted(501.1)
+    assert governor.rate == pytest.approx(before / 2 * (1 + 0.02 * 0.1))
+    governor.accepted(501.15)
+    assert governor.rate == pytest.approx(before / 2 * (1 + 0.02 * 0.1) * (1 + 0.02 * 0.05))
+    before = governor.rate
+    governor.accepted(600.0)
+    assert governor.rate == pytest.approx(before * (1 + min(0.02 * 2 / before, 0.003)))
+    governor.rate = 1.0
+    governor.accepted(700.0)  # slow answers do not let it grow faster than that for each
+    assert governor.rate == pytest.approx(1.003)
+
+
+@pytest.mark.parametrize(("answers", "factor"), [(0, 0.5), (3, 0.5), (4, 0.9), (5, 0.9)])
+def test_a_pace_that_held_for_a_while_falls_by_little(answers: int, factor: float) -> None:
+    governor = Governor()
+    governor.limited(1.0, written_at=0.5)
+    for _ in range(9):
+        governor.accepted(1.0)
+    governor.limited(2.0, written_at=1.5)  # and ends the doubling, however many were answered
+    assert governor.rate == 2.5
+    for _ in range(answers):
+        governor.accepted(2.0)
+    assert governor.limited(3.0, written_at=2.5)
+    assert governor.rate == pytest.approx(2.5 * factor)
+    assert governor.ready_at() == pytest.approx(3.0 + 1 / (2.5 * factor))
+    governor.rate = PACED_LEAST * 1.05
+    for _ in range(answers):
+        governor.accepted(3.0)
+    governor.limited(4.0, written_at=3.5)
+    assert governor.rate == PACED_LEAST
+
+
+def test_a_pace_ends_above_its_most_and_is_found_out_anew() -> None:
+    governor = Governor()
+    governor.limited(1.0, written_at=0.5)
+    governor.limited(2.0, written_at=1.5)
+    governor.rate = PACED_MOST
+    governor.accepted(2.0)
+    assert governor.rate == PACED_MOST
+    governor.accepted(3.0)
+    assert governor.rate is None
+    governor.limited(4.0, written_at=3.5)
+    assert governor.rate == PACED_START
+    governor.accepted(4.1)
+    assert governor.rate == pytest.approx(PACED_START * 2 ** (0.1 / 0.5))  # it doubles again
 
 
 def test_a_new_governor_holds_nothing_back() -> None:

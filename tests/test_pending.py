@@ -7,7 +7,18 @@ import math
 import pytest
 from desk import Order
 
-from trio_cancel import CancelRequest, ConnectionLost, NoReply, NotSent, OffsetInterval, Rejected, Unknown, VenueReply
+from trio_cancel import (
+    Attempt,
+    CancelRequest,
+    ConnectionLost,
+    NoReply,
+    NotSent,
+    OffsetInterval,
+    Outcome,
+    Rejected,
+    Unknown,
+    VenueReply,
+)
 from trio_cancel._engine.order import Flight, Pending, Terms
 
 
@@ -23,6 +34,11 @@ def attempt(order: Order, *, answered: bool, doubtful: bool = False) -> Flight:
     flight.doubtful = doubtful
     order.flights = (*order.flights, flight)
     return flight
+
+
+def cause_of(outcome: Outcome) -> str:
+    assert isinstance(outcome, NotSent | Unknown)
+    return str(outcome.cause)
 
 
 def test_the_clock_stands_before_the_first_write() -> None:
@@ -80,6 +96,36 @@ def test_doubt_wins_over_a_refusal(answered: bool) -> None:
     assert outcome.error == VenueReply(400, 40010)
     assert isinstance(outcome.cause, NoReply)
     assert len(outcome.attempts) == 2
+
+
+def test_attempts_are_told_whole() -> None:
+    order = pending()
+    attempt(order, answered=True).status = 429
+    attempt(order, answered=False)
+    assert order.attempts() == (Attempt("r-0", 1e9, 1e9 + 1, 429), Attempt("r-1", 1e9, None, None))
+    order.error = VenueReply(429)
+    for refused_only in (False, True):
+        outcome = order.conclude(None, None)
+        assert (outcome.request, outcome.attempts, outcome.error) == (order.request, order.attempts(), order.error)
+        assert isinstance(outcome, Rejected if refused_only else Unknown)
+        order.flights = order.flights[:1]
+    assert pending().conclude(None, None).request == order.request
+
+
+def test_why_nothing_is_known_is_told_in_words() -> None:
+    order = Order(CancelRequest("o"), Terms(reply_timeout=2.5, give_up_after=7.5))
+    assert cause_of(order.conclude(None, None)) == "it could not be written within 7.5 s"
+    attempt(order, answered=False)
+    assert cause_of(order.conclude(None, None)) == "no answer within 2.5 s"
+    assert cause_of(order.conclude(ConnectionLost("cut"), None)) == "cut"
+
+
+def test_what_is_not_final_says_so() -> None:
+    order = pending()
+    assert order.conclude(None, None).final
+    attempt(order, answered=False)
+    assert order.conclude(None, None).final
+    assert not order.conclude(None, None, final=False).final
 
 
 def test_only_refusals_are_a_rejection() -> None:

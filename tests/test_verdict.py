@@ -255,3 +255,43 @@ def test_an_error_of_any_shape_is_decided() -> None:
         assert isinstance(reply, Reply)
         said, _ = judge(reply, BY_ID, 0.1)
         assert said is not Verdict.CANCELED
+
+
+@pytest.mark.parametrize(
+    ("reply", "request_", "why"),
+    [
+        (answer(200, 40401), BY_ID, "status 200 together with an error"),
+        (answer(200), BY_ID, "status 200 without a result"),
+        (order_of(status="open"), BY_ID, "status 200 for an order that is 'open', not canceled"),
+        (order_of(status="x" * 41), BY_ID, f"status 200 for an order that is '{'x' * 40}', not canceled"),
+        (order_of(id="p"), BY_ID, "it does not name the order that was asked for"),
+        (order_of(id=""), BY_ID, "it does not name the order that was asked for"),
+        (order_of(id=None), BY_ID, "it does not name the order that was asked for"),
+        (order_of(), BY_EXTERNAL_ID, "it does not name the external id that was asked for"),
+        (order_of(external_id="X"), BY_EXTERNAL_ID, "it does not name the external id that was asked for"),
+        (answer(600), BY_ID, "status 600 is not in the contract"),
+        (answer(400, 40408, has_result=True), BY_ID, "status 400 together with a result"),
+        (answer(403), BY_ID, "status 403 without a code or a word"),
+    ],
+)
+def test_an_answer_that_says_nothing_says_why(reply: Reply, request_: CancelRequest, why: str) -> None:
+    assert judge(reply, request_, 0.1) == (Verdict.INVALID, why)
+
+
+@pytest.mark.parametrize("status", [408, 500, 599])
+def test_what_may_have_been_applied_is_that_whatever_stands_beside_it(status: int) -> None:
+    assert judge(answer(status, 40408, has_result=True), BY_ID, 60.0) == (Verdict.UNAVAILABLE, "")
+
+
+def test_what_says_something_needs_no_reason() -> None:
+    for reply in (
+        order_of(),
+        answer(400, 40408),
+        answer(404),
+        answer(429),
+        answer(429, 1, "Limit Exceeded"),
+        answer(401),
+        answer(400, 40010),
+        answer(403, 1),
+    ):
+        assert judge(reply, BY_ID, 60.0)[1] == ""

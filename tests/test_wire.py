@@ -158,8 +158,7 @@ def test_every_request_is_what_the_venue_expects(key: str, named: str, token: st
 
 def test_a_signer_shows_nothing() -> None:
     signer = Signer(Credentials("token", "s3cr3t"))
-    assert "s3cr3t" not in repr(signer)
-    assert "token" not in repr(signer)
+    assert repr(signer) == "<Signer>"
 
 
 def test_a_signer_can_be_used_again() -> None:
