@@ -363,9 +363,7 @@ def test_a_close_that_may_be_of_another_order_is_told_with_all_that_is_known() -
         assert (unknown.after_unanswered, unknown.final) == (closed.after_unanswered, True)
         assert isinstance(unknown.cause, NotSurelyThisOrder)
         assert unknown.cause.closed is closed
-        assert str(unknown.cause) == (
-            f"the venue says that {said}; it may be an older one than the one that was added"
-        )
+        assert str(unknown.cause) == (f"the venue says that {said}; it may be an older one than the one that was added")
 
 
 def test_an_order_of_which_nothing_was_executed_is_not_partly_filled() -> None:
