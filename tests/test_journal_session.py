@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from trio_cancel import (
     Credentials,
     JournalError,
     OrdersLeft,
+    Pacer,
     TradingWS,
     read_journal,
 )
@@ -313,3 +315,95 @@ async def test_two_sessions_do_not_share_a_journal(tmp_path: Path) -> None:
 def test_a_journal_is_a_path() -> None:
     with pytest.raises(ConfigurationError, match="journal must be the path of a file, not int"):
         client.open_trading_ws("ws://localhost", credentials=Credentials("a", "b"), journal=3)  # type: ignore[arg-type]  # as said
+
+
+async def test_a_pace_is_kept_at_the_write_however_long_the_disk_takes(
+    injected: Injected, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Where each intent takes another time, the requests go out a turn apart all the same."""
+    async with session(pacer=Pacer(10)) as (venue, ws):
+        times: list[float] = []
+        venue.sandbox.script(lambda record: times.append(trio.current_time()))
+
+        async def disk() -> None:
+            while True:
+                for seconds in (0.0, 0.08, 0.15, 0.01):
+                    injected.executor.seconds = seconds
+                    await trio.sleep(0.07)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(disk)
+            report = await ws.cancel_many(venue.orders(60))
+            nursery.cancel_scope.cancel()
+        assert report.counts["canceled"] == 60
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        assert min(gaps) > 0.0999
+        assert times[-1] - times[0] < 60 * 0.1 + 1  # and the disk costs no turns
+
+
+async def test_a_single_cancel_overtakes_what_is_durable_and_waits_for_its_turn(
+    injected: Injected, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with session(pacer=Pacer(2)) as (venue, ws), trio.open_nursery() as nursery:
+        ids = venue.orders(20)
+        nursery.start_soon(ws.cancel_many, ids)
+        await trio.sleep(1.2)
+        (urgent,) = venue.orders(1)
+        began = trio.current_time()
+        await ws.cancel(urgent)
+        assert trio.current_time() - began <= 1.0
+
+
+async def test_a_venue_that_upgrades_and_closes_at_once_ends_every_cancel(
+    injected: Injected, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with session() as (venue, ws), trio.open_nursery() as nursery:
+        injected.executor.seconds = 0.05  # slower than the connections live
+        (alone, *ids) = venue.orders(101)
+        venue.sandbox.script(lambda record: Fault.SILENT_BEFORE)
+
+        async def flap() -> None:
+            ended = 0
+            while True:
+                await trio.sleep(0.02)
+                while ended < len(venue.ends):
+                    await venue.ends[ended].aclose()
+                    ended += 1
+
+        async def single() -> None:
+            outcome = await ws.try_cancel(alone)
+            assert outcome.kind in ("not_sent", "unknown")
+            assert trio.current_time() < 35
+
+        nursery.start_soon(flap)
+        await trio.sleep(0.1)
+        nursery.start_soon(single)
+        async with ws.open_cancel_stream(ids[:50]) as stream:
+            outcomes = [outcome async for outcome in stream]
+        assert trio.current_time() < 35
+        report = await ws.cancel_many(ids[50:])
+        assert trio.current_time() < 70
+        assert len(outcomes) == len(report.outcomes) == 50
+        assert not any(outcome.off_book for outcome in (*outcomes, *report.outcomes))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_silent_venue_gets_every_order_once_after_its_intent(
+    injected: Injected, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with session() as (venue, ws):
+        injected.executor.seconds = 0.02
+        ids = venue.orders(1000)
+        seen: list[str] = []
+
+        def look(record: RequestRecord) -> Fault:
+            key = next(iter(record.params.values()))
+            assert key in injected.store.intended
+            seen.append(key)
+            return Fault.SILENT_BEFORE
+
+        venue.sandbox.script(look)
+        report = await ws.cancel_many(ids)
+        assert trio.current_time() < 35
+        assert set(seen) == set(ids)
+        assert report.counts["unknown"] == 1000

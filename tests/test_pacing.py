@@ -8,6 +8,7 @@ import pickle
 from itertools import count, pairwise
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -337,3 +338,43 @@ def test_when_the_limit_falls_the_pace_follows() -> None:
     assert refused < 0.25 * 200
     assert governor.rate is not None
     assert governor.rate < 8
+
+
+def test_a_pacer_begins_anew_in_the_next_run() -> None:
+    pacer = Pacer(1)
+
+    async def use(now: float) -> float:
+        pacer.begin()
+        ready = pacer.ready_at()
+        pacer.start(now)
+        pacer.begin()  # another session of the same run
+        assert pacer.ready_at() > now
+        return ready
+
+    assert trio.run(use, 1_000_000.0) == -math.inf
+    assert trio.run(use, 5.0) == -math.inf  # the clock of another run
+
+
+def test_a_pacer_in_two_runs_at_once_is_refused() -> None:
+    pacer = Pacer(1)
+
+    async def outer() -> None:
+        pacer.begin()
+        with pytest.raises(ConfigurationError, match=r"another trio\.run"):
+            await trio.to_thread.run_sync(trio.run, inner)
+
+    async def inner() -> None:
+        pacer.begin()
+
+    trio.run(outer)
+
+
+def test_a_pace_knows_what_is_about_to_start() -> None:
+    pacer = Pacer(2, burst=3)
+    pacer.start(10.0)
+    assert [pacer.ready_at(10.0, before) for before in range(4)] == pytest.approx([9.5, 10.0, 10.5, 11.0])
+    assert [pacer.ready_at(100.0, before) for before in (1, 4)] == pytest.approx([99.5, 101.0])
+    governor = Governor()
+    assert governor.ready_at(10.0, 5) == -math.inf
+    governor.limited(10.0, 9.0)
+    assert governor.ready_at(10.0, 2) == pytest.approx(10.2 + 0.4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
@@ -12,7 +14,20 @@ from desk import Bulk, Desk, Order, canceled, refusal
 from trio.testing import MockClock
 from venues import Remembering, Venue, open_venue
 
-from trio_cancel import CancelRequest, NotSent, NotWritten, OrdersLeft, Outcome, Pacer, TradingWS, Unknown
+from trio_cancel import (
+    CancelRequest,
+    HandshakeFailed,
+    InvalidRequest,
+    NotSent,
+    NotWritten,
+    OrdersLeft,
+    Outcome,
+    Pacer,
+    TradingWS,
+    Unknown,
+)
+from trio_cancel._cancels.batch import SLICE as BATCH_SLICE
+from trio_cancel._cancels.scope_exit import Drain
 from trio_cancel._engine.engine import SLICE
 from trio_cancel._engine.order import State, Terms
 from trio_cancel._engine.rate import WINDOW_START
@@ -467,3 +482,107 @@ def test_a_source_settles_only_what_came_in_time() -> None:
     desk.wait(100)
     assert bulk.refused is None  # nothing waits there
     assert all(order.state is State.QUEUED for order in bulk.orders)
+
+
+def test_late_answers_to_very_many_last_chances_are_not_noise() -> None:
+    """The venue comes back after everything has been given up, and answers it all."""
+    desk = Desk()
+    _, orders = desk.submit_bulk(*(f"o{index}" for index in range(3000)))
+    desk.wait(31)
+    assert {order.kind for order in orders} == {"unknown"}
+    for _, request_id, key in list(desk.written):
+        desk.answer(canceled(request_id, key))
+    assert not desk.dispatcher.inbox.over_budget
+    assert desk.dispatcher.counters.unknown_id == 0
+    assert desk.dispatcher.counters.late == len(desk.written)
+
+
+# No long step
+
+
+async def test_a_large_input_is_read_and_reported_in_slices(autojump_clock: MockClock) -> None:
+    """Another task has its turn at least once for each slice of what is read and of what is reported."""
+    turns: list[int] = []
+    read = 0
+
+    def items(count: int) -> Iterator[str]:
+        nonlocal read
+        for index in range(count):
+            read += 1
+            yield f"order-{index}"
+
+    async def other() -> None:
+        while True:
+            turns.append(read)
+            await trio.lowlevel.checkpoint()
+
+    async with open_venue() as venue, venue.open() as ws, trio.open_nursery() as nursery:
+        ws._session._fail(HandshakeFailed("over"))  # so that all of it ends at once, and no clock is waited for
+        nursery.start_soon(other)
+        report = await ws.cancel_many(items(10 * BATCH_SLICE))
+        nursery.cancel_scope.cancel()
+        assert report.counts["not_sent"] == 10 * BATCH_SLICE
+        assert max(later - earlier for earlier, later in pairwise(turns)) <= 2 * BATCH_SLICE  # tasks come in any order
+        assert turns.count(10 * BATCH_SLICE) >= 10  # while the report was made
+
+
+async def test_an_invalid_item_far_back_raises_before_anything_is_sent(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        ids: list[str] = [*venue.orders(3 * BATCH_SLICE), ""]
+        with pytest.raises(InvalidRequest, match=f"Item {3 * BATCH_SLICE} "):
+            await ws.cancel_many(ids)
+        assert len(venue.log) == 0
+        twice = [*ids[:-1], ids[0], ids[5000].lower()]
+        report = await ws.cancel_many(twice)
+        assert [outcome.request.key.lower() for outcome in report.outcomes] == [order_id.lower() for order_id in twice]
+        assert len(venue.log) == 3 * BATCH_SLICE
+
+
+async def test_a_cancelled_reading_sends_nothing(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+
+        def items() -> Iterator[str]:
+            for index in range(5 * BATCH_SLICE):
+                if index == 3 * BATCH_SLICE:
+                    scope.cancel()
+                yield f"order-{index}"
+
+        with trio.CancelScope() as scope:
+            await ws.cancel_many(items())
+        assert scope.cancelled_caught
+        assert len(venue.log) == 0
+
+
+async def test_a_report_of_what_never_ran_has_one_cause_for_all(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        batch = ws.batch([f"order-{index}" for index in range(3 * BATCH_SLICE)])
+        report = batch.report()
+        assert len({id(outcome.cause) for outcome in report.outcomes if isinstance(outcome, NotSent)}) == 1
+        assert not report.final
+
+
+async def test_the_end_of_a_large_scope_looks_at_everything_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each order that ends: that would be orders times window."""
+    looked = 0
+    values = Drain._is_asked_elsewhere
+
+    def count(drain: Drain, turn: Any) -> bool:
+        nonlocal looked
+        before = drain._others_at
+        found = values(drain, turn)
+        looked += drain._others_at != before
+        return found
+
+    monkeypatch.setattr(Drain, "_is_asked_elsewhere", count)
+    async with open_venue() as venue, venue.open(pacer=Pacer(1)) as ws:
+        ids = venue.orders(2000)
+        venue.sandbox.script(silent)
+        scope = ws.open_order_scope(grace=10)
+        with pytest.raises(OrdersLeft) as caught:
+            async with scope:
+                for order_id in ids:
+                    await scope.add(order_id)
+        assert len(caught.value.report.outcomes) == 2000
+        assert looked < 50

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
 
 import trio
 
-from trio_cancel._cancels.batch import Batch, Invalid, as_requests, check_invalid
+from trio_cancel._cancels.batch import Batch, Input, Invalid, check_invalid
 from trio_cancel._cancels.scope import OrderScope
 from trio_cancel._cancels.single import NEAR, Channels, Single, look
 from trio_cancel._cancels.stream import CancelStream, run_stream
@@ -192,7 +192,8 @@ class TradingWS:
         """Make a bulk cancel that can be interrupted and still accounts for every order. Nothing is sent yet.
 
         Args:
-            requests: order ids or requests; any finite iterable. It is read whole, now.
+            requests: order ids or requests; any finite iterable. It is read whole, now, in one step: some 0.2 s for
+                200 000. Where that holds up other tasks, :meth:`cancel_many` reads in slices, and a stream reads on.
             invalid: what becomes of an item that names no order: ``"raise"`` refuses the whole input, ``"report"``
                 cancels the rest and records the item in ``report.invalid``.
 
@@ -204,9 +205,14 @@ class TradingWS:
         """
         self._session.check_open()
         check_invalid(invalid)
+        orders = Input()
+        for _ in orders.read(requests, invalid):
+            pass
+        return self._batch(orders)
+
+    def _batch(self, orders: Input) -> Batch:
         session = self._session
-        good, bad = as_requests(requests, invalid)
-        return Batch(good, self._terms, session.dispatcher, session.check_open, session.journal_failed, bad)
+        return Batch(orders, self._terms, session.dispatcher, session.check_open, session.journal_failed)
 
     async def cancel_many(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> CancelReport:
         """Cancel many orders; return one outcome for each, in the order given.
@@ -214,7 +220,8 @@ class TradingWS:
         Bounded in flight, as fast as the venue takes it. It never raises because of one order.
 
         Args:
-            requests: order ids or requests; any finite iterable. One that stands there twice is canceled once.
+            requests: order ids or requests; any finite iterable. It is read whole before anything is sent, in slices,
+                so that other tasks go on. An order that stands there twice is canceled once.
             invalid: what becomes of an item that names no order: ``"raise"`` refuses the whole input, ``"report"``
                 cancels the rest and records the item in ``report.invalid``.
 
@@ -226,7 +233,13 @@ class TradingWS:
 
         Cancelled: no further order is written, and the report is lost; where you want it, use :meth:`batch`.
         """
-        return await self.batch(requests, invalid=invalid).run()
+        self._session.check_open()
+        check_invalid(invalid)
+        orders = Input()
+        for _ in orders.read(requests, invalid):
+            if orders.is_large:  # others have their turn in between
+                await trio.lowlevel.checkpoint()
+        return await self._batch(orders).run()
 
     def open_cancel_stream(
         self,
@@ -464,6 +477,8 @@ async def _open(
     look_up_closed: bool = False,
     observer: Observer | None,
 ) -> AsyncGenerator[TradingWS]:
+    if pacer is not None:
+        pacer.begin()
     prefix = world.id_prefix()
     async with AsyncExitStack() as stack:
         log = None if journal is None else await stack.enter_async_context(journal(prefix, world.wall))

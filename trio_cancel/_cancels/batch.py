@@ -10,10 +10,12 @@ tells it all at any time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Literal, TypeAlias
 
+import attrs
 import trio
 
 from trio_cancel._engine.engine import Dispatcher
@@ -21,6 +23,7 @@ from trio_cancel._engine.order import Pending, Terms
 from trio_cancel._values.errors import ConfigurationError, InvalidRequest, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest, canonical_id, request_by_id
 from trio_cancel._values.outcomes import CancelReport, InvalidItem, NotSent, Outcome
+from trio_cancel._values.quick import quick
 
 Invalid: TypeAlias = Literal["raise", "report"]
 """What becomes of an item that names no order: the bulk cancel raises, or reports it and cancels the rest."""
@@ -75,38 +78,81 @@ def check_iterable(requests: object) -> None:
         )
 
 
-def as_requests(
-    requests: Iterable[str | CancelRequest], invalid: Invalid = "raise"
-) -> tuple[list[CancelRequest], tuple[InvalidItem, ...]]:
-    """Materialise and check the input of a bulk cancel.
+@attrs.define
+class Input:
+    """The input of a bulk cancel, as far as it has been read.
 
-    Returns:
-        The requests, and a record for each item that is not one.
-
-    Raises:
-        InvalidRequest: for a bare string or a mapping; unless ``invalid`` is ``"report"``, for an item that is not a
-            request, naming its index.
+    Attributes:
+        requests: the distinct orders, in the order in which they first came.
+        slot_of: for each item that names an order the index of that order in ``requests``.
+        invalid: a record for each item that names none.
     """
-    check_iterable(requests)
-    try:
-        items = list(requests)
-    except TypeError:
-        if isinstance(requests, Iterable):
-            raise  # its own failure
-        raise InvalidRequest(f"A bulk cancel needs an iterable, not {type(requests).__name__}.") from None
-    try:
-        return [item if isinstance(item, CancelRequest) else request_by_id(item) for item in items], ()
-    except InvalidRequest:
-        bad: list[InvalidItem] = []
-        good: list[CancelRequest] = []
-        for index, item in enumerate(items):
+
+    requests: list[CancelRequest] = attrs.field(factory=list)
+    slot_of: list[int] = attrs.field(factory=list)
+    invalid: list[InvalidItem] = attrs.field(factory=list)
+
+    @property
+    def is_large(self) -> bool:
+        """True if more than a slice has been read, or just one."""
+        return len(self.slot_of) + len(self.invalid) >= SLICE
+
+    def read(self, items: Iterable[str | CancelRequest], invalid: Invalid = "raise") -> Generator[None]:
+        """Materialise and check items, a slice with each step, so that others can have their turn in between.
+
+        Raises:
+            InvalidRequest: for a bare string or a mapping; unless ``invalid`` is ``"report"``, for an item that is not
+                a request, naming its index.
+        """
+        check_iterable(items)
+        try:
+            # What is there as a whole is copied: nobody can change it in between.
+            iterator = iter(list(items) if isinstance(items, Collection) else items)
+        except TypeError:
+            if isinstance(items, Iterable):
+                raise  # its own failure
+            raise InvalidRequest(f"A bulk cancel needs an iterable, not {type(items).__name__}.") from None
+        slots: dict[str | CancelRequest, int] = {}
+        index = 0
+        while some := list(islice(iterator, SLICE)):
             try:
-                good.append(as_request(item, index))
+                found = [item if isinstance(item, CancelRequest) else request_by_id(item) for item in some]
+            except InvalidRequest:
+                found = self._read_with_care(some, index, invalid)
+            index += len(some)
+            # An order that stands there twice is canceled once. Ids are compared as strings, which is far cheaper than
+            # to compare requests.
+            where = [
+                slots.setdefault(
+                    r if r.id is None else r.id.lower() if r.id.isascii() else canonical_id(r.id), len(slots)
+                )
+                for r in found
+            ]
+            if len(slots) == len(self.requests) + len(found):
+                self.requests += found
+            else:
+                for slot, request in zip(where, found, strict=True):
+                    if slot == len(self.requests):
+                        self.requests.append(request)
+            self.slot_of += where
+            yield
+
+    def _read_with_care(self, some: list[str | CancelRequest], index: int, invalid: Invalid) -> list[CancelRequest]:
+        good: list[CancelRequest] = []
+        for number, item in enumerate(some, index):
+            try:
+                good.append(as_request(item, number))
             except InvalidRequest as error:
                 if invalid == "raise":
                     raise
-                bad.append(InvalidItem(index, item, error))
-        return good, tuple(bad)
+                self.invalid.append(InvalidItem(number, item, error))
+        return good
+
+
+SLICE = 2_000
+"""Items that are read, and outcomes that are put into a report, in one step at most."""
+
+_not_sent = quick(NotSent)
 
 
 class _Item(Pending):
@@ -132,31 +178,19 @@ class Batch:
 
     def __init__(
         self,
-        requests: list[CancelRequest],
+        orders: Input,
         terms: Terms,
         dispatcher: Dispatcher,
         check_open: Callable[[], None],
         journal_failed: Callable[[], bool],
-        invalid: tuple[InvalidItem, ...] = (),
     ) -> None:
-        self._invalid = invalid
-        slots: dict[str | CancelRequest, int] = {}
-        # Where each input's outcome is: an order that stands there twice is canceled once. Ids are compared as strings,
-        # which is far cheaper than to compare requests.
-        self._slot_of = [
-            slots.setdefault(r if r.id is None else r.id.lower() if r.id.isascii() else canonical_id(r.id), len(slots))
-            for r in requests
-        ]
-        if len(slots) < len(requests):
-            first: dict[int, CancelRequest] = {}
-            for slot, request in zip(self._slot_of, requests, strict=True):
-                first.setdefault(slot, request)
-            requests = list(first.values())
-        self._requests = requests
+        self._invalid = tuple(orders.invalid)
+        self._slot_of = orders.slot_of
+        self._requests = orders.requests
         # For each order: None until its turn has come, then what is under way, then its outcome.
-        self._slots: list[Outcome | _Item | None] = [None] * len(slots)
+        self._slots: list[Outcome | _Item | None] = [None] * len(self._requests)
         self._next = 0
-        self._unsettled = len(slots)
+        self._unsettled = len(self._requests)
         self.terms = terms
         self._dispatcher = dispatcher
         self._check_open = check_open
@@ -196,14 +230,22 @@ class Batch:
                 await trio.lowlevel.checkpoint()
         finally:
             self._end()
-        return self.report()
+        building = self._build_report()
+        while True:
+            try:
+                next(building)
+            except StopIteration as end:
+                report: CancelReport = end.value
+                return report
+            await trio.lowlevel.cancel_shielded_checkpoint()  # all is done: what is known is not lost any more
 
     @trio.lowlevel.enable_ki_protection
     def _end(self) -> None:
         self._ended = True
         self._dispatcher.remove_source(self)
         if self._unsettled:
-            for content in self._slots:
+            for slot in range(self._next):
+                content = self._slots[slot]
                 if isinstance(content, _Item):
                     self._dispatcher.abandon(content)
 
@@ -211,27 +253,52 @@ class Batch:
         """Return one outcome for every input that names an order, in their order, as far as is known now.
 
         What is in flight is :class:`Unknown`, what has not been written :class:`NotSent`; such an outcome is not
-        ``final`` while it can still change. Each call tells the latest.
+        ``final`` while it can still change. Each call tells the latest. It is made in one step: some 0.1 s for 200 000
+        orders; the one that :meth:`run` returns is made in slices, so that other tasks go on.
         """
-        outcomes = [
-            self._outcome_now(slot, content) if content is None or isinstance(content, _Item) else content
-            for slot, content in enumerate(self._slots)
-        ]
-        return CancelReport(
-            tuple(outcomes[slot] for slot in self._slot_of),
-            journal_failed=self._journal_failed(),
-            invalid=self._invalid,
-        )
+        building = self._build_report()
+        while True:
+            try:
+                next(building)
+            except StopIteration as end:
+                report: CancelReport = end.value
+                return report
 
-    def _outcome_now(self, slot: int, pending: _Item | None) -> Outcome:
-        if pending is not None and pending.flights:
+    def _build_report(self) -> Generator[None, None, CancelReport]:
+        """Make the report, a slice with each step; what changes meanwhile is told as it is when its slice is made."""
+        outcomes: list[Outcome] = []
+        slots = self._slots
+        cause, final = self._why_not_written()
+        for first in range(0, len(slots), SLICE):
+            outcomes += [
+                _not_sent(self._requests[slot], cause=cause, final=final)
+                if content is None
+                else self._outcome_now(content, cause, final)
+                if isinstance(content, _Item)
+                else content
+                for slot, content in enumerate(slots[first : first + SLICE], first)
+            ]
+            yield
+        told = outcomes
+        if len(self._slot_of) > len(outcomes):
+            told = []
+            for first in range(0, len(self._slot_of), SLICE):
+                told += [outcomes[slot] for slot in self._slot_of[first : first + SLICE]]
+                yield
+        return CancelReport(tuple(told), journal_failed=self._journal_failed(), invalid=self._invalid)
+
+    def _outcome_now(self, pending: _Item, cause: BaseException, final: bool) -> Outcome:
+        if pending.flights:
             return pending.conclude(NoReply("no answer has come yet"), self._dispatcher.table.clock, final=False)
-        request = self._requests[slot]
+        return NotSent(pending.request, cause=cause, final=final)
+
+    def _why_not_written(self) -> tuple[BaseException, bool]:
+        """Return why what has not been written is not, and whether that is final."""
         if self._refused is not None:
-            return NotSent(request, cause=self._refused)
+            return self._refused, True
         if self._ended:
-            return NotSent(request, cause=NotWritten("the batch was interrupted before its turn came"))
-        return NotSent(request, cause=NotWritten("its turn has not come yet"), final=False)
+            return NotWritten("the batch was interrupted before its turn came"), True
+        return NotWritten("its turn has not come yet"), False
 
     # What the dispatcher calls
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
 
 import attrs
 import trio
@@ -21,9 +22,10 @@ import trio
 from trio_cancel._engine.engine import Dispatcher
 from trio_cancel._engine.held import Hold
 from trio_cancel._engine.looking import BUDGET
-from trio_cancel._engine.order import Pending, Terms
+from trio_cancel._engine.order import Pending, State, Terms
 from trio_cancel._trio.wakeup import Bell
 from trio_cancel._values.errors import NoReply, NotWritten, UnlistedRefusal
+from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import (
     AlreadyClosed,
     Canceled,
@@ -35,6 +37,8 @@ from trio_cancel._values.outcomes import (
     not_surely,
 )
 
+SLICE = 500
+"""Orders that are handed in, or concluded for, in one step at most."""
 AGAIN_FIRST, AGAIN_MOST = 0.25, 1.0
 """Seconds until the first and the last repetition for an order that the venue does not know yet, or that an answer left
 unknown or not surely closed."""
@@ -92,14 +96,18 @@ class Drain:
         self._surely: set[Hold] = set()  # off the book, and no other order of that name
         self._asked = 0  # breaks ties, so that equal times come in order
         self._bell = Bell()
-        self._over = False
+        # Other cancels than ours, by order, and after how many writes that was looked up.
+        self._others: dict[CancelRequest, list[Pending]] = {}
+        self._others_at = -1
 
     async def run(self) -> None:
         """Cancel everything, and conclude. If cancelled, it concludes at once with what is known."""
         try:
             with self.early:
-                for hold in self._outcomes:
+                for number, hold in enumerate(self._outcomes, 1):
                     self._submit(hold)
+                    if number % SLICE == 0 and trio.current_time() < self._ends_at:
+                        await trio.lowlevel.checkpoint()
                 while self._under_way or self._again:
                     with trio.move_on_at(min(self._ends_at, self._again[0][0] if self._again else math.inf)):
                         await self._bell.wait()
@@ -110,6 +118,10 @@ class Drain:
                         self._submit(heapq.heappop(self._again)[2])
         finally:
             try:
+                with trio.CancelScope(shield=True):
+                    while self._under_way:
+                        self._conclude_some()
+                        await trio.lowlevel.checkpoint()
                 self._conclude()
             finally:
                 self.done.set()
@@ -129,10 +141,10 @@ class Drain:
 
     def settled(self, turn: _Turn) -> None:
         """Take an outcome in; ask again where that can still change it."""
-        if self._over:
+        hold = turn.held
+        if self._under_way.get(hold) is not turn:
             return  # reported as it was; whoever observes the session learns what came of it
         assert turn.outcome is not None
-        hold = turn.held
         del self._under_way[hold]
         if turn.outcome.off_book and self._is_sure(turn, turn.outcome):
             self._surely.add(hold)
@@ -162,13 +174,25 @@ class Drain:
         outcome = together(self._outcomes[hold], outcome, surely=hold in self._surely)
         if not isinstance(outcome, Rejected | NotSent):
             return outcome
-        table = self._dispatcher.table
-        names = (hold.request, hold.order)
-        others = (other for other in (*table.active, *table.overdue) if other is not turn and other.request in names)
-        if hold.request not in table.holds.doubtful and not any(other.flights for other in others):
+        if hold.request not in self._dispatcher.table.holds.doubtful and not self._is_asked_elsewhere(turn):
             return outcome
         cause = NoReply("an earlier cancel of it was not answered, and this one was refused or not sent")
         return Unknown(hold.request, outcome.attempts, error=outcome.error, after_unanswered=True, cause=cause)
+
+    def _is_asked_elsewhere(self, turn: _Turn) -> bool:
+        """Return True if another cancel of the order is under way and has been written."""
+        table = self._dispatcher.table
+        signed = self._dispatcher.signed
+        if signed != self._others_at:
+            # Looked up once for all that end together: a look at everything for each would hold the loop.
+            self._others_at = signed
+            self._others = {}
+            for other in (*table.active, *table.last, *table.overdue, *table.looked_up):
+                self._others.setdefault(other.request, []).append(other)
+        hold = turn.held
+        names = (hold.request,) if hold.order is None else (hold.request, hold.order)
+        others = [other for name in names for other in self._others.get(name, ()) if other is not turn]
+        return any(other.flights and other.state is not State.SETTLED for other in others)
 
     def _ask_until(self, hold: Hold, outcome: Outcome) -> float:
         """Return until when the same question may find another answer."""
@@ -182,13 +206,19 @@ class Drain:
             return self._ends_at  # an answer that says nothing: if it was applied, the next one says so
         return -math.inf
 
-    def _conclude(self) -> None:
-        self._over = True
-        clock = self._dispatcher.table.clock
-        for hold, turn in self._under_way.items():
-            over = NoReply("no answer came before the scope's grace was over")
-            self._outcomes[hold] = self._read(turn, turn.conclude(over, clock))
+    def _conclude_some(self) -> None:
+        """Conclude for some of those that have no outcome."""
+        over = NoReply("no answer came before the scope's grace was over")
+        for hold, turn in list(islice(self._under_way.items(), SLICE)):
+            if self._under_way.pop(hold, None) is None:
+                continue  # settled by what was just done
+            self._outcomes[hold] = self._read(turn, turn.conclude(over, self._dispatcher.table.clock))
             self._dispatcher.abandon(turn)
+
+    def _conclude(self) -> None:
+        while self._under_way:
+            self._conclude_some()
+        self._again.clear()
         self._concluded(tuple(self._final(hold, outcome) for hold, outcome in self._outcomes.items()))
 
     def _final(self, hold: Hold, outcome: Outcome | None) -> Outcome:

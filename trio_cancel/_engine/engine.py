@@ -144,6 +144,11 @@ class Dispatcher:
         return len(table.active) + len(table.last) + len(table.overdue) + len(table.looked_up)
 
     @property
+    def signed(self) -> int:
+        """How many requests have been signed so far: it grows with each write."""
+        return self._next_id
+
+    @property
     def flight_count(self) -> int:
         """How many attempts can still be answered."""
         return len(self.table.flights)

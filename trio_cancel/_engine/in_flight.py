@@ -43,6 +43,10 @@ LATE_KEPT = 1024
 """How many overdue orders whose callers have left are still matched, and how many settled requests remembered at least
 (at most twice as many): all attempts of a window full of orders that the venue answers much too late."""
 
+LOST_KEPT = 2**18
+"""How many last chances that were not answered in time are remembered: a venue that comes back may answer them all, and
+such answers are not noise."""
+
 _SETTLED = State.SETTLED  # each look at a member of an enum's class takes as long as a small call
 
 # How an order settled, and whether the request was answered: two tables, so that no tuple is made for each request.
@@ -88,6 +92,7 @@ class Table:
         # Request id: how its order settled; whether it was answered. The older half is dropped at once, in no time.
         self._recent: dict[str, tuple[str, bool]] = {}
         self._older: dict[str, tuple[str, bool]] = {}
+        self._lost: dict[str, tuple[str, bool]] = {}  # the same of last chances, and of the overdue
         self.clock: OffsetInterval | None = None
         self.stopped: BaseException | None = None  # failed or closed for good
         self.notify = notify
@@ -149,18 +154,23 @@ class Table:
                 outcome = with_seen(outcome, pending.looking.outcome.seen)
         pending.state = _SETTLED
         pending.outcome = outcome
+        recent = self._recent
         if pending in self.active:
             del self.active[pending]
             self.active_urgent -= pending.urgent
-        else:
+        elif pending in self.last or pending in self.overdue:
+            # Of these there may be very many at once, which must not push the others out.
             self.last.pop(pending, None)
             self.overdue.pop(pending, None)
+            if len(self._lost) >= LOST_KEPT:
+                self._lost.clear()
+            recent = self._lost
         if self.looked_up:
             self.looked_up.pop(pending, None)
         for flight in pending.flights:
             self.flights.pop(flight.request_id, None)
             settled_as = _UNANSWERED if flight.answered_at is None else _ANSWERED
-            self._recent[flight.request_id] = settled_as[outcome.kind]
+            recent[flight.request_id] = settled_as[outcome.kind]
             del flight.pending  # no cycle: what has settled must not wait for the garbage collector
         if len(self._recent) >= LATE_KEPT:
             self._older, self._recent = self._recent, {}
@@ -268,12 +278,14 @@ class Table:
 
     def settled_as(self, request_id: str) -> tuple[str, bool] | None:
         """Return how the order of a recent request settled, and whether the request was answered."""
-        return self._recent.get(request_id) or self._older.get(request_id)
+        return self._recent.get(request_id) or self._older.get(request_id) or self._lost.get(request_id)
 
     def answered_late(self, request_id: str, kind: str) -> None:
         """Note the answer to a request whose order had settled as ``kind`` before."""
-        remembered = self._recent if request_id in self._recent else self._older
-        remembered[request_id] = _ANSWERED[kind]
+        for remembered in (self._recent, self._older, self._lost):
+            if request_id in remembered:
+                remembered[request_id] = _ANSWERED[kind]
+                return
 
     @trio.lowlevel.enable_ki_protection
     def abandon(self, pending: Pending) -> None:

@@ -7,6 +7,9 @@ of one account; a :class:`Governor` belongs to one session.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+
+import trio
 
 from trio_cancel._values.errors import ConfigurationError
 
@@ -31,8 +34,8 @@ RECOVERY_EACH = 0.003
 class Pacer:
     """A rate limit on requests: ``rate`` a second, ``burst`` at once (the generic cell rate algorithm on trio's clock).
 
-    Give one to each ``open_trading_ws(pacer=…)`` of an account and they share it. Use it in one ``trio.run`` only. A
-    copy (also by ``pickle``) has the same rate and burst and shares nothing: clocks of two runs do not compare.
+    Give one to each ``open_trading_ws(pacer=…)`` of an account and they share it. Use it in one ``trio.run`` at a time;
+    in the next one it begins anew. A copy (also by ``pickle``) has the same rate and burst and shares nothing.
 
     Args:
         rate: requests a second in the long run, more than 0.
@@ -42,7 +45,7 @@ class Pacer:
         ConfigurationError: if ``rate`` or ``burst`` is out of range.
     """
 
-    __slots__ = ("_full_at", "_interval", "_tolerance", "burst", "rate")
+    __slots__ = ("_full_at", "_interval", "_run", "_tolerance", "burst", "rate")
 
     def __init__(self, rate: float, burst: int = 1) -> None:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
@@ -54,9 +57,26 @@ class Pacer:
         self._interval = 1 / rate
         self._tolerance = (burst - 1) / rate
         self._full_at = -math.inf
+        self._run: trio.lowlevel.TrioToken | None = None
 
     def __repr__(self) -> str:
         return f"Pacer(rate={self.rate!r}, burst={self.burst!r})"
+
+    def begin(self) -> None:
+        """Begin to be used in this ``trio.run``; one that has ended before is forgotten, for its clock is another.
+
+        Raises:
+            ConfigurationError: it is used in another one that is running, in another thread.
+        """
+        run = trio.lowlevel.current_trio_token()
+        if self._run is run:
+            return
+        if self._run is not None:
+            with suppress(trio.RunFinishedError):
+                self._run.run_sync_soon(_nothing)
+                raise ConfigurationError("This Pacer is used in another trio.run that is running; give each its own.")
+        self._run = run
+        self._full_at = -math.inf
 
     def __reduce__(self) -> tuple[type[Pacer], tuple[float, int]]:
         return type(self), (self.rate, self.burst)
@@ -80,6 +100,10 @@ class Pacer:
     def start(self, now: float) -> None:
         """Count a request that starts now."""
         self._full_at = max(self._full_at, now) + self._interval
+
+
+def _nothing() -> None:
+    """Do nothing: only a run that goes on takes it."""
 
 
 class Governor:
