@@ -564,7 +564,7 @@ class Dispatcher:
     def _look_one(self, pending: Pending, now: float) -> float:
         """Act on an order without a place in the window; return when to look again, inf if never."""
         table = self.table
-        if pending.state is State.SETTLED or pending in table.active or pending in table.overdue:
+        if pending.state in (State.SETTLED, State.LOOKED_UP) or pending in table.active or pending in table.overdue:
             return math.inf
         if pending.abandoned:
             at = max((f.deadline for f in pending.flights), default=now)
