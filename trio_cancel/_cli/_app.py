@@ -27,6 +27,7 @@ _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EAGAIN,
 COMMANDS = {
     "demo": "Cancel a thousand orders at an exchange of its own, and show how that went.",
     "cancel": "Cancel orders and tell what became of each.",
+    "show": "Tell what the venue says of orders now.",
     "resume": "Cancel what a dead process left held or unsettled in its journal.",
     "journal": "Tell what happened to each order in a journal.",
     "sandbox": "Serve an exchange to try things on, on the loopback interface.",

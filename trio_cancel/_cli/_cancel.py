@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+import attrs
 from cyclopts import Parameter
 
 from trio_cancel._cli._failure import CommandError, say
 from trio_cancel._cli._input import Input, read_arguments, read_file
+from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._venue import CaFile, Proxy, Url, find_venue
@@ -48,6 +50,8 @@ async def cancel(
     url: Url = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
+    look_up: LookUp = False,
+    rest_url: RestUrl = None,
     deadline: Annotated[
         float | None, Parameter(help="Seconds for the whole run; what is not done then is told as it stands.")
     ] = None,
@@ -69,6 +73,7 @@ async def cancel(
     if not found.requests:
         raise CommandError("There is nothing to cancel: give order ids, --external-id or --from FILE.")
     venue = find_venue(url, ca_file, proxy)
+    venue = attrs.evolve(venue, lookup=asked_lookup(look_up, rest_url, venue.endpoint))
     output = Output(found.total, as_json=json)
     run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline))
     await output.cancel(run)

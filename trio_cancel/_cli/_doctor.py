@@ -9,12 +9,16 @@ import msgspec
 from cyclopts import Parameter
 
 from trio_cancel._cli._checks import Check, Result, examine
+from trio_cancel._cli._checks_rest import examine_rest
 from trio_cancel._cli._failure import clean, shell_words
+from trio_cancel._cli._lookups import RestUrl, rest_url_of
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import CaFile, Proxy, Url, find_endpoint, find_tunnel, trust
+from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import Credentials
+from trio_cancel.lookup import RestLookup
 
 _COLOURS = {Result.OK: 32, Result.WARNING: 33, Result.FAILED: 31, Result.SKIPPED: 2}
 
@@ -24,9 +28,12 @@ async def doctor(
     url: Url = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
+    rest_url: RestUrl = None,
     json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each check.")] = False,
 ) -> int:
     """Check the way to the venue, the clock and the credentials, one line a check. No order is touched.
+
+    The REST side, where orders are looked up, is checked where it is known: the venue's, or what --rest-url names.
 
     Exit status: 0 nothing failed; 1 something did; 2 usage.
     """
@@ -42,7 +49,18 @@ async def doctor(
     if not json:
         through = "" if tunnel is None else f" through the proxy {tunnel.proxy.origin} ({tunnel.proxy.source})"
         write_stdout(f"{endpoint.origin}{shell_words(through)}\n")
+    base_url = rest_url_of(rest_url, endpoint)
+    lookup: RestLookup | None = None
+    if base_url is not None:
+        try:
+            lookup = RestLookup(base_url=base_url)
+        except ConfigurationError as error:
+            if rest_url is not None:
+                raise
+            tell(Check("rest", Result.SKIPPED, shell_words(str(error))))
     await examine(endpoint, ssl_context, Credentials.from_env, tell, tunnel)
+    if lookup is not None:
+        await examine_rest(lookup, ssl_context, tunnel, Credentials.from_env, tell)
     return Status.LEFT if Result.FAILED in results else Status.OK
 
 

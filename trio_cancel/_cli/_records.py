@@ -27,11 +27,12 @@ def json_line(outcome: Outcome) -> bytes:
     Fields: ``id`` and ``external_id`` (as they were given; null where unknown), ``off_book`` (true, false, null for
     "don't know"), ``status`` (the outcome's kind), ``closed_as`` ("canceled" or "executed" for an order that was closed
     before, where the venue says which; else null), ``executed_amount`` and ``remaining_amount`` (strings, exact; null
-    unless canceled and told by the venue), ``attempts`` (request_id, written_at and answered_at in ISO 8601 UTC,
+    unless the venue or a lookup told them), ``attempts`` (request_id, written_at and answered_at in ISO 8601 UTC,
     status), ``error`` (status, error_code, message; or null), ``cause`` (why it is unknown or was not sent, or what may
     be wrong on our side where it was refused; or null), ``cause_type`` (the name of
     the exception that says why: ``NotSurelyThisOrder`` if an order of this external id is closed, and perhaps it is
-    another one; or null), ``after_unanswered``.
+    another one; or null), ``after_unanswered``, and ``seen`` only where a lookup saw what
+    did not settle it: id, status, seen_at.
     """
     request = outcome.request
     record: dict[str, Any] = {"id": request.id, "external_id": request.external_id}
@@ -46,6 +47,13 @@ def json_line(outcome: Outcome) -> bytes:
             "executed_amount": plain(order.executed_amount),
             "remaining_amount": plain(order.remaining_amount),
         }
+    elif isinstance(outcome, AlreadyClosed) and (state := outcome.order) is not None:
+        record |= {
+            "id": request.id or state.id,
+            "external_id": request.external_id or state.external_id,
+            "executed_amount": plain(state.executed_amount),
+            "remaining_amount": plain(state.remaining_amount),
+        }
     error = outcome.error
     record["attempts"] = [_attempt(attempt) for attempt in outcome.attempts]
     record["error"] = error and {
@@ -57,6 +65,9 @@ def json_line(outcome: Outcome) -> bytes:
     known = outcome.cause if isinstance(outcome, NotSent | Unknown) else None
     record["cause_type"] = None if known is None else type(known).__name__
     record["after_unanswered"] = outcome.after_unanswered
+    seen = outcome.seen
+    if seen is not None:
+        record["seen"] = {"id": seen.id, "status": seen.raw_status, "seen_at": _moment(seen.seen_at)}
     try:
         return _encode(record) + b"\n"
     except UnicodeEncodeError:  # a cause with the system's own words may hold what UTF-8 lacks
@@ -78,6 +89,10 @@ def why(outcome: Outcome) -> str:
             return "nothing executed"
         of = "" if order.requested_amount is None else f" of {plain(order.requested_amount)}"
         return f"{plain(order.executed_amount)}{of} executed"
+    if isinstance(outcome, AlreadyClosed) and (state := outcome.order) is not None:
+        of = "" if state.requested_amount is None else f" of {plain(state.requested_amount)}"
+        much = "" if state.executed_amount is None else f": {plain(state.executed_amount)}{of} executed"
+        return f"{outcome.closed_as} before{much} (looked up)"
     if isinstance(outcome, AlreadyClosed) and outcome.closed_as is not None:
         return f"{outcome.closed_as} before: {clean(str(outcome.error))}"
     if cause := cause_of(outcome):

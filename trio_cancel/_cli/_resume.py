@@ -19,6 +19,7 @@ from cyclopts import Parameter
 
 from trio_cancel._cancels.scope_exit import together
 from trio_cancel._cli._failure import CommandError, say
+from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import Status
@@ -46,6 +47,8 @@ async def resume(
     url: Annotated[str | None, Parameter(help="The venue, if it is not where the journal says.")] = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
+    look_up: LookUp = False,
+    rest_url: RestUrl = None,
     old_external_ids: Annotated[
         bool,
         Parameter(negative="", help="Cancel by external ids older than an hour, too: they may name newer orders."),
@@ -66,6 +69,7 @@ async def resume(
     endpoint = parse_endpoint(contents.url if url is None else url)
     credentials, ssl_context = Credentials.from_env(), trust(ca_file)
     tunnel = find_tunnel(endpoint, proxy)
+    lookup = asked_lookup(look_up, rest_url, endpoint)
     failed = False
 
     @asynccontextmanager
@@ -79,6 +83,8 @@ async def resume(
             proxy=None,
             journal=MovedJournal(journal, contents.url),
             observer=observer,
+            lookup=lookup,
+            look_up_closed=look_up,
         ) as ws:
             # Only now is it certain that nobody else writes it.
             if read_journal(journal).left != contents.left:

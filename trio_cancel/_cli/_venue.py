@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import attrs
 from cyclopts import Parameter
@@ -17,6 +17,9 @@ from trio_cancel._net.proxy import Tunnel, choose_proxy
 from trio_cancel._net.tls import trusting_context
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import Observer
+
+if TYPE_CHECKING:
+    from trio_cancel.lookup import RestLookup
 
 NO_PROXY = "none"
 """The word for a direct connection."""
@@ -47,6 +50,7 @@ class Venue:
     credentials: Credentials
     ssl_context: ssl.SSLContext | None
     dial: Tunnel | None = None
+    lookup: RestLookup | None = None
 
     def open(self, observer: Observer | None = None) -> AbstractAsyncContextManager[TradingWS]:
         """Open a session; see :func:`trio_cancel.open_trading_ws`."""
@@ -57,6 +61,8 @@ class Venue:
             dial=self.dial,
             proxy=None,
             observer=observer,
+            lookup=self.lookup,
+            look_up_closed=self.lookup is not None,
         )
 
 

@@ -1,0 +1,75 @@
+"""Where to look orders up: --rest-url and the environment."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from trio_cancel._cli._failure import CommandError
+from trio_cancel._client import DEFAULT_URL
+from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel.lookup import BASE_URL, RestLookup
+
+REST_VARIABLE = "TRIO_CANCEL_REST_URL"
+
+RestUrl = Annotated[
+    str | None,
+    Parameter(
+        name="--rest-url",
+        help=f"The venue's REST API, to look orders up: https://host/path. Else ${REST_VARIABLE}, else {BASE_URL}.",
+    ),
+]
+LookUp = Annotated[
+    bool,
+    Parameter(
+        name="--look-up",
+        negative="",
+        help="Look up over REST what would be unknown or not found, and how much was executed of what was closed.",
+    ),
+]
+
+
+def rest_url_of(rest_url: str | None, endpoint: Endpoint | None) -> str | None:
+    """Return the url of --rest-url, else of the environment, else the venue's; None where the venue is another.
+
+    The token must not go to the venue of the default where --url names another one.
+    """
+    chosen = rest_url if rest_url is not None else os.environ.get(REST_VARIABLE) or None
+    if chosen is None and (endpoint is None or endpoint.origin == parse_endpoint(DEFAULT_URL).origin):
+        return BASE_URL
+    return chosen
+
+
+def asked_lookup(look_up: bool, rest_url: str | None, endpoint: Endpoint) -> RestLookup | None:
+    """Return the lookup of --look-up; None without it.
+
+    Raises:
+        ConfigurationError, CommandError: as :func:`find_lookup`; --rest-url stands alone.
+    """
+    if not look_up:
+        if rest_url is not None:
+            raise CommandError("--rest-url says where to look orders up: give --look-up as well.")
+        return None
+    return find_lookup(rest_url, endpoint)
+
+
+def find_lookup(rest_url: str | None, endpoint: Endpoint | None) -> RestLookup:
+    """Return the lookup that the options and the environment name.
+
+    Args:
+        rest_url: that of the option.
+        endpoint: where cancels go to; None if there are none.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+        CommandError: nothing says where the REST API of this venue is.
+    """
+    url = rest_url_of(rest_url, endpoint)
+    if url is None:
+        assert endpoint is not None
+        raise CommandError(
+            f"Where to look orders up is not known for {endpoint.origin}: name it with --rest-url or ${REST_VARIABLE}."
+        )
+    return RestLookup(base_url=url)
