@@ -179,9 +179,11 @@ def test_answers_are_told_to_the_observer_with_their_time() -> None:
     assert desk.dispatcher.counters.answered == 2
 
 
-def test_the_next_attempt_waits_longer_each_time_and_only_where_the_venue_is_the_reason() -> None:
+def test_the_next_attempt_waits_longer_each_time_and_only_where_the_venue_is_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     desk = Desk()
-    desk.dispatcher.inbox._jitter.uniform = lambda low, high: (low + 2 * high) / 3  # type: ignore[method-assign]
+    monkeypatch.setattr(desk.dispatcher.inbox._jitter, "uniform", lambda low, high: (low + 2 * high) / 3)
     order = desk.submit()
     waits = []
     for _ in range(7):
@@ -239,20 +241,18 @@ def test_what_counts_towards_the_budget(kind: str, counted: int) -> None:
 
 def test_the_budget_is_one_of_each_minute() -> None:
     inbox = Desk().dispatcher.inbox
+
+    def count(at: float) -> tuple[int, bool]:
+        inbox.count_bad(at)
+        return inbox._bad_count, inbox.over_budget
+
     for _ in range(BAD_PER_MINUTE):
-        inbox.count_bad(10.0)
-    inbox.count_bad(70.0)  # the same minute, just so
-    assert inbox.over_budget
-    inbox.count_bad(70.1)
-    assert not inbox.over_budget
-    assert inbox._bad_count == 1
-    inbox.count_bad(130.1)
-    assert inbox._bad_count == 2
+        count(10.0)
+    assert count(70.0) == (BAD_PER_MINUTE + 1, True)  # the same minute, just so
+    assert count(70.1) == (1, False)
+    assert count(130.1) == (2, False)
     inbox.forget_bad()
-    assert (inbox._bad_count, inbox.over_budget) == (0, False)
-    for _ in range(2):
-        inbox.count_bad(130.2)
-    assert inbox._bad_count == 2
+    assert [count(130.2), count(130.2)] == [(1, False), (2, False)]
 
 
 EXECUTED: Answer = lambda rid: refusal(rid, 400, 40021, "Order executed completely.")  # noqa: E731 - as a table
