@@ -174,7 +174,7 @@ FAILS = {
     RestFault.WRONG_SCHEMA: 200,
     RestFault.NO_DATA: 200,
     RestFault.OTHER_ORDER: None,
-    RestFault.OVERSIZE: 200,
+    RestFault.OVERSIZE: None,
 }
 
 

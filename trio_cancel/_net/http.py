@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +26,8 @@ from trio_cancel._values.errors import ConfigurationError, HandshakeFailed, Look
 
 AT_ONCE = 4
 """Connections at most."""
+HEAD_MOST = 2**16
+"""Bytes of an answer's head, which are counted with its body."""
 KEPT_FOR = 45.0
 """Seconds for which an idle connection is kept: less than the 60 s after which servers close theirs."""
 
@@ -109,11 +111,17 @@ class HttpAnswer:
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
-    """One of our streams, as httpcore2 wants it. Times are bounded outside, by cancelling."""
+    """One of our streams, as httpcore2 wants it. Times are bounded outside, by cancelling.
 
-    def __init__(self, stream: ByteStream) -> None:
+    Answers are bounded here: what is raised here passes through httpcore2's generators and ends them, whereas one that
+    is left in its middle would be closed by the garbage collector.
+    """
+
+    def __init__(self, stream: ByteStream, too_long: Callable[[int], None]) -> None:
         self._stream = stream
         self._rest = b""
+        self._too_long = too_long
+        self._size = 0  # bytes that have come since the last request
 
     async def read(self, max_bytes: int, *_: Any, **__: Any) -> bytes:
         try:
@@ -121,9 +129,12 @@ class _Stream(httpcore2.AsyncNetworkStream):
         except trio.BrokenResourceError as error:
             raise httpcore2.ReadError(str(error)) from error
         self._rest = data[max_bytes:]
+        self._size += len(data[:max_bytes])
+        self._too_long(self._size)
         return data[:max_bytes]
 
     async def write(self, buffer: bytes, *_: Any, **__: Any) -> None:
+        self._size = 0
         try:
             await self._stream.send([buffer] if buffer else [])
         except trio.BrokenResourceError as error:
@@ -136,16 +147,22 @@ class _Stream(httpcore2.AsyncNetworkStream):
 class _Backend(httpcore2.AsyncNetworkBackend):
     """Opens connections to one endpoint, TLS included."""
 
-    def __init__(self, endpoint: Endpoint, ssl_context: ssl.SSLContext | None, dial: Dial | None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, ssl_context: ssl.SSLContext | None, dial: Dial | None, body_most: int
+    ) -> None:
         self._endpoint = endpoint
+        self._body_most = body_most
         self._ssl_context = ssl_context
         self._dial = dial
         self._names = Names()
 
     async def connect_tcp(self, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
-        return _Stream(
-            await open_stream(self._endpoint, ssl_context=self._ssl_context, dial=self._dial, names=self._names)
-        )
+        stream = await open_stream(self._endpoint, ssl_context=self._ssl_context, dial=self._dial, names=self._names)
+        return _Stream(stream, self._too_long)
+
+    def _too_long(self, size: int) -> None:
+        if size > self._body_most + HEAD_MOST:
+            raise LookupFailed(f"The answer of {self._endpoint.origin} is longer than {self._body_most} bytes.")
 
 
 class HttpClient:
@@ -169,14 +186,13 @@ class HttpClient:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._endpoint = endpoint
-        self._body_most = body_most
         self._wall = wall
         # Plain to httpcore2: TLS is part of our streams (and it would change the caller's ssl_context).
         self._pool = httpcore2.AsyncConnectionPool(
             max_connections=AT_ONCE,
             max_keepalive_connections=1,
             keepalive_expiry=KEPT_FOR,
-            network_backend=_Backend(endpoint, ssl_context, dial),
+            network_backend=_Backend(endpoint, ssl_context, dial, body_most),
         )
 
     async def aclose(self) -> None:
@@ -216,19 +232,9 @@ class HttpClient:
         sent = {"Host": endpoint.host_header, "Accept": "application/json", "Accept-Encoding": "identity", **headers}
         async with self._pool.stream("GET", url, headers=[(k.encode(), v.encode()) for k, v in sent.items()]) as answer:
             found = {bytes(name).lower(): bytes(value).decode("latin-1") for name, value in answer.headers}
-            # The parts are counted here: a length that the answer claims may be a lie.
-            parts: list[bytes] = []
-            size = 0
-            stream: AsyncIterator[bytes] = answer.aiter_stream()
-            async for part in stream:
-                size += len(part)
-                if size > self._body_most:
-                    raise LookupFailed(
-                        f"The answer of {endpoint.origin} is longer than {self._body_most} bytes.", status=answer.status
-                    )
-                parts.append(part)
+            body = await answer.aread()
         date = found.get(b"date")
-        return HttpAnswer(answer.status, b"".join(parts), date, self._retry_after(found.get(b"retry-after"), date))
+        return HttpAnswer(answer.status, body, date, self._retry_after(found.get(b"retry-after"), date))
 
     def _retry_after(self, value: str | None, date: str | None) -> float | None:
         """Return seconds (RFC 9110, 10.2.3: a number, or a date to compare with the server's own)."""
