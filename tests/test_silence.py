@@ -586,3 +586,11 @@ async def test_the_end_of_a_large_scope_looks_at_everything_once(
                     await scope.add(order_id)
         assert len(caught.value.report.outcomes) == 2000
         assert looked < 50
+
+
+def test_a_pace_that_holds_attempts_back_in_a_silence_gives_no_time() -> None:
+    """Each next attempt waits for its turn; in a silence that wait is time spent, however many attempts there are."""
+    desk = Desk(terms=Terms(reply_timeout=2.0, give_up_after=15.0), pacer=Pacer(1.0))
+    _, orders = desk.submit_bulk(*(f"o-{number}" for number in range(30)))
+    desk.wait(15.1)
+    assert {order.kind for order in orders if order.flights} == {"unknown"}

@@ -165,11 +165,14 @@ class Pending:
             since = min(since, self.running_from)
         return self.time_spent + max(0.0, now - since)
 
-    def hold(self, running_until: float) -> None:
-        """Stop the clock: since ``running_until`` only the pace has held it back."""
+    def hold(self, running_until: float, silent_since: float) -> None:
+        """Stop the clock: since ``running_until`` only the pace has held it back.
+
+        In a silence the pause before, which the pace had made as well, counts as spent: see :meth:`spent`.
+        """
         if self.running_from is not None:
             until = max(running_until, self.running_from)
-            self.time_spent += until - self.running_from
+            self.time_spent = self.spent(until, silent_since)
             self.running_from = None
             self.held_since = until
 
