@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import multiprocessing
 import os
@@ -16,13 +17,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from journals import ACCOUNT
+from test_interrupts import Instructions
 from venues import open_venue
 
 from trio_cancel import (
@@ -34,11 +36,12 @@ from trio_cancel import (
     open_trading_ws,
     read_journal,
 )
+from trio_cancel._client import _open
 from trio_cancel._journal import fork
 from trio_cancel._journal import opening as _journal_open
 from trio_cancel._journal import store as _store
 from trio_cancel._journal.lock import _FileLock, lock
-from trio_cancel._journal.opening import open_journal
+from trio_cancel._journal.opening import _Custody, open_journal
 from trio_cancel._journal.rows import Changes
 from trio_cancel._journal.store import Store, StoreFailed
 
@@ -352,6 +355,62 @@ def test_ctrl_c_while_a_journal_opens_leaves_no_lock(path: Path, monkeypatch: py
     assert caught.value.subgroup(KeyboardInterrupt) is not None
     gate.open.set()
     trio.run(until_free, path)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_ctrl_c_at_many_instructions_of_opening_and_leaving_a_journal(path: Path) -> None:
+    codes = {open_journal.__wrapped__.__code__, AsyncExitStack.enter_async_context.__code__}  # type: ignore[attr-defined]  # it is wrapped
+    codes.add(_open.__wrapped__.__code__)  # type: ignore[attr-defined]  # as said
+    codes.add(_Custody.wait.__code__)
+
+    async def main(instructions: Instructions) -> None:
+        async with open_venue(seed=1) as venue:
+            before = sys.gettrace()
+            sys.settrace(instructions.trace)
+            try:
+                async with venue.open(journal=path):
+                    pass
+            finally:
+                sys.settrace(before)
+
+    for at in itertools.count(1, 13):
+        instructions = Instructions(at, frozenset(codes))
+        with suppress(KeyboardInterrupt):
+            trio.run(main, instructions)
+        assert is_free(path), at
+        if instructions.count < at:
+            break
+    assert at > 100
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_only_a_second_ctrl_c_ends_the_last_transaction(
+    presses: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_journal_open, "CLOSING", 30.0)
+    gates: list[Gate] = []
+
+    async def press() -> None:
+        for _ in range(presses):
+            await trio.to_thread.run_sync(gates[0].reached.wait, 30)
+            signal.raise_signal(signal.SIGINT)
+            await trio.sleep(0.05)
+        gates[0].open.set()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery, open_journal(path, ACCOUNT, "id", time.time) as journal:
+            await journal.hold(CancelRequest("x"))
+            gates.append(Gate(monkeypatch, "_insert"))
+            journal.release(CancelRequest("x"))
+            nursery.start_soon(press)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        trio.run(main)
+    assert caught.value.subgroup(KeyboardInterrupt) is not None
+    assert gates[0].open.is_set() == (presses == 1)
+    gates[0].open.set()
+    trio.run(until_free, path)
+    assert holds(path) == []
 
 
 # What is no file

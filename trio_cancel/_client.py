@@ -462,6 +462,7 @@ def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Crede
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection  # so that what one manager has opened is closed though the next is not begun
 async def _open(
     dialing: Dialing,
     credentials: Credentials,

@@ -305,7 +305,7 @@ class Journal:
                 self._fail(error)
             await self._run_sync(self._store.close)
         except Exception as error:
-            _log(logging.ERROR, "the journal %s could not be closed: %s", self.path, error)
+            log(logging.ERROR, "the journal %s could not be closed: %s", self.path, error)
         finally:
             self.ended.set()
 
@@ -347,7 +347,7 @@ class Journal:
             self._flushed = gathered
             if self.failure is not None:
                 self.failure = None
-                _log(logging.WARNING, "the journal %s can be written again", self.path)
+                log(logging.WARNING, "the journal %s can be written again", self.path)
         else:
             self._keep(changes)
             self._fail(error)
@@ -390,14 +390,14 @@ class Journal:
         self._tell()
         if known is None:
             text = "the journal %s cannot be written (%s): cancels go on unrecorded, new holds are refused"
-            _log(logging.ERROR, text, self.path, error)
+            log(logging.ERROR, text, self.path, error)
 
     def _tell(self) -> None:
         self._turn.set()
         self._turn = trio.Event()
 
 
-def _log(level: int, text: str, *arguments: object) -> None:
+def log(level: int, text: str, *arguments: object) -> None:
     """Log; a handler that raises is not to stop a cancel."""
     with suppress(Exception):
         logger.log(level, text, *arguments)

@@ -9,6 +9,7 @@ frees its lock, when the disk answers: nothing stays open because nobody waited 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
@@ -18,7 +19,7 @@ from typing import TypeVar
 
 import trio
 
-from trio_cancel._journal.journal import Journal, RunSync
+from trio_cancel._journal.journal import Journal, RunSync, log
 from trio_cancel._journal.rows import Begun, Changes, micros
 from trio_cancel._journal.store import Account, JournalStore, Store, StoreFailed
 from trio_cancel._net.endpoint import Endpoint
@@ -135,7 +136,7 @@ class _Custody:
             finally:
                 self.close()
         except Exception as error:  # nobody else is there to hear of it
-            logger.error("a journal could not be closed: %s", error)
+            log(logging.ERROR, "a journal could not be closed: %s", error)
         finally:
             self._busy = False
 
@@ -231,17 +232,26 @@ async def open_journal(
         finally:
             # Not `async with`: the nursery would wrap the block's exception in a group. Its task has ended by then, so
             # that leaving it neither waits nor can be cancelled.
-            try:
-                journal.close()
-                with trio.move_on_after(CLOSING, shield=True) as closing:
-                    await journal.ended.wait()
-                if closing.cancelled_caught:
-                    logger.error("the journal %s could not be closed within %g s", journal.path, CLOSING)
-            finally:
-                scope.cancel()
-                with trio.CancelScope(shield=True):
-                    await journal.ended.wait()
-                await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its task has ended
+            interrupts: list[KeyboardInterrupt] = []
+            journal.close()
+            with trio.move_on_after(CLOSING, shield=True) as closing:
+                while not journal.ended.is_set() and len(interrupts) < 2:  # only a second Ctrl-C ends this early
+                    try:
+                        await journal.ended.wait()
+                    except KeyboardInterrupt as interrupt:
+                        interrupts.append(interrupt)
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                while not journal.ended.is_set():
+                    try:
+                        await journal.ended.wait()
+                    except KeyboardInterrupt as interrupt:
+                        interrupts.append(interrupt)
+            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its task has ended
+            if closing.cancelled_caught:
+                log(logging.ERROR, "the journal %s could not be closed within %g s", journal.path, CLOSING)
+            if interrupts:
+                raise interrupts[0]
     finally:
         custody.abandon(in_background)
 

@@ -61,8 +61,8 @@ def plan_resume(contents: JournalContents, now: float, *, old_external_ids: bool
     """Return what is to be done.
 
     An external id's age counts from when its session surely meant this very order by it: of a held order from the
-    session's last sign of life, of a mere cancel from its intent. One that is stamped more than ``LEEWAY`` in the future is old: the clock
-    was set back, and nobody knows by how much.
+    session's last sign of life, of a mere cancel from its intent. One that is stamped more than ``LEEWAY`` in the
+    future is old: the clock was set back, and nobody knows by how much.
 
     Args:
         contents: what the journal says.
