@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import trio
 from journals import ACCOUNT
-from test_interrupts import Instructions
+from test_interrupts import Instructions, press_ctrl_c
 from venues import open_venue
 
 from trio_cancel import (
@@ -348,7 +348,7 @@ def test_ctrl_c_while_a_journal_opens_leaves_no_lock(path: Path, monkeypatch: py
 
     async def press() -> None:
         await trio.to_thread.run_sync(gate.reached.wait, 30)
-        signal.raise_signal(signal.SIGINT)
+        press_ctrl_c()
 
     with pytest.raises(BaseExceptionGroup) as caught:
         trio.run(main)
@@ -393,7 +393,7 @@ def test_only_a_second_ctrl_c_ends_the_last_transaction(
     async def press() -> None:
         for _ in range(presses):
             await trio.to_thread.run_sync(gates[0].reached.wait, 30)
-            signal.raise_signal(signal.SIGINT)
+            press_ctrl_c()
             await trio.sleep(0.05)
         gates[0].open.set()
 
