@@ -313,6 +313,25 @@ def test_what_cannot_be_read_as_rows_is_bad_from_there_on(rows: list[str], why: 
     assert found.bad_lines == len(rows)
 
 
+@pytest.mark.parametrize("literal", [False, True])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['o1,"see', "o2", '"', "o3"],
+        ['"o1', "o2", 'o3"', "o4"],
+        ['o1 "', "o2"],
+        ['"' + "x" * 70_000, "o2", '"', "o3"],
+    ],
+)
+def test_what_may_be_the_inside_of_a_field_is_no_list(lines: list[str], *, literal: bool) -> None:
+    found = Input(literal)
+    read_lines(found, io.BytesIO("\n".join(["o0", *lines, ""]).encode()))
+    assert [request.key for request in found.requests] == ["o0"]
+    ((where, why),) = found.bad
+    assert (where, found.bad_lines) == (f"lines 2 to {len(lines) + 1}", len(lines))
+    assert "a quotation mark is opened and not closed" in why
+
+
 def test_a_long_row_without_quotes_costs_no_other() -> None:
     found = read(f"id,note\n{ID},{'x' * 70_000}\n{OTHER},x\n")
     assert [where for where, _ in found.bad] == ["line 2"]

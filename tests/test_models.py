@@ -48,6 +48,8 @@ def test_a_request_takes_any_text(text: str) -> None:
         ({"id": "a\t"}, "ends with a tab"),
         ({"id": "a\xa0"}, r"ends with U\+00A0 \(NO-BREAK SPACE\)"),
         ({"id": "\ufeffa"}, r"begins with U\+FEFF"),
+        ({"id": "a\u200b"}, r"ends with U\+200B \(ZERO WIDTH SPACE\)"),
+        ({"id": "\u2060a"}, r"begins with U\+2060 \(WORD JOINER\)"),
         ({"id": "a\u2028"}, r"ends with U\+2028"),
         ({"id": " "}, "ends with a blank"),
         ({"id": "a" * 500 + " "}, "a…' ends with a blank"),

@@ -78,6 +78,14 @@ class Input:
         self.bad.append((where, why))
         self.bad_lines += lines
 
+    def refuse_rest(self, first: Line, lines: Lines, why: str) -> None:
+        """Note that nothing can be read from a line on, which ends the input."""
+        lines.skip_rest()
+        last = max(lines.filled, first.number)
+        self.refuse(
+            lines_of(first.number, last), f"{why}, so that nothing can be read from here on", last - first.number + 1
+        )
+
     def skip(self, number: int, why: str) -> None:
         """Note a line that is left out."""
         self.skipped.append((f"line {number}", why))
@@ -212,13 +220,7 @@ def _read_table(into: Input, lines: Lines, header: Header) -> None:
         except (BadLine, BadRow, InvalidRequest) as error:
             into.refuse(where, str(error))
         except Unreadable as error:
-            lines.skip_rest()
-            last = max(lines.filled, line.number)
-            into.refuse(
-                lines_of(line.number, last),
-                f"{error}, so that nothing can be read from here on",
-                last - line.number + 1,
-            )
+            into.refuse_rest(line, lines, str(error))
             return
 
 
@@ -256,6 +258,10 @@ def _read_plain(into: Input, first: Line, lines: Lines) -> None:
             else:
                 _take_line(into, held, parse)
             held = None
+        if line.quoted and (line.cut or line.text.count('"') % 2):
+            # A field may be open here, and an order that is only mentioned in it must not be canceled.
+            into.refuse_rest(line, lines, _table.NOT_CLOSED)
+            return
         _take_line(into, line, parse)
     if held is not None:
         _take_line(into, held, parse)

@@ -122,13 +122,12 @@ class Credentials:
 
 SHOWN_MOST = 60
 """Characters of an id that a message shows, at most."""
-_BYTE_ORDER_MARK = "\ufeff"
 
 
 def _flaw_of_id(text: str) -> str | None:
     """Return why a text cannot be an order id of the venue, as a clause; None if it may be one."""
     for end, where in ((text[-1], "ends"), (text[0], "begins")):
-        if end.isspace() or end == _BYTE_ORDER_MARK:
+        if end.isspace() or unicodedata.category(end) == "Cf":  # also what has no width: a mark, a joiner
             return f"{where} with {_end_name(end)}; give it without (line.strip() of a file's line)"
     return None
 
@@ -175,8 +174,9 @@ class CancelRequest:
 
     Raises:
         InvalidRequest: if both or neither are given; if the one given is not a string, is empty, or holds what UTF-8
-            cannot encode; if an ``id`` has white space at its ends, as the lines of an open file have. An
-            ``external_id`` is free text: white space at its ends is logged and sent as given.
+            cannot encode; if an ``id`` has white space at its ends, as the lines of an open file have, or
+            a character without width. An ``external_id`` is free text: white space at its ends is logged and sent as
+            given.
 
     Source: ``_venue/contract.md``, "Request".
     """
