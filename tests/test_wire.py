@@ -445,7 +445,7 @@ def test_nothing_else_is_a_date(raw: str) -> None:
         ('{"id":"r","status":200}}', None, None),
         ("[" * 100_000, None, None),
         ('{"id":"r","status":200,"result":' + "[" * 5000 + "]" * 5000 + "}", None, None),
-        ('{"id":"\\ud800","status":200}', None, None),
+        ('{"id":"\\ud800","status":200}', None, 200),
     ],
 )
 def test_what_breaks_the_contract_keeps_what_could_be_read(
@@ -501,6 +501,46 @@ def test_an_error_without_a_message_is_one() -> None:
     assert decode_reply('{"id":"r","status":400,"error":{"error_code":40408}}') == Reply(
         "r", 400, None, 40408, "", True
     )
+
+
+HALVES = [r"\ud800", r"x\uDFFF", r"\udc00\ud83d", r"\ud800\ud83d\ude00", r"\\\ud800"]
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("place", ["note", "pair", "external_id", "unlisted"])
+def test_half_a_character_somewhere_costs_no_answer(place: str, half: str) -> None:
+    fields = json.dumps({name: value for name, value in result("o").items() if name != place})[:-1]
+    inside = "" if place == "note" else f', "{place}": "{half}"'
+    text = f'{{"id": "r", "status": 200, "note": "{half}", "{half}": 1, "result": {fields}{inside}}}}}'
+    for form in (text, text.encode()):
+        reply = decode_reply(form)
+        assert isinstance(reply, Reply)
+        assert (reply.id, reply.status, reply.has_error) == ("r", 200, False)
+        assert reply.order is not None
+        assert (reply.order.id, reply.order.status) == ("o", "canceled")
+        if place in ("pair", "external_id"):
+            assert getattr(reply.order, place) is None
+            assert [name for name, _ in reply.order.unreadable] == [place]
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_half_a_character_in_the_words_hides_no_code(half: str) -> None:
+    reply = decode_reply(f'{{"id":"r","status":400,"error":{{"error_code":40020,"message":"Order {half} was"}}}}')
+    assert isinstance(reply, Reply)
+    assert (reply.id, reply.status, reply.error_code) == ("r", 400, 40020)
+    assert reply.message.startswith("Order ")
+    reply.message.encode()
+
+
+@pytest.mark.parametrize("place", ["id", "status"])
+def test_an_id_with_half_a_character_is_nobody_s(place: str) -> None:
+    fields = json.dumps({**result("o"), place: "@"}).replace("@", r"\ud800")
+    order = order_in(f'{{"id":"r","status":200,"result":{fields}}}')
+    assert not getattr(order, place)
+    # What is no half is left alone, even if it looks like what stands for one.
+    fields = json.dumps({**result("o"), place: "@"}).replace("@", r"\\ud800\ud83d\ude00")
+    order = order_in(f'{{"id":"r","status":200,"result":{fields}}}')
+    assert getattr(order, place) == "\\ud800\U0001f600"
 
 
 def test_a_null_id_is_a_well_formed_answer() -> None:

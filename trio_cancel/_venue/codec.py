@@ -184,6 +184,11 @@ _BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecod
 _EMPTY = frozenset({b"null", b"{}", b"[]", b'""', b"0", b"false"})
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"-?[0-9]{1,10}(?:\.0+)?")
+# An escape in a string; the group is one that stands for half a character, without its other half.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_MENDED = "\ufffd"
 _RAW_MOST = 200
 """Characters of an unreadable value that are kept."""
 _AMOUNTS = (
@@ -321,15 +326,22 @@ def decode_reply(text: bytes | str) -> Reply | BadReply:
 def _read_members(text: bytes | str, error: BaseException | None) -> Reply | BadReply:
     # Only the kind of the fault is kept: the text itself may be of any size and hold anything.
     reason = (str(error).partition("\n")[0][:200] or type(error).__name__) if error is not None else "it is unusual"
+    mended = False
     try:
-        members = _decode_members(text)
+        try:
+            members = _decode_members(text)
+        except msgspec.DecodeError:
+            text, mended = _mend(text)
+            if not mended:
+                raise
+            members = _decode_members(text)
     except _BAD_TEXT:
         return BadReply(f"it is no JSON object ({reason})")
     status = _read(_decode_int, members.get("status"))
     request_id: str | None = None
     if not _is_null(members.get("id", b"")):
         request_id = _read(_decode_text, members.get("id"))
-        if request_id is None:
+        if request_id is None or (mended and _MENDED in request_id):
             return BadReply(f"it has no id that can be read ({reason})", None, status)
     if status is None:
         return BadReply(f"it has no status that can be read ({reason})", request_id)
@@ -342,11 +354,28 @@ def _read_members(text: bytes | str, error: BaseException | None) -> Reply | Bad
     lacks: tuple[str, ...] = ()
     has_result = "result" in members and not _is_empty(members["result"])
     if has_result and status == 200:
-        order, lacks = _read_order(members["result"])
+        order, lacks = _read_order(members["result"], mended=mended)
     return Reply(request_id, status, order, code, message, has_error, has_result and status != 200, lacks)
 
 
 _T = TypeVar("_T")
+
+
+def _mend(text: bytes | str) -> tuple[str, bool]:
+    """Return a text without escapes of lone surrogates, and whether it had any.
+
+    JSON allows them, as JavaScript writes them where it cuts a text in the middle of a character; msgspec does not.
+    """
+    found = False
+
+    def mend(escape: re.Match[str]) -> str:
+        nonlocal found
+        if escape[1] is None:
+            return escape[0]
+        found = True
+        return _MENDED
+
+    return _ESCAPE.sub(mend, text if isinstance(text, str) else text.decode()), found
 
 
 def _read(decode: Callable[[msgspec.Raw], _T], raw: msgspec.Raw | None) -> _T | None:
@@ -402,8 +431,11 @@ def _read_error(raw: msgspec.Raw, code: int | None, message: str) -> tuple[bool,
     return found, code if own_code is None else own_code, own_message or message
 
 
-def _read_order(raw: msgspec.Raw) -> tuple[CanceledOrder | None, tuple[str, ...]]:
-    """Return a result of which each field is read on its own, and which of those that it should have it lacks."""
+def _read_order(raw: msgspec.Raw, *, mended: bool) -> tuple[CanceledOrder | None, tuple[str, ...]]:
+    """Return a result of which each field is read on its own, and which of those that it should have it lacks.
+
+    Of a mended text, what may have been mended is as good as unreadable: an id must not become another.
+    """
     members = _read(_decode_members, raw)
     if members is None:
         return None, ()
@@ -415,7 +447,8 @@ def _read_order(raw: msgspec.Raw) -> tuple[CanceledOrder | None, tuple[str, ...]
         member = members.get(name)
         if member is not None and not _is_null(member):
             value = _read(_READERS.get(name, _decode_text), member)
-            if value is None:
+            if value is None or (mended and isinstance(value, str) and _MENDED in value):
+                value = None
                 unreadable.append((name, _shown(member)))
                 lacks.append(name)
         elif name not in _MAY_LACK:
