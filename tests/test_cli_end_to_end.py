@@ -45,7 +45,7 @@ class Served:
         return CLEAN | {
             "RIPIO_API_TOKEN": self.found(r"token +(\S+)"),
             "RIPIO_API_SECRET": self.found(r"secret +(\S+)"),
-            "TRIO_CANCEL_URL": self.found(r"(wss://\S+)"),
+            "TRIO_CANCEL_URL": self.found(r"(wss?://\S+)"),
         }
 
     @property
@@ -138,6 +138,43 @@ def test_a_sandbox_without_tls(served: Served) -> None:
     assert "ca.pem" not in served.printed
     done = subprocess.run(["/bin/sh", "-c", served.commands[0]], env=CLEAN, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["off_book"] is True
+
+
+@pytest.mark.parametrize("served", [["--orders", "3", "--dialect", "openapi"]], indirect=True)
+def test_a_sandbox_of_the_other_dialect(served: Served) -> None:
+    environment = served.environment
+    words = ("cancel", "--json", "--from", served.ids_file)
+    done = run(*words, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["canceled"] * 3
+    again = run(*words, env=environment)
+    assert again.returncode == 0, again.stderr
+    answers = [json.loads(line) for line in again.stdout.splitlines()]
+    assert [(answer["error"]["error_code"], answer["closed_as"]) for answer in answers] == [(40020, "canceled")] * 3
+    absent = run("cancel", "--json", "no-such-order", env=environment)
+    assert absent.returncode == 1
+    assert (error := json.loads(absent.stdout)["error"])["status"] == 404
+    assert error["error_code"] == 40400
+    stranger = run("cancel", "--json", "x", env=environment | {"RIPIO_API_SECRET": "another"})
+    assert stranger.returncode == 2
+    assert json.loads(stranger.stdout)["error"]["status"] == 401
+
+
+@pytest.mark.parametrize("served", [["--orders", "2", "--token-field", "apiToken"]], indirect=True)
+def test_a_sandbox_that_wants_the_other_spelling_of_the_token(served: Served) -> None:
+    environment = served.environment
+    refused = run("cancel", "--from", served.ids_file, env=environment)
+    assert refused.returncode == 1
+    assert "TRIO_CANCEL_TOKEN_FIELD" in refused.stderr
+    checked = run("doctor", env=environment)
+    assert checked.returncode != 0
+    assert "choose api_token or apiToken with TRIO_CANCEL_TOKEN_FIELD" in checked.stdout
+    # The printed command sets it.
+    done = subprocess.run(
+        ["/bin/sh", "-c", served.commands[-1]], env=CLEAN, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["canceled"] * 2
 
 
 @pytest.mark.parametrize("served", [["--orders", "0"]], indirect=True)
