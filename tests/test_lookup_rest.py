@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -378,3 +380,20 @@ def test_a_refusal_is_told_with_what_the_venue_said(body: bytes, says: str, code
 )
 def test_which_page_is_the_last(data: Any, page: int, last: bool) -> None:
     assert read_open_orders(200, answer(data), 1.0, page).last is last
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="there is no way to set the zone here")
+def test_dates_are_in_utc_wherever_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        with monkeypatch.context() as patch:
+            patch.setitem(os.environ, "TZ", "America/Sao_Paulo")
+            time.tzset()
+            order = read_order(200, answer(ORDER), 1.0)
+    finally:
+        time.tzset()
+    assert order.create_date == datetime(2024, 3, 27, 13, 27, 19, 853_000, UTC)
+    assert order.update_date == datetime(2024, 3, 27, 13, 30, 45, 123_000, UTC)
+    assert order.fills[0].time == datetime(2024, 3, 27, 13, 28, 0, 500_000, UTC)
+    for date in (order.create_date, order.update_date, order.fills[0].time):
+        assert date is not None
+        assert date.tzinfo is UTC

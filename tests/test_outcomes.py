@@ -329,6 +329,8 @@ def test_the_orders_left_in_one_sentence() -> None:
     assert describe_left(many) == f"12 orders are not surely off the book: {names} and 2 more."
     items = tuple(InvalidItem(number, "", InvalidRequest(f"bad {number}.")) for number in range(5))
     assert describe_invalid(items[:1]) == "1 item of the input names no order: bad 0."
+    named = InvalidItem(0, "", InvalidRequest("bad X."))
+    assert describe_invalid((named,)) == "1 item of the input names no order: bad X."
     assert describe_invalid(items[:3]) == "3 items of the input name no order: bad 0; bad 1; bad 2."
     assert describe_invalid(items) == "5 items of the input name no order: bad 0; bad 1; bad 2; and 2 more."
     for report, text in (
@@ -381,3 +383,12 @@ def test_causes_are_compared_by_what_they_say() -> None:
         for again in (pickle.loads(pickle.dumps(outcome)), copy.deepcopy(outcome)):
             assert again == outcome
             assert (again.final, again.after_unanswered, again.attempts) == (False, True, outcome.attempts)
+
+
+def test_an_item_that_named_no_order_travels_with_what_stood_there() -> None:
+    for item, told in (("text", "text"), (7, repr(7)), (None, repr(None))):
+        invalid = InvalidItem(3, item, InvalidRequest("bad."))
+        assert copy.copy(invalid) is invalid
+        again = pickle.loads(pickle.dumps(invalid))
+        assert (again.index, str(again), type(again.error)) == (3, "bad.", InvalidRequest)
+        assert again.item == item or told in repr(again.item)
