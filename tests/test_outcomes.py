@@ -30,6 +30,8 @@ from trio_cancel import (
     OrderNotActive,
     OrderNotFound,
     OrdersLeft,
+    OrderState,
+    OrderStatus,
     Outcome,
     OutcomeUnknown,
     RateLimited,
@@ -312,6 +314,11 @@ def test_a_refusal_is_raised_in_one_sentence_with_what_may_help() -> None:
             outcome.unwrap()
         said = "0" if outcome.error is None else str(outcome.error)
         assert str(caught.value) == f"The venue refused to cancel order o: {said}{advice}"
+    for request, says in ((REQUEST, "Order o"), (CancelRequest(external_id="X"), "Order with external id X")):
+        state = OrderState(status=OrderStatus.EXECUTED, seen_at=1.0)
+        with pytest.raises(OrderNotActive) as closed:
+            AlreadyClosed(request, closed_as="executed", order=state).unwrap()
+        assert str(closed.value) == f"{says} was executed already, as a lookup says."
     assert FIELD_ADVICE.startswith("if the credentials are right, the venue may know the token by its other name: ")
 
 

@@ -297,7 +297,8 @@ def _raise_venue_error(outcome: AlreadyClosed | NotFound | Rejected) -> NoReturn
     error = outcome.error or VenueReply(0)
     text = f"The venue refused to cancel {outcome.request}: {error}"
     if isinstance(outcome, AlreadyClosed) and outcome.order is not None:
-        text = f"{str(outcome.request).capitalize()} was {outcome.closed_as} already, as a lookup says."
+        named = str(outcome.request)
+        text = f"{named[:1].upper()}{named[1:]} was {outcome.closed_as} already, as a lookup says."
     if isinstance(outcome, Rejected) and outcome.advice is not None:
         text += f" ({outcome.advice})"
     cls = _exception_of(outcome, error)
