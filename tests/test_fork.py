@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import sys
+from pathlib import Path
 
 import pytest
 
 from trio_cancel._journal import fork
+from trio_cancel._journal.lock import lock
 
 PATH = "/nowhere/the.journal"
 
@@ -38,8 +42,8 @@ class Lock:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_child_gives_up_the_locks_and_knows_the_journals_of_its_parent() -> None:
     kept, released = Lock(), Lock()
-    for lock in (kept, released):
-        fork.note(lock)
+    for held in (kept, released):
+        fork.note(held)
     fork.forget(released)
     fork.forget(released)  # it is no error
     before = fork.forks()
@@ -55,3 +59,42 @@ def test_a_child_gives_up_the_locks_and_knows_the_journals_of_its_parent() -> No
     assert fork.has_forked(before)
     assert not fork.has_forked(fork.forks())
     fork.forget(kept)
+
+
+def test_a_connection_that_is_kept_is_kept_by_one_reference_more() -> None:
+    connection = sqlite3.connect(":memory:")
+    before = sys.getrefcount(connection)
+    fork.keep_for_ever(connection)
+    assert sys.getrefcount(connection) == before + 1
+    fork.let_go(connection)
+    assert sys.getrefcount(connection) == before
+    connection.close()
+
+
+@pytest.mark.parametrize("flock", [True, False])
+def test_a_lock_is_let_go_of_once(flock: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_cancel._journal.lock.HAS_FLOCK", flock)
+    let_go: list[sqlite3.Connection] = []
+    monkeypatch.setattr(fork, "keep_for_ever", lambda connection: None)
+    monkeypatch.setattr(fork, "let_go", let_go.append)
+    path = str(tmp_path / "x")
+    held = lock(path)
+    assert held.path == f"{path}.lock"
+    with pytest.raises(BlockingIOError):
+        lock(path)
+    held.release()
+    assert let_go == ([] if flock else [vars(held)["_database"]])
+    lock(path).release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_lock_that_is_given_up_is_nobodys_to_release(tmp_path: Path) -> None:
+    path = str(tmp_path / "x")
+    held = lock(path)
+    held.forked()  # type: ignore[attr-defined]  # as in a child; here it was the only one that had the file open
+    again = lock(path)
+    held.release()
+    held.forked()  # type: ignore[attr-defined]
+    with pytest.raises(BlockingIOError):
+        lock(path)
+    again.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import attrs
 import pytest
 import trio
 
@@ -176,7 +177,17 @@ def test_an_order_that_is_placed_again_keeps_its_id() -> None:
     holds.release(NAME)
     assert holds.holder(order) is scope  # what is forgotten is only what is its own
     holds.release(other)
+    holds.release(other)  # it is no error
     assert holds.holder(order) is None
+
+
+def test_an_answer_that_names_nothing_is_about_what_was_asked_for() -> None:
+    holds, scope = Holds(), Scope()
+    holds.hold(NAME, scope)
+    outcome = canceled(1.0, order_id="")
+    nameless = Canceled(NAME, order=attrs.evolve(outcome.order, external_id=None))
+    holds.settled(nameless)
+    assert scope.told == [(NAME, nameless)]
 
 
 def test_doubt_is_noted_for_what_is_held_under_either_name() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 
-from trio_cancel import AlreadyClosed, CancelRequest, OffsetInterval
+from trio_cancel import AlreadyClosed, Attempt, Canceled, CanceledOrder, CancelRequest, OffsetInterval
 from trio_cancel._journal.reading import JournalHold, contents_of
 from trio_cancel._journal.resume import LEEWAY, OLD, Errand, plan_resume
 from trio_cancel._journal.rows import Changes, Rows, SessionRow, Tables, micros, request_of, seconds, spread
@@ -217,3 +220,57 @@ def test_what_ends_a_hold_of_a_dead_process(request_: CancelRequest, placed_at: 
     errand = Errand(request_, name, (placed, JournalHold(2, 1, 5.0, placed_at=placed_at)))
     assert errand.is_meant_by(AlreadyClosed(request_), OffsetInterval(-1, 1)) is meant
     assert Errand(name, name).is_meant_by(AlreadyClosed(name), None)
+
+
+def test_a_hold_of_a_dead_process_ends_with_an_order_that_is_surely_its_own() -> None:
+    name = CancelRequest(external_id="x")
+    attempts = (Attempt("r-1", 100.0, 100.5, 200),)
+
+    def canceled(created: float) -> Canceled:
+        order = CanceledOrder(id="7", create_date=datetime.fromtimestamp(created, UTC), external_id="x", **NOTHING)
+        return Canceled(name, attempts, order=order)
+
+    clock = OffsetInterval(-1000, 1000)
+    errand = Errand(name, name, (JournalHold(1, 1, 50.0, clock=clock),))
+    assert errand.is_meant_by(canceled(51.5), clock)
+    assert errand.is_meant_by(canceled(51.5), None)
+    assert not errand.is_meant_by(canceled(50.5), clock)
+    assert not errand.is_meant_by(canceled(49.0), clock)
+    vague = Errand(name, name, (JournalHold(1, 1, 50.0, clock=OffsetInterval(-1e9, 1e9)),))
+    assert vague.is_meant_by(canceled(51.5), clock)
+    assert not vague.is_meant_by(canceled(51.5), None)
+
+
+NOTHING: dict[str, Any] = {
+    "update_date": None,
+    "executed_amount": None,
+    "remaining_amount": None,
+    "remaining_value": None,
+    "requested_amount": None,
+    "requested_value": None,
+    "total_value": None,
+    "status": "canceled",
+    "type": None,
+    "pair": None,
+    "price": None,
+}
+
+
+def test_what_is_old_stops_nothing_that_comes_after_it() -> None:
+    tables = Tables(
+        "wss://venue",
+        [SessionRow(1, "a", 0, 0, 0, None)],
+        [(3, 1, 0, "v", 3 * SECOND, None, None), (4, 1, 1, "y", 4 * SECOND, None, None)],
+        [],
+        [(1, 1, 1, "x", 1 * SECOND), (2, 1, 0, "w", 2 * SECOND)],
+        [],
+        [],
+        placed=[(4, 4 * SECOND, "v")],
+    )
+    plan = plan_resume(contents_of(tables), 2 * OLD)
+    assert [order.request for order in plan.old] == [CancelRequest(external_id="x")]
+    # One order that is held under both its names is canceled once.
+    assert [(errand.request, [hold.number for hold in errand.holds]) for errand in plan.errands] == [
+        (CancelRequest("w"), []),
+        (CancelRequest("v"), [3, 4]),
+    ]

@@ -662,3 +662,48 @@ def test_a_number_that_no_status_or_code_can_be_breaks_the_contract(number: int)
     reply = decode_reply(f'{{"id":"r","status":400,"error":{{"error_code":{number},"message":""}}}}')
     assert isinstance(reply, Reply)
     assert reply.error_code is None
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
+def test_a_secret_of_any_length_is_a_key(length: int) -> None:
+    secret = "s" * length
+    [text] = Signer(Credentials("t", secret)).encode([("r", CancelRequest("a"))], 7)
+    mac = hmac.new(secret.encode(), b'7{"id":"a"}', hashlib.sha256)
+    assert json.loads(text)["params"]["signature"] == base64.b64encode(mac.digest()).decode()
+
+
+def test_all_that_a_result_lacks_is_told_in_its_order() -> None:
+    lacks = tuple(name for name in FIELDS if name not in (*OPTIONAL, "id", "status"))
+    short = '{"id":"r","status":200,"result":{"id":"o","status":"canceled"%s}}'
+    for more in ("", ',"side":7'):  # read at once, and member by member
+        reply = decode_reply(short % more)
+        assert isinstance(reply, Reply)
+        assert sorted(set(reply.lacks) - {"side"}) == sorted(lacks)
+        assert len(reply.lacks) == len(set(reply.lacks))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"id":"r"}', "it has no status that can be read (Object missing required field `status`)"),
+        ('{"status":200}', "it has no id that can be read (Object missing required field `id`)"),
+        ("[]", "it is no JSON object (Expected `object`, got `array`)"),
+    ],
+)
+def test_what_cannot_be_read_says_why(text: str, reason: str) -> None:
+    reply = decode_reply(text)
+    assert isinstance(reply, BadReply)
+    assert reply.reason == reason
+
+
+@pytest.mark.parametrize(("length", "empty"), [(2, True), (63, True), (64, False)])
+def test_what_is_empty_is_short(length: int, empty: bool) -> None:
+    raw = "{" + " " * (length - 2) + "}"
+    reply = decode_reply(f'{{"id":"r","status":400,"result":{raw},"error":{{"error_code":"1"}}}}')
+    assert isinstance(reply, Reply)
+    assert reply.has_result is not empty
+
+
+def test_an_error_without_a_code_that_can_be_read_has_the_one_beside_it() -> None:
+    reply = decode_reply('{"id":"r","status":400,"error_code":2,"message":"m","error":{"error_code":"404o8"}}')
+    assert reply == Reply("r", 400, None, 2, "m", True)
