@@ -61,14 +61,14 @@ def test_an_outage_counts_from_its_beginning_or_the_orders() -> None:
 def test_the_clock_can_be_stopped_and_goes_on_where_it_stood() -> None:
     order = pending()
     order.running_from = 10.0
-    order.hold(14.0, math.inf)
+    order.hold(14.0)
     assert order.spent(1000.0, math.inf) == 4
-    order.hold(39.0, math.inf)  # it stands already
+    order.hold(39.0)  # it stands already
     assert order.spent(1000.0, math.inf) == 4
     assert order.spent(50.0, 35.0) == 4 + 15
     order.running_from = 100.0
     assert order.spent(101.0, math.inf) == 5
-    order.hold(90.0, math.inf)  # nothing is ever taken back
+    order.hold(90.0)  # nothing is ever taken back
     assert order.spent(200.0, math.inf) == 4
 
 

@@ -624,8 +624,7 @@ class Dispatcher:
 
     def _hold(self, pending: Pending) -> None:
         """Stop its clock: since its next attempt is due and there is a connection, only the pace has held it back."""
-        since = self.silence.since(pending.terms.give_up_after)
-        pending.hold(max(pending.not_before, self._up_since), since)
+        pending.hold(max(pending.not_before, self._up_since))
 
     def _why_silent(self, pending: Pending) -> BaseException | None:
         """Return why it is given up; None if nothing but its own attempts says that."""

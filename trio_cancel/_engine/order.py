@@ -106,6 +106,7 @@ class Pending:
         time_spent: seconds that it has run before.
         not_before: trio's clock before which its next attempt must not be written.
         held_since: trio's clock when it was handed in; later, since when the pace has held its next attempt back.
+        handed_in: trio's clock when it was handed in; None as long as ``held_since`` says so.
         intent: its number in the journal, once it has one.
         looking: its lookups; None if there was none.
     """
@@ -115,6 +116,7 @@ class Pending:
         "doubt",
         "error",
         "flights",
+        "handed_in",
         "held_since",
         "intent",
         "looking",
@@ -146,6 +148,7 @@ class Pending:
         self.time_spent: float = 0.0
         self.not_before: float = _LONG_AGO
         self.held_since: float = _LONG_AGO
+        self.handed_in: float | None = None
         self.intent: int = 0
         self.looking: Looking | None = None
 
@@ -163,17 +166,20 @@ class Pending:
         since = max(silent_since, self.held_since)
         if self.running_from is not None:
             since = min(since, self.running_from)
-        return self.time_spent + max(0.0, now - since)
+        spent = self.time_spent + max(0.0, now - since)
+        if self.handed_in is not None:
+            # The pauses that a pace has made stand in no sum; where the venue was silent in them, they count.
+            spent = max(spent, now - max(silent_since, self.handed_in))
+        return spent
 
-    def hold(self, running_until: float, silent_since: float) -> None:
-        """Stop the clock: since ``running_until`` only the pace has held it back.
-
-        In a silence the pause before, which the pace had made as well, counts as spent: see :meth:`spent`.
-        """
+    def hold(self, running_until: float) -> None:
+        """Stop the clock: since ``running_until`` only the pace has held it back."""
         if self.running_from is not None:
             until = max(running_until, self.running_from)
-            self.time_spent = self.spent(until, silent_since)
+            self.time_spent += until - self.running_from
             self.running_from = None
+            if self.handed_in is None:
+                self.handed_in = self.held_since
             self.held_since = until
 
     def doubtful_but(self, flight: Flight | None) -> bool:
