@@ -372,6 +372,9 @@ class Checker:
         moments = [begun, *(sign for sign in self._sure_signs if begun < sign < at.time), at.time]
         longest = max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
         again = run.scenario.retry or not place.ids  # else it ends with its one write that broke
+        # A write that was begun starts the order's own clock, though no whole frame of it came out.
+        tried = min((run.offered[request_id].time for request_id in place.ids), default=at.time)
+        longest = max(longest, at.time - tried)
         if isinstance(outcome, NotSent) and again and longest < allowed - ROUNDING:
             self._say(6, f"{who} after a silence of {longest:.3f} s, with {allowed} s allowed")
 
