@@ -28,6 +28,7 @@ from trio_cancel._session.connection import Dialing
 from trio_cancel._session.lookups import Lookups, OpensLookup
 from trio_cancel._session.session import Session, SessionState, run_session
 from trio_cancel._trio.environment import World
+from trio_cancel._trio.running import check_trio
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, CanceledOrder, CancelRequest, Credentials
@@ -369,7 +370,8 @@ def open_trading_ws(
         most 2 s; it is then closed, and can be opened again, when the disk answers.
 
     Raises:
-        ConfigurationError: at once, if the url, the credentials or a keyword cannot be used.
+        ConfigurationError: at once, if the url, the credentials or a keyword cannot be used; on entering, if another
+            event loop than trio runs (asyncio).
         JournalError: on entering, if the journal cannot be used, or could not be opened within 30 s; nothing was
             contacted, and a file that is refused was not changed.
         HandshakeFailed: on entering, if the first connection fails; later ones are tried again.
@@ -478,6 +480,7 @@ async def _open(
     look_up_closed: bool = False,
     observer: Observer | None,
 ) -> AsyncGenerator[TradingWS]:
+    check_trio("open_trading_ws()")
     if pacer is not None:
         pacer.begin()
     prefix = world.id_prefix()

@@ -25,6 +25,7 @@ import attrs
 import trio
 
 from trio_cancel._net.stream import Dial, takes_address
+from trio_cancel._trio.running import check_trio
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError, LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
@@ -134,10 +135,11 @@ class RestLookup:
             The open lookup: an async callable from a request to an :class:`OrderState`.
 
         Raises:
-            ConfigurationError: there are no credentials, or ``dial`` takes no address.
+            ConfigurationError: there are no credentials, ``dial`` takes no address, or trio does not run.
         """
         from trio_cancel._net.http import HttpClient, parse_base_url
 
+        check_trio("RestLookup.opened()")
         if self.dial is None and dial is not None and not takes_address(dial):
             raise ConfigurationError(
                 "The session's dial takes no address, so that it cannot connect lookups: pass RestLookup(dial=...)."

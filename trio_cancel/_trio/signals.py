@@ -22,6 +22,7 @@ from typing import TypeAlias
 
 import trio
 
+from trio_cancel._trio.running import check_trio
 from trio_cancel._values.errors import ConfigurationError, Interrupted
 
 Handler: TypeAlias = Callable[[int, FrameType | None], object]
@@ -171,10 +172,11 @@ async def cancel_on_signals() -> AsyncGenerator[None]:
     Raises:
         Interrupted: after the block, if a signal came. It is no ``Exception``, so that no loop swallows it by accident;
             what came out of the block (``OrdersLeft``, say) is its ``__cause__``.
-        ConfigurationError: it is used twice, or outside the main thread.
+        ConfigurationError: it is used twice, outside the main thread, or under another event loop than trio.
 
     Cancelled: the block is cancelled; nothing of its own is left behind.
     """
+    check_trio("cancel_on_signals()")
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("cancel_on_signals() works in the main thread only: signals arrive nowhere else.")
     if _active.get():

@@ -316,9 +316,14 @@ async def open_sandbox(
 
     Raises:
         OSError: if the port is taken.
-        RuntimeError: if TLS is wanted and trustme is not installed.
+        RuntimeError: if TLS is wanted and trustme is not installed, or if another event loop than trio runs (asyncio).
         ValueError: if a limit or a time makes no sense, or there is no such dialect or field.
     """
+    if not trio.lowlevel.in_trio_task():
+        raise RuntimeError(
+            "A sandbox works under trio only, not under asyncio: start the program with trio.run(main) or, if it uses "
+            'anyio, with anyio.run(main, backend="trio").'
+        )
     rng = random.Random(seed)
     account = credentials or DEFAULT_CREDENTIALS
     for name, span in (
