@@ -446,3 +446,51 @@ def test_sources_are_given_their_last_chance_and_then_given_up() -> None:
     assert isinstance(source.refused, NotWritten)
     assert dispatcher._chances == {}
     assert dispatcher.queue.sources() == []
+
+
+def test_a_bulk_cancel_gets_its_last_chance_early_enough_for_its_pace() -> None:
+    for pacer, chance_at in ((None, 24.0 - 100 * 5e-5), (Pacer(20), 19.0)):
+        desk = Desk(auto=False, pacer=pacer)
+        desk.up = False
+        orders = [Order(CancelRequest(f"o{index}"), Terms(), urgent=False) for index in range(100)]
+        desk.dispatcher.submit_source(Bulk(orders), 0.0)
+        desk.dispatcher.silence.ask(0.0)
+        assert desk.dispatcher.expire(0.0) == pytest.approx(chance_at)
+        desk.dispatcher.governor.rate = 10.0
+        assert desk.dispatcher.expire(0.0) == pytest.approx(14.0)  # the slower of the two
+
+
+@pytest.mark.parametrize(("retry", "reply_timeout", "ends"), [(False, 2, 26.0), (True, 2, 30.0), (False, 12, 30.0)])
+def test_a_last_chance_ends_with_the_orders_time_or_its_only_reply_timeout(
+    retry: bool, reply_timeout: float, ends: float
+) -> None:
+    desk = Desk()
+    for index in range(WINDOW_START):
+        desk.submit(f"o{index}")  # none of them is ever answered
+    order = Order(CancelRequest("last"), Terms(reply_timeout=reply_timeout, retry=retry))
+    desk.dispatcher.submit(order, desk.now)
+    desk.wait(23.9)
+    assert not order.flights
+    desk.wait(0.2)
+    assert order in desk.dispatcher.table.last
+    desk.wait(ends - 0.1 - desk.now)
+    early = order.kind
+    desk.wait(0.2)
+    assert (early, order.kind) == (None, "unknown")
+    assert len(order.attempts()) == 1
+
+
+def test_a_last_chance_that_is_not_answered_by_a_venue_that_is_back_is_tried_again_at_its_reply_timeout() -> None:
+    desk = Desk()
+    for index in range(WINDOW_START):
+        desk.submit(f"o{index}")
+    order = desk.submit("last")
+    desk.wait(25)
+    (flight,) = order.flights
+    desk.answer(canceled(desk.ids[0], "o0"))
+    desk.wait(flight.deadline - desk.now - 0.01)
+    assert len(order.flights) == 1
+    desk.wait(0.02)
+    assert [one.written for one in order.flights] == [flight.written, flight.deadline]
+    assert order.not_before == flight.deadline
+    assert order in desk.dispatcher.table.active

@@ -98,3 +98,11 @@ def test_a_lock_that_is_given_up_is_nobodys_to_release(tmp_path: Path) -> None:
     with pytest.raises(BlockingIOError):
         lock(path)
     again.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
+def test_a_lock_that_is_not_a_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = str(tmp_path / "x")
+    os.mkfifo(f"{path}.lock")
+    with pytest.raises(OSError, match=r"x\.lock is not a file$"):
+        lock(path)

@@ -348,6 +348,14 @@ async def test_a_doubt_after_the_time_for_lookups_stands(autojump_clock: MockClo
     assert outcome.seen == state("open")  # what was seen before is told
 
 
+async def test_a_definite_end_is_not_told_with_what_was_seen_before(autojump_clock: MockClock) -> None:
+    wakes = Wakes()
+    pending, _ = wakes.doubtful()
+    wakes.table.seen(pending, state("open"))
+    wakes.table.settle(pending, AlreadyClosed(BY_ID))
+    assert pending.delivered == [AlreadyClosed(BY_ID)]
+
+
 async def test_who_leaves_during_a_lookup_gets_what_is_known(autojump_clock: MockClock) -> None:
     wakes = Wakes()
     pending, looking = wakes.doubtful()
