@@ -494,3 +494,12 @@ def test_a_last_chance_that_is_not_answered_by_a_venue_that_is_back_is_tried_aga
     assert [one.written for one in order.flights] == [flight.written, flight.deadline]
     assert order.not_before == flight.deadline
     assert order in desk.dispatcher.table.active
+
+
+def test_last_chances_keep_the_pace() -> None:
+    desk = Desk(pacer=Pacer(2))
+    for index in range(WINDOW_START + 4):
+        desk.submit(f"o{index}")
+    desk.wait(29)
+    assert {key for _, _, key in desk.written} == {f"o{index}" for index in range(WINDOW_START + 4)}
+    assert all(later - earlier >= 0.5 - 1e-9 for earlier, later in pairwise(desk.times))

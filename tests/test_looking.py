@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import trio
-from desk import WALL, Order
+from desk import WALL, Desk, Order, canceled, refusal
 
 from trio_cancel import (
     AlreadyClosed,
@@ -16,6 +17,7 @@ from trio_cancel import (
     NoReply,
     NotFound,
     NotSent,
+    NotSurelyThisOrder,
     OffsetInterval,
     OrderState,
     OrderStatus,
@@ -377,3 +379,39 @@ def test_what_an_order_ends_as_after_lookups() -> None:
     outcome = refused.conclude(NoReply("no"), None)
     assert isinstance(outcome, Unknown)
     assert (outcome.seen, outcome.final) == (seen, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (lambda rid: canceled(rid, "7", external_id="another"), "canceled"),
+        (lambda rid: canceled(rid, "8", external_id="x"), None),
+        (lambda rid: refusal(rid, 400, 40408), "unknown"),
+    ],
+)
+def test_an_order_asked_for_by_the_id_that_was_seen_is_judged_by_it(
+    answer: Callable[[str], str], kind: str | None
+) -> None:
+    desk = Desk()
+    order = Order(BY_NAME, Terms())
+    order.looking = Looking(Unknown(BY_NAME), 0.0, 0.0)
+    order.looking.asks = CancelRequest("7")
+    signed: list[CancelRequest] = []
+
+    def sign(orders: Iterable[tuple[str, CancelRequest]], at: int) -> list[bytes]:
+        requests = [request for _, request in orders]
+        signed.extend(requests)
+        return [b"" for _ in requests]
+
+    desk.dispatcher._sign = sign
+    desk.dispatcher.submit(order, 0.0)
+    desk.write()
+    assert signed == [CancelRequest("7")]
+    assert order.looking.by_id == set(desk.ids)
+    desk.answer(answer(desk.ids[0]))
+    assert order.kind == kind
+    if kind == "unknown":  # it may be an older order of this name that is closed
+        (outcome,) = order.delivered
+        assert isinstance(outcome, Unknown)
+        assert isinstance(outcome.cause, NotSurelyThisOrder)
+        assert (outcome.request, outcome.attempts) == (BY_NAME, order.attempts())

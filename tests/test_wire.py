@@ -707,3 +707,7 @@ def test_what_is_empty_is_short(length: int, empty: bool) -> None:
 def test_an_error_without_a_code_that_can_be_read_has_the_one_beside_it() -> None:
     reply = decode_reply('{"id":"r","status":400,"error_code":2,"message":"m","error":{"error_code":"404o8"}}')
     assert reply == Reply("r", 400, None, 2, "m", True)
+
+
+def test_a_null_id_is_one_also_where_the_rest_is_unusual() -> None:
+    assert decode_reply('{"id": null ,"status":400,"error":"no"}') == Reply(None, 400, None, None, "no", True)
