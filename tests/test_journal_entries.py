@@ -70,6 +70,7 @@ async def test_holds_intents_and_releases_by_their_values(autojump_clock: trio.t
         await trio.sleep(1)
         await journal.hold(BY_ID)
         journal.placed(BY_NAME, "v-7")
+        journal.placed(BY_ID, None)
         journal.placed(CancelRequest("never held"), "v-8")
         await trio.sleep(1)
         orders: list[Pending] = [Late(BY_ID, Terms()), Late(BY_NAME, Terms())]
@@ -83,7 +84,7 @@ async def test_holds_intents_and_releases_by_their_values(autojump_clock: trio.t
         (11, 4, 1, "x", 1000 * MICRO, -1500, 2500),
         (12, 4, 0, "o", 1001 * MICRO, None, None),
     ]
-    assert list(changes.placed) == [(11, 1001 * MICRO, "v-7")]
+    assert list(changes.placed) == [(11, 1001 * MICRO, "v-7"), (12, 1001 * MICRO, None)]
     assert list(changes.intents) == [(13, 4, 0, "o", 1002 * MICRO), (14, 4, 1, "x", 1002 * MICRO)]
     assert [pending.intent for pending in orders] == [13, 14]
     assert list(changes.releases) == [(12, 1002 * MICRO), (3, 1002 * MICRO), (5, 1002 * MICRO)]

@@ -10,7 +10,17 @@ import pytest
 from desk import WALL, Desk, canceled, refusal, result
 from venues import Remembering
 
-from trio_cancel import AlreadyClosed, Attempt, Canceled, NotFound, Outcome, Rejected, Unknown, VenueReply
+from trio_cancel import (
+    AlreadyClosed,
+    Attempt,
+    Canceled,
+    CancelRequest,
+    NotFound,
+    Outcome,
+    Rejected,
+    Unknown,
+    VenueReply,
+)
 from trio_cancel._engine.order import State, Terms
 from trio_cancel._engine.rate import PACED_START, WINDOW_START
 from trio_cancel._engine.replies import BAD_PER_MINUTE
@@ -59,6 +69,7 @@ def test_an_outcome_carries_its_attempt_and_the_venues_error(
     assert type(outcome) is kind
     assert outcome.attempts == (Attempt(outcome.attempts[0].request_id, WALL, WALL + 0.5, status),)
     assert outcome.error == error
+    assert outcome.request == CancelRequest("o")
     assert outcome.after_unanswered is (kind is Unknown)
 
 

@@ -83,6 +83,7 @@ def order_of(**changes: Any) -> Reply:
         (answer(403, None, "Forbidden"), Verdict.UNLISTED),
         (answer(403), Verdict.INVALID),
         (answer(418, 1), Verdict.UNLISTED),
+        (answer(499, 1), Verdict.UNLISTED),
         (answer(400, 0), Verdict.UNLISTED),
         (answer(400, 42900, "Too many requests"), Verdict.UNLISTED),
         (answer(400, 50000), Verdict.UNLISTED),

@@ -711,3 +711,13 @@ def test_an_error_without_a_code_that_can_be_read_has_the_one_beside_it() -> Non
 
 def test_a_null_id_is_one_also_where_the_rest_is_unusual() -> None:
     assert decode_reply('{"id": null ,"status":400,"error":"no"}') == Reply(None, 400, None, None, "no", True)
+
+
+def test_what_an_answer_does_not_say_is_not_there() -> None:
+    assert decode_reply('{"id":"r","status":200}') == Reply("r", 200)
+    assert decode_reply('{"id":"r","status":200,"error":"no"}') == Reply("r", 200, None, None, "no", True)
+
+
+def test_what_cannot_be_read_is_shown_though_it_is_cut_within_a_character() -> None:
+    order = order_in(with_field("price", '"%s"' % ("€" * 1000)))
+    assert order.unreadable == (("price", '"' + "€" * 199),)
