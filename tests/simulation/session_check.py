@@ -42,7 +42,6 @@ RETRY_LATER = frozenset({Fault.UPGRADE_429, Fault.UPGRADE_503, Fault.UPGRADE_END
 LEAST_PAUSE = 0.05
 EARLY = 2.0
 """Seconds for which Retry-After is honoured at least, also while an order waits."""
-"""Seconds for one write to be taken whole: what is left then has a signature that is too old."""
 
 
 def check_session(run: Run, truth: Truth) -> Iterator[str]:
