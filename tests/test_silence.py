@@ -378,6 +378,18 @@ async def test_a_venue_that_does_not_read(how: str, autojump_clock: MockClock) -
         nursery.cancel_scope.cancel()
 
 
+async def test_a_connection_is_tried_more_often_for_a_last_chance(autojump_clock: MockClock) -> None:
+    """Between two tries may lie ten seconds else, more than is left."""
+    async with open_venue() as venue, venue.open() as ws:
+        venue.failures = [OSError("down")] * 1000
+        await venue.cut()
+        began = trio.current_time()
+        await ws.cancel_many(venue.orders(20))
+        late = [at - began for at in venue.dials if at - began > 25]
+        assert len(late) >= 4
+        assert max(later - earlier for earlier, later in pairwise(late)) < 1.1
+
+
 async def test_within_a_known_pace(autojump_clock: MockClock) -> None:
     watch = Remembering()
     async with open_venue() as venue, venue.open(observer=watch, pacer=Pacer(20)) as ws:

@@ -150,7 +150,9 @@ class TradingWS:
 
         Returns:
             One of the six outcomes. It comes within ``give_up_after`` of the first write (plus a small bound); before
-            that window and pace may hold it back, where only your own scope bounds the wait.
+            that window and pace may hold it back while the venue lives, where only your own scope bounds the wait.
+            Where the venue gives no sign of life, it comes within ``give_up_after`` + 5 s of this call or of the last
+            sign of life, whichever was later; see :func:`open_trading_ws`.
 
         Raises:
             InvalidRequest: not exactly one of the two, or no usable string. Nothing was sent.
@@ -192,6 +194,8 @@ class TradingWS:
     def batch(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> Batch:
         """Make a bulk cancel that can be interrupted and still accounts for every order. Nothing is sent yet.
 
+        While it runs, the bound of :meth:`cancel_many` holds; its time counts from the call of ``run``.
+
         Args:
             requests: order ids or requests; any finite iterable. It is read whole, now, in one step: some 0.2 s for
                 200 000. Where that holds up other tasks, :meth:`cancel_many` reads in slices, and a stream reads on.
@@ -218,7 +222,10 @@ class TradingWS:
     async def cancel_many(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> CancelReport:
         """Cancel many orders; return one outcome for each, in the order given.
 
-        Bounded in flight, as fast as the venue takes it. It never raises because of one order.
+        Bounded in flight, as fast as the venue takes it. It never raises because of one order. Where the venue gives no
+        sign of life, it returns within ``give_up_after`` + 5 s of this call or of the last sign of life, whichever was
+        later, however many orders there are; see :func:`open_trading_ws`. While the venue answers, only your own scope
+        bounds it.
 
         Args:
             requests: order ids or requests; any finite iterable. It is read whole before anything is sent, in slices,
@@ -250,6 +257,11 @@ class TradingWS:
     ) -> AbstractAsyncContextManager[CancelStream]:
         """Cancel an input without end, in constant memory: ``async with ws.open_cancel_stream(ids) as outcomes``.
 
+        Where the venue gives no sign of life, an item has its outcome within ``give_up_after`` + 5 s of when it came or
+        of the last sign of life, whichever was later; see :func:`open_trading_ws`. What the input had ready (a list, a
+        file, what lies in a channel) came with the item before it, the first with the opening of the stream; what the
+        stream had to wait for came when it got it.
+
         Args:
             requests: order ids or requests; any sync or async iterable. Items are taken as there is room for them, and
                 not compared with each other.
@@ -278,8 +290,9 @@ class TradingWS:
         from the cancellation that may have ended it.
 
         Args:
-            grace: seconds that this may take. Within it, ``reply_timeout`` is at most a third of it, and requests are
-                tried again even if the session was opened with ``retry=False``.
+            grace: seconds that this may take, also where the venue gives no sign of life: then every order is written
+                once before they are over, as far as a connection takes it. Within it, ``reply_timeout`` is at most a
+                third of it, and requests are tried again even if the session was opened with ``retry=False``.
             settle: seconds after leaving for which "not found" is tried again, because the order's create may still be
                 on its way; unless ``orders.placed(…)`` has said that the venue has it.
 
@@ -345,7 +358,12 @@ def open_trading_ws(
         connect_timeout: seconds for a connection to be open, from name resolution to the WebSocket upgrade.
         reply_timeout: seconds after its write from which a request counts as unanswered.
         give_up_after: seconds after the first write until an order is given up; the clock stands still while pace or
-            window hold the order back.
+            window hold the order back and the venue lives. In a silence it runs for every order, from its call or
+            the last sign of life, whichever was later, so that every cancel, of one order or of very many, has all its
+            outcomes 5 s after that at the latest (and the time of a lookup, where there is one). A sign of life is an
+            answer to one of our requests that says something, other than a 5xx, 408 or 429; pongs and new connections
+            are none. Before its time is over in a silence, each order that waits is written once, beyond the window
+            and within a known pace, as far as a connection takes it.
         retry: False makes one attempt an order.
         pacer: a rate limit of your own, perhaps shared between sessions of one account; if None, as fast as the venue
             takes it, found out with care.

@@ -173,7 +173,9 @@ class _Item(Pending):
 class Batch:
     """A bulk cancel that exists before anything is sent. Made by :meth:`TradingWS.batch`.
 
-    ``await batch.run()`` under any cancel scope; ``batch.report()`` at any time, also afterwards.
+    ``await batch.run()`` under any cancel scope; ``batch.report()`` at any time, also afterwards. Where the venue gives
+    no sign of life, ``run`` returns within ``give_up_after`` + 5 s of its call or of the last sign of life, whichever
+    was later.
     """
 
     def __init__(

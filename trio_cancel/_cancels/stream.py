@@ -63,7 +63,11 @@ class _Item(Pending):
 
 
 class CancelStream:
-    """Outcomes in the order of completion, for ``async for``. Made by :meth:`TradingWS.open_cancel_stream`."""
+    """Outcomes in the order of completion, for ``async for``. Made by :meth:`TradingWS.open_cancel_stream`.
+
+    Where the venue gives no sign of life, an item has its outcome within ``give_up_after`` + 5 s of when it came or of
+    the last sign of life, whichever was later.
+    """
 
     def __init__(
         self, terms: Terms, dispatcher: Dispatcher, total: int | None = None, invalid: Invalid = "raise"

@@ -133,6 +133,9 @@ class _Resume(Run):
                 await super()._cancel_all(ws)
                 if last or not self._again:
                     break
+                if ws._session.dispatcher.is_silent(ws._terms.give_up_after):
+                    # Whether they have come nobody can tell now: they stay held, and the next resume asks.
+                    return
                 await trio.sleep(min(ASK_AGAIN, max(0.0, settled_at - trio.current_time())))
                 self.requests = dict.fromkeys(self._again, 1)
             for request in self._again:

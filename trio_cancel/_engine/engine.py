@@ -143,6 +143,15 @@ class Dispatcher:
         table = self.table
         return len(table.active) + len(table.last) + len(table.overdue) + len(table.looked_up)
 
+    def is_silent(self, seconds: float) -> bool:
+        """Return True if the venue has given no sign of life for so long, though it was asked."""
+        return trio.current_time() - self.silence.since(seconds) >= seconds - MOMENT
+
+    @property
+    def last_chance(self) -> bool:
+        """True if orders wait for their last chance: what they lack is a connection, or a turn."""
+        return bool(self._chances or self.queue.last_chance)
+
     @property
     def signed(self) -> int:
         """How many requests have been signed so far: it grows with each write."""

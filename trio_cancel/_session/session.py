@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 """Seconds (before jitter) until the first and the last repeated try to connect."""
+HURRY = 1.0
+"""Seconds until a repeated try to connect where orders wait for their last chance."""
 HEALTHY_AFTER = 5.0
 """Seconds from which a connection counts as healthy, so that the next is tried quickly."""
 RETRY_AFTER_MOST = 60.0
@@ -324,7 +326,14 @@ class Session:
                 if trio.current_time() < until:  # somebody waits
                     self._early = min(EARLY_MOST, 2 * self._early)
                 until = early
-        await trio.sleep_until(until)
+        while (now := trio.current_time()) < until:
+            at = until
+            if retry_after is None and self.dispatcher.last_chance:
+                at = min(until, began + HURRY)
+                if at <= now:
+                    break
+            with trio.move_on_at(at):
+                await self._reconnect_bell.wait()
 
     async def _serve_one(self) -> float | None:
         """Open a connection and serve it to its end; return how long the venue asks us to wait, if it does."""
