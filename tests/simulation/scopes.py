@@ -169,6 +169,14 @@ def draw_scopes(seed: int) -> ScopeScenario:
     quiet = rng.random() < 0.3
     if quiet:
         base = attrs.evolve(base, faults=NO_FAULTS, roads=(), upgrades=(), crossed=0.0, daily_limit=None)
+    more = random.Random(f"silence of scopes {seed}")  # of its own, so that the rest of a seed is what it was
+    kind, begin, lasts = (
+        more.random(),
+        more.choice((0.0, more.uniform(0, 8))),
+        more.choice((400.0, more.uniform(1, 40))),
+    )
+    span = None if quiet else (round(begin, 3), round(begin + lasts, 3))
+    base = attrs.evolve(base, silent=span if kind < 0.06 else None, flapping=span if 0.06 <= kind < 0.12 else None)
     scopes = _scopes(rng)
     mark = rng.random()
     return ScopeScenario(

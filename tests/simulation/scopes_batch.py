@@ -44,6 +44,8 @@ def _events(whole: ScopeRun) -> Counter[str]:
         commits_failed=whole.disk.failed,
         journal_marked_failed=sum(bool(life.failures) for life in whole.lives),
         intents_not_waited_for=sum(len(life.excused) for life in whole.lives),
+        silent_venues=whole.run.recorder.faults["venue_silent"] > 0,
+        flapping_venues=whole.run.recorder.faults["venue_flapping"] > 0,
         reused_ids_with_sweeps=whole.run.recorder.faults["reused id with sweep"],
         nested_scopes=sum(each.plan.parent is not None for each in whole.scopes),
     )

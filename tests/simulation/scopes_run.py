@@ -289,7 +289,7 @@ class ScopeSimulation(Simulation):
         await trio.sleep(whole.plan.restart)
         if whole.plan.healed:
             self._sandbox.faults = NO_FAULTS
-            self.scenario = attrs.evolve(self.scenario, roads=())
+            self.scenario = attrs.evolve(self.scenario, roads=(), silent=None, flapping=None)
             whole.disk.plan = DiskPlan()
         for turn in range(5):
             plan = plan_resume(whole.disk.contents(), self.wall())
