@@ -307,6 +307,10 @@ async def test_a_silent_venue(how: str, autojump_clock: MockClock) -> None:
         assert trio.current_time() - began <= 30 + SLACK
         assert sorted(outcome.request.key for outcome in outcomes) == sorted(ids)
         assert all(isinstance(outcome, Unknown) for outcome in outcomes)
+        said = {
+            type(outcome.cause).__name__: str(outcome.cause) for outcome in outcomes if isinstance(outcome, Unknown)
+        }
+        assert list(said) == ["NoReply"]
         times = written(watch)
         assert set(times) == set(ids)  # every one was written
         assert sum(count > 1 for count in times.values()) <= WINDOW_START  # and once, but for the first window

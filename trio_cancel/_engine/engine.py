@@ -639,6 +639,8 @@ class Dispatcher:
         """Return why it is given up; None if nothing but its own attempts says that."""
         if not pending.flights:
             return self._why_not_written(pending.terms.give_up_after)
+        if pending in self.table.last:
+            return NoReply(f"no answer came before its time of {pending.terms.give_up_after:g} s was over")
         return None if self.down_since is None else self._why_not_written(pending.terms.give_up_after)
 
     def _why_not_written(self, patience: float) -> BaseException:
