@@ -479,7 +479,7 @@ async def test_an_outage_ends_what_waited_in_it_and_not_what_comes_after(autojum
         kinds = []
         async with ws.open_cancel_stream(slowly(venue.orders(1000))) as outcomes:
             await trio.sleep(1)
-            venue.failures = [OSError("down")] * 8  # some 20 s
+            venue.failures = [OSError("down")] * 20  # some 20 s
             await venue.cut()
             async for outcome in outcomes:
                 kinds.append(outcome.kind)
