@@ -126,6 +126,8 @@ async def test_a_limit(dialect: Literal["page", "openapi"], autojump_clock: Mock
         ({"status": 403, "error": {"error_code": 40300, "message": "Forbidden"}}, "unknown", None),
         ({"status": 409, "message": "Conflict"}, "unknown", None),
         ({"status": 400, "error": "no"}, "unknown", None),
+        ({"status": 400}, "unknown", None),
+        ({"status": 403, "result": None, "error": {}}, "unknown", None),
         ({"status": 404}, "not_found", None),
         ({"status": 404, "error": "Not found"}, "not_found", None),
         ({"status": 404, "error": {"error_code": 40499, "message": "?"}}, "not_found", None),
@@ -163,8 +165,6 @@ async def test_what_a_refusal_means(
         {"status": 200, "result": {"id": "another", "status": "canceled"}},
         {"status": 200, "result": {"status": "canceled"}},
         {"status": "200", "result": {}},
-        {"status": 400},
-        {"status": 403, "result": None, "error": {}},
         {},
     ],
 )

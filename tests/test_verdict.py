@@ -81,13 +81,13 @@ def order_of(**changes: Any) -> Reply:
         (answer(400, 40100), Verdict.UNLISTED),
         (answer(403, 12345), Verdict.UNLISTED),
         (answer(403, None, "Forbidden"), Verdict.UNLISTED),
-        (answer(403), Verdict.INVALID),
+        (answer(403), Verdict.UNLISTED),
         (answer(418, 1), Verdict.UNLISTED),
         (answer(499, 1), Verdict.UNLISTED),
         (answer(400, 0), Verdict.UNLISTED),
         (answer(400, 42900, "Too many requests"), Verdict.UNLISTED),
         (answer(400, 50000), Verdict.UNLISTED),
-        (answer(400), Verdict.INVALID),
+        (answer(400), Verdict.UNLISTED),
         (answer(429, 429), Verdict.LIMITED),
         (answer(429, 40011, "Invalid signature"), Verdict.LIMITED),
         (answer(429, 42900, "Too many requests"), Verdict.LIMITED),
@@ -272,7 +272,6 @@ def test_an_error_of_any_shape_is_decided() -> None:
         (order_of(external_id="X"), BY_EXTERNAL_ID, "it does not name the external id that was asked for"),
         (answer(600), BY_ID, "status 600 is not in the contract"),
         (answer(400, 40408, has_result=True), BY_ID, "status 400 together with a result"),
-        (answer(403), BY_ID, "status 403 without a code or a word"),
     ],
 )
 def test_an_answer_that_says_nothing_says_why(reply: Reply, request_: CancelRequest, why: str) -> None:

@@ -147,8 +147,6 @@ def classify(document: Any, request: CancelRequest, age: float) -> Says:
         return Says.CLOSED
     if code in NOT_FOUND or status == 404:
         return Says.NOT_FOUND
-    if code is None and not error and "message" not in document:
-        return Says.NOTHING
     return Says.REFUSED if code == 40010 else Says.UNLISTED
 
 

@@ -93,8 +93,6 @@ def _judge_refusal(reply: Reply, age: float) -> tuple[Verdict, str]:
         return Verdict.CLOSED, ""
     if code in NOT_FOUND_CODES or status == 404:
         return Verdict.NOT_FOUND, ""
-    if code is None and not reply.message:
-        return Verdict.INVALID, f"status {status} without a code or a word"
     return (Verdict.REFUSED if code == MISSING_PARAMETERS_CODE else Verdict.UNLISTED), ""
 
 
