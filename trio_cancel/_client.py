@@ -76,7 +76,7 @@ class TradingWS:
     @property
     def clock(self) -> OffsetInterval | None:
         """Where the venue's clock minus ours lies, as far as its answers told; None if they told nothing."""
-        return self._session.dispatcher.table.clock
+        return self._session.clock
 
     def statistics(self) -> Statistics:
         """Return what the session has seen so far, as a frozen value."""

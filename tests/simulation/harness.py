@@ -262,7 +262,7 @@ class Simulation:
             Dialing(endpoint, None, self._dial, scenario.connect_timeout),
             CREDENTIALS,
             Terms(scenario.reply_timeout, scenario.give_up_after, scenario.retry),
-            World(self.wall, lambda: f"{rng.getrandbits(32):08x}", rng.randbytes, rng),
+            World(self.wall, lambda: f"{rng.getrandbits(32):08x}", rng.randbytes, rng, trio.current_time, lambda: 0.0),
             pacer=None if scenario.pacer is None else Pacer(*scenario.pacer),
             correct_clock=scenario.clock_offset is None,
             correction=scenario.clock_offset or 0.0,

@@ -270,7 +270,7 @@ class ScopeSimulation(Simulation):
             Dialing(parse_endpoint("ws://127.0.0.1:9", allow_insecure=False), None, dial, scenario.connect_timeout),
             CREDENTIALS,
             terms,
-            World(self.wall, lambda: f"{rng.getrandbits(32):08x}", rng.randbytes, rng),
+            World(self.wall, lambda: f"{rng.getrandbits(32):08x}", rng.randbytes, rng, trio.current_time, lambda: 0.0),
             pacer=None if scenario.pacer is None else Pacer(*scenario.pacer),
             correct_clock=scenario.clock_offset is None,
             correction=scenario.clock_offset or 0.0,

@@ -85,6 +85,7 @@ class Drain:
         self._terms = attrs.evolve(terms, reply_timeout=min(terms.reply_timeout, grace / 3), retry=True)
         self._ends_at = now + grace
         self._settled_at = now + settle
+        self._slept = dispatcher.slept
         self._take_in = take_in
         # What has no answer by then is looked up in the rest of the grace.
         self._for_lookups = 0.0 if dispatcher.table.looks is None else min(BUDGET, grace / 4)
@@ -111,6 +112,7 @@ class Drain:
                 while self._under_way or self._again:
                     with trio.move_on_at(min(self._ends_at, self._again[0][0] if self._again else math.inf)):
                         await self._bell.wait()
+                    self._awaken()
                     if trio.current_time() >= self._ends_at:
                         await self._take_in()  # an answer that lies in the socket is no missing one
                         break
@@ -125,6 +127,14 @@ class Drain:
                 self._conclude()
             finally:
                 self.done.set()
+
+    def _awaken(self) -> None:
+        """Count time for which the machine was suspended: the grace goes on in it."""
+        self._dispatcher.awaken(trio.current_time())
+        slept = self._dispatcher.slept - self._slept
+        self._slept += slept
+        self._ends_at -= slept
+        self._settled_at -= slept
 
     def give_up(self) -> None:
         """Conclude without waiting: the session has been ended."""
@@ -149,6 +159,7 @@ class Drain:
         if turn.outcome.off_book and self._is_sure(turn, turn.outcome):
             self._surely.add(hold)
         outcome = self._outcomes[hold] = self._read(turn, turn.outcome)
+        self._awaken()
         now = trio.current_time()
         until = self._ask_until(hold, outcome)
         if now < until:

@@ -13,6 +13,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import trio
 
@@ -36,6 +37,9 @@ LOOKUP_YIELDS = 0.05
 SLICE = 500
 """Orders whose time is looked at, and perhaps over, in one step at most: other tasks have their turn in between."""
 
+SUSPENDED_LEAST = 1.0
+"""Seconds of a suspended machine from which they count; below, it may be how the two clocks are read."""
+
 MOMENT = 1e-6
 """Seconds below which time is up: rounding can leave a remainder too small to ever pass on the clock."""
 
@@ -55,6 +59,8 @@ class Dispatcher:
         jitter: random.Random,
         wake_writer: Callable[[], None],
         wake_timer: Callable[[float], None],
+        suspended: Callable[[], float] = lambda: 0.0,
+        check_clock: Callable[[], None] = lambda: None,
     ) -> None:
         self.table: Table = Table(notify, wake_writer)
         self.governor: Governor = Governor()
@@ -80,11 +86,16 @@ class Dispatcher:
         self._pacer = pacer
         self._notify = notify
         self._wake_timer = wake_timer
+        self._suspended = suspended
+        self._check_clock = check_clock
+        self.slept: float = suspended()  # as far as it has been taken into account
+        self._awake_at = -math.inf  # when it last was
 
     # What callers do
 
     def submit(self, pending: Pending, now: float) -> None:
         """Take a single cancel in; it settles at once if the session has failed or is closed."""
+        self.awaken(now)
         pending.held_since = now
         self.count_queued((pending.request,))
         if self.table.stopped is not None:
@@ -109,6 +120,7 @@ class Dispatcher:
         if self.table.stopped is not None:
             source.refuse(self.table.stopped)
             return
+        self.awaken(now)
         self.queue.add_source(source)
         self.table.wake_writer()
         self._note_call(source.give_up_after(), now)
@@ -200,6 +212,7 @@ class Dispatcher:
                 have been admitted and are not written yet.
             ahead: seconds before its turn that an order may be admitted.
         """
+        self.awaken(now)
         admitted: list[Pending] = []
         ask_at = self._admit(admitted, now, early, ahead)
         silence = self.silence
@@ -333,6 +346,7 @@ class Dispatcher:
         self, admitted: list[Pending], connection: int, now: float, wall: float
     ) -> tuple[list[Flight], list[bytes]]:
         """Sign and register what was admitted, if its time is not up; return the attempts with their texts."""
+        self.awaken(now)
         flights: list[Flight] = []
         to_sign: list[tuple[str, CancelRequest]] = []
         notify = self._notify
@@ -472,6 +486,7 @@ class Dispatcher:
 
     def expire(self, now: float) -> float:
         """Act on what has its time up, in slices; return when to look again."""
+        self.awaken(now)
         next_at = math.inf
         silence = self.silence
         for pending in list(self.table.active):
@@ -612,6 +627,47 @@ class Dispatcher:
             return  # refused for good; an earlier attempt may still be answered until it is given up
         else:
             self.table.retry(pending, now)
+
+    # A suspended machine
+
+    def awaken(self, now: float) -> None:
+        """Take time into account for which the machine was suspended: trio's clock stood still, an order's did not.
+
+        After a night's sleep the next attempt of an order by external id might cancel the next day's order of that
+        name. So whatever has spent its time is not written any more. It is called before each write.
+        """
+        self._check_clock()
+        awake_at, self._awake_at = self._awake_at, now
+        slept = self._suspended() - self.slept
+        if slept < SUSPENDED_LEAST:
+            return
+        self.slept += slept
+        logger.warning("the machine was suspended for %.0f s", slept)
+        why = NotWritten(f"the machine was suspended for {slept:.0f} s, and its time was over")
+        table, queue = self.table, self.queue
+        lines = (table.active, table.last, queue.heads(), queue.retrying(), queue.returning, queue.last_chance)
+        for pending in dict.fromkeys(chain.from_iterable(lines)):
+            if pending.state is State.SETTLED:
+                continue
+            pending.time_spent += slept
+            if pending.terms.give_up_after - pending.time_spent >= MOMENT:
+                continue
+            if pending.state is State.LOOKED_UP or table.can_still_be_answered(pending):
+                # The timer judges, once what lies in the socket has been read.
+                pending.doubt = pending.doubt or NoReply(f"no answer came, and the machine was suspended {slept:.0f} s")
+                pending.no_more = True
+                self._look_at(pending, now)
+            else:
+                table.settle(pending, pending.conclude(why, table.clock))
+        for source in queue.sources():
+            if slept >= source.give_up_after() and source.give_up(why, awake_at):
+                self.remove_source(source)
+        self._wake_timer(now)
+
+    def looked(self, now: float) -> None:
+        """Let those be written that wait for another look at the venue's clock: it has been made, or cannot be."""
+        self.queue.release(now)
+        self.table.wake_writer()
 
     # Shared steps
 

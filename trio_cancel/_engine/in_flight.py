@@ -94,6 +94,8 @@ class Table:
         self._older: dict[str, tuple[str, bool]] = {}
         self._lost: dict[str, tuple[str, bool]] = {}  # the same of last chances, and of the overdue
         self.clock: OffsetInterval | None = None
+        # Called when a signature is refused, with the request's number: returns when to try again, or None for never.
+        self.look_again: Callable[[int], float | None] = lambda _: None
         self.stopped: BaseException | None = None  # failed or closed for good
         self.notify = notify
         self.wake_writer = wake_writer

@@ -100,6 +100,7 @@ class Pending:
         error: the venue's last error.
         doubt: why an attempt left the order unknown.
         abandoned: the caller has left: no further attempt.
+        looked_again: its signature was refused, and the venue's clock looked at again before it is signed anew.
         no_more: refused for good: no further attempt, only answers to earlier ones.
         retries: how many answers that say nothing have led to another attempt.
         running_from: trio's clock since which its time runs; None while it stands still.
@@ -119,6 +120,7 @@ class Pending:
         "handed_in",
         "held_since",
         "intent",
+        "looked_again",
         "looking",
         "no_more",
         "not_before",
@@ -142,6 +144,7 @@ class Pending:
         self.error: VenueReply | None = None
         self.doubt: BaseException | None = None
         self.abandoned: bool = False
+        self.looked_again: bool = False
         self.no_more: bool = False
         self.retries: int = 0
         self.running_from: float | None = None

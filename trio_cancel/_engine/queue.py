@@ -102,6 +102,15 @@ class Queue:
         self._number += 1
         heapq.heappush(self._later, (pending.not_before, self._number, pending))
 
+    def release(self, now: float) -> None:
+        """Let those be written from ``now`` on whose next attempt had no time yet."""
+        held = [pending for at, _, pending in self._later if at == math.inf and pending.state is State.RETRYING]
+        self._later = [entry for entry in self._later if entry[0] < math.inf]
+        heapq.heapify(self._later)
+        for pending in held:
+            pending.not_before = now
+            self.retry(pending)
+
     def retrying(self) -> list[Pending]:
         """Return the orders that wait for their next attempt."""
         waiting = [*self._due_urgent, *self._due, *(pending for _, _, pending in self._later)]

@@ -141,8 +141,23 @@ class Inbox:
                 flight.doubtful = True
                 pending.doubt = VenueUnavailable(error.status, error.error_code, error.message)
             elif verdict is Verdict.REFUSED:
+                if error is not None and error.refuses_signature and self._looks_again(pending, flight):
+                    return
                 pending.no_more = True
             self._after_attempt(pending, verdict, now)
+
+    def _looks_again(self, pending: Pending, flight: Flight) -> bool:
+        """Let it be signed anew, once, if another look at the venue's clock may show why its signature was refused."""
+        if pending.looked_again or pending.abandoned or not pending.terms.retry or pending.state is not State.IN_FLIGHT:
+            return False
+        if flight is not pending.flights[-1]:
+            return False
+        at = self._table.look_again(int(flight.request_id.rpartition("-")[2]))
+        if at is None:
+            return False
+        pending.looked_again = True
+        self._table.retry(pending, at)
+        return True
 
     def _tell_lacking(self, reply: Reply) -> None:
         """Log which fields of results are None, each once in a session: a dialect without one has it in no answer."""

@@ -25,7 +25,7 @@ from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._net.names import Names
 from trio_cancel._net.proxy import Tunnel
 from trio_cancel._net.stream import ByteStream, Dial, open_stream
-from trio_cancel._net.websocket import Link, upgrade
+from trio_cancel._net.websocket import Handshake, Link, upgrade
 from trio_cancel._session.write_ahead import IntentLog
 from trio_cancel._session.writer import Writer
 from trio_cancel._trio.at_hand import take_in
@@ -233,6 +233,39 @@ class Connection:
         with suppress(trio.BrokenResourceError):  # the reader tells why
             await self.link.ping()
         pong.set()
+
+
+async def look(dialing: Dialing, world: World) -> Handshake:
+    """Open a connection for what its upgrade tells of the venue's clock, and close it.
+
+    Raises:
+        HandshakeFailed: it could not be opened within ``connect_timeout``; what else may be raised then is the caller's
+            to end.
+    """
+    stream: ByteStream | None = None
+    handshake: Handshake | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(dialing.connect_timeout):
+                stream = await open_stream(
+                    dialing.endpoint, ssl_context=dialing.ssl_context, dial=dialing.dial, names=dialing.names
+                )
+                link = await upgrade(
+                    nursery,
+                    stream,
+                    dialing.endpoint,
+                    on_texts=lambda _: None,
+                    wake=lambda: None,
+                    wall_clock=world.wall,
+                )
+                handshake = link.handshake
+            nursery.cancel_scope.cancel()
+    finally:
+        if stream is not None:
+            await stream.aclose_forcefully()  # noqa: ASYNC102 - it ends by itself, and soon
+    if handshake is None:
+        raise HandshakeFailed(f"No connection to {dialing.endpoint.origin} within {dialing.connect_timeout:g} s.")
+    return handshake
 
 
 def _lost(error: BaseException) -> ConnectionLost:

@@ -39,13 +39,14 @@ import trio
 
 from trio_cancel._engine.engine import Dispatcher
 from trio_cancel._engine.rate import Pacer
-from trio_cancel._session.connection import Connection, Dialing
+from trio_cancel._net.websocket import Handshake
+from trio_cancel._session.connection import Connection, Dialing, look
 from trio_cancel._session.lookups import Lookups
 from trio_cancel._trio.environment import World
 from trio_cancel._trio.signals import is_interrupt
 from trio_cancel._trio.wakeup import Bell
 from trio_cancel._values.boundary import Boundary, describe, ends_program
-from trio_cancel._values.clock import offset_from_date
+from trio_cancel._values.clock import OffsetInterval, offset_from_date
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed, SessionClosed, TradingError
 from trio_cancel._values.models import TOKEN_FIELDS, Credentials
 from trio_cancel._values.observer import Notifier, Observer, Statistics, logger
@@ -65,6 +66,14 @@ RETRY_AFTER_MOST = 60.0
 EARLY_FIRST, EARLY_MOST = 2.0, 10.0
 """Seconds after which it is overtaken by a first and by a later try while an order waits: such a try may help, and the
 order would be given up without it."""
+
+
+CLOCK_MOVED = 0.1
+"""Seconds by which our clock and a steady one must have moved apart for ours to count as set."""
+LOOK_FRESH = 10.0
+"""Seconds for which what was seen of the venue's clock is not doubted, where it does not change the signature."""
+LOOK_EVERY = 60.0
+"""Seconds between two looks at the venue's clock that are made because signatures are refused."""
 
 
 _Args = TypeVarTuple("_Args")
@@ -124,6 +133,11 @@ class Session:
         self._nursery: trio.Nursery | None = None
         self._block: trio.Nursery
         self._early = EARLY_FIRST
+        self._drift: float | None = None  # our clock minus the steady one when the venue's was seen; None if it was not
+        self._saw_at = -math.inf  # trio's clock then
+        self._saw_after = 0  # how many requests had been signed by then
+        self._looking = False
+        self._looked_at = -math.inf  # trio's clock at the last look for its own sake
         self._reconnect_bell = Bell()  # rings when an order comes in while there is no connection
         self._timer_bell = Bell()
         self._timer_at = math.inf
@@ -135,7 +149,10 @@ class Session:
             jitter=world.jitter,
             wake_writer=self._reconnect_bell.ring,
             wake_timer=self._wake_timer,
+            suspended=world.suspended,
+            check_clock=self._check_clock,
         )
+        self.dispatcher.table.look_again = self._look_again
         self.dispatcher.correction = correction
         self.dispatcher.table.log = journal
         if journal is not None:
@@ -389,18 +406,81 @@ class Session:
         self._opened_at = trio.current_time()
         dispatcher = self.dispatcher
         dispatcher.counters.connections += 1
-        handshake = connection.link.handshake
-        seen = offset_from_date(handshake.date, handshake.requested_at, handshake.answered_at)
-        if seen is not None:
-            dispatcher.table.clock = seen if dispatcher.table.clock is None else dispatcher.table.clock.intersect(seen)
-            if self._correct_clock:
-                dispatcher.correction = dispatcher.table.clock.nearest_to_zero / 1000
+        self._saw_clock(connection.link.handshake)
         self.state = SessionState.CONNECTED
         logger.info("connection %d to %s is open", connection.number, self._dialing.endpoint.origin)
         if self._notify is not None:
             self._notify("connection_opened", connection.number)
         dispatcher.connection_up(trio.current_time())
         self._first.set()
+
+    # The venue's clock
+
+    @property
+    def clock(self) -> OffsetInterval | None:
+        """Where the venue's clock minus ours lies, as far as that is known now."""
+        self._check_clock()
+        return self.dispatcher.table.clock
+
+    def _saw_clock(self, handshake: Handshake) -> None:
+        """Take note of what an upgrade told of the venue's clock."""
+        self._check_clock()
+        seen = offset_from_date(handshake.date, handshake.requested_at, handshake.answered_at)
+        if seen is None:
+            return
+        table = self.dispatcher.table
+        table.clock = seen if table.clock is None else table.clock.intersect(seen)
+        if self._correct_clock:
+            self.dispatcher.correction = table.clock.nearest_to_zero / 1000
+        self._drift = self._world.wall() - self._world.steady()
+        self._saw_at = trio.current_time()
+        self._saw_after = self.dispatcher.signed
+
+    def _check_clock(self) -> None:
+        """Forget what is known of the venue's clock if ours was set since: it was known against ours."""
+        if self._drift is None:
+            return
+        moved = self._world.wall() - self._world.steady() - self._drift
+        if abs(moved) < CLOCK_MOVED:
+            return
+        self._drift = self.dispatcher.table.clock = None
+        logger.warning("our clock was set by %+.1f s, or the machine suspended: the venue's is not known now", moved)
+        if self._correct_clock:
+            self.dispatcher.correction = 0.0
+            self._start_look()
+
+    def _look_again(self, number: int) -> float | None:
+        """Return when to sign anew the request of that number, whose signature was refused; None for never.
+
+        The refusal contradicts what is believed of the two clocks: one of them may have been set. A look that is newer
+        than the signature is as good as another, and refusals that go on (a wrong secret) are no reason for many.
+        """
+        self._check_clock()
+        now = trio.current_time()
+        if self._looking:
+            return math.inf
+        if number <= self._saw_after:
+            return now
+        fresh = self._drift is not None and now - self._saw_at < LOOK_FRESH
+        if (fresh and not self._correct_clock) or now - self._looked_at < LOOK_EVERY:
+            return None
+        return math.inf if self._start_look() else None
+
+    def _start_look(self) -> bool:
+        if not self._looking and self.spawn(self._look):
+            self._looking = True
+            self._looked_at = trio.current_time()
+        return self._looking
+
+    async def _look(self) -> None:
+        """Look at the venue's clock, by a connection that is for nothing else."""
+        try:
+            with Boundary() as boundary:
+                self._saw_clock(await look(self._dialing, self._world))
+            self._log_failure("the venue's clock could not be looked at", boundary.error)
+        finally:
+            self._looking = False
+            self.dispatcher.looked(trio.current_time())
 
     def _fail(self, error: TradingError) -> None:
         self.failure = error

@@ -5,24 +5,37 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import sys
 import time
 from collections.abc import Callable
 
 import attrs
 
+# trio's clock stands still while the machine is suspended; these go on. (Apple's CLOCK_MONOTONIC does.)
+_GOES_ON = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC if sys.platform == "darwin" else None)
+
+
+def suspended() -> float:
+    """Return the seconds for which the machine has been suspended so far; always 0 where no clock tells."""
+    return 0.0 if _GOES_ON is None else time.clock_gettime(_GOES_ON) - time.monotonic()
+
 
 @attrs.frozen
 class World:
-    """The wall clock and the sources of chance.
+    """The clocks besides trio's, and the sources of chance.
 
     Attributes:
-        wall: returns Unix seconds.
+        wall: returns Unix seconds; it may be set at any time.
         id_prefix: returns a new prefix for request ids; unique across processes and restarts.
         random_bytes: returns that many unpredictable bytes, for the masks of frames.
         jitter: spreads retries.
+        steady: returns the seconds of a clock that nobody sets; it need not go on while the machine is suspended.
+        suspended: returns the seconds for which the machine has been suspended, of which only the growth counts.
     """
 
     wall: Callable[[], float] = time.time
     id_prefix: Callable[[], str] = attrs.field(default=lambda: secrets.token_hex(8))
     random_bytes: Callable[[int], bytes] = os.urandom
     jitter: random.Random = attrs.field(factory=random.SystemRandom)
+    steady: Callable[[], float] = time.monotonic
+    suspended: Callable[[], float] = suspended
