@@ -80,7 +80,10 @@ def served(request: pytest.FixtureRequest) -> Generator[Served]:
             yield Served(process, read_until(process.stdout, "It serves"))
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait(PATIENCE) == 0
+            try:
+                assert process.wait(PATIENCE) == 0
+            finally:
+                process.kill()  # else leaving the block would wait for it for ever
 
 
 def test_the_demo_gets_every_order_off_the_book() -> None:
