@@ -60,12 +60,12 @@ class Looking:
 
     def __init__(self, outcome: Open, now: float, ends_at: float) -> None:
         self.outcome: Open = outcome
-        self.began = now
-        self.ends_at = ends_at
+        self.began: float = now
+        self.ends_at: float = ends_at
         self.asks: CancelRequest | None = None
         self.by_id: set[str] = set()
-        self.wait = AGAIN_FIRST
-        self.failures = 0
+        self.wait: float = AGAIN_FIRST
+        self.failures: int = 0
 
     def asked(self, request_id: str, request: CancelRequest) -> CancelRequest:
         """Return which order a request named, of an order that is to be canceled as ``request``."""
@@ -78,7 +78,8 @@ class Looking:
 
     def next_wait(self) -> float:
         """Return the seconds until the next repetition."""
-        wait, self.wait = self.wait, min(AGAIN_MOST, 2 * self.wait)
+        wait = self.wait
+        self.wait = min(AGAIN_MOST, 2 * wait)
         return wait
 
 

@@ -43,7 +43,7 @@ class Silence:
     __slots__ = ("asked_at", "last_sign")
 
     def __init__(self) -> None:
-        self.last_sign = -math.inf
+        self.last_sign: float = -math.inf
         self.asked_at: float | None = None
 
     def ask(self, now: float) -> None:

@@ -70,8 +70,8 @@ class Lookups:
         *,
         closed_too: bool,
     ) -> None:
-        self.source = look_up
-        self.closed_too = closed_too
+        self.source: OrderLookup = look_up
+        self.closed_too: bool = closed_too
         self._dispatcher = dispatcher
         self._spawn = spawn
         self._running = False

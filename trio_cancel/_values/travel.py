@@ -44,8 +44,9 @@ class Travels(BaseException):
     def __setstate__(self, state: dict[str, Any] | None) -> None:
         assert state is not None
         self.__dict__.update(state["fields"])
-        self.__cause__ = state["cause"]
-        self.__suppress_context__ = state["suppress"]
+        # (Set by name: assignments here would declare them anew to a type checker.)
+        object.__setattr__(self, "__cause__", state["cause"])
+        object.__setattr__(self, "__suppress_context__", state["suppress"])
 
     def __copy__(self) -> Self:
         twin = _blank(type(self), self.args)
