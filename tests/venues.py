@@ -26,7 +26,9 @@ def mock_wall() -> float:
 
 def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client's wall clock go with trio's; the venue's does with ``clock=venue_clock``."""
-    monkeypatch.setattr(_client, "World", partial(World, wall=mock_wall))
+    monkeypatch.setattr(
+        _client, "World", partial(World, wall=mock_wall, steady=trio.current_time, suspended=lambda: 0.0)
+    )
 
 
 def venue_clock() -> int:
