@@ -156,7 +156,7 @@ def _wrong_text(answer: Answer, fault: Fault, rng: random.Random) -> str:
                     f'{{"id":{request_id},"status":200,"result":[]}}',
                     f'{{"id":{request_id},"status":200,"result":{{"id":7,"status":"canceled"}}}}',
                     f'{{"id":{request_id},"status":400.5,"result":null,"error":"no"}}',
-                    f'{{"id":{request_id},"status":400,"result":null}}',
+                    f'{{"id":{request_id},"status":400,"result":{{"id":7}}}}',
                     f'{{"id":{request_id},"status":null,"result":null,"error":null}}',
                     f'{{"id":[{request_id}],"status":200,"result":null}}',
                     f"[{request_id}]",
