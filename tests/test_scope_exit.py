@@ -14,7 +14,7 @@ from journals import Executor, MemoryStore
 from trio.testing import MockClock
 from venues import Venue, one_clock, open_venue, venue_clock
 
-from trio_cancel import CancelRequest, JournalError, OrdersLeft, Pacer, TradingWS, Unknown
+from trio_cancel import CancelRequest, JournalError, NotSent, NotWritten, OrdersLeft, Pacer, TradingWS, Unknown
 from trio_cancel._journal import opening
 from trio_cancel._journal.opening import open_journal
 from trio_cancel.sandbox import Fault, RequestRecord
@@ -50,6 +50,28 @@ async def test_what_waited_for_the_pace_is_not_written_after_the_grace(autojump_
         await trio.sleep(60)
         assert len(venue.log.requests) == written
         assert ws.statistics().pending == 0
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_what_was_never_written_by_the_end_of_the_grace_says_why(
+    connected: bool, autojump_clock: MockClock
+) -> None:
+    """Not that no answer came: nothing was asked."""
+    async with open_venue() as venue, venue.open(pacer=Pacer(0.1)) as ws:
+        await ws.try_cancel(*venue.orders(1))  # the pace's turn
+        if not connected:
+            venue.failures = [OSError("down")] * 1000
+            await venue.cut()
+        with pytest.raises(OrdersLeft) as caught:
+            async with ws.open_order_scope(grace=3) as scope:
+                for order_id in venue.orders(1200):  # more than is given up in one step
+                    await scope.add(order_id)
+                scope_ended = trio.current_time()
+        assert trio.current_time() - scope_ended <= 3 + 2
+        for outcome in caught.value.report.outcomes:
+            assert isinstance(outcome, NotSent)
+            assert isinstance(outcome.cause, NotWritten)
+            assert ("no connection" in str(outcome.cause)) is not connected
 
 
 async def test_nothing_is_tried_again_once_the_session_has_ended_a_drain_early(autojump_clock: MockClock) -> None:

@@ -394,6 +394,51 @@ async def test_a_connection_is_tried_more_often_for_a_last_chance(autojump_clock
         assert max(later - earlier for earlier, later in pairwise(late)) < 1.1
 
 
+async def test_a_connection_is_tried_at_once_when_a_last_chance_comes(autojump_clock: MockClock) -> None:
+    """With a short ``give_up_after`` the pause between two tries may be longer than all that is left."""
+    for seed in range(10):
+        async with open_venue() as venue, venue.open(give_up_after=1.5) as ws, trio.open_nursery() as nursery:
+            ws._session._world.jitter.seed(seed)
+            venue.sandbox.script(silent)
+            nursery.start_soon(flap, venue)
+            await venue.cut()
+            await trio.sleep(0.1)
+            began = trio.current_time()
+            report = await ws.cancel_many(venue.orders(100))
+            assert trio.current_time() - began <= 1.5 + SLACK
+            assert report.counts["unknown"] == 100  # every one was written
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_last_chances_come_before_retries_where_a_pace_has_few_turns(how: str, autojump_clock: MockClock) -> None:
+    """A venue that takes one write a connection: the turns are not all for what was written before."""
+    async with open_venue() as venue, venue.open(pacer=Pacer(5)) as ws, trio.open_nursery() as nursery:
+        ids = venue.orders(40)
+        venue.sandbox.script(silent)
+        nursery.start_soon(flap, venue)
+        await venue.cut()
+        await outcomes_of(ws, how, ids)
+        times = Counter(str(record.params["id"]) for record in venue.log)
+        # About one connection a second in the last third of its time.
+        assert len(times) >= 14
+        assert sum(times.values()) <= len(times) + 25
+        nursery.cancel_scope.cancel()
+
+
+def test_a_new_single_cancel_comes_before_the_last_chances_of_a_bulk_one() -> None:
+    desk = Desk(pacer=Pacer(1))
+    desk.submit_bulk(*(f"o{index}" for index in range(100)))
+    desk.wait(12)
+    for pending in list(desk.dispatcher.table.active)[4:]:
+        desk.abandon(pending)  # type: ignore[arg-type]  # the desk's own orders
+    desk.wait(5)
+    before = len(desk.written)
+    desk.submit("single")
+    desk.wait(2.1)
+    assert "single" in {key for _, _, key in desk.written[before : before + 2]}
+
+
 async def test_within_a_known_pace(autojump_clock: MockClock) -> None:
     watch = Remembering()
     async with open_venue() as venue, venue.open(observer=watch, pacer=Pacer(20)) as ws:

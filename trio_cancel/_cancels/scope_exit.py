@@ -219,12 +219,16 @@ class Drain:
 
     def _conclude_some(self) -> None:
         """Conclude for some of those that have no outcome."""
+        dispatcher = self._dispatcher
         over = NoReply("no answer came before the scope's grace was over")
         for hold, turn in list(islice(self._under_way.items(), SLICE)):
             if self._under_way.pop(hold, None) is None:
                 continue  # settled by what was just done
-            self._outcomes[hold] = self._read(turn, turn.conclude(over, self._dispatcher.table.clock))
-            self._dispatcher.abandon(turn)
+            why = (
+                over if turn.flights else dispatcher.why_not_written("the scope's grace was over before its turn came")
+            )
+            self._outcomes[hold] = self._read(turn, turn.conclude(why, dispatcher.table.clock))
+            dispatcher.abandon(turn)
 
     def _conclude(self) -> None:
         while self._under_way:

@@ -214,8 +214,10 @@ class Dispatcher:
         """
         self.awaken(now)
         admitted: list[Pending] = []
-        ask_at = self._admit(admitted, now, early, ahead)
         silence = self.silence
+        # Where turns are few, none is for what was written before as long as something has its last chance to be.
+        untried_only = silence.asked_at is not None and self.last_chance and not self.unpaced
+        ask_at = self._admit(admitted, now, early, ahead, untried_only=untried_only)
         if silence.asked_at is None:
             # What is written is a question, and what keeps the window full is one that is open.
             if self._chances:
@@ -225,9 +227,14 @@ class Dispatcher:
                 self._wake_timer(now + PACED_EARLIEST * self._patience)
         elif self._chances or self.queue.last_chance:
             ask_at = min(ask_at, self._admit_last(admitted, now, early, ahead))
+            if untried_only:
+                ask_at = min(ask_at, self._admit(admitted, now, early, ahead))
         return admitted, ask_at
 
-    def _admit(self, admitted: list[Pending], now: float, early: int | None, ahead: float) -> float:
+    def _admit(
+        self, admitted: list[Pending], now: float, early: int | None, ahead: float, *, untried_only: bool = False
+    ) -> float:
+        """Admit what has a place in the window, or gets one; only single cancels not tried yet if told so."""
         table = self.table
         queue = self.queue
         window = self.governor.window
@@ -245,6 +252,8 @@ class Dispatcher:
                     continue
                 break
             urgent = queue.take_urgent(min(room, 1))
+            if untried_only and not urgent:
+                break
             pending = urgent[0] if urgent else queue.next_retry(now)
             if pending is None:
                 room = max(0, window - len(table.active))
@@ -699,9 +708,13 @@ class Dispatcher:
             return NoReply(f"no answer came before its time of {pending.terms.give_up_after:g} s was over")
         return None if self.down_since is None else self._why_not_written(pending.terms.give_up_after)
 
-    def _why_not_written(self, patience: float) -> BaseException:
+    def _why_not_written(self, patience: float) -> NotWritten:
+        return self.why_not_written(f"the venue gave no sign of life for {patience:g} s")
+
+    def why_not_written(self, otherwise: str) -> NotWritten:
+        """Return why what waits was not written: there is no connection, or else what is said here."""
         if self.down_since is None:
-            return NotWritten(f"the venue gave no sign of life for {patience:g} s")
+            return NotWritten(otherwise)
         because = f": {self.down_because}" if self.down_because else ""
         error = NotWritten(f"there was no connection in time{because}")
         error.__cause__ = self.down_because

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 """Seconds (before jitter) until the first and the last repeated try to connect."""
 HURRY = 1.0
-"""Seconds until a repeated try to connect where orders wait for their last chance."""
+"""Seconds between two tries to connect that are not put off because orders wait for their last chance."""
 HEALTHY_AFTER = 5.0
 """Seconds from which a connection counts as healthy, so that the next is tried quickly."""
 RETRY_AFTER_MOST = 60.0
@@ -133,6 +133,7 @@ class Session:
         self._nursery: trio.Nursery | None = None
         self._block: trio.Nursery
         self._early = EARLY_FIRST
+        self._hurried_at = -math.inf
         self._drift: float | None = None  # our clock minus the steady one when the venue's was seen; None if it was not
         self._saw_at = -math.inf  # trio's clock then
         self._saw_after = 0  # how many requests had been signed by then
@@ -346,8 +347,9 @@ class Session:
         while (now := trio.current_time()) < until:
             at = until
             if retry_after is None and self.dispatcher.last_chance:
-                at = min(until, began + HURRY)
+                at = min(until, self._hurried_at + HURRY)
                 if at <= now:
+                    self._hurried_at = now
                     break
             with trio.move_on_at(at):
                 await self._reconnect_bell.wait()
