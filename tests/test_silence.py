@@ -426,6 +426,30 @@ async def test_last_chances_come_before_retries_where_a_pace_has_few_turns(how: 
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("how", WAYS)
+async def test_what_gets_a_place_in_its_last_chance_is_written_once_and_forgotten(
+    how: str, autojump_clock: MockClock
+) -> None:
+    """Late in an outage the window has room left when the last chances come, and takes some of them in."""
+    async with open_venue() as venue, venue.open(pacer=Pacer(5)) as ws, trio.open_nursery() as nursery:
+        ids = venue.orders(40)
+        venue.sandbox.script(silent)
+        nursery.start_soon(flap, venue)
+        await venue.cut()
+        nursery.start_soon(ws.try_cancel, *venue.orders(1))
+        await trio.sleep(40)
+        began = len(venue.log.requests)
+        await outcomes_of(ws, how, ids)
+        times = Counter(str(record.params["id"]) for record in list(venue.log)[began:])
+        assert len(times) >= 10
+        assert sum(times.values()) <= len(times) + 5
+        nursery.cancel_scope.cancel()
+        table = ws._session.dispatcher.table
+        assert not table.last
+        assert not table.active
+        assert ws.statistics().pending == 0
+
+
 def test_a_new_single_cancel_comes_before_the_last_chances_of_a_bulk_one() -> None:
     desk = Desk(pacer=Pacer(1))
     desk.submit_bulk(*(f"o{index}" for index in range(100)))

@@ -302,12 +302,12 @@ class Dispatcher:
         group: list[Pending] = []
         while queue.last_chance and len(group) < most:
             pending = queue.last_chance.popleft()
-            if pending.state not in (State.QUEUED, State.RETRYING):
-                continue
+            if pending.flights or pending.state not in (State.QUEUED, State.RETRYING):
+                continue  # it has been written meanwhile, in its place in the window
             terms = pending.terms
             if pending.spent(now, self.silence.since(terms.give_up_after)) >= PACED_EARLIEST * terms.give_up_after:
                 group.append(pending)
-            elif pending.state is State.RETRYING:
+            elif pending in self.table.last:
                 queue.returning.append(pending)  # the venue has come back meanwhile
         for source in self._chances:
             if len(group) == most:

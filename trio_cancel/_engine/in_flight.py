@@ -109,8 +109,9 @@ class Table:
         pending.state = State.ADMITTED
 
     def admit_last(self, pending: Pending) -> None:
-        """Let an order be signed without a place in the window."""
-        self.last[pending] = None
+        """Let an order be signed, without a place in the window if it has none."""
+        if pending not in self.active:
+            self.last[pending] = None
         pending.state = State.ADMITTED
 
     def admit_all(self, group: list[Pending], *, urgent: bool) -> list[Pending]:
