@@ -394,6 +394,22 @@ async def test_a_connection_is_tried_more_often_for_a_last_chance(autojump_clock
         assert max(later - earlier for earlier, later in pairwise(late)) < 1.1
 
 
+@pytest.mark.parametrize("how", ["single", "scope", "many", "list"])
+async def test_what_has_its_outcome_hurries_no_connection(how: str, autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        venue.failures = [OSError("down")] * 10_000
+        await venue.cut()
+        outcomes = await outcomes_of(ws, how, venue.orders(20))
+        assert {outcome.kind for outcome in outcomes} == {"not_sent"}
+        await trio.sleep(20)
+        before = len(venue.dials)
+        await trio.sleep(600)
+        assert 60 <= len(venue.dials) - before <= 120  # as often as the backoff says
+        queue = ws._session.dispatcher.queue
+        assert not queue.last_chance
+        assert not queue.returning
+
+
 async def test_a_connection_is_tried_at_once_when_a_last_chance_comes(autojump_clock: MockClock) -> None:
     """With a short ``give_up_after`` the pause between two tries may be longer than all that is left."""
     for seed in range(10):

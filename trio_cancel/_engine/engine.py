@@ -592,6 +592,9 @@ class Dispatcher:
                 heapq.heapreplace(looks, (at, self._looked, pending))
         while urgent and urgent[0].state is not State.QUEUED:
             urgent.popleft()
+        for line in (self.queue.last_chance, self.queue.returning):
+            while line and line[0].state is State.SETTLED:  # it hurries no connection any more
+                line.popleft()
         return looks[0][0] if looks else math.inf
 
     def _look_one(self, pending: Pending, now: float) -> float:
