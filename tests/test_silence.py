@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -452,7 +453,7 @@ async def test_what_gets_a_place_in_its_last_chance_is_written_once_and_forgotte
         venue.sandbox.script(silent)
         nursery.start_soon(flap, venue)
         await venue.cut()
-        nursery.start_soon(ws.try_cancel, *venue.orders(1))
+        nursery.start_soon(partial(ws.try_cancel, venue.orders(1)[0]))
         await trio.sleep(40)
         began = len(venue.log.requests)
         await outcomes_of(ws, how, ids)

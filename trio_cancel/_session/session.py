@@ -347,7 +347,7 @@ class Session:
         while (now := trio.current_time()) < until:
             at = until
             if retry_after is None and self.dispatcher.last_chance:
-                at = min(until, self._hurried_at + HURRY)
+                at = min(until, max(self._hurried_at + HURRY, began + BACKOFF_FIRST / 2))  # never without any pause
                 if at <= now:
                     self._hurried_at = now
                     break
