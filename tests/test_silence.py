@@ -213,6 +213,26 @@ def test_withdrawn_in_its_last_chance_it_is_forgotten() -> None:
     assert not desk.dispatcher._looks
 
 
+@pytest.mark.parametrize("how", ["many", "batch", "single", "list"])
+@pytest.mark.parametrize("lost_after", [0.5, 20.0])
+async def test_last_chances_whose_caller_and_connection_have_gone_are_settled(
+    how: str, lost_after: float, autojump_clock: MockClock
+) -> None:
+    watch = Remembering()
+    async with open_venue() as venue, venue.open(observer=watch) as ws:
+        ids = venue.orders(100)
+        venue.sandbox.script(silent)
+        with trio.move_on_after(25):
+            await outcomes_of(ws, how, ids)
+        assert ws.statistics().pending == 100
+        await trio.sleep(lost_after)
+        await venue.cut()
+        await trio.sleep(60)
+        assert ws.statistics().pending == 0
+        told = [outcome for (outcome,) in watch.of("settled_late") if isinstance(outcome, Unknown)]
+        assert sorted(outcome.request.key for outcome in told) == sorted(ids)
+
+
 # In slices
 
 

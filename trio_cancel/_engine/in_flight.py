@@ -312,6 +312,10 @@ class Table:
 
     def let_go(self, pending: Pending) -> None:
         """Give an abandoned order's place in the window back; a late answer still settles it."""
+        if not self.can_still_be_answered(pending):
+            self.settle(pending, pending.conclude(None, self.clock))  # its connection has ended meanwhile
+            self.wake_writer()
+            return
         if pending.doubt is None:
             pending.doubt = NoReply("no answer came in time, and its caller has left")
         if pending in self.active:
