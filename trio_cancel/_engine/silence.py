@@ -16,7 +16,8 @@ into a stream from its push. The next sign of life ends the silence; what had no
 
 Before its time is over in a silence, what has not been written is written all the same, beyond the window and within
 any pace that is known (the *last chance*): a cancel that may work is worth more than a certain NotSent. Each order is
-written once in this way. An answer that comes in time settles it as any other does; else it is Unknown. It has no
+written once in this way. The turns of a pace go to last chances before they go to further attempts of what was written
+before. An answer that comes in time settles it as any other does; else it is Unknown. It has no
 place in the window (``_engine.in_flight``), so that a venue that comes back finds the window as it was.
 """
 
