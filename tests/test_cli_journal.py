@@ -16,6 +16,7 @@ import attrs
 import pytest
 
 from trio_cancel import Credentials, open_trading_ws, read_journal
+from trio_cancel._cancels import resuming
 from trio_cancel._cli import _resume, run, run_async
 from trio_cancel._journal.rows import Changes, HoldRow, IntentRow, OutcomeRow, micros
 from trio_cancel._journal.store import Account, Store
@@ -83,8 +84,8 @@ async def shell(
     monkeypatch.setenv("RIPIO_API_TOKEN", trading_sandbox.credentials.api_token)
     monkeypatch.setenv("RIPIO_API_SECRET", trading_sandbox.credentials.api_secret)
     monkeypatch.setenv("TRIO_CANCEL_URL", "wss://not.the.journals.example")
-    monkeypatch.setattr(_resume, "SETTLE", 0.3)
-    monkeypatch.setattr(_resume, "ASK_AGAIN", 0.05)
+    monkeypatch.setattr(resuming, "SETTLE", 0.3)
+    monkeypatch.setattr(resuming, "ASK_AGAIN", 0.05)
     return Shell(trading_sandbox, tmp_path / "the.journal", capfd)
 
 
@@ -134,7 +135,7 @@ async def test_an_order_that_never_came_is_asked_for_until_it_cannot_come(shell:
 
 
 async def test_an_order_that_comes_late_is_canceled(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_resume, "SETTLE", 5.0)
+    monkeypatch.setattr(resuming, "SETTLE", 5.0)
     shell.sandbox.book.create(external_id="late", delay=0.3)
     shell.die(holds=(("late", True),))
     assert await shell("resume") == 0

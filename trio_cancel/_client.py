@@ -38,6 +38,7 @@ from trio_cancel._values.outcomes import CancelReport, Outcome
 
 if TYPE_CHECKING:
     from trio_cancel._journal.journal import Journal
+    from trio_cancel._journal.reading import JournalOrder
 
 DEFAULT_URL = "wss://ws-api.ripio.com"
 """The venue (WebSocket API, general information)."""
@@ -54,6 +55,7 @@ class TradingWS:
         self._session = session
         self._terms = terms
         self._channels = Channels()
+        self._resuming = trio.Lock()
 
     def __repr__(self) -> str:
         return f"<TradingWS {self._session.state.value}>"
@@ -72,6 +74,85 @@ class TradingWS:
     def journal_failed(self) -> bool:
         """True if there is a journal and it does not record all of it now; cancels go on, new holds are refused."""
         return self._session.journal_failed()
+
+    @property
+    def left_behind(self) -> tuple[JournalOrder, ...]:
+        """The orders that sessions before this one left in its journal, and that are not settled or dismissed yet.
+
+        Each may be on the book, and nobody sees to it until you do: with :meth:`resume` or :meth:`dismiss`. Values are
+        frozen; the next look has those that are left then. Its ``holds`` and ``cancels`` are those of the opening of
+        this session. Empty without a journal.
+        """
+        journal = self._session.journal
+        return () if journal is None else journal.left.orders
+
+    async def resume(self, *, old_external_ids: bool = False) -> CancelReport:
+        """Cancel what is in :attr:`left_behind`, as ``trio-cancel resume`` does; tell what became of each order.
+
+        An order that was held, and that the venue does not know, is asked for again for 10 s, because its create may
+        still be on its way. So is one of which only an external id is known, and that id is closed: see the guide on
+        the journal. After that such an order counts as seen to, and its outcome says what is known.
+
+        Not canceled, and reported as :class:`NotSent` with the reason: an order whose external id is older than an
+        hour, which may name a newer order; and one that this session has held itself since it was opened. They stay in
+        :attr:`left_behind`.
+
+        Args:
+            old_external_ids: cancel by external ids older than an hour, too. Only if you never use one again.
+
+        Returns:
+            An outcome for each order, empty if nothing was left; those that were not canceled for a reason of ours come
+            last. It comes within the bound of :meth:`cancel_many`, plus 10 s where something is asked for again.
+
+        Raises:
+            ConfigurationError: the session has no journal.
+            SessionClosed: the session's block has ended.
+
+        It may be called again, also while it runs: the second call waits for the first, and sees to what is left then.
+        With a lookup, orders are looked up as after any cancel. If the journal cannot be written, cancels go on, and
+        ``report.journal_failed`` says so.
+
+        Cancelled: no further order is written, and the report is lost. What is settled is settled, the rest stays in
+        :attr:`left_behind`; the same after a crash, for the next session.
+        """
+        # Imported here, for those who keep a journal.
+        from trio_cancel._cancels.resuming import resume
+
+        if not isinstance(old_external_ids, bool):
+            raise ConfigurationError(f"old_external_ids must be True or False, not {old_external_ids!r}.")
+        journal = self._journal()
+        async with self._resuming:
+            self._session.check_open()
+            return await resume(self._session, journal, self._terms, old_external_ids=old_external_ids)
+
+    async def dismiss(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
+        """Say that an order in :attr:`left_behind` needs nothing more: you have seen to it, or it is to stay.
+
+        Nothing is sent. It is out of :attr:`left_behind` at once, and for good when this returns: then the journal has
+        it on the disk.
+
+        Args:
+            id: the venue's order id, or a whole request, as ``order.request`` of one in :attr:`left_behind`.
+            external_id: your own id of the order, instead.
+
+        Raises:
+            InvalidRequest: it is not in :attr:`left_behind`, or :meth:`resume` is canceling it now.
+            ConfigurationError: the session has no journal.
+            JournalError: the journal cannot record it now; it will once it can be written.
+            SessionClosed: the session's block has ended.
+
+        Cancelled: it is dismissed, and that is recorded soon.
+        """
+        request = CancelRequest.of(id, external_id)
+        await self._journal().dismiss(request)
+        await trio.lowlevel.checkpoint()
+
+    def _journal(self) -> Journal:
+        self._session.check_open()
+        journal = self._session.journal
+        if journal is None:
+            raise ConfigurationError("This session has no journal: pass journal=… to open_trading_ws().")
+        return journal
 
     @property
     def clock(self) -> OffsetInterval | None:
@@ -373,7 +454,8 @@ def open_trading_ws(
             ``"api_token"``. The venue's documents also have ``"apiToken"``: try that if it refuses good credentials.
         journal: path of a file (SQLite; made if it is missing) in which holds and intents are durable before they have
             an effect, and attempts and outcomes follow. One session writes it at a time, one account owns it. A forked
-            child cannot write it, and does not keep its parent from letting go of it.
+            child cannot write it, and does not keep its parent from letting go of it. What earlier sessions left in it
+            is logged as a warning and stands in ``ws.left_behind``; ``await ws.resume()`` cancels it.
         observer: told what happens.
         lookup: says where an order stands: a ``trio_cancel.lookup.RestLookup``, or any async callable from a
             :class:`CancelRequest` to an :class:`OrderState` (see :class:`OrderLookup`). Orders whose cancels would end

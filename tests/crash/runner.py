@@ -24,7 +24,8 @@ import attrs
 import trio
 
 from trio_cancel import JournalContents, open_trading_ws, read_journal
-from trio_cancel._cli import _resume, run_async
+from trio_cancel._cancels import resuming
+from trio_cancel._cli import run_async
 from trio_cancel.sandbox import SandboxControl, open_sandbox_control
 from trio_cancel.sandbox._server import DEFAULT_CREDENTIALS
 
@@ -75,8 +76,8 @@ async def run_many(runs: int, seed: str, tell: Callable[[str], object] = lambda 
     record = Record()
     os.environ["RIPIO_API_TOKEN"] = DEFAULT_CREDENTIALS.api_token
     os.environ["RIPIO_API_SECRET"] = DEFAULT_CREDENTIALS.api_secret
-    settle = _resume.SETTLE, _resume.ASK_AGAIN
-    _resume.SETTLE, _resume.ASK_AGAIN = 1.0, 0.1  # this venue's creates take 0.2 s at most
+    settle = resuming.SETTLE, resuming.ASK_AGAIN
+    resuming.SETTLE, resuming.ASK_AGAIN = 1.0, 0.1  # this venue's creates take 0.2 s at most
     try:
         with tempfile.TemporaryDirectory() as directory:
             async with open_venue() as url, open_sandbox_control(url) as venue:
@@ -87,7 +88,7 @@ async def run_many(runs: int, seed: str, tell: Callable[[str], object] = lambda 
                     if (number + 1) % 50 == 0:
                         tell(f"{number + 1} runs, {len(record.faults)} faults")
     finally:
-        _resume.SETTLE, _resume.ASK_AGAIN = settle
+        resuming.SETTLE, resuming.ASK_AGAIN = settle
     return record
 
 

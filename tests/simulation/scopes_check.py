@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import trio
 
 from trio_cancel import Canceled, CancelRequest, JournalContents, OrdersLeft, Outcome
-from trio_cancel._cli._resume import SETTLE
+from trio_cancel._cancels.resuming import SETTLE
 from trio_cancel._journal.journal import PATIENCE
 from trio_cancel._journal.opening import CLOSING
 

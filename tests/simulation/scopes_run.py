@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from unittest.mock import patch
 
@@ -21,7 +21,7 @@ from trio_cancel._cli._resume import _Resume
 from trio_cancel._cli._run import Halt
 from trio_cancel._client import _open
 from trio_cancel._engine.order import Terms
-from trio_cancel._journal.resume import Errand, plan_resume
+from trio_cancel._journal.resume import Plan, plan_resume
 from trio_cancel._net import stream as _transport
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._session.connection import Dialing
@@ -296,14 +296,14 @@ class ScopeSimulation(Simulation):
             resume = Resume([errand.name for errand in plan.errands])
             if plan.errands:
                 whole.resumes.append(resume)
-                await self._resume(resume, plan.errands, whole.plan.death_again if turn == 0 else None)
+                await self._resume(resume, plan, whole.plan.death_again if turn == 0 else None)
             elif not any(resume.finished for resume in whole.resumes):
                 whole.resumes.append(resume)  # nothing was left, or so it says
             resume.on_book = self._on_book()
             if not plan.errands:
                 break
 
-    async def _resume(self, resume: Resume, errands: Sequence[Errand], death: float | None) -> None:
+    async def _resume(self, resume: Resume, plan: Plan, death: float | None) -> None:
         life = Life(self.whole.disk, self.done.recorder)
         self.whole.lives.append(life)
 
@@ -313,11 +313,9 @@ class ScopeSimulation(Simulation):
         def tell(outcome: Outcome, _: int) -> None:
             resume.told.append(attrs.evolve(outcome, request=by_request[outcome.request].name))
 
-        by_request = {errand.request: errand for errand in errands}
+        by_request = {errand.request: errand for errand in plan.errands}
         halt = Halt(2 * LIMIT)
-        run = _Resume(
-            open_session, dict.fromkeys(by_request, 1), tell, trio.lowlevel.checkpoint, halt, errands=by_request
-        )
+        run = _Resume(open_session, dict.fromkeys(by_request, 1), tell, trio.lowlevel.checkpoint, halt, plan=plan)
 
         async def die() -> None:
             await trio.sleep(math.inf if death is None else death)

@@ -36,6 +36,12 @@ LOGGED_TOGETHER = 100
 class HoldLog(Protocol):
     """Where holds are made durable."""
 
+    def check_free(self, request: CancelRequest) -> None:
+        """Raise InvalidRequest if an order was left behind under this external id, and is not seen to yet."""
+
+    def ours(self, request: CancelRequest) -> None:
+        """Note that this session holds an order, or has learned the venue's id of one that it holds."""
+
     async def hold(self, request: CancelRequest, clock: OffsetInterval | None) -> None:
         """Return when the hold is durable; raise JournalError if it cannot be. One of the same order before is over.
 
@@ -81,6 +87,7 @@ class OrderScope:
         self._held: dict[CancelRequest, Hold] = {}
         self._adding: set[CancelRequest] = set()
         self._drain: Drain | None = None
+        self._pulls: dict[Drain, frozenset[Hold]] = {}  # each `cancel_all` that is under way, and what it cancels
         self._open = False
         self._heard_before = 0
 
@@ -108,7 +115,8 @@ class OrderScope:
             external_id: your own id of the order, instead.
 
         Raises:
-            InvalidRequest: no usable id, another scope holds the order, or another task is adding it.
+            InvalidRequest: no usable id, another scope holds the order, another task is adding it, :meth:`cancel_all`
+                is canceling it, or its external id is in ``ws.left_behind``: ``await ws.resume()`` first.
             JournalError: the journal cannot record it. The order is not held: do not place it.
             SessionClosed: the block has been left, or the session has failed or is closed, so that the order could not
                 be canceled. It is not held: do not place it.
@@ -122,6 +130,10 @@ class OrderScope:
             raise InvalidRequest(f"Another scope holds {request} already; an order belongs to one scope.")
         if request in self._adding:
             raise InvalidRequest(f"Another task is adding {request} to this scope already.")
+        if self._is_pulled(request):
+            raise InvalidRequest(f"cancel_all() is canceling {request}; add it again when that has returned.")
+        if self._journal is not None:
+            self._journal.check_free(request)
         self._adding.add(request)
         holds.hold(request, self)
         known = request in self._held
@@ -137,6 +149,8 @@ class OrderScope:
             if durable:
                 self._held[request] = self._new_hold(request)
                 holds.renew(request)
+                if self._journal is not None:
+                    self._journal.ours(request)
             elif not known:
                 self._release(request)
 
@@ -157,6 +171,8 @@ class OrderScope:
             raise InvalidRequest(f"{request} is being canceled: the block of its scope has been left.")
         if request in self._adding:
             raise InvalidRequest(f"Another task is adding {request} to this scope.")
+        if self._is_pulled(request):
+            raise InvalidRequest(f"{request} is being canceled by cancel_all().")
         del self._held[request]
         self._release(request, at_once=True)
 
@@ -216,6 +232,69 @@ class OrderScope:
             self._session.dispatcher.table.holds.place(request, order)
         if self._journal is not None:
             self._journal.placed(request, None if hold.order is None else hold.order.id)
+            if order is not None:
+                self._journal.ours(order)
+
+    @trio.lowlevel.enable_ki_protection
+    async def cancel_all(self) -> CancelReport:
+        """Cancel everything that is held now, and go on: the scope stays open, and new orders can be added.
+
+        What is surely off the book is held no more. The rest stays held: call again, or leave it to the end of the
+        block. The rules are those of the end of the block: these cancels overtake others, are tried again until
+        ``grace`` is over, and an order that the venue does not know, or whose external id is closed and perhaps names
+        an older order, is asked for again until ``settle``, unless :meth:`placed` has said that the venue has it. So
+        say it, and it takes one round trip.
+
+        An order whose :meth:`add` returns later is not among them. While an order is being canceled here, its name can
+        be neither added again nor discarded; :meth:`placed` may be told. Where another cancel of an order is under way
+        already, what surely takes it off the book counts for both. A second call meanwhile cancels what is held then.
+        If the block is left meanwhile, its end sees to what is still held, and both tell what they know.
+
+        Returns:
+            One outcome for every order that was held, in the order in which they were added; empty if none was. It
+            never raises because of one order: see ``report.left``.
+
+        Raises:
+            SessionClosed: the block has not begun or has been left, or the session's block has ended.
+
+        Cancelled: what is not written is withdrawn, what is being written is finished, so that some may be canceled all
+        the same. What was surely off the book by then is held no more, the rest stays held. The report is lost.
+        """
+        if not self._open:
+            raise SessionClosed("This order scope is not open: its block has not begun or has been left.")
+        session = self._session
+        session.check_open()
+        held = [hold for request, hold in self._held.items() if request not in self._adding]
+        outcomes: tuple[Outcome, ...] = ()
+
+        def pulled(found: tuple[Outcome, ...]) -> None:
+            nonlocal outcomes
+            outcomes = found
+            del self._pulls[pull]
+            for hold, outcome in zip(held, found, strict=True):
+                if outcome.off_book:
+                    self._end_hold(hold, outcome)
+
+        await trio.lowlevel.checkpoint_if_cancelled()
+        pull = Drain(
+            session.dispatcher,
+            self._terms,
+            held,
+            grace=self._grace,
+            settle=self._settle,
+            take_in=session.take_in,
+            concluded=pulled,
+        )
+        self._pulls[pull] = frozenset(held)
+        if not held or not session.spawn(pull.run):
+            pull.give_up()
+        try:
+            await trio.lowlevel.checkpoint()
+            await pull.done.wait()
+        except BaseException:
+            pull.early.cancel()
+            raise
+        return CancelReport(outcomes, journal_failed=session.journal_failed())
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
@@ -272,8 +351,20 @@ class OrderScope:
         if hold is None or request in self._adding:  # in the second case its name is about to be another order's
             return
         if hold.is_meant_by(outcome, self._session.dispatcher.table.clock):
-            del self._held[request]
-            self._release(request)
+            self._end_hold(hold, outcome)
+
+    def _end_hold(self, hold: Hold, outcome: Outcome) -> None:
+        """Hold an order no more that is surely off the book; whatever else cancels it need not doubt a "closed"."""
+        for drain in (*self._pulls, self._drain):
+            if drain is not None:
+                drain.found(hold, outcome)
+        if self._held.get(hold.request) is hold:  # else its name is another order's by now, or the scope was left
+            del self._held[hold.request]
+            self._release(hold.request)
+
+    def _is_pulled(self, request: CancelRequest) -> bool:
+        hold = self._held.get(request)
+        return hold is not None and any(hold in holds for holds in self._pulls.values())
 
     def _begin_drain(self) -> Drain:
         if self._drain is None:

@@ -95,6 +95,7 @@ class Drain:
         self._again: list[tuple[float, int, Hold]] = []  # a heap: when to ask again
         self._waits: dict[Hold, float] = {}
         self._surely: set[Hold] = set()  # off the book, and no other order of that name
+        self._found: dict[Hold, Outcome] = {}  # a yes for each of those
         self._asked = 0  # breaks ties, so that equal times come in order
         self._bell = Bell()
         # Other cancels than ours, by order, and after how many writes that was looked up.
@@ -142,6 +143,12 @@ class Drain:
             self._submit(hold)  # it settles at once
         self._conclude()
         self.done.set()
+
+    def found(self, hold: Hold, outcome: Outcome) -> None:
+        """Note that a cancel, perhaps another one than ours, surely found an order of ours off the book."""
+        if hold in self._outcomes:
+            self._surely.add(hold)
+            self._found[hold] = outcome
 
     def _submit(self, hold: Hold) -> None:
         now = trio.current_time()
@@ -237,6 +244,8 @@ class Drain:
         self._concluded(tuple(self._final(hold, outcome) for hold, outcome in self._outcomes.items()))
 
     def _final(self, hold: Hold, outcome: Outcome | None) -> Outcome:
+        if hold in self._found and (outcome is None or not outcome.off_book):
+            return attrs.evolve(self._found[hold], request=hold.request)
         if outcome is None:
             return NotSent(hold.request, cause=NotWritten("the scope's grace was over before its turn came"))
         if isinstance(outcome, Canceled | AlreadyClosed) and hold not in self._surely:

@@ -1,24 +1,21 @@
 """``trio-cancel resume``: cancel what a dead process left held or unsettled in its journal, and tell what became of it.
 
-The journal says what was left, the venue's answers go into the same journal: what one run has settled, the next one
-finds settled. An order that was held and is not found is asked for again until ``SETTLE`` seconds have passed, because
-its create may still be on its way; if the venue does not know it then, it never came, and its hold is released. So is
-one that was held by external id when the venue says that the name is closed, and perhaps means an older order.
+What is canceled, and what an answer means for it, is the library's (``_cancels.resuming``), as for ``ws.resume()``.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Annotated
 
 import attrs
-import trio
 from cyclopts import Parameter
 
-from trio_cancel._cancels.scope_exit import together
-from trio_cancel._cli._failure import CommandError, say
+from trio_cancel._cancels.resuming import Errands, why_old
+from trio_cancel._cli._failure import CommandError, clean, say
 from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
@@ -27,23 +24,20 @@ from trio_cancel._cli._venue import CaFile, Proxy, find_tunnel, trust
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._journal.opening import MovedJournal
 from trio_cancel._journal.reading import read_journal
-from trio_cancel._journal.resume import OLD, Errand, plan_resume
+from trio_cancel._journal.resume import Plan, plan_resume
 from trio_cancel._net.endpoint import parse_endpoint
-from trio_cancel._values.errors import NotWritten
 from trio_cancel._values.models import CancelRequest, Credentials
 from trio_cancel._values.observer import Observer
-from trio_cancel._values.outcomes import AlreadyClosed, Canceled, NotFound, NotSent, Outcome, not_surely
-
-SETTLE = 10.0
-"""Seconds in which the create of a held order may still reach the venue's book (general information: 10 s)."""
-ASK_AGAIN = 1.0
-"""Seconds until an order that is not found is asked for again."""
+from trio_cancel._values.outcomes import NotSent, Outcome
 
 
 async def resume(
     journal: Annotated[str, Parameter(name="JOURNAL", help="The file that open_trading_ws(journal=...) wrote.")],
     /,
     *,
+    missing_ok: Annotated[
+        bool, Parameter(negative="", help="Status 0 if there is no such file yet: the bot has not run before.")
+    ] = False,
     url: Annotated[str | None, Parameter(help="The venue, if it is not where the journal says.")] = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
@@ -60,6 +54,9 @@ async def resume(
     It may be run again without harm. External ids older than an hour are listed and left alone. Exit status: as that of
     cancel; 2 also if the journal cannot be used, is another account's, or its process lives.
     """
+    if missing_ok and _is_missing(journal):
+        say(f"there is no journal at {clean(journal)} yet: nothing was left")
+        return Status.OK
     contents = read_journal(journal)
     now = time.time()
     plan = plan_resume(contents, now, old_external_ids=old_external_ids)
@@ -87,28 +84,32 @@ async def resume(
             look_up_closed=look_up,
         ) as ws:
             # Only now is it certain that nobody else writes it.
-            if read_journal(journal).left != contents.left:
+            if ws.left_behind != contents.left:
                 raise CommandError("The journal has changed since it was read: its process lived. Run it again.")
             yield ws
             failed = ws.journal_failed
 
     output = Output(len(plan.errands) + len(plan.old), as_json=json)
     for order in plan.old:
-        age = f"is older than {OLD / 3600:g} h"
-        if order.known_at > now:
-            age = "is stamped in the future, since the clock was set back,"
-        why = f"its external id {age} and may name a newer order; --old-external-ids takes it"
-        output.tell(NotSent(order.request, cause=NotWritten(why)), 1)
+        why = why_old(order.known_at, now, "--old-external-ids")
+        output.tell(NotSent(order.request, cause=why), 1)
     errands = {errand.request: errand for errand in plan.errands}
 
     def tell(outcome: Outcome, places: int) -> None:
         output.tell(attrs.evolve(outcome, request=errands[outcome.request].name), places)
 
-    run = _Resume(open_session, dict.fromkeys(errands, 1), tell, output.room, Halt(), errands=errands)
+    run = _Resume(open_session, dict.fromkeys(errands, 1), tell, output.room, Halt(), plan=plan)
     await output.cancel(run)
     if failed:
         say("the journal could not record all of it; once it can be written, run this again")
     return output.summarize(run)
+
+
+def _is_missing(journal: str) -> bool:
+    """Return True if there is nothing yet, in a directory that is there, so that the bot will make the journal."""
+    real = os.path.realpath(journal)
+    parts = (real, f"{real}-wal")  # the second without the first: the journal was moved, and something may be left
+    return os.path.isdir(os.path.dirname(real)) and not os.path.isdir(real) and not any(map(os.path.lexists, parts))
 
 
 @attrs.define(eq=False)
@@ -116,50 +117,30 @@ class _Resume(Run):
     """A run that gives the creates of held orders the time to arrive.
 
     Attributes:
-        errands: what is to be canceled, by what the venue is asked for.
+        plan: what is to be canceled.
     """
 
-    errands: dict[CancelRequest, Errand] = attrs.field(kw_only=True)
-    _again: dict[CancelRequest, Outcome] = attrs.field(factory=dict, init=False)  # what was not surely found
-    _ws: TradingWS | None = attrs.field(default=None, init=False)
+    plan: Plan = attrs.field(kw_only=True)
+    _errands: Errands | None = attrs.field(default=None, init=False)
 
     async def _cancel_all(self, ws: TradingWS) -> None:
-        self._ws = ws
-        settled_at = trio.current_time() + SETTLE
+        journal = ws._session.journal
+        assert journal is not None
+        self._errands = errands = Errands(self.plan, journal.release_left, lambda: ws.clock)
         everything = self.requests
+
+        async def cancel(some: Iterable[CancelRequest]) -> None:
+            self.requests = dict.fromkeys(some, 1)
+            await super(_Resume, self)._cancel_all(ws)
+
         try:
-            while True:
-                last = trio.current_time() >= settled_at
-                await super()._cancel_all(ws)
-                if last or not self._again:
-                    break
-                if ws._session.dispatcher.is_silent(ws._terms.give_up_after):
-                    # Whether they have come nobody can tell now: they stay held, and the next resume asks.
-                    return
-                await trio.sleep(min(ASK_AGAIN, max(0.0, settled_at - trio.current_time())))
-                self.requests = dict.fromkeys(self._again, 1)
-            for request in self._again:
-                self._release(request)
+            await errands.run(cancel, lambda: ws._session.dispatcher.is_silent(ws._terms.give_up_after))
         finally:
             self.requests = everything
-            for outcome in self._again.values():
-                super()._settle(not_surely(outcome) if isinstance(outcome, Canceled | AlreadyClosed) else outcome)
+            for outcome in errands.unsure():
+                super()._settle(outcome)
 
     def _settle(self, outcome: Outcome) -> None:
-        request = outcome.request
-        errand = self.errands[request]
-        clock = None if self._ws is None else self._ws.clock
-        surely = bool(outcome.off_book) and errand.is_meant_by(outcome, clock)
-        outcome = together(self._again.pop(request, None), outcome, surely=surely)
-        if errand.holds and not surely and isinstance(outcome, NotFound | Canceled | AlreadyClosed):
-            self._again[request] = outcome
-            return
-        if surely:
-            self._release(request)
-        super()._settle(outcome)
-
-    def _release(self, request: CancelRequest) -> None:
-        assert self._ws is not None
-        journal = self._ws._session.journal
-        assert journal is not None
-        journal.release_left(hold.number for hold in self.errands[request].holds)
+        read = outcome if self._errands is None else self._errands.read(outcome)
+        if read is not None:
+            super()._settle(read)

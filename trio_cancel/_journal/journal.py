@@ -27,11 +27,13 @@ from typing import Any
 import trio
 
 from trio_cancel._engine.order import Flight, Pending, State
+from trio_cancel._journal.left import LeftBehind
+from trio_cancel._journal.reading import DISMISSED
 from trio_cancel._journal.rows import Changes, micros
 from trio_cancel._journal.store import JournalStore
 from trio_cancel._trio.wakeup import Bell
 from trio_cancel._values.clock import OffsetInterval
-from trio_cancel._values.errors import JournalError
+from trio_cancel._values.errors import InvalidRequest, JournalError
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
 
@@ -58,9 +60,16 @@ class Journal:
     """See the module's docstring. Made by ``open_journal``."""
 
     def __init__(
-        self, path: str, store: JournalStore, run_sync: RunSync, wall: Callable[[], float], prefix: str
+        self,
+        path: str,
+        store: JournalStore,
+        run_sync: RunSync,
+        wall: Callable[[], float],
+        prefix: str,
+        left: LeftBehind | None = None,
     ) -> None:
         self.path = path
+        self.left: LeftBehind = LeftBehind() if left is None else left
         self.failure: BaseException | None = None  # why it cannot write now
         self.open: Iterable[Flight] = ()  # the attempts of orders that have not settled, as they come and go
         self._store = store
@@ -170,10 +179,59 @@ class Journal:
             self._changes.placed.values += (number, micros(self._wall()), order_id)
             self._wake_lazily()
 
+    def check_free(self, request: CancelRequest) -> None:
+        """Refuse an external id under which an order was left behind, and not yet settled or dismissed.
+
+        Raises:
+            InvalidRequest: it was.
+        """
+        if request.external_id is not None and self.left.get(request) is not None:
+            raise InvalidRequest(
+                f"{request} was left behind by a session before this one and may be on the book, so that this name "
+                "cannot be held again yet: await ws.resume() first, or ws.dismiss(…) it if it is to stay."
+            )
+
+    def ours(self, request: CancelRequest) -> None:
+        """Note that this session holds an order, or has learned the venue's id of one that it holds."""
+        self.left.hold(request)
+
+    # For what was left
+
     def release_left(self, holds: Iterable[int]) -> None:
         """Record, soon, that holds which a dead process left are no more, by their numbers."""
-        for number in holds:
+        numbers = tuple(holds)
+        for number in numbers:
             self._let_go(number)
+        self.left.released(numbers)
+
+    async def dismiss(self, request: CancelRequest) -> None:
+        """Record that an order that was left is nobody's to cancel any more; return when that is durable.
+
+        Raises:
+            InvalidRequest: it was not left, or is being canceled.
+            JournalError: it cannot be recorded now; it will be once the journal can be written.
+
+        Cancelled: it is recorded all the same.
+        """
+        order = self.left.get(request)
+        if order is None:
+            raise InvalidRequest(f"{request} is not in ws.left_behind (any more).")
+        if request in self.left.under_way:
+            raise InvalidRequest(f"{request} is being canceled by ws.resume(); it cannot be dismissed meanwhile.")
+        self.left.drop(request)
+        at = micros(self._wall())
+        if order.unsettled:
+            number, self._next = self._next, self._next + 1
+            self._changes.intents.values += (
+                number,
+                self._session,
+                int(request.external_id is not None),
+                request.key,
+                at,
+            )
+            self._changes.outcomes.values += (number, DISMISSED, at, None)
+        self.release_left(hold.number for hold in order.open_holds)
+        await self.flush()
 
     # For the core
 
@@ -215,6 +273,8 @@ class Journal:
         """Note that an order has its outcome."""
         outcome = pending.outcome
         if pending.intent and outcome is not None:
+            if self.left:
+                self.left.settled(outcome)
             code = None if outcome.error is None else outcome.error.error_code
             flights = pending.flights
             if outcome.off_book and len(flights) == 1 and flights[0].answered_at is not None:

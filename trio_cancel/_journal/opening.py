@@ -20,6 +20,8 @@ from typing import TypeVar
 import trio
 
 from trio_cancel._journal.journal import Journal, RunSync, log
+from trio_cancel._journal.left import LeftBehind, names_of
+from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import Begun, Changes, micros
 from trio_cancel._journal.store import Account, JournalStore, Store, StoreFailed
 from trio_cancel._net.endpoint import Endpoint
@@ -63,6 +65,7 @@ class _Custody:
         self._guard = threading.Lock()
         self._store: JournalStore | None = None
         self._begun: Begun | None = None
+        self.left: LeftBehind = LeftBehind()
         self._unused: Changes | None = None  # what ends a session that never came to be
         self._busy = False
         self._abandoned = False
@@ -83,8 +86,11 @@ class _Custody:
         """Open the store, and keep it if it is still wanted."""
         try:
             store = open_store(path, account, prefix, now)
+            begun = store.begun
             with self._guard:
-                self._store, self._begun, self._unused = store, store.begun, Changes(closed=now)
+                self._store, self._begun, self._unused = store, begun, Changes(closed=now)
+            if begun.left is not None:  # here, in the thread: there may be many
+                self.left = LeftBehind(contents_of(begun.left).left)
         finally:
             self._leave()
 
@@ -154,7 +160,7 @@ def _here(function: Callable[[], None]) -> None:
 
 
 class MovedJournal(os.PathLike[str]):
-    """The path of a journal whose venue is reached at another url now."""
+    """The path of a journal that is opened to resume; its venue is perhaps reached at another url now."""
 
     def __init__(self, path: str | os.PathLike[str], url: str) -> None:
         self.path = os.fspath(path)
@@ -216,7 +222,9 @@ async def open_journal(
                 f"The journal {os.fspath(path)} could not be opened within {OPENING:g} s; check the disk that it is "
                 "on, or name another file."
             )
-        journal = Journal(os.fspath(path), custody, run_sync, wall, prefix)
+        journal = Journal(os.fspath(path), custody, run_sync, wall, prefix, custody.left)
+        if journal.left and not isinstance(path, MovedJournal):
+            _warn_of_left(journal)
         scope = trio.CancelScope(shield=True)
         manager = trio.open_nursery()
         nursery = await manager.__aenter__()
@@ -254,6 +262,16 @@ async def open_journal(
                 raise interrupts[0]
     finally:
         custody.abandon(in_background)
+
+
+def _warn_of_left(journal: Journal) -> None:
+    left = journal.left.orders
+    count = "1 order was" if len(left) == 1 else f"{len(left)} orders were"
+    text = (
+        "%s left behind in the journal %s by a session before this one, and may be on the book: %s. "
+        "await ws.resume() cancels what is in ws.left_behind; without a program, trio-cancel resume does"
+    )
+    log(logging.WARNING, text, count, journal.path, names_of(left))
 
 
 def opener(

@@ -16,6 +16,8 @@ from trio_cancel._values.models import CancelRequest, canonical_id
 from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, Unknown
 from trio_cancel._venue.verdict import closed_as
 
+DISMISSED = "dismissed"
+"""The kind of what is no cancel: the word that an order which was left is to stay as it is."""
 _OFF_BOOK = (Canceled.kind, AlreadyClosed.kind)
 
 
@@ -51,7 +53,8 @@ class JournalCancel:
         session: the session that canceled.
         intended_at: when the intent was made durable; its first byte was written after that.
         attempts: the requests that are known to have been written. After a crash others may have been.
-        kind: the kind of its outcome (``"canceled"``, …); None if its process works on it, or died.
+        kind: the kind of its outcome (``"canceled"``, …); None if its process works on it, or died; ``"dismissed"``
+            where nothing was canceled, because the order was dismissed with ``ws.dismiss(…)``.
         settled_at: when it had its outcome; None if it has none.
         error_code: the venue's code, where it refused with one.
     """
@@ -267,7 +270,7 @@ def _order(
     for cancel in story.cancels.values():
         if cancel.kind is None or cancel.kind == Unknown.kind:
             unsettled = cancel
-        elif cancel.kind in (*_OFF_BOOK, NotFound.kind):
+        elif cancel.kind in (*_OFF_BOOK, NotFound.kind, DISMISSED):
             # A refusal, or a cancel that was not sent, leaves open what an earlier one did.
             unsettled = None
     # A yes for an external id may be about an older order of that name: only its session knew, and released the hold.

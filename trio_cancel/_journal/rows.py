@@ -154,11 +154,13 @@ class Begun:
         session: its number.
         number: the number of its first hold or intent.
         attempt: what its requests' numbers are added to.
+        left: the rows that tell what earlier sessions left; None if they left nothing.
     """
 
     session: int
     number: int
     attempt: int
+    left: Tables | None = None
 
 
 def spread(

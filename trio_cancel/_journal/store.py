@@ -78,6 +78,32 @@ _PARAMETERS = 999
 """How many values a statement may have in every SQLite."""
 _COPIES = 20
 """How often a journal is copied anew because its log was begun anew meanwhile."""
+_NAME = "CASE external WHEN 1 THEN key ELSE lower(key) END"  # as ``canonical_id`` compares the venue's ids
+_TEMP = f"""
+CREATE TEMP TABLE name (external INTEGER, key TEXT, PRIMARY KEY (external, key)) WITHOUT ROWID;
+CREATE TEMP TABLE wanted (number INTEGER PRIMARY KEY);
+INSERT OR IGNORE INTO name SELECT external, {_NAME} FROM hold
+WHERE NOT EXISTS (SELECT 1 FROM release WHERE release.hold = hold.number);
+INSERT OR IGNORE INTO name SELECT external, {_NAME} FROM intent
+WHERE NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.intent = intent.number AND kind <> 'unknown')
+AND number NOT IN (SELECT intent FROM answer);
+"""  # noqa: S608 - our own names
+"""The names of which something may be left: the rest of the rows does not matter for them."""
+_WANTED = f"""
+INSERT OR IGNORE INTO name SELECT 0, lower(placed.id) FROM hold JOIN placed ON placed.hold = hold.number
+WHERE placed.id IS NOT NULL AND (external, {_NAME}) IN (SELECT external, key FROM name);
+INSERT INTO wanted SELECT number FROM hold WHERE (external, {_NAME}) IN (SELECT external, key FROM name);
+INSERT INTO wanted SELECT number FROM intent WHERE (external, {_NAME}) IN (SELECT external, key FROM name);
+"""  # noqa: S608 - our own names
+_ALIVE = """
+SELECT session, max(at) FROM (
+    SELECT session, held AS at FROM hold UNION ALL SELECT session, intended FROM intent
+    UNION ALL SELECT session, settled FROM outcome JOIN intent ON intent.number = outcome.intent
+    UNION ALL SELECT session, answered FROM answer JOIN intent ON intent.number = answer.intent
+) GROUP BY session
+"""
+"""What a session wrote last is a sign of life, too."""
+_NO_TEMP = "DROP TABLE IF EXISTS temp.name; DROP TABLE IF EXISTS temp.wanted;"
 _LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(number), 0) FROM {}))"
 
 
@@ -511,14 +537,42 @@ def _version(database: sqlite3.Connection) -> int:
     return version
 
 
+def _left(database: sqlite3.Connection) -> Tables | None:
+    """Return the rows that tell what was left, None if nothing was: a journal may be large, and its rest is history."""
+    try:
+        database.executescript(_TEMP)
+        if database.execute("SELECT 1 FROM temp.name LIMIT 1").fetchone() is None:
+            return None
+        database.executescript(_WANTED)
+
+        def rows(table: str, column: str) -> list[Any]:
+            some = f"SELECT * FROM {table} WHERE {column} IN (SELECT number FROM wanted) ORDER BY 1"  # noqa: S608 - ours
+            return database.execute(some).fetchall()
+
+        alive: dict[int, int] = dict(database.execute(_ALIVE).fetchall())
+        sessions = [SessionRow(*row) for row in database.execute("SELECT * FROM session ORDER BY number")]
+        return Tables(
+            database.execute("SELECT url FROM account").fetchone()[0],
+            [row._replace(alive=max(row.alive, alive.get(row.number, 0))) for row in sessions],
+            rows("hold", "number"),
+            rows("release", "hold"),
+            rows("intent", "number"),
+            *spread(rows("answer", "intent"), rows("attempt", "intent"), rows("outcome", "intent")),
+            placed=rows("placed", "hold"),
+        )
+    finally:
+        database.executescript(_NO_TEMP)
+
+
 def _begin(database: sqlite3.Connection, prefix: str, now: int) -> Begun:
+    left = _left(database)
     (number,) = database.execute(_LAST.format("hold", "intent")).fetchone()
     (attempt,) = database.execute(_LAST.format("attempt", "answer")).fetchone()
     cursor = database.execute(
         "INSERT INTO session (prefix, first_attempt, opened, alive) VALUES (?, ?, ?, ?)", (prefix, attempt, now, now)
     )
     assert cursor.lastrowid is not None
-    return Begun(cursor.lastrowid, number + 1, attempt)
+    return Begun(cursor.lastrowid, number + 1, attempt, left)
 
 
 @contextmanager

@@ -1,0 +1,159 @@
+"""Cancel what earlier sessions left in a journal, and know what became of each: for code and for the command line.
+
+The journal says what was left, the venue's answers go into the same journal: what one run has settled, the next one
+finds settled. An order that was held and is not found is asked for again until ``SETTLE`` seconds have passed, because
+its create may still be on its way; if the venue does not know it then, it never came, and its hold is released. So is
+one that was held by external id when the venue says that the name is closed, and perhaps means an older order.
+
+The task that resumes owns :class:`Errands`; the journal's list of what is left (``_journal.left``) is changed by the
+outcomes themselves, so that a resume that is cancelled, or whose process dies, has settled what was settled. Being
+cancelled withdraws what is not written; what has been written is answered into the journal. What was answered and not
+judged stays left: it is asked for once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+import attrs
+import trio
+
+from trio_cancel._cancels.scope_exit import together
+from trio_cancel._cancels.stream import run_stream
+from trio_cancel._engine.order import Terms
+from trio_cancel._journal.journal import Journal
+from trio_cancel._journal.left import requests_of
+from trio_cancel._journal.reading import JournalContents
+from trio_cancel._journal.resume import OLD, Errand, Plan, plan_resume
+from trio_cancel._session.session import Session
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.errors import NotWritten
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.outcomes import (
+    AlreadyClosed,
+    Canceled,
+    CancelReport,
+    NotFound,
+    NotSent,
+    Outcome,
+    not_surely,
+)
+
+SETTLE = 10.0
+"""Seconds in which the create of a held order may still reach the venue's book (general information: 10 s)."""
+ASK_AGAIN = 1.0
+"""Seconds until an order that is not found is asked for again."""
+
+
+class Errands:
+    """What is to be canceled, and what each answer means for it.
+
+    Attributes:
+        of: the errands, by what the venue is asked for.
+        again: what was not surely found, and what that came to.
+    """
+
+    def __init__(
+        self, plan: Plan, release: Callable[[Iterable[int]], None], clock: Callable[[], OffsetInterval | None]
+    ) -> None:
+        self.of: dict[CancelRequest, Errand] = {errand.request: errand for errand in plan.errands}
+        self.again: dict[CancelRequest, Outcome] = {}
+        self._release = release
+        self._clock = clock
+
+    def read(self, outcome: Outcome) -> Outcome | None:
+        """Return what an order has come to; None if it is to be asked for again."""
+        request = outcome.request
+        errand = self.of[request]
+        surely = bool(outcome.off_book) and errand.is_meant_by(outcome, self._clock())
+        outcome = together(self.again.pop(request, None), outcome, surely=surely)
+        if errand.holds and not surely and isinstance(outcome, NotFound | Canceled | AlreadyClosed):
+            self.again[request] = outcome
+            return None
+        if surely:
+            self._end(errand)
+        return outcome
+
+    async def run(
+        self, cancel: Callable[[Iterable[CancelRequest]], Awaitable[None]], is_silent: Callable[[], bool]
+    ) -> None:
+        """Cancel everything, with the time that creates need to arrive; the end of that is in :meth:`unsure`.
+
+        Args:
+            cancel: cancels orders, and has each outcome read here.
+            is_silent: returns True if the venue gives no sign of life.
+        """
+        settled_at = trio.current_time() + SETTLE
+        some: Iterable[CancelRequest] = tuple(self.of)
+        while True:
+            last = trio.current_time() >= settled_at
+            await cancel(some)
+            if last or not self.again:
+                break
+            if is_silent():
+                # Whether they have come nobody can tell now: they stay held, and the next resume asks.
+                return
+            await trio.sleep(min(ASK_AGAIN, max(0.0, settled_at - trio.current_time())))
+            some = tuple(self.again)
+        for request in self.again:
+            self._end(self.of[request])
+
+    def unsure(self) -> Iterator[Outcome]:
+        """Return what those have come to that were to be asked for again."""
+        for outcome in self.again.values():
+            yield not_surely(outcome) if isinstance(outcome, Canceled | AlreadyClosed) else outcome
+
+    def _end(self, errand: Errand) -> None:
+        self._release(hold.number for hold in errand.holds)
+
+
+def why_old(known_at: float, now: float, remedy: str) -> NotWritten:
+    """Return why an order is not canceled by its old external id.
+
+    Args:
+        known_at: until when (Unix seconds) its session surely meant this order by it.
+        now: Unix seconds.
+        remedy: what takes it all the same.
+    """
+    age = (
+        "is stamped in the future, since the clock was set back,"
+        if known_at > now
+        else f"is older than {OLD / 3600:g} h"
+    )
+    return NotWritten(f"its external id {age} and may name a newer order; {remedy} takes it")
+
+
+async def resume(session: Session, journal: Journal, terms: Terms, *, old_external_ids: bool) -> CancelReport:
+    """Cancel what is left; see ``TradingWS.resume``. One at a time."""
+    left, holds, now = journal.left, session.dispatcher.table.holds, session.wall()
+    skipped: list[Outcome] = []
+    free = []
+    for order in left.orders:
+        if order.request in left.ours or any(holds.holder(request) is not None for request in requests_of(order)):
+            why = "this session has held it itself; its scope sees to it, or ws.dismiss(…)"
+            skipped.append(NotSent(order.request, cause=NotWritten(why)))
+        else:
+            free.append(order)
+    plan = plan_resume(JournalContents("", (), tuple(free)), now, old_external_ids=old_external_ids)
+    remedy = "ws.resume(old_external_ids=True)"
+    old = [NotSent(order.request, cause=why_old(order.known_at, now, remedy)) for order in plan.old]
+    errands = Errands(plan, journal.release_left, lambda: session.clock)
+    outcomes: dict[CancelRequest, Outcome] = {}
+
+    async def cancel(some: Iterable[CancelRequest]) -> None:
+        async with run_stream(some, terms, session.dispatcher) as stream:
+            async for outcome in stream:
+                if (read := errands.read(outcome)) is not None:
+                    outcomes[read.request] = read
+
+    names = {errand.name for errand in plan.errands}
+    left.under_way |= names
+    try:
+        await trio.lowlevel.checkpoint()
+        if errands.of:
+            await errands.run(cancel, lambda: session.dispatcher.is_silent(terms.give_up_after))
+    finally:
+        left.under_way -= names
+    outcomes |= {outcome.request: outcome for outcome in errands.unsure()}
+    told = [attrs.evolve(outcomes[request], request=errand.name) for request, errand in errands.of.items()]
+    return CancelReport((*told, *old, *skipped), journal_failed=session.journal_failed())

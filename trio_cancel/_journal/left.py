@@ -1,0 +1,112 @@
+"""What earlier sessions left behind in a journal, as long as this session lasts (pure; owned by the session's tasks).
+
+It is read once, when the journal is opened. From then on this session is the only one that writes the file, so that
+what it records itself is all that can change: an outcome (:meth:`LeftBehind.settled`), the end of a hold
+(:meth:`LeftBehind.released`), a dismissal. Orders only leave; the rules are those of ``_journal.reading``, so that the
+next session finds left what this one has not seen to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from trio_cancel._journal.reading import JournalHold, JournalOrder
+from trio_cancel._journal.rows import request_of
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.outcomes import NotFound, Outcome
+
+NAMED_MOST = 10
+"""Names in a sentence; the rest are counted."""
+
+
+class LeftBehind:
+    """The orders that earlier sessions left, and which of them are not to be touched.
+
+    Attributes:
+        under_way: the names that a resume is canceling now.
+        ours: the names of which this session has held the order itself since.
+    """
+
+    def __init__(self, left: Iterable[JournalOrder] = ()) -> None:
+        self.under_way: set[CancelRequest] = set()
+        self.ours: set[CancelRequest] = set()
+        self._orders: dict[CancelRequest, JournalOrder] = {order.request: order for order in left}
+        self._names: dict[CancelRequest, dict[CancelRequest, None]] = {}  # by every id that the venue may be asked for
+        self._by_hold: dict[int, CancelRequest] = {}
+        for order in self._orders.values():
+            for request in requests_of(order):
+                self._names.setdefault(request, {})[order.request] = None
+            self._by_hold |= {hold.number: order.request for hold in order.open_holds}
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    @property
+    def orders(self) -> tuple[JournalOrder, ...]:
+        """What is left now, in the order in which it first came up."""
+        return tuple(self._orders.values())
+
+    def get(self, request: CancelRequest) -> JournalOrder | None:
+        """Return the order that was left under this very name, or None."""
+        return self._orders.get(request)
+
+    def hold(self, request: CancelRequest) -> None:
+        """Note that this session holds an order, or has learned the venue's id of one that it holds."""
+        if self._orders:
+            self.ours.update(name for name in self._names.get(request, ()) if name in self._orders)
+
+    def settled(self, outcome: Outcome) -> None:
+        """Note what a cancel of this session has come to, once that is on its way into the journal."""
+        if not self._orders:
+            return
+        request, off_book = outcome.request, bool(outcome.off_book)
+        if not off_book and not isinstance(outcome, NotFound):
+            return
+        for name in tuple(self._names.get(request, ())):
+            order = self._orders.get(name)
+            if order is None:
+                continue
+            holds, unsettled = order.open_holds, order.unsettled
+            if request in (name, None if order.meant is None else request_of(0, order.meant)):
+                unsettled = False
+            if off_book and request.id is not None:
+                holds = tuple(hold for hold in holds if _id_of(name, hold) != request)
+            self._replace(order, holds, unsettled=unsettled)
+
+    def released(self, holds: Iterable[int]) -> None:
+        """Note that holds have ended, by their numbers."""
+        for number in holds:
+            order = self._orders.get(self._by_hold[number]) if number in self._by_hold else None
+            if order is not None:
+                kept = tuple(hold for hold in order.open_holds if hold.number != number)
+                self._replace(order, kept, unsettled=order.unsettled)
+
+    def drop(self, request: CancelRequest) -> None:
+        """Note that an order is nobody's to cancel any more."""
+        self._orders.pop(request, None)
+
+    def _replace(self, order: JournalOrder, holds: tuple[JournalHold, ...], *, unsettled: bool) -> None:
+        if holds or unsettled:
+            self._orders[order.request] = attrs.evolve(order, open_holds=holds, unsettled=unsettled)
+        else:
+            self.drop(order.request)
+
+
+def requests_of(order: JournalOrder) -> tuple[CancelRequest, ...]:
+    """Return what the venue may be asked for: the name that the journal has, and the venue's ids."""
+    by_id = [hold.order_id for hold in order.open_holds] + [order.meant]
+    return (order.request, *(request_of(0, key) for key in by_id if key is not None))
+
+
+def _id_of(name: CancelRequest, hold: JournalHold) -> CancelRequest | None:
+    if name.id is not None:
+        return name
+    return None if hold.order_id is None else request_of(0, hold.order_id)
+
+
+def names_of(orders: tuple[JournalOrder, ...]) -> str:
+    """Return the names of orders for a sentence: the first ten, then a count."""
+    more = f" and {len(orders) - NAMED_MOST} more" if len(orders) > NAMED_MOST else ""
+    return ", ".join(order.request.key for order in orders[:NAMED_MOST]) + more
