@@ -49,6 +49,10 @@ class Served:
         }
 
     @property
+    def rest_url(self) -> str:
+        return self.found(r"REST +(\S+)")
+
+    @property
     def ca_file(self) -> str:
         return self.found(r"CA +(\S+)")
 
@@ -99,7 +103,7 @@ def test_the_demo_gets_every_order_off_the_book() -> None:
 
 
 def test_the_ready_made_commands_work_as_pasted(served: Served) -> None:
-    one, everything = served.commands
+    one, everything, show = served.commands
     done = subprocess.run(["/bin/sh", "-c", one], env=CLEAN, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "canceled"
@@ -107,6 +111,9 @@ def test_the_ready_made_commands_work_as_pasted(served: Served) -> None:
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 20
     assert "19 canceled, 1 already closed" in done.stderr
+    done = subprocess.run(["/bin/sh", "-c", show], env=CLEAN, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "canceled"
     assert shlex.split(one)[-1] == Path(served.ids_file).read_text().splitlines()[0]
 
 
@@ -174,7 +181,7 @@ def test_a_sandbox_that_wants_the_other_spelling_of_the_token(served: Served) ->
     assert "choose api_token or apiToken with TRIO_CANCEL_TOKEN_FIELD" in checked.stdout
     # The printed command sets it.
     done = subprocess.run(
-        ["/bin/sh", "-c", served.commands[-1]], env=CLEAN, capture_output=True, text=True, timeout=PATIENCE
+        ["/bin/sh", "-c", served.commands[1]], env=CLEAN, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["canceled"] * 2
@@ -192,6 +199,24 @@ def test_a_port_that_is_taken_is_named(served: Served) -> None:
     done = run("sandbox", "--port", port)
     assert done.returncode == 2
     assert done.stderr == f"trio-cancel: Port {port} cannot be used: Address already in use.\n"
+
+
+def test_orders_are_looked_up_from_another_process(served: Served) -> None:
+    first, second, third, *_ = Path(served.ids_file).read_text().split()
+    trust = ["--ca-file", served.ca_file]
+    environment = served.environment | {"TRIO_CANCEL_REST_URL": served.rest_url}
+    done = run("show", first, "--external-id", "sandbox-2", *trust, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["open"] * 2
+    for words in ([first], [first, second], [third, "--rest-url", served.rest_url]):
+        done = run("cancel", "--look-up", *words, *trust, env=environment)
+        assert done.returncode == 0, done.stderr
+    done = run("cancel", "--look-up", first, *trust, env=environment)
+    [record] = map(json.loads, done.stdout.splitlines())
+    assert (record["status"], record["closed_as"], record["executed_amount"]) == ("already_closed", "canceled", "0")
+    done = run("doctor", *trust, env=environment)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("\nok ") == 10
 
 
 def test_stdin_with_duplicates_is_accounted_for(served: Served) -> None:

@@ -33,6 +33,7 @@ LOG_KEPT = 10_000
 async def sandbox(
     *,
     port: Annotated[int, Parameter(help="The port to listen on; 0 takes a free one.")] = 0,
+    rest_port: Annotated[int, Parameter(help="The port of its REST API, for lookups; 0 takes a free one.")] = 0,
     orders: Annotated[int, Parameter(help="Open orders on its book.")] = 10,
     tls: Annotated[bool, Parameter(negative="", help="Speak TLS, with a certificate made on the spot.")] = False,
     dialect: Annotated[
@@ -45,10 +46,11 @@ async def sandbox(
 ) -> int:
     """Serve an exchange to try things on, on the loopback interface, until interrupted.
 
-    It prints its url, its credentials, some order ids and a command that cancels them.
+    It prints its urls, its credentials, some order ids and commands that cancel them and look them up.
     """
-    if not 0 <= port <= 65535:
-        raise CommandError("--port needs a number from 0 to 65535.")
+    for name, number in (("--port", port), ("--rest-port", rest_port)):
+        if not 0 <= number <= 65535:
+            raise CommandError(f"{name} needs a number from 0 to 65535.")
     check_orders(orders, least=0)
     if tls:
         need_trustme()
@@ -58,10 +60,18 @@ async def sandbox(
             async with AsyncExitStack() as stack:
                 try:
                     venue = await stack.enter_async_context(
-                        open_sandbox(port=port, tls=tls, dialect=dialect, token_field=token_field, log_limit=LOG_KEPT)
+                        open_sandbox(
+                            port=port,
+                            rest_port=rest_port,
+                            tls=tls,
+                            dialect=dialect,
+                            token_field=token_field,
+                            log_limit=LOG_KEPT,
+                        )
                     )
                 except OSError as error:
-                    raise CommandError(f"Port {port} cannot be used: {error.strerror or error}.") from error
+                    ports = " or ".join(str(number) for number in (port, rest_port) if number) or "0"
+                    raise CommandError(f"Port {ports} cannot be used: {error.strerror or error}.") from error
                 except NoCertificate as error:
                     raise CommandError(str(error)) from error
                 try:
@@ -87,9 +97,10 @@ def _folder() -> Generator[Path]:
 
 def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str = TOKEN_FIELDS[0]) -> str:
     """Return what a person needs to use the sandbox; write the files that it names."""
-    command = [*program(), "cancel", "--url", venue.url]
+    trust: list[str] = []
     lines = [
         f"The sandbox exchange listens at {venue.url}",
+        f"  REST    {venue.rest_url}",
         f"  token   {venue.credentials.api_token}",
         f"  secret  {venue.credentials.api_secret}",
     ]
@@ -97,7 +108,8 @@ def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str 
         ca_file = folder / "ca.pem"
         venue.write_ca(ca_file)
         lines.append(f"  CA      {ca_file}")
-        command += ["--ca-file", str(ca_file)]
+        trust = ["--ca-file", str(ca_file)]
+    command = [*program(), "cancel", "--url", venue.url, *trust]
     if ids:
         ids_file = folder / "ids.txt"
         ids_file.write_text("".join(f"{order_id}\n" for order_id in ids))
@@ -106,6 +118,8 @@ def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str 
         lines += [f"  and {len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
         lines += ["", "Cancel one of them:", "", *_pasted(venue, [*command, ids[0]], token_field)]
         lines += ["", "Cancel them all:", "", *_pasted(venue, [*command, "--from", str(ids_file)], token_field)]
+        show = [*program(), "show", "--rest-url", venue.rest_url, *trust, ids[0]]
+        lines += ["", "Look up what became of the first:", "", *_pasted(venue, show, token_field)]
     else:
         lines += ["", "Its book is empty; see what it says to a cancel:", ""]
         lines += _pasted(venue, [*command, "no-such-order"], token_field)
@@ -128,7 +142,7 @@ def _pasted(venue: Sandbox, words: Sequence[str], token_field: str) -> list[str]
     ]
     if token_field != TOKEN_FIELDS[0]:
         pieces.append(f"{TOKEN_FIELD_VARIABLE}={token_field}")
-    start = words.index("cancel") + 1
+    start = len(program()) + 1
     pieces.append(shlex.join(words[:start]))
     rest = list(words[start:])
     while rest:
