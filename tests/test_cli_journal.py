@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import sqlite3
 import time
 from contextlib import closing
@@ -17,7 +18,8 @@ import pytest
 
 from trio_cancel import Credentials, open_trading_ws, read_journal
 from trio_cancel._cancels import resuming
-from trio_cancel._cli import _resume, run, run_async
+from trio_cancel._cli import _journal, _resume, run, run_async
+from trio_cancel._journal.lock import HAS_FLOCK, is_locked
 from trio_cancel._journal.rows import Changes, HoldRow, IntentRow, OutcomeRow, micros
 from trio_cancel._journal.store import Account, Store
 from trio_cancel.sandbox import Sandbox
@@ -194,7 +196,7 @@ async def test_a_process_that_lives_is_not_disturbed(shell: Shell) -> None:
         assert "is being written by another session" in shell.error
         assert len(shell.sandbox.book.open_orders()) == 1
         assert await shell("journal") == 0
-        assert "1 order was left held or unsettled; if no session is writing" in shell.error
+        assert "1 order was left held or unsettled; a session is writing the journal now" in shell.error
     assert await shell("resume") == 0
     assert "nothing was left" in shell.error
 
@@ -256,8 +258,8 @@ async def test_the_journal_as_text(written: Shell) -> None:
     assert lines[1].startswith("session 1: opened 20")
     orders = "\n".join(lines[2:]).split("order with external id ")[1:]
     one, two = [[line.split()[1] if line.startswith(" ") else line for line in text.splitlines()] for text in orders]
-    assert one[:5] == ["one", "held", "intended", "written", "answered"]
-    assert sorted(one[5:]) == ["canceled", "released"]
+    assert one[:6] == ["one", "held", "placed", "intended", "written", "answered"]
+    assert sorted(one[6:]) == ["canceled", "released"]
     assert two == ["two", "intended", "written", "answered", "already"]
     assert "code 40408" in written.out
     assert written.error == ""
@@ -279,8 +281,8 @@ async def test_the_journal_as_csv(written: Shell) -> None:
     assert await written("journal", "--csv") == 0
     rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(written.out)))
     one = [row["event"] for row in rows if row["external_id"] == "one"]
-    assert sorted(one) == sorted(["held", "intended", "written", "answered", "canceled", "released"])
-    assert one[:3] == ["held", "intended", "written"]
+    assert sorted(one) == sorted(["held", "placed", "intended", "written", "answered", "canceled", "released"])
+    assert one[:4] == ["held", "placed", "intended", "written"]
     log = {record.request_id for record in written.sandbox.log}
     assert {row["request_id"] for row in rows if row["event"] == "answered"} == log
     assert {row["session"] for row in rows} == {"1"}
@@ -303,6 +305,85 @@ def test_credentials_are_needed_only_where_something_was_left(
     store.close()
     assert run(["resume", str(path)]) == 2
     assert "RIPIO_API_TOKEN" in capfd.readouterr().err
+
+
+async def test_only_some_orders_are_told_of(written: Shell) -> None:
+    place(written.sandbox, "three")
+    written.die(holds=(("three", True),), ago=-3600)
+    order_id = written.sandbox.book.get(external_id="one").id
+
+    async def names(*words: str, status: int = 0) -> list[str]:
+        assert await written("journal", "--json", *words) == status
+        return [json.loads(line)["external_id"] for line in written.out.splitlines()]
+
+    assert await names("--left") == ["three"]
+    assert await names("--order", "one") == ["one"]
+    assert await names("--order", "one", "--order", "two", "--session", "1") == ["one", "two"]
+    assert await names("--session", "2") == ["three"]
+    assert await names("--since", "1h") == ["one", "two", "three"]
+    assert await names("--since", "2099-01-01") == []
+    assert await names("--since", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60))) == ["three"]
+    assert await names("--order", order_id.lower(), status=1) == []  # by external id alone: the journal has no other
+    assert f"the journal has no order {order_id.lower()}" in written.error
+    words = [word for number in range(12) for word in ("--order", f"no-{number}")]
+    assert await names(*words, status=1) == []
+    assert "nor 2 more" in written.error
+    for word in ("yesterday", "5x", "", "-1h", "9" * 40 + "d", "2026-13-01", "h"):
+        assert await written("journal", f"--since={word}") == 2, word
+        assert "--since needs a moment" in written.error or not word
+    assert await written("journal", "--session", "7") == 2
+    assert "has no session 7; its sessions are 1 to 2" in written.error
+
+
+async def test_a_session_that_died_is_marked_and_one_that_lives_too(written: Shell) -> None:
+    written.die(holds=(("three", True),))
+    assert await written("journal") == 0
+    first, second = [line for line in written.out.splitlines() if line.startswith("session")]
+    assert ", closed 20" in first
+    assert second.endswith(", died")
+    assert "trio-cancel resume cancels what is still on the book" in written.error
+    async with open_trading_ws(written.sandbox.url, credentials=written.sandbox.credentials, journal=written.path):
+        assert await written("journal") == 0
+        assert [line.split(", ")[-1] for line in written.out.splitlines() if line.startswith("session")][1:] == [
+            "died",
+            "lives",
+        ]
+        assert "a session is writing the journal now" in written.error
+
+
+async def test_times_are_told_to_the_second_on_a_terminal(written: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_journal, "is_terminal", lambda _: True)
+    assert await written("journal") == 0
+    lines = [line for line in written.out.splitlines() if line.startswith("  ")]
+    assert lines
+    assert all(re.match(r"  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  \w", line) for line in lines)
+
+
+@pytest.mark.skipif(not HAS_FLOCK, reason="the lock is SQLite's")
+async def test_a_look_at_the_lock_keeps_no_session_out(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    assert is_locked(str(path)) is None
+    for _ in range(20):
+        store = Store.open(path, Account("wss://venue.example", Credentials("a", "b")), "x", 0)
+        assert is_locked(str(path)) is True
+        store.close()
+        assert is_locked(str(path)) is False
+
+
+async def test_nothing_to_resume_where_there_is_no_journal_yet(shell: Shell) -> None:
+    assert await shell("resume", "--missing-ok") == 0
+    assert "nothing was left" in shell.error
+    assert not shell.path.exists()
+    place(shell.sandbox, "held")
+    shell.die(holds=(("held", True),))
+    assert await shell("resume", "--missing-ok") == 0
+    assert shell.told == {"held": "canceled"}
+    log = shell.path.with_name(f"{shell.path.name}-wal")
+    shell.path.unlink()
+    log.write_bytes(b"x")  # a part of it is there: what was left is in what is missing
+    assert await shell("resume", "--missing-ok") == 2
+    for wrong in ("", str(shell.path.parent), str(shell.path.parent / "no" / "such" / "journal")):
+        assert await run_async(["resume", wrong, "--missing-ok"]) == 2, wrong
 
 
 # External ids that are used again

@@ -52,6 +52,14 @@ async def cancel(
     proxy: Proxy = None,
     look_up: LookUp = False,
     rest_url: RestUrl = None,
+    journal: Annotated[
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="A file in which each cancel stands before it is sent, and then its outcome: if this run is killed, "
+            "trio-cancel resume FILE does the rest. It is made if it is missing.",
+        ),
+    ] = None,
     deadline: Annotated[
         float | None, Parameter(help="Seconds for the whole run; what is not done then is told as it stands.")
     ] = None,
@@ -73,7 +81,7 @@ async def cancel(
     if not found.requests:
         raise CommandError("There is nothing to cancel: give order ids, --external-id or --from FILE.")
     venue = find_venue(url, ca_file, proxy)
-    venue = attrs.evolve(venue, lookup=asked_lookup(look_up, rest_url, venue.endpoint))
+    venue = attrs.evolve(venue, lookup=asked_lookup(look_up, rest_url, venue.endpoint), journal=journal)
     output = Output(found.total, as_json=json)
     run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline))
     await output.cancel(run)

@@ -4,20 +4,51 @@ from __future__ import annotations
 
 import csv as csv_format
 import io
+import os
+import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any
 
+import attrs
 import msgspec
 from cyclopts import Parameter
 
-from trio_cancel._cli._failure import CommandError, clean, say
+from trio_cancel._cli._failure import CommandError, clean, say, short
+from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._journal.reading import JournalCancel, JournalContents, JournalHold, JournalOrder, read_journal
+from trio_cancel._journal.lock import is_locked
+from trio_cancel._journal.reading import (
+    DISMISSED,
+    JournalCancel,
+    JournalContents,
+    JournalHold,
+    JournalOrder,
+    JournalSession,
+    read_journal,
+)
+from trio_cancel._values.models import canonical_id
 
-COLUMNS = ("at", "session", "id", "external_id", "event", "request_id", "status", "error_code", "closed_as")
+COLUMNS = (
+    "at",
+    "session",
+    "id",
+    "external_id",
+    "event",
+    "request_id",
+    "status",
+    "error_code",
+    "closed_as",
+    "connection",
+    "order_id",
+)
+NAMED_MOST = 10
+"""Names that are told one by one."""
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DIGITS_MOST = 10
 _encode = msgspec.json.Encoder().encode
 
 
@@ -25,49 +56,174 @@ def journal(
     journal: Annotated[str, Parameter(name="JOURNAL", help="The file that open_trading_ws(journal=...) wrote.")],
     /,
     *,
+    left: Annotated[bool, Parameter(negative="", help="Only orders that were left held or unsettled.")] = False,
+    order: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="",
+            allow_leading_hyphen=True,
+            help="Only this order, by either of its ids; may be given several times.",
+        ),
+    ] = (),
+    since: Annotated[
+        str | None,
+        Parameter(
+            help="Only orders to which something happened since then: 2026-01-31, 2026-01-31T12:00 (UTC, unless it "
+            "says another zone), or so long ago: 90s, 30m, 2h, 7d.",
+        ),
+    ] = None,
+    session: Annotated[int | None, Parameter(help="Only orders that the session of this number dealt with.")] = None,
     json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each order.")] = False,
     csv: Annotated[bool, Parameter(negative="", help="Print CSV, a line for each event.")] = False,
 ) -> int:
-    """Tell what happened to each order in a journal, each attempt, with times (UTC).
+    """Tell what happened to each order in a journal, each attempt, with times (UTC; to the second on a terminal).
 
-    Exit status: 0; 2 if it cannot be read.
+    Exit status: 0; 1 if --order names an order that is not in it; 2 if it cannot be read.
     """
     if json and csv:
         raise CommandError("--json and --csv exclude each other; give one of them.")
+    chosen = Choice(left, order, None if since is None else _moment_of(since, time.time()), session)
     contents = read_journal(journal)
-    lines = _csv_lines(contents) if csv else _json_lines(contents) if json else _text_lines(contents)
+    missing = chosen.check(contents)
+    writing = is_locked(os.path.realpath(journal))
+    orders = chosen.of(contents)
+    lines = (
+        _csv_lines(orders) if csv else _json_lines(orders) if json else _text_lines(contents, orders, chosen, writing)
+    )
     while some := "".join(islice(lines, 1000)):
         write_stdout(some)
-    if left := len(contents.left):
-        what = "order was" if left == 1 else "orders were"
-        say(f"{left} {what} left held or unsettled; if no session is writing the journal now, trio-cancel resume helps")
-    return Status.OK
+    if count := len(contents.left):
+        what = "order was" if count == 1 else "orders were"
+        remedy = "a session is writing the journal now, and some may be its own"
+        if not writing:
+            may = "if no session is writing the journal now, " if writing is None else ""
+            remedy = f"{may}trio-cancel resume cancels what is still on the book"
+        say(f"{count} {what} left held or unsettled; {remedy}")
+    for name in missing[:NAMED_MOST]:
+        say(f"the journal has no order {short(clean(name), 200)}")
+    if len(missing) > NAMED_MOST:
+        say(f"nor {len(missing) - NAMED_MOST} more of those that --order names")
+    return Status.LEFT if missing else Status.OK
 
 
-def _text_lines(contents: JournalContents) -> Iterator[str]:
-    yield f"{contents.url}\n"
+@attrs.frozen
+class Choice:
+    """Which orders are told of.
+
+    Attributes:
+        left: only what was left.
+        names: only these ids, if there are any.
+        since: Unix seconds.
+        session: the number of a session.
+    """
+
+    left: bool = False
+    names: tuple[str, ...] = ()
+    since: float | None = None
+    session: int | None = None
+
+    def check(self, contents: JournalContents) -> list[str]:
+        """Return the names that are not in the journal.
+
+        Raises:
+            CommandError: it has no such session.
+        """
+        numbers = [session.number for session in contents.sessions]
+        if self.session is not None and self.session not in numbers:
+            has = f"its sessions are {numbers[0]} to {numbers[-1]}" if numbers else "it has none yet"
+            raise CommandError(f"The journal has no session {self.session}; {has}.")
+        known = {name for order in contents.orders for name in _names(order)} if self.names else set()
+        return [name for name in self.names if not {("", name), ("id", canonical_id(name))} & known]
+
+    def of(self, contents: JournalContents) -> list[JournalOrder]:
+        """Return the orders, in the order in which they first came up."""
+        orders = contents.left if self.left else contents.orders
+        wanted = {name for text in self.names for name in (("", text), ("id", canonical_id(text)))}
+        return [order for order in orders if self._has(order, wanted)]
+
+    def _has(self, order: JournalOrder, wanted: set[tuple[str, str]]) -> bool:
+        if wanted and not wanted & _names(order):
+            return False
+        sessions = {hold.session for hold in order.holds} | {cancel.session for cancel in order.cancels}
+        if self.session is not None and self.session not in sessions:
+            return False
+        return self.since is None or _events(order)[-1][0] >= self.since
+
+
+def _names(order: JournalOrder) -> set[tuple[str, str]]:
+    """Return every id of an order; the venue's are compared without regard to case."""
+    ids = [hold.order_id for hold in order.holds] + [order.request.id, order.meant]
+    names = {("id", canonical_id(key)) for key in ids if key is not None}
+    if order.request.external_id is not None:
+        names.add(("", order.request.external_id))
+    return names
+
+
+def _moment_of(text: str, now: float) -> float:
+    """Return a moment that a person has written, as Unix seconds.
+
+    Raises:
+        CommandError: it is not one.
+    """
+    number, unit = text[:-1], text[-1:]
+    if unit in _UNITS and number.isascii() and number.isdigit() and len(number) < _DIGITS_MOST:
+        return now - int(number) * _UNITS[unit]
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise CommandError(
+            f"--since needs a moment such as 2026-01-31 or 2026-01-31T12:00, or how long ago (90s, 30m, 2h, 7d), "
+            f"not {short(clean(text), 50)!r}."
+        ) from None
+
+
+def _text_lines(
+    contents: JournalContents, orders: list[JournalOrder], chosen: Choice, writing: bool | None
+) -> Iterator[str]:
+    tell = to_the_second if is_terminal(sys.stdout) else moment
+    yield f"{clean(contents.url)}\n"
     for session in contents.sessions:
-        end = "" if session.closed_at is None else f", closed {moment(session.closed_at)}"
-        yield f"session {session.number}: opened {moment(session.opened_at)}, alive {moment(session.alive_at)}{end}\n"
-    for order in contents.orders:
+        if chosen.session in (None, session.number):
+            what = state_of(session, contents, writing)
+            end = f", closed {tell(session.closed_at)}" if session.closed_at is not None else what and f", {what}"
+            yield f"session {session.number}: opened {tell(session.opened_at)}, alive {tell(session.alive_at)}{end}\n"
+    for order in orders:
         yield f"{clean(str(order.request))}{'  (left)' if order.left else ''}\n"
         for at, event, detail in _events(order):
             words = event.replace("_", " ")
-            yield f"  {moment(at)}  {words:<14} {_words(detail)}".rstrip() + "\n"
+            yield f"  {tell(at)}  {words:<14} {_words(detail)}".rstrip() + "\n"
+
+
+def state_of(session: JournalSession, contents: JournalContents, writing: bool | None) -> str:
+    """Return how a session stands: "closed", "died", "lives", or "" if that cannot be told.
+
+    Args:
+        session: the session.
+        contents: the journal that it wrote.
+        writing: whether a session writes the journal now; None if that cannot be told.
+    """
+    if session.closed_at is not None:
+        return "closed"
+    if session is not contents.sessions[-1] or writing is False:
+        return "died"
+    return "" if writing is None else "lives"
 
 
 def _words(detail: dict[str, Any]) -> str:
     request_id, status, code = detail.get("request_id"), detail.get("status"), detail.get("error_code")
     parts = [request_id, f"status {status}" if status is not None else None, f"code {code}" if code else None]
-    parts.append(detail.get("closed_as"))
+    if (connection := detail.get("connection")) is not None:
+        parts.append(f"connection {connection}")
+    parts += [detail.get("closed_as"), clean(detail.get("order_id") or "")]
     return "  ".join(part for part in parts if part)
 
 
-def _csv_lines(contents: JournalContents) -> Iterator[str]:
+def _csv_lines(orders: list[JournalOrder]) -> Iterator[str]:
     text = io.StringIO()
     writer: csv_format.DictWriter[str] = csv_format.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    for order in contents.orders:
+    for order in orders:
         named = {"id": order.request.id, "external_id": order.request.external_id}
         for at, event, detail in _events(order):
             writer.writerow({"at": moment(at), "event": event, **named, **detail})
@@ -77,8 +233,8 @@ def _csv_lines(contents: JournalContents) -> Iterator[str]:
     yield text.getvalue()
 
 
-def _json_lines(contents: JournalContents) -> Iterator[str]:
-    for order in contents.orders:
+def _json_lines(orders: list[JournalOrder]) -> Iterator[str]:
+    for order in orders:
         record = {
             "id": order.request.id,
             "external_id": order.request.external_id,
@@ -110,8 +266,9 @@ def _cancel(cancel: JournalCancel) -> dict[str, Any]:
                 "written_at": moment(attempt.written_at),
                 "answered_at": moment(attempt.answered_at),
                 "status": attempt.status,
+                "connection": connection,
             }
-            for attempt in cancel.attempts
+            for attempt, connection in zip(cancel.attempts, cancel.connections, strict=True)
         ],
         "outcome": cancel.kind,
         "settled_at": moment(cancel.settled_at),
@@ -130,12 +287,14 @@ def _events(order: JournalOrder) -> list[tuple[float, str, dict[str, Any]]]:
 
     for hold in order.holds:
         add(hold.held_at, "held", session=hold.session)
+        add(hold.placed_at, "placed", session=hold.session, order_id=hold.order_id)
         add(hold.released_at, "released", session=hold.session)
     for cancel in order.cancels:
         session = cancel.session
-        add(cancel.intended_at, "intended", session=session)
-        for attempt in cancel.attempts:
-            add(attempt.written_at, "written", session=session, request_id=attempt.request_id)
+        if cancel.kind != DISMISSED:
+            add(cancel.intended_at, "intended", session=session)
+        for attempt, connection in zip(cancel.attempts, cancel.connections, strict=True):
+            add(attempt.written_at, "written", session=session, request_id=attempt.request_id, connection=connection)
             add(
                 attempt.answered_at,
                 "answered",
@@ -152,6 +311,11 @@ def _events(order: JournalOrder) -> list[tuple[float, str, dict[str, Any]]]:
         )
     events.sort(key=lambda event: event[0])
     return events
+
+
+def to_the_second(unix: float | None) -> str | None:
+    """Return Unix seconds as a person reads them, in UTC."""
+    return None if unix is None else datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def moment(unix: float | None) -> str | None:

@@ -51,6 +51,7 @@ class Venue:
     ssl_context: ssl.SSLContext | None
     dial: Tunnel | None = None
     lookup: RestLookup | None = None
+    journal: str | None = None
 
     def open(self, observer: Observer | None = None) -> AbstractAsyncContextManager[TradingWS]:
         """Open a session; see :func:`trio_cancel.open_trading_ws`."""
@@ -63,6 +64,7 @@ class Venue:
             observer=observer,
             lookup=self.lookup,
             look_up_closed=self.lookup is not None,
+            journal=self.journal,
         )
 
 

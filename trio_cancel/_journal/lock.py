@@ -20,6 +20,8 @@ HAS_FLOCK = importlib.util.find_spec("fcntl") is not None
 """False where the system is no POSIX."""
 _TRIES = 100
 """How often the file is opened anew because the process was forked, or the file replaced, at that moment."""
+_BUSY = 20
+"""How often a lock that is taken is tried again, a millisecond later: perhaps somebody only looks at it."""
 
 
 class Lock(Protocol):
@@ -40,6 +42,7 @@ class _FileLock:
 
         self.path = path
         self._file: int | None = None
+        busy = 0
         for _ in range(_TRIES):
             before = fork.forks()
             self._file = file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
@@ -51,6 +54,11 @@ class _FileLock:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if _names(path, file):
                         return
+            except BlockingIOError:
+                self._close()
+                busy += 1
+                if busy > _BUSY:
+                    raise
             except BaseException:
                 self._close()
                 raise
@@ -116,6 +124,27 @@ def lock(path: str) -> Lock:
         return _DatabaseLock(beside)
     except sqlite3.Error as error:
         raise OSError(str(error)) from error
+
+
+def is_locked(path: str) -> bool | None:
+    """Return True if a session writes the journal at ``path`` now, False if none does, None if that cannot be told."""
+    if not HAS_FLOCK:
+        return None
+    import fcntl
+
+    try:
+        file = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(file)  # and with it the lock
+    return False
 
 
 def _names(path: str, file: int) -> bool:

@@ -53,6 +53,7 @@ class JournalCancel:
         session: the session that canceled.
         intended_at: when the intent was made durable; its first byte was written after that.
         attempts: the requests that are known to have been written. After a crash others may have been.
+        connections: for each attempt the number of the connection that carried it, counted by its session from 1.
         kind: the kind of its outcome (``"canceled"``, …); None if its process works on it, or died; ``"dismissed"``
             where nothing was canceled, because the order was dismissed with ``ws.dismiss(…)``.
         settled_at: when it had its outcome; None if it has none.
@@ -66,6 +67,7 @@ class JournalCancel:
     kind: str | None = None
     settled_at: float | None = None
     error_code: int | None = None
+    connections: tuple[int, ...] = ()
 
     @property
     def closed_as(self) -> Literal["canceled", "executed"] | None:
@@ -210,9 +212,10 @@ def contents_of(tables: Tables) -> JournalContents:
         )
     for number, session, external, key, at in tables.intents:
         kind, settled, code = outcomes.get(number, (None, None, None))
-        tried = _attempts(attempts.get(number, ()), sessions.get(session))
+        written = attempts.get(number, ())
+        tried, connections = _attempts(written, sessions.get(session)), tuple(row[2] for row in written)
         story_of(number, session, external, key, at).cancels[number] = JournalCancel(
-            number, session, at / 1e6, tried, kind, seconds(settled), code
+            number, session, at / 1e6, tried, kind, seconds(settled), code, connections
         )
         alive[session] = max(alive[session], settled or 0)
     closed: dict[CancelRequest, int] = {}
