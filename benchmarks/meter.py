@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 _STATM = pathlib.Path("/proc/self/statm")
+_STATUS = pathlib.Path("/proc/self/status")
 _MIB = 2**20
 
 
@@ -52,7 +53,15 @@ class Meter:
 
 
 def peak_memory() -> int:
-    """The largest resident memory of this process so far, in bytes."""
+    """The largest resident memory of this process so far, in bytes.
+
+    Linux hands `ru_maxrss` on across fork and exec, so that a small child shows what its parent took. `VmHWM` belongs to
+    the program that runs now.
+    """
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

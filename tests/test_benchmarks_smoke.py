@@ -52,3 +52,14 @@ def test_a_wrong_argument_is_a_usage_error(arguments: list[str], complaint: str)
     done = benchmarks(*arguments)
     assert done.returncode == 2
     assert complaint in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is not handed on")
+def test_the_peak_memory_is_that_of_the_process_itself() -> None:
+    """A process that was started by a large one does not show the large one's peak."""
+    large = (
+        "import subprocess, sys; ballast = b'x' * 300_000_000; sys.exit(subprocess.call([sys.executable, '-c', "
+        "'from benchmarks.meter import peak_memory; print(peak_memory())']))"
+    )
+    done = subprocess.run([sys.executable, "-c", large], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert 1_000_000 < int(done.stdout) < 100_000_000
