@@ -55,7 +55,7 @@ class Meter:
 def peak_memory() -> int:
     """The largest resident memory of this process so far, in bytes.
 
-    Linux hands `ru_maxrss` on across fork and exec, so that a small child shows what its parent took. `VmHWM` belongs to
+    Linux hands `ru_maxrss` on across fork and exec, so that a small child shows what its parent took. `VmHWM` is of
     the program that runs now.
     """
     if _STATUS.exists():

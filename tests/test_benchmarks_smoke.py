@@ -61,5 +61,7 @@ def test_the_peak_memory_is_that_of_the_process_itself() -> None:
         "import subprocess, sys; ballast = b'x' * 300_000_000; sys.exit(subprocess.call([sys.executable, '-c', "
         "'from benchmarks.meter import peak_memory; print(peak_memory())']))"
     )
-    done = subprocess.run([sys.executable, "-c", large], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", large], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
     assert 1_000_000 < int(done.stdout) < 100_000_000

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import random
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_cancel._values.models import Credentials
-from trio_cancel.sandbox import Book, ConnectionRecord, Faults, OrderStatus, RequestRecord
+from trio_cancel.sandbox import ConnectionRecord, Fault, Faults, OrderStatus, Point, RequestRecord
 from trio_cancel.sandbox._exchange import Exchange
 from trio_cancel.sandbox._limits import DAY, Limits
 from trio_cancel.sandbox._protocol import (
@@ -305,7 +306,7 @@ def test_whatever_is_asked_is_answered(text: str) -> None:
     answer = venue.ask(text)
     assert answer.encode()
     assert code(answer) in ((400, 40010), (400, 40011))
-    door = json.loads(SideDoor(venue.book).answer(text))
+    door = json.loads(SideDoor(venue.book, venue.exchange.plan).answer(text))
     assert door["status"] in (400, 404)
 
 
@@ -315,14 +316,69 @@ def test_quoting_is_json(text: str) -> None:
     assert json.loads(quote(text)) == text
 
 
-def test_the_side_door() -> None:
-    book = Book(now=lambda: NOW)
-    door = SideDoor(book)
-
+def asker(door: SideDoor) -> Callable[..., tuple[int, Any]]:
     def ask(method: str, **params: object) -> tuple[int, Any]:
         answer = json.loads(door.answer(json.dumps({"id": "1", "method": method, "params": params})))
         assert answer["id"] == "1"
         return answer["status"], answer["result"] if answer["status"] == 200 else answer["error"]["message"]
+
+    return ask
+
+
+def test_faults_are_switched_through_the_side_door() -> None:
+    venue = Venue()
+    ask = asker(SideDoor(venue.book, venue.exchange.plan))
+    first, second = venue.book.create(), venue.book.create()
+    assert ask("sandbox.get_faults") == (200, {"chances": {}, "counts": {}})
+    assert ask("sandbox.set_faults", faults=["other_order", "upgrade_401"])[0] == 200
+    assert ask("sandbox.set_faults", faults=["error_503_before"], order=second.id)[0] == 200
+    assert code(venue.ask(message({"id": "nothing"})))[0] == 404  # waits for a request that succeeds
+    assert code(venue.ask(message({"id": second.id}, id="2")))[0] == 503  # what is meant for the order comes first
+    venue.ask(message({"id": first.id}, id="3"))
+    assert venue.exchange.plan.counts == {Fault.OTHER_ORDER: 1, Fault.ERROR_503_BEFORE: 1}
+    assert venue.exchange.plan.at(Point.UPGRADE) is Fault.UPGRADE_401
+    assert ask("sandbox.set_chances", chances={"error_503_before": 0.75})[0] == 200
+    assert ask("sandbox.set_chances", chances={"refuse_429": 0.25})[0] == 200
+    assert ask("sandbox.get_faults")[1]["chances"] == {"error_503_before": 0.75, "refuse_429": 0.25}
+    assert code(venue.ask(message({"id": second.id}, id="4")))[0] in (503, 429)
+    assert ask("sandbox.clear_faults") == (200, None)
+    assert ask("sandbox.get_faults")[1]["chances"] == {}
+    assert code(venue.ask(message({"id": second.id}, id="5")))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("sandbox.set_faults", {"faults": ["nonsense"]}),
+        ("sandbox.set_faults", {"faults": [["drop_after"]]}),
+        ("sandbox.set_faults", {"faults": "drop_after"}),
+        ("sandbox.set_faults", {}),
+        ("sandbox.set_faults", {"faults": ["upgrade_401"], "order": "A"}),
+        ("sandbox.set_faults", {"faults": ["drop_after"], "order": 7}),
+        ("sandbox.set_faults", {"faults": ["drop_after"], "order": ""}),
+        ("sandbox.set_chances", {"chances": {"drop_after": 2}}),
+        ("sandbox.set_chances", {"chances": {"drop_after": -0.1}}),
+        ("sandbox.set_chances", {"chances": {"drop_after": 10**400}}),
+        ("sandbox.set_chances", {"chances": {"drop_after": None}}),
+        ("sandbox.set_chances", {"chances": {"drop_after": 0.6, "drop_before": 0.6}}),
+        ("sandbox.set_chances", {"chances": {"nonsense": 0.1}}),
+        ("sandbox.set_chances", {"chances": ["drop_after"]}),
+        ("sandbox.clear_faults", {"all": True}),
+    ],
+)
+def test_wrong_faults_are_refused_at_the_side_door(method: str, params: dict[str, object]) -> None:
+    venue = Venue()
+    status, why = asker(SideDoor(venue.book, venue.exchange.plan))(method, **params)
+    assert status == 400
+    assert why
+    assert venue.exchange.plan.at(Point.UPGRADE) is None
+    assert dict(venue.exchange.plan.faults.chances) == {}
+
+
+def test_the_side_door() -> None:
+    venue = Venue()
+    door = SideDoor(venue.book, venue.exchange.plan)
+    ask = asker(door)
 
     status, created = ask("sandbox.create", id="A", external_id="B", amount="0.1", price=7)
     assert (status, created["requested_amount"], created["price"]) == (200, "0.1", "7")

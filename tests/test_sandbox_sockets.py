@@ -20,8 +20,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from trio_cancel import open_trading_ws
 from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import (
+    Fault,
+    FaultStatus,
     InvalidOrder,
     OrderStatus,
     Sandbox,
@@ -101,12 +104,62 @@ async def test_the_side_door_over_the_socket(tls: bool) -> None:
                 await control.get(external_id="C")
             with pytest.raises(SandboxControlError, match="already"):
                 await control.create(id="A")
+            for wrong in (0.5, float("nan"), "", "x", 0, -1, None, True):
+                with pytest.raises(SandboxControlError, match="amount"):
+                    await control.create(amount=wrong)  # type: ignore[arg-type]  # on purpose
+            with pytest.raises(SandboxControlError, match="price must be a Decimal, an int or a string, not float"):
+                await control.create(price=0.5)  # type: ignore[arg-type]  # on purpose
+            with pytest.raises(SandboxControlError, match="not float"):
+                await control.fill("A", amount=0.5)  # type: ignore[arg-type]  # on purpose
             with pytest.raises(KeyError, match="as it is"):
                 raise KeyError("as it is")
         assert len(sandbox.log) == 0
         with pytest.raises(ZeroDivisionError):
             async with open_sandbox_control(sandbox.url, ssl_context=sandbox.ssl_context):
                 raise ZeroDivisionError
+
+
+async def test_faults_are_switched_over_the_socket() -> None:
+    async with open_sandbox() as sandbox, open_sandbox_control(sandbox.url) as control:
+        order = await control.create()
+        await control.fault_on_next(Fault.ERROR_503_BEFORE, Fault.UPGRADE_503)
+        await control.fault_on(order.id, Fault.DROP_AFTER)
+        await control.set_chances({Fault.DUPLICATED: 0.5})
+        assert sandbox.faults.chances == {Fault.DUPLICATED: 0.5}
+        assert await control.faults() == FaultStatus({Fault.DUPLICATED: 0.5}, {})
+        with pytest.raises(SandboxControlError, match="at most 1 together"):
+            await control.set_chances({Fault.DROP_AFTER: 0.6})
+        with pytest.raises(SandboxControlError, match="There is no fault 'nonsense': choose from"):
+            await control.fault_on_next("nonsense")  # type: ignore[arg-type]  # on purpose
+        with pytest.raises(SandboxControlError, match="cannot be written as JSON"):
+            await control.set_chances({Fault.DROP_AFTER: float("nan")})
+        await control.clear_faults()
+        assert await control.faults() == FaultStatus({}, {})
+        async with open_trading_ws(sandbox.url, credentials=sandbox.credentials) as ws:
+            assert len((await ws.try_cancel(order.id)).attempts) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:80", "ws://127.0.0.1", "ws://127.0.0.1:x", "http://127.0.0.1:80", "ws://[1"]
+)
+async def test_a_wrong_url_of_a_side_door(url: str) -> None:
+    with pytest.raises(SandboxControlError, match=r"A sandbox's url looks like ws://127\.0\.0\.1:8765, not like"):
+        async with open_sandbox_control(url):
+            pass
+
+
+async def test_the_side_door_needs_none_of_the_usual_threads() -> None:
+    limiter = trio.to_thread.current_default_thread_limiter()
+    async with open_sandbox() as sandbox:
+        before, limiter.total_tokens = limiter.total_tokens, 1
+        try:
+            async with limiter:
+                for host in ("127.0.0.1", "localhost"):
+                    with trio.fail_after(5):
+                        async with open_sandbox_control(sandbox.url.replace("127.0.0.1", host)) as control:
+                            assert await control.open_orders() == []
+        finally:
+            limiter.total_tokens = before
 
 
 async def test_no_browser_and_no_other_server_at_the_side_door() -> None:

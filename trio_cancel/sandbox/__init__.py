@@ -34,6 +34,7 @@ from trio_cancel.sandbox._server import Sandbox as Sandbox
 from trio_cancel.sandbox._server import SandboxOptions as SandboxOptions
 from trio_cancel.sandbox._server import open_sandbox as open_sandbox
 from trio_cancel.sandbox._server import serve_sandbox as serve_sandbox
+from trio_cancel.sandbox._side_door import FaultStatus as FaultStatus
 from trio_cancel.sandbox._side_door import SandboxControl as SandboxControl
 from trio_cancel.sandbox._side_door import SandboxControlError as SandboxControlError
 from trio_cancel.sandbox._side_door import open_sandbox_control as open_sandbox_control

@@ -1,7 +1,7 @@
 """The plan that picks the faults of one sandbox (pure).
 
-First a script is asked, then a table of what was set for that order or for the next connection, then chance decides,
-with a seed. Each fault that fired is counted.
+First a script is asked, then a table of what was set for that order, for the next request or the next connection, then
+chance decides, with a seed. Each fault that fired is counted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+
+import attrs
 
 from trio_cancel.sandbox._faults import CustomReply, Fault, Faults, Point
 from trio_cancel.sandbox._log import RequestRecord
@@ -29,7 +31,7 @@ class FaultPlan:
         self.script: Script | None = None
         self._rng = rng
         self._orders: dict[str, deque[Fault | CustomReply | None]] = {}
-        self._next: dict[Point, deque[Fault | None]] = {Point.UPGRADE: deque(), Point.CLOSE: deque()}
+        self._next: dict[Point, deque[Fault | None]] = {point: deque() for point in Point}
         self.faults = faults
 
     @property
@@ -54,12 +56,23 @@ class FaultPlan:
         self._orders.setdefault(key, deque()).extend(planned)
 
     def for_next(self, point: Point, faults: Iterable[Fault | None]) -> None:
-        """Set what happens at the next upgrades or Closes, one after another; None: nothing."""
+        """Set what happens at the next upgrades, requests or Closes, one after another; None: nothing.
+
+        A fault that only a request which succeeds can have waits for one.
+        """
         planned = list(faults)
         for fault in planned:
             if fault is not None and fault.point is not point:
                 raise ValueError(f"{fault} fires at the point {fault.point}, not {point}.")
         self._next[point].extend(planned)
+
+    def clear(self) -> None:
+        """Take away the script, the chances and what was set; the counts stay."""
+        self.script = None
+        self.faults = attrs.evolve(self._faults, chances={})
+        self._orders.clear()
+        for planned in self._next.values():
+            planned.clear()
 
     def at(self, point: Point) -> Fault | None:
         """Pick the fault of an upgrade or Close."""
@@ -79,7 +92,11 @@ class FaultPlan:
                     if not planned:
                         del self._orders[key]
                     return self._counted(chosen, succeeds)
-        if chosen is None:
+        upcoming = self._next[Point.REQUEST]
+        if chosen is None and upcoming:
+            if succeeds or upcoming[0] is None or not upcoming[0].needs_result:
+                return self._counted(upcoming.popleft(), succeeds)
+        elif chosen is None:
             chosen = self._drawn(Point.REQUEST, succeeds=succeeds)
         return self._counted(chosen, succeeds)
 

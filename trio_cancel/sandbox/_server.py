@@ -75,7 +75,7 @@ class Sandbox:
         self._certificate = certificate
         self._nursery = nursery
         self._rng = rng
-        self._side_door = SideDoor(exchange.book)
+        self._side_door = SideDoor(exchange.book, exchange.plan)
         self.credentials = credentials
         self.book: Book = exchange.book
         self.log: Log = exchange.log
@@ -199,6 +199,16 @@ class Sandbox:
         """
         self._exchange.plan.for_order(order, faults)
 
+    def fault_on_request(self, *faults: Fault | None) -> None:
+        """Set what hits the next requests, whatever orders they name, one after another; None: nothing.
+
+        What was set for an order (`fault_on`) comes first.
+
+        Raises:
+            ValueError: if one cannot hit a request.
+        """
+        self._exchange.plan.for_next(Point.REQUEST, faults)
+
     def fault_on_upgrade(self, *faults: Fault | None) -> None:
         """Set what happens to the next connections, one after another; None: nothing."""
         self._exchange.plan.for_next(Point.UPGRADE, faults)
@@ -206,6 +216,13 @@ class Sandbox:
     def fault_on_close(self, *faults: Fault | None) -> None:
         """Set what happens at the next Closes by clients, one after another; None: nothing."""
         self._exchange.plan.for_next(Point.CLOSE, faults)
+
+    def clear_faults(self) -> None:
+        """Behave from now on: take away the script, the chances and what was set for orders, requests and connections.
+
+        What has fired already runs its course, and the counts stay. The REST side has faults of its own, which stay.
+        """
+        self._exchange.plan.clear()
 
     # Serving
 
