@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
-import attrs
+import msgspec
 import pytest
 import trio
 
@@ -185,7 +185,7 @@ def test_an_answer_that_names_nothing_is_about_what_was_asked_for() -> None:
     holds, scope = Holds(), Scope()
     holds.hold(NAME, scope)
     outcome = canceled(1.0, order_id="")
-    nameless = Canceled(NAME, order=attrs.evolve(outcome.order, external_id=None))
+    nameless = Canceled(NAME, order=msgspec.structs.replace(outcome.order, external_id=None))
     holds.settled(nameless)
     assert scope.told == [(NAME, nameless)]
 

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, assert_never, assert_type, get_args
 
-import attrs
 import pytest
 import trio
 from desk import canceled
@@ -111,7 +110,7 @@ def test_the_union_is_closed_and_answers_one_question() -> None:
 
 @pytest.mark.parametrize("outcome", ALL, ids=lambda outcome: outcome.kind)
 def test_outcomes_are_frozen_values(outcome: Outcome) -> None:
-    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         outcome.request = CancelRequest("p")  # type: ignore[misc]  # that is what is tested
     assert outcome.attempts == ()
     assert outcome.final

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 import attrs
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -504,7 +505,7 @@ async def test_our_clock_may_be_set_meanwhile(autojump_clock: MockClock) -> None
     shifted = OffsetInterval(-10_500, -9_500)
     assert not Hold(MM, EPOCH + 50, None, 50.0).is_meant_by(ahead, shifted)
     assert Hold(MM, EPOCH + 50, None, 50.0).is_meant_by(
-        attrs.evolve(ahead, order=canceled(51.0, updated=100.05).order), shifted
+        msgspec.structs.replace(ahead, order=canceled(51.0, updated=100.05).order), shifted
     )
     # In another process trio's clock does not tell: only if both clocks agree may ours be compared.
     after = canceled(55.0, updated=100.05)

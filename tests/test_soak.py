@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import attrs
+import msgspec
 import pytest
 from soak.check import SHARED, honest, violations
 from soak.meter import Process, Sample, growth, left_over
@@ -74,7 +75,7 @@ def test_a_truth_passes(outcome: Outcome, truth: Truth) -> None:
     [
         (2, Canceled(REQUEST, ATTEMPTS, order=ORDER), refused(500)),
         (2, Canceled(REQUEST, (Attempt("r2"),), order=ORDER), CANCELED),
-        (2, Canceled(REQUEST, ATTEMPTS, order=attrs.evolve(ORDER, executed_amount=Decimal(0))), CANCELED),
+        (2, Canceled(REQUEST, ATTEMPTS, order=msgspec.structs.replace(ORDER, executed_amount=Decimal(0))), CANCELED),
         (2, AlreadyClosed(REQUEST, ATTEMPTS), refused(400, 40408)),
         (4, AlreadyClosed(REQUEST, ATTEMPTS), refused(500, None, "canceled")),
         (

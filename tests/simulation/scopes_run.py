@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from unittest.mock import patch
 
 import attrs
+import msgspec
 import trio
 
 from trio_cancel import CancelRequest, HandshakeFailed, JournalContents, JournalError, Outcome, Pacer, TradingWS
@@ -311,7 +312,7 @@ class ScopeSimulation(Simulation):
             return self._open(life, Terms(12.0, 30.0, retry=True), Watch(life, observer))
 
         def tell(outcome: Outcome, _: int) -> None:
-            resume.told.append(attrs.evolve(outcome, request=by_request[outcome.request].name))
+            resume.told.append(msgspec.structs.replace(outcome, request=by_request[outcome.request].name))
 
         by_request = {errand.request: errand for errand in plan.errands}
         halt = Halt(2 * LIMIT)

@@ -23,7 +23,6 @@ from trio_cancel._engine.order import Pending, Terms
 from trio_cancel._values.errors import ConfigurationError, InvalidRequest, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest, canonical_id, request_by_id
 from trio_cancel._values.outcomes import CancelReport, InvalidItem, NotSent, Outcome
-from trio_cancel._values.quick import quick
 
 Invalid: TypeAlias = Literal["raise", "report"]
 """What becomes of an item that names no order: the bulk cancel raises, or reports it and cancels the rest."""
@@ -152,8 +151,6 @@ class Input:
 SLICE = 2_000
 """Items that are read, and outcomes that are put into a report, in one step at most."""
 
-_not_sent = quick(NotSent)
-
 
 class _Item(Pending):
     """One order of a batch; who makes it sets ``batch`` and ``slot``, which saves a constructor of its own."""
@@ -273,7 +270,7 @@ class Batch:
         cause, final = self._why_not_written()
         for first in range(0, len(slots), SLICE):
             outcomes += [
-                _not_sent(self._requests[slot], cause=cause, final=final)
+                NotSent(self._requests[slot], cause=cause, final=final)
                 if content is None
                 else self._outcome_now(content, cause, final)
                 if isinstance(content, _Item)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
-import attrs
+import msgspec
 import trio
 
 from trio_cancel._cancels.scope_exit import together
@@ -155,5 +155,5 @@ async def resume(session: Session, journal: Journal, terms: Terms, *, old_extern
     finally:
         left.under_way -= names
     outcomes |= {outcome.request: outcome for outcome in errands.unsure()}
-    told = [attrs.evolve(outcomes[request], request=errand.name) for request, errand in errands.of.items()]
+    told = [msgspec.structs.replace(outcomes[request], request=errand.name) for request, errand in errands.of.items()]
     return CancelReport((*told, *old, *skipped), journal_failed=session.journal_failed())

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from itertools import islice
 
 import attrs
+import msgspec
 import trio
 
 from trio_cancel._engine.engine import Dispatcher
@@ -188,7 +189,7 @@ class Drain:
         """Read an outcome together with those before, and with other cancels of the order that may have worked."""
         hold = turn.held
         if outcome.request is not hold.request:  # it was asked for by the venue's id
-            outcome = attrs.evolve(outcome, request=hold.request)
+            outcome = msgspec.structs.replace(outcome, request=hold.request)
         outcome = together(self._outcomes[hold], outcome, surely=hold in self._surely)
         if not isinstance(outcome, Rejected | NotSent):
             return outcome
@@ -245,7 +246,7 @@ class Drain:
 
     def _final(self, hold: Hold, outcome: Outcome | None) -> Outcome:
         if hold in self._found and (outcome is None or not outcome.off_book):
-            return attrs.evolve(self._found[hold], request=hold.request)
+            return msgspec.structs.replace(self._found[hold], request=hold.request)
         if outcome is None:
             return NotSent(hold.request, cause=NotWritten("the scope's grace was over before its turn came"))
         if isinstance(outcome, Canceled | AlreadyClosed) and hold not in self._surely:
@@ -266,11 +267,11 @@ def together(before: Outcome | None, after: Outcome, *, surely: bool) -> Outcome
     attempts = before.attempts + after.attempts
     unsure = before.after_unanswered or after.after_unanswered or isinstance(before, Unknown)
     if isinstance(after, NotSent):
-        return attrs.evolve(before, attempts=attempts)
+        return msgspec.structs.replace(before, attempts=attempts)
     if before.off_book and not surely and not isinstance(after, Canceled | NotFound):
         # It says less than the one before: a name that was closed is still closed, or there was no answer.
-        return attrs.evolve(before, attempts=attempts, after_unanswered=unsure or isinstance(after, Unknown))
+        return msgspec.structs.replace(before, attempts=attempts, after_unanswered=unsure or isinstance(after, Unknown))
     if isinstance(after, Rejected) and unsure:
         cause = NoReply("an earlier attempt was not answered")
         return Unknown(after.request, attempts, error=after.error, after_unanswered=True, cause=cause)
-    return attrs.evolve(after, attempts=attempts, after_unanswered=unsure)
+    return msgspec.structs.replace(after, attempts=attempts, after_unanswered=unsure)

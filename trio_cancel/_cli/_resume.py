@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import attrs
+import msgspec
 from cyclopts import Parameter
 
 from trio_cancel._cancels.resuming import Errands, why_old
@@ -96,7 +97,7 @@ async def resume(
     errands = {errand.request: errand for errand in plan.errands}
 
     def tell(outcome: Outcome, places: int) -> None:
-        output.tell(attrs.evolve(outcome, request=errands[outcome.request].name), places)
+        output.tell(msgspec.structs.replace(outcome, request=errands[outcome.request].name), places)
 
     run = _Resume(open_session, dict.fromkeys(errands, 1), tell, output.room, Halt(), plan=plan)
     await output.cancel(run)

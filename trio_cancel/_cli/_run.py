@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import attrs
+import msgspec
 import trio
 
 from trio_cancel._cancels.stream import CancelStream
@@ -220,5 +221,5 @@ class Run:
             return
         why = self.halt.why
         if why is not None and isinstance(outcome, Unknown) and isinstance(outcome.cause, SessionClosed):
-            outcome = attrs.evolve(outcome, cause=NoReply(f"{why} before the answer"))
+            outcome = msgspec.structs.replace(outcome, cause=NoReply(f"{why} before the answer"))
         self.tell(outcome, places)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
-import attrs
+import msgspec
 import trio
 
 from trio_cancel._engine.held import Holds
@@ -230,7 +230,7 @@ class Table:
             return None
         now = trio.current_time()
         looking.failures = 0
-        closed = settled_by(state, attrs.evolve(looking.outcome, attempts=pending.attempts()), self.clock)
+        closed = settled_by(state, msgspec.structs.replace(looking.outcome, attempts=pending.attempts()), self.clock)
         if closed is not None:
             self._end_lookup(pending, closed)
             return None

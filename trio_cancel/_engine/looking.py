@@ -14,7 +14,7 @@ import enum
 import math
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
-import attrs
+import msgspec
 
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.models import CancelRequest
@@ -131,7 +131,7 @@ def _is_surely(state: OrderState, outcome: Outcome, clock: OffsetInterval | None
 
 def with_seen(outcome: Open, state: OrderState | None) -> Open:
     """Return the outcome with what a lookup saw that did not settle it."""
-    return outcome if state is None else attrs.evolve(outcome, seen=state)
+    return outcome if state is None else msgspec.structs.replace(outcome, seen=state)
 
 
 def after_lookup(state: OrderState, pending: Pending, now: float) -> Next:

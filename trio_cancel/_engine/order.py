@@ -13,6 +13,7 @@ import enum
 import math
 
 import attrs
+import msgspec
 
 from trio_cancel._engine.looking import Looking
 from trio_cancel._values.clock import OffsetInterval
@@ -201,7 +202,7 @@ class Pending:
         """
         looking = self.looking
         if looking is not None and self.state is State.LOOKED_UP:
-            return attrs.evolve(looking.outcome, final=final)
+            return msgspec.structs.replace(looking.outcome, final=final)
         seen = None if looking is None else looking.outcome.seen
         if self.flights and self.doubtful_but(None):
             return Unknown(
@@ -215,7 +216,7 @@ class Pending:
             )
         if looking is not None:
             # It was looked up because an answer had left it open; a later attempt that was refused closes nothing.
-            return attrs.evolve(looking.outcome, attempts=self.attempts(), error=self.error, final=final)
+            return msgspec.structs.replace(looking.outcome, attempts=self.attempts(), error=self.error, final=final)
         if self.error is not None:
             late = clock if self.error.refuses_signature and clock is not None and clock.excludes_zero else None
             return Rejected(self.request, self.attempts(), error=self.error, clock=late, final=final)

@@ -12,6 +12,8 @@ import math
 import random
 from collections.abc import Iterable
 
+from msgspec.structs import force_setattr
+
 from trio_cancel._engine.in_flight import Table
 from trio_cancel._engine.order import Flight, Pending, State
 from trio_cancel._engine.rate import WINDOW_MOST, Governor
@@ -19,7 +21,6 @@ from trio_cancel._engine.silence import Silence
 from trio_cancel._values.errors import InvalidReply, UnlistedRefusal, VenueUnavailable
 from trio_cancel._values.observer import logger
 from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, VenueReply, not_surely
-from trio_cancel._values.quick import quick
 from trio_cancel._venue.codec import BadReply, Reply, decode_reply
 from trio_cancel._venue.verdict import Verdict, claim, closed_as, judge
 
@@ -30,8 +31,6 @@ BAD_PER_MINUTE = 100
 
 EXECUTED = "executed"
 """What a stray answer claims that names the way in which the order was closed."""
-
-_canceled = quick(Canceled)
 
 
 class Inbox:
@@ -82,6 +81,8 @@ class Inbox:
             if verdict is not canceled or order is None:
                 self._read_refusal(reply, flight, verdict, why, now)
                 continue
+            if order.id == (named := pending.request.id):
+                force_setattr(order, "id", named)  # one string for both: nobody else has seen the order yet
             alive = True
             if governor.rate is not None:
                 self._progress(now)
@@ -93,7 +94,7 @@ class Inbox:
                 attempts, after = (Attempt(flight.request_id, flight.written_at, wall, 200),), False
             else:
                 attempts, after = pending.attempts(), pending.doubtful_but(flight)
-            table.settle(pending, _canceled(pending.request, attempts, after_unanswered=after, order=order))
+            table.settle(pending, Canceled(pending.request, attempts, after_unanswered=after, order=order))
         if alive:
             self._silence.sign(now)
 

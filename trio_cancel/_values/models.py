@@ -10,9 +10,9 @@ from datetime import datetime
 from decimal import Decimal
 
 import attrs
+import msgspec
 
 from trio_cancel._values.errors import ConfigurationError, InvalidRequest
-from trio_cancel._values.quick import quick
 
 TOKEN_VARIABLE = "RIPIO_API_TOKEN"  # noqa: S105 - the name of a variable, not a token
 SECRET_VARIABLE = "RIPIO_API_SECRET"  # noqa: S105 - the name of a variable, not a secret
@@ -235,23 +235,28 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= SHOWN_MOST else text[:SHOWN_MOST] + "…")
 
 
-_of_checked_id = quick(CancelRequest, checked=True)
+# A frozen class is filled in slot by slot, past the checks: whoever calls has made them.
+_new_request = CancelRequest.__new__
+_set_id = CancelRequest.__dict__["id"].__set__
+_set_external_id = CancelRequest.__dict__["external_id"].__set__
 
 
 def recorded_request(id: str | None, external_id: str | None) -> CancelRequest:
     """Return a request that was valid when it was written down, whatever is refused by now."""
-    return _of_checked_id(id, external_id)
+    request = _new_request(CancelRequest)
+    _set_id(request, id)
+    _set_external_id(request, external_id)
+    return request
 
 
 def request_by_id(id: str | None) -> CancelRequest:
     """Return ``CancelRequest(id)``, faster for what nearly every id is."""
     if id.__class__ is str and id and id.isascii() and id.strip() is id:
-        return _of_checked_id(id)
+        return recorded_request(id, None)
     return CancelRequest(id)
 
 
-@attrs.frozen
-class CanceledOrder:
+class CanceledOrder(msgspec.Struct, frozen=True, gc=False):
     """An order that the venue has canceled, with what was executed before (``_venue/contract.md``, "Success").
 
     Only the status and the id by which the order was named are certain. Every other field is None if the venue left it
@@ -286,5 +291,5 @@ class CanceledOrder:
 
     def names(self) -> list[CancelRequest]:
         """Return requests that name this order, as the venue names it. They are not checked: it may say anything."""
-        named = [_of_checked_id(self.id)] if self.id else []
-        return [*named, _of_checked_id(None, self.external_id)] if self.external_id else named
+        named = [recorded_request(self.id, None)] if self.id else []
+        return [*named, recorded_request(None, self.external_id)] if self.external_id else named

@@ -5,7 +5,11 @@ off), None (don't know). Which answer means what is the table in ``_venue/contra
 ``_venue/verdict.py``; several attempts are read together in ``_engine/order.py``.
 
 Outcomes and reports survive ``pickle``, ``copy.copy`` and ``copy.deepcopy``. Two outcomes are equal if their fields
-are; of two causes class and words are compared.
+are; of two causes class and words are compared. To change a field in a copy use ``msgspec.structs.replace``.
+
+What is kept for each order of a bulk cancel is a ``msgspec.Struct`` that the garbage collector never visits
+(``gc=False``): it cannot be part of a cycle. An outcome that holds an exception can be, through its traceback, and is
+visited.
 """
 
 from __future__ import annotations
@@ -45,8 +49,6 @@ FIELD_ADVICE = (
 class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One request on the wire.
 
-    No attrs class: one is kept for each order of a bulk cancel, and the garbage collector never looks at one of these.
-
     Attributes:
         request_id: the id that it carried; never used twice.
         written_at: Unix seconds (UTC) when it was signed and handed to the socket, which accepted its last byte; None
@@ -61,8 +63,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     status: int | None = None
 
 
-@attrs.frozen
-class VenueReply:
+class VenueReply(msgspec.Struct, frozen=True, gc=False):
     """The error that the venue sent (``_venue/contract.md``, "Errors").
 
     Attributes:
@@ -104,8 +105,14 @@ def _names_signature(words: str) -> bool:
     return "signature" in words or "timestamp" in words
 
 
-@attrs.frozen
-class _Outcome:
+class _Named(msgspec.Struct, frozen=True):
+    """What may be given by place: see :class:`_Outcome`."""
+
+    request: CancelRequest
+    attempts: tuple[Attempt, ...] = ()
+
+
+class _Outcome(_Named, frozen=True, kw_only=True):
     """What all outcomes have in common.
 
     Attributes:
@@ -121,11 +128,9 @@ class _Outcome:
     kind: ClassVar[str]
     off_book: ClassVar[bool | None]
 
-    request: CancelRequest
-    attempts: tuple[Attempt, ...] = ()
-    error: VenueReply | None = attrs.field(default=None, kw_only=True)
-    after_unanswered: bool = attrs.field(default=False, kw_only=True)
-    seen: OrderState | None = attrs.field(default=None, kw_only=True)
+    error: VenueReply | None = None
+    after_unanswered: bool = False
+    seen: OrderState | None = None
 
     @property
     def final(self) -> bool:
@@ -133,22 +138,20 @@ class _Outcome:
         return True
 
 
-@attrs.frozen
-class Canceled(_Outcome):
+class Canceled(_Outcome, frozen=True, kw_only=True, gc=False):
     """The venue canceled it (200, status ``canceled``); ``order`` is the order as the venue tells it."""
 
     kind: ClassVar[str] = "canceled"
     off_book: ClassVar[bool | None] = True
 
-    order: CanceledOrder = attrs.field(kw_only=True)
+    order: CanceledOrder
 
     def unwrap(self) -> CanceledOrder:
         """Return the order."""
         return self.order
 
 
-@attrs.frozen
-class AlreadyClosed(_Outcome):
+class AlreadyClosed(_Outcome, frozen=True, kw_only=True, gc=False):
     """It was canceled or fully executed before (40408, 40020, 40021). It is off the book.
 
     Attributes:
@@ -161,17 +164,16 @@ class AlreadyClosed(_Outcome):
     kind: ClassVar[str] = "already_closed"
     off_book: ClassVar[bool | None] = True
 
-    closed_as: Literal["canceled", "executed"] | None = attrs.field(default=None, kw_only=True)
-    order: OrderState | None = attrs.field(default=None, kw_only=True)
-    final: bool = attrs.field(default=True, kw_only=True)
+    closed_as: Literal["canceled", "executed"] | None = None
+    order: OrderState | None = None
+    final: bool = True
 
     def unwrap(self) -> NoReturn:
         """Raise :class:`OrderNotActive`."""
         _raise_venue_error(self)
 
 
-@attrs.frozen
-class NotFound(_Outcome):
+class NotFound(_Outcome, frozen=True, kw_only=True, gc=False):
     """The venue knows no such order now (40401, 40400, or any other 404).
 
     That does not say that the order is off the book: its create may still be on the way, the id may be mistyped, the
@@ -184,15 +186,14 @@ class NotFound(_Outcome):
     kind: ClassVar[str] = "not_found"
     off_book: ClassVar[bool | None] = None
 
-    final: bool = attrs.field(default=True, kw_only=True)
+    final: bool = True
 
     def unwrap(self) -> NoReturn:
         """Raise :class:`OrderNotFound`."""
         _raise_venue_error(self)
 
 
-@attrs.frozen
-class Rejected(_Outcome):
+class Rejected(_Outcome, frozen=True, kw_only=True, gc=False):
     """The venue refused, before it looked at the order; we did not take it off the book.
 
     Only the refusals that the venue's contract lists are this: 40010, 40011 and status 401, 429.
@@ -205,8 +206,8 @@ class Rejected(_Outcome):
     kind: ClassVar[str] = "rejected"
     off_book: ClassVar[bool | None] = False
 
-    clock: OffsetInterval | None = attrs.field(default=None, kw_only=True)
-    final: bool = attrs.field(default=True, kw_only=True)
+    clock: OffsetInterval | None = None
+    final: bool = True
 
     @property
     def advice(self) -> str | None:
@@ -220,8 +221,7 @@ class Rejected(_Outcome):
         _raise_venue_error(self)
 
 
-@attrs.frozen
-class NotSent(_Outcome):
+class NotSent(_Outcome, frozen=True, kw_only=True):
     """No complete request was ever accepted by the network, so the venue cannot have seen one.
 
     Attributes:
@@ -232,12 +232,18 @@ class NotSent(_Outcome):
     kind: ClassVar[str] = "not_sent"
     off_book: ClassVar[bool | None] = False
 
-    cause: BaseException | None = attrs.field(default=None, kw_only=True, eq=identity)
-    final: bool = attrs.field(default=True, kw_only=True)
+    cause: BaseException | None = None
+    final: bool = True
 
     def unwrap(self) -> NoReturn:
         """Raise :class:`CancelNotSent`."""
         raise CancelNotSent(f"The cancel of {self.request} was not sent{_because(self.cause)}", outcome=self)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is NotSent and _compared(self) == _compared(other)
+
+    def __hash__(self) -> int:
+        return hash(_compared(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made_again(self)
@@ -246,8 +252,7 @@ class NotSent(_Outcome):
         return self
 
 
-@attrs.frozen
-class Unknown(_Outcome):
+class Unknown(_Outcome, frozen=True, kw_only=True):
     """The order may or may not be off the book. Ask the venue (REST order lookup) or cancel again: that does no harm.
 
     Attributes:
@@ -259,12 +264,18 @@ class Unknown(_Outcome):
     kind: ClassVar[str] = "unknown"
     off_book: ClassVar[bool | None] = None
 
-    cause: BaseException | None = attrs.field(default=None, kw_only=True, eq=identity)
-    final: bool = attrs.field(default=True, kw_only=True)
+    cause: BaseException | None = None
+    final: bool = True
 
     def unwrap(self) -> NoReturn:
         """Raise :class:`OutcomeUnknown`."""
         raise OutcomeUnknown(f"Whether {self.request} is off the book is unknown{_because(self.cause)}", outcome=self)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Unknown and _compared(self) == _compared(other)
+
+    def __hash__(self) -> int:
+        return hash(_compared(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made_again(self)
@@ -279,10 +290,14 @@ Outcome: TypeAlias = Canceled | AlreadyClosed | NotFound | Rejected | NotSent | 
 KINDS = tuple(cls.kind for cls in (Canceled, AlreadyClosed, NotFound, Rejected, NotSent, Unknown))
 
 
+def _compared(outcome: NotSent | Unknown) -> tuple[object, ...]:
+    """Return what makes two of one class equal."""
+    return tuple((msgspec.structs.asdict(outcome) | {"cause": identity(outcome.cause)}).values())
+
+
 def _made_again(outcome: NotSent | Unknown) -> tuple[Any, ...]:
     """Return what pickle and deepcopy make an outcome of again: its cause may be one that they cannot take."""
-    fields = {field.name: getattr(outcome, field.name) for field in attrs.fields(type(outcome))}
-    return _make, (type(outcome), fields | {"cause": portable(outcome.cause)})
+    return _make, (type(outcome), msgspec.structs.asdict(outcome) | {"cause": portable(outcome.cause)})
 
 
 def _make(cls: type[NotSent | Unknown], fields: dict[str, Any]) -> NotSent | Unknown:

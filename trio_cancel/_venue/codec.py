@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import sha256
+from sys import intern
 from typing import Annotated, Any, TypeVar
 
 import attrs
@@ -26,7 +27,6 @@ from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.msgspec import make_converter
 
 from trio_cancel._values.models import TOKEN_FIELDS, CanceledOrder, CancelRequest, Credentials
-from trio_cancel._values.quick import quick
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -170,7 +170,6 @@ class _Reply(msgspec.Struct, gc=False):
 # Amounts and prices repeat, and a Decimal takes 104 bytes: those seen last are shared. But not those of a message of
 # unusual size, which would let a venue fill our memory with numbers of a million digits.
 _USUAL_SIZE = 2048
-_canceled_order = quick(CanceledOrder)
 _shared_decimal = lru_cache(maxsize=2048)(Decimal)
 _decode = msgspec.json.Decoder(_Reply, float_hook=_shared_decimal).decode
 _decode_large = msgspec.json.Decoder(_Reply, float_hook=Decimal).decode
@@ -266,11 +265,20 @@ def _order(raw: _Order, shared: Callable[[int], Decimal]) -> tuple[CanceledOrder
         price = shared(price) if price.__class__ is int else _odd()
     if average is not None and average.__class__ is not Decimal:
         average = shared(average) if average.__class__ is int else _odd()
-    if raw.type is None:
+    status, kind, pair, side = raw.status, raw.type, raw.pair, raw.side
+    # The same few words stand in every answer: one object each for all that are kept.
+    status = "" if status is None else intern(status)
+    if side is not None:
+        side = intern(side)
+    if kind is None:
         lacks += ("type",)
-    if raw.pair is None:
+    else:
+        kind = intern(kind)
+    if pair is None:
         lacks += ("pair",)
-    order = _canceled_order(
+    else:
+        pair = intern(pair)
+    order = CanceledOrder(
         raw.id,
         create,
         update,
@@ -280,12 +288,12 @@ def _order(raw: _Order, shared: Callable[[int], Decimal]) -> tuple[CanceledOrder
         requested,
         value,
         total,
-        raw.status or "",
-        raw.type,
-        raw.pair,
+        status,
+        kind,
+        pair,
         price,
         raw.external_id,
-        raw.side,
+        side,
         average,
     )
     return order, lacks
@@ -471,7 +479,7 @@ def _read_date(raw: msgspec.Raw) -> datetime:
     return _utc(_decode_date(raw))
 
 
-_FIELDS = tuple(field.name for field in attrs.fields(CanceledOrder) if field.name != "unreadable")
+_FIELDS = tuple(name for name in CanceledOrder.__struct_fields__ if name != "unreadable")
 _READERS: dict[str, Callable[[msgspec.Raw], Any]] = {
     **dict.fromkeys(_AMOUNTS, _read_number),
     "create_date": _read_date,
