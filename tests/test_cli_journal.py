@@ -370,6 +370,59 @@ async def test_a_look_at_the_lock_keeps_no_session_out(tmp_path: Path) -> None:
         assert is_locked(str(path)) is False
 
 
+async def test_a_journal_is_compacted(shell: Shell) -> None:
+    place(shell.sandbox, "left")
+    settled = tuple((f"settled-{number}", True, "canceled") for number in range(2000))
+    shell.die(cancels=(("young", True, "canceled"),))
+    shell.die(holds=(("left", True),), cancels=settled, ago=86_400 * 31)
+    size = shell.path.stat().st_size
+    left = read_journal(shell.path).left
+    assert await shell("journal", "--compact", "--days", "40") == 0
+    assert "0 records" in shell.error
+    assert await shell("journal", "--compact") == 0
+    assert "1,999 records" in shell.error  # the newest keeps the count
+    assert shell.path.stat().st_size < size / 3
+    contents = read_journal(shell.path)
+    assert [order.request.key for order in contents.orders] == ["young", "left", "settled-1999"]
+    assert contents.left == left
+    assert [session.number for session in contents.sessions] == [1, 2]
+    assert await shell("resume", "--old-external-ids") == 0
+    assert await shell("journal", "--compact", "--days", "0") == 0
+    assert [order.request.key for order in read_journal(shell.path).orders] == ["left"]
+    for words in (("--days", "-1"), ("--days", "nan"), ("--days", "x"), ("--json",), ("--left",)):
+        assert await shell("journal", "--compact", *words) == 2, words
+
+
+async def test_a_journal_that_is_in_use_or_none_is_not_compacted(shell: Shell) -> None:
+    assert await shell("journal", "--compact") == 2
+    assert "There is no journal" in shell.error
+    assert not shell.path.exists()
+    async with open_trading_ws(shell.sandbox.url, credentials=shell.sandbox.credentials, journal=shell.path):
+        assert await shell("journal", "--compact") == 2
+        assert "is being written by another session" in shell.error
+    shell.path.write_bytes(b"x" * 5000)
+    assert await shell("journal", "--compact") == 2
+    assert "damaged or no journal" in shell.error
+    assert shell.path.read_bytes() == b"x" * 5000
+
+
+async def test_opening_forgets_what_is_old_and_a_failure_there_stops_nothing(
+    shell: Shell, caplog: pytest.LogCaptureFixture
+) -> None:
+    shell.die(holds=(("left", True),), cancels=(("old", True, "canceled"), ("rejected", True, "rejected")), ago=1e7)
+    shell.die(cancels=(("new", True, "canceled"),))
+    with closing(sqlite3.connect(shell.path)) as database:  # as a full disk would, in the middle of it
+        database.execute("CREATE TRIGGER t AFTER DELETE ON outcome BEGIN SELECT RAISE(ABORT, 'full'); END")
+    before = read_journal(shell.path).orders
+    shell.die(cancels=(("newer", True, "canceled"),))
+    assert "could not be compacted" in caplog.text
+    assert read_journal(shell.path).orders[:-1] == before
+    with closing(sqlite3.connect(shell.path)) as database:
+        database.execute("DROP TRIGGER t")
+    shell.die()
+    assert [order.request.key for order in read_journal(shell.path).orders] == ["left", "new", "newer"]
+
+
 async def test_nothing_to_resume_where_there_is_no_journal_yet(shell: Shell) -> None:
     assert await shell("resume", "--missing-ok") == 0
     assert "nothing was left" in shell.error

@@ -30,6 +30,9 @@ from trio_cancel._journal.reading import (
     JournalSession,
     read_journal,
 )
+from trio_cancel._journal.rows import micros
+from trio_cancel._journal.store import HISTORY
+from trio_cancel._journal.store import compact as compact_journal
 from trio_cancel._values.models import canonical_id
 
 COLUMNS = (
@@ -49,6 +52,7 @@ NAMED_MOST = 10
 """Names that are told one by one."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DIGITS_MOST = 10
+_DAYS_MOST = 36_500
 _encode = msgspec.json.Encoder().encode
 
 
@@ -75,6 +79,15 @@ def journal(
     session: Annotated[int | None, Parameter(help="Only orders that the session of this number dealt with.")] = None,
     json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each order.")] = False,
     csv: Annotated[bool, Parameter(negative="", help="Print CSV, a line for each event.")] = False,
+    compact: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Forget what was settled long ago, and make the file smaller; what is left stays. Refused while a "
+            "session writes the journal.",
+        ),
+    ] = False,
+    days: Annotated[float, Parameter(help="With --compact: how old what is forgotten is at least.")] = HISTORY,
 ) -> int:
     """Tell what happened to each order in a journal, each attempt, with times (UTC; to the second on a terminal).
 
@@ -82,6 +95,10 @@ def journal(
     """
     if json and csv:
         raise CommandError("--json and --csv exclude each other; give one of them.")
+    if compact:
+        if left or order or since is not None or session is not None or json or csv:
+            raise CommandError("--compact takes no other option than --days.")
+        return _compact(journal, days)
     chosen = Choice(left, order, None if since is None else _moment_of(since, time.time()), session)
     contents = read_journal(journal)
     missing = chosen.check(contents)
@@ -104,6 +121,17 @@ def journal(
     if len(missing) > NAMED_MOST:
         say(f"nor {len(missing) - NAMED_MOST} more of those that --order names")
     return Status.LEFT if missing else Status.OK
+
+
+def _compact(journal: str, days: float) -> int:
+    if not 0 <= days <= _DAYS_MOST:
+        raise CommandError("--days needs a number of days, 0 or more.")
+    real = os.path.realpath(journal)
+    before = os.path.getsize(real) if os.path.isfile(real) else 0
+    gone = compact_journal(journal, micros(time.time() - days * 86_400))
+    records = "1 record" if gone == 1 else f"{gone:,} records"
+    say(f"{records} (holds and cancels) forgotten; the file had {before:,} bytes and has {os.path.getsize(real):,}")
+    return Status.OK
 
 
 @attrs.frozen

@@ -76,24 +76,45 @@ _AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement inserts: powers of two, so that any number of rows takes few statements."""
 _PARAMETERS = 999
 """How many values a statement may have in every SQLite."""
+HISTORY = 30
+"""Days after which what is settled is forgotten when the journal is opened."""
+AT_OPENING = 50_000
+"""Records that are looked at then, the oldest first: so many more would have to be settled between two openings for the
+file to grow."""
+_DAY = 86_400_000_000
 _COPIES = 20
 """How often a journal is copied anew because its log was begun anew meanwhile."""
 _NAME = "CASE external WHEN 1 THEN key ELSE lower(key) END"  # as ``canonical_id`` compares the venue's ids
+_NAMED = f"(external, {_NAME})"
+_TOLD = "('canceled', 'already_closed', 'not_found', 'dismissed')"  # as in ``_journal.reading``
+_UNSETTLED = """
+NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.intent = intent.number AND kind <> 'unknown')
+AND number NOT IN (SELECT intent FROM answer)
+"""
 _TEMP = f"""
 CREATE TEMP TABLE name (external INTEGER, key TEXT, PRIMARY KEY (external, key)) WITHOUT ROWID;
+CREATE TEMP TABLE unsettled (external INTEGER, key TEXT, last INTEGER, PRIMARY KEY (external, key)) WITHOUT ROWID;
 CREATE TEMP TABLE wanted (number INTEGER PRIMARY KEY);
+CREATE TEMP TABLE gone (number INTEGER PRIMARY KEY);
 INSERT OR IGNORE INTO name SELECT external, {_NAME} FROM hold
 WHERE NOT EXISTS (SELECT 1 FROM release WHERE release.hold = hold.number);
-INSERT OR IGNORE INTO name SELECT external, {_NAME} FROM intent
-WHERE NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.intent = intent.number AND kind <> 'unknown')
-AND number NOT IN (SELECT intent FROM answer);
+INSERT INTO unsettled SELECT external, {_NAME}, max(number) FROM intent WHERE {_UNSETTLED} GROUP BY 1, 2;
+"""  # noqa: S608 - our own names
+_STILL_UNSETTLED = f"""
+INSERT OR IGNORE INTO name SELECT unsettled.external, unsettled.key FROM unsettled LEFT JOIN (
+    SELECT external, {_NAME} AS key, max(number) AS last FROM intent
+    JOIN (SELECT intent, kind FROM outcome UNION ALL SELECT intent, kind FROM answer) AS ends
+        ON ends.intent = intent.number AND kind IN {_TOLD}
+    WHERE {_NAMED} IN (SELECT external, key FROM unsettled) GROUP BY 1, 2
+) AS told ON told.external = unsettled.external AND told.key = unsettled.key
+WHERE told.last IS NULL OR told.last < unsettled.last;
 """  # noqa: S608 - our own names
 """The names of which something may be left: the rest of the rows does not matter for them."""
 _WANTED = f"""
 INSERT OR IGNORE INTO name SELECT 0, lower(placed.id) FROM hold JOIN placed ON placed.hold = hold.number
-WHERE placed.id IS NOT NULL AND (external, {_NAME}) IN (SELECT external, key FROM name);
-INSERT INTO wanted SELECT number FROM hold WHERE (external, {_NAME}) IN (SELECT external, key FROM name);
-INSERT INTO wanted SELECT number FROM intent WHERE (external, {_NAME}) IN (SELECT external, key FROM name);
+WHERE placed.id IS NOT NULL AND {_NAMED} IN (SELECT external, key FROM name);
+INSERT INTO wanted SELECT number FROM hold WHERE {_NAMED} IN (SELECT external, key FROM name);
+INSERT INTO wanted SELECT number FROM intent WHERE {_NAMED} IN (SELECT external, key FROM name);
 """  # noqa: S608 - our own names
 _ALIVE = """
 SELECT session, max(at) FROM (
@@ -103,7 +124,52 @@ SELECT session, max(at) FROM (
 ) GROUP BY session
 """
 """What a session wrote last is a sign of life, too."""
-_NO_TEMP = "DROP TABLE IF EXISTS temp.name; DROP TABLE IF EXISTS temp.wanted;"
+_NAME_IS_SETTLED = f"{_NAMED} NOT IN (SELECT external, key FROM name)"  # noqa: S608 - our own names
+_YOUNG = tuple(
+    f"INSERT OR IGNORE INTO name SELECT external, {_NAME} FROM {rows} AND {_NAMED} IN "  # noqa: S608 - our own names
+    "(SELECT external, key FROM unsettled)"
+    for rows in (
+        "intent WHERE (number > :upto OR intended >= :before)",
+        "intent JOIN outcome ON outcome.intent = intent.number WHERE settled >= :before",
+        "intent JOIN answer ON answer.intent = intent.number WHERE answered >= :before",
+        "hold WHERE (number > :upto OR held >= :before)",
+        "hold JOIN release ON release.hold = hold.number WHERE released >= :before",
+    )
+)
+"""A cancel without an outcome goes with the later one that told, and with all there is of its name, or stays."""
+_SETTLED = (
+    f"""
+INSERT INTO temp.gone SELECT number FROM hold JOIN release ON release.hold = hold.number
+WHERE number <= :upto AND held < :before AND released < :before AND {_NAME_IS_SETTLED}
+AND NOT EXISTS (SELECT 1 FROM placed WHERE placed.hold = hold.number AND told >= :before)
+""",  # noqa: S608 - our own names
+    *(
+        f"""
+INSERT OR IGNORE INTO temp.gone SELECT intent.number FROM intent JOIN {table} ON {table}.intent = intent.number
+WHERE intent.number <= :upto AND intended < :before AND {at} < :before AND {_NAME_IS_SETTLED}
+"""  # noqa: S608 - our own names
+        for table, at in (("outcome", "settled"), ("answer", "answered"))
+    ),
+    f"""
+INSERT OR IGNORE INTO temp.gone SELECT number FROM intent WHERE number <= :upto AND {_NAME_IS_SETTLED}
+AND {_NAMED} IN (SELECT external, key FROM unsettled)
+""",  # noqa: S608 - our own names
+)
+"""The records that can go: every one that is older, of names of which nothing is left."""
+_OLDEST = """
+SELECT min(ifnull((SELECT held FROM hold ORDER BY number LIMIT 1), 9e18),
+           ifnull((SELECT intended FROM intent ORDER BY number LIMIT 1), 9e18))
+"""
+_RECORDS = (
+    *(("hold", "number"), ("release", "hold"), ("placed", "hold")),
+    *(("intent", "number"), ("outcome", "intent"), ("attempt", "intent"), ("answer", "intent")),
+)
+_EMPTY_SESSIONS = """
+DELETE FROM session WHERE max(opened, alive, ifnull(closed, 0)) < :before AND number < (
+    SELECT min((SELECT ifnull(min(session), 9e18) FROM hold), (SELECT ifnull(min(session), 9e18) FROM intent),
+               (SELECT max(number) FROM session)))
+"""
+_NO_TEMP = "".join(f"DROP TABLE IF EXISTS temp.{table};" for table in ("name", "unsettled", "wanted", "gone"))
 _LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(number), 0) FROM {}))"
 
 
@@ -537,35 +603,48 @@ def _version(database: sqlite3.Connection) -> int:
     return version
 
 
-def _left(database: sqlite3.Connection) -> Tables | None:
-    """Return the rows that tell what was left, None if nothing was: a journal may be large, and its rest is history."""
+@contextmanager
+def _open_names(database: sqlite3.Connection) -> Generator[bool]:
+    """Find, for the block, the names of which something may be left; yields whether there are any."""
     try:
         database.executescript(_TEMP)
-        if database.execute("SELECT 1 FROM temp.name LIMIT 1").fetchone() is None:
-            return None
-        database.executescript(_WANTED)
-
-        def rows(table: str, column: str) -> list[Any]:
-            some = f"SELECT * FROM {table} WHERE {column} IN (SELECT number FROM wanted) ORDER BY 1"  # noqa: S608 - ours
-            return database.execute(some).fetchall()
-
-        alive: dict[int, int] = dict(database.execute(_ALIVE).fetchall())
-        sessions = [SessionRow(*row) for row in database.execute("SELECT * FROM session ORDER BY number")]
-        return Tables(
-            database.execute("SELECT url FROM account").fetchone()[0],
-            [row._replace(alive=max(row.alive, alive.get(row.number, 0))) for row in sessions],
-            rows("hold", "number"),
-            rows("release", "hold"),
-            rows("intent", "number"),
-            *spread(rows("answer", "intent"), rows("attempt", "intent"), rows("outcome", "intent")),
-            placed=rows("placed", "hold"),
-        )
+        if database.execute("SELECT 1 FROM unsettled LIMIT 1").fetchone() is not None:
+            database.execute(_STILL_UNSETTLED)
+        some = database.execute("SELECT 1 FROM temp.name LIMIT 1").fetchone() is not None
+        if some:
+            database.executescript(_WANTED)
+        yield some
     finally:
         database.executescript(_NO_TEMP)
 
 
+def _left(database: sqlite3.Connection) -> Tables:
+    """Return the rows that tell what was left: a journal may be large, and the rest is history."""
+
+    def rows(table: str, column: str) -> list[Any]:
+        some = f"SELECT * FROM {table} WHERE {column} IN (SELECT number FROM wanted) ORDER BY 1"  # noqa: S608 - ours
+        return database.execute(some).fetchall()
+
+    alive: dict[int, int] = dict(database.execute(_ALIVE).fetchall())
+    sessions = [SessionRow(*row) for row in database.execute("SELECT * FROM session ORDER BY number")]
+    return Tables(
+        database.execute("SELECT url FROM account").fetchone()[0],
+        [row._replace(alive=max(row.alive, alive.get(row.number, 0))) for row in sessions],
+        rows("hold", "number"),
+        rows("release", "hold"),
+        rows("intent", "number"),
+        *spread(rows("answer", "intent"), rows("attempt", "intent"), rows("outcome", "intent")),
+        placed=rows("placed", "hold"),
+    )
+
+
 def _begin(database: sqlite3.Connection, prefix: str, now: int) -> Begun:
-    left = _left(database)
+    with _open_names(database) as some:
+        left = _left(database) if some else None
+        try:
+            _compact(database, now - HISTORY * _DAY, AT_OPENING)
+        except sqlite3.Error as error:  # a full disk, perhaps: it is only larger than it need be
+            logger.warning("the journal could not be compacted (%s); it goes on as it is", _reason(error))
     (number,) = database.execute(_LAST.format("hold", "intent")).fetchone()
     (attempt,) = database.execute(_LAST.format("attempt", "answer")).fetchone()
     cursor = database.execute(
@@ -573,6 +652,78 @@ def _begin(database: sqlite3.Connection, prefix: str, now: int) -> Begun:
     )
     assert cursor.lastrowid is not None
     return Begun(cursor.lastrowid, number + 1, attempt, left)
+
+
+def _compact(database: sqlite3.Connection, before: int, most: int) -> int:
+    """Forget, within :func:`_open_names`, what was settled before a time (Unix microseconds); return how many records.
+
+    A record is a hold with its release, or a cancel with its attempts and its outcome. All records of a name of which
+    anything may be left stay, and so do those of the venue's ids that the name had. Of any other name every hold has
+    ended and every cancel has told, so that each of its records can go without the others; where a later cancel told
+    for one without an outcome, they go together. What decides how old a name
+    is stays as well: a session goes only with all before it, since the later ones limit what it can have known.
+
+    Args:
+        database: the journal, open for writing.
+        before: what was written, settled or answered after this stays.
+        most: look at so many of the oldest records at most.
+    """
+    (first,) = database.execute(_OLDEST).fetchone()
+    if first >= before:
+        return 0
+    numbers = f"SELECT number FROM hold UNION ALL SELECT number FROM intent ORDER BY number LIMIT {most}"  # noqa: S608
+    (last,) = database.execute(f"SELECT max(number) FROM ({numbers})").fetchone()  # noqa: S608 - our own names
+    (newest,) = database.execute(_LAST.format("hold", "intent")).fetchone()
+    bounds = {"before": before, "upto": min(last, newest - 1)}  # the newest one keeps the count
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in (*_YOUNG, *_SETTLED):
+            database.execute(statement, bounds)
+        (count,) = database.execute("SELECT count(*) FROM temp.gone").fetchone()
+        if count:
+            alive = database.execute(_ALIVE).fetchall()
+            database.executemany("UPDATE session SET alive = max(alive, ?2) WHERE number = ?1", alive)
+            for table, column in _RECORDS:
+                gone = f"DELETE FROM {table} WHERE {column} IN (SELECT number FROM temp.gone)"  # noqa: S608 - ours
+                database.execute(gone)
+            database.execute(_EMPTY_SESSIONS, bounds)
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
+    return int(count)
+
+
+def compact(path: str | os.PathLike[str], before: int) -> int:
+    """Forget what was settled before a time (Unix microseconds), and give the room back; return how many records.
+
+    A crash in it leaves the journal as it was, or compacted.
+
+    Raises:
+        JournalError: there is none, a session is writing it, or it cannot be used.
+    """
+    if not _size(path):
+        raise JournalError(f"There is no journal at {os.path.realpath(path)}; check the path.")
+    real = os.path.realpath(path)
+    if fork.is_parents(real):
+        raise JournalError(f"The journal {real} was open when this process was forked; compact it in another process.")
+    held = _lock(real)
+    try:
+        with fork.using(real), _explained(real):
+            with closing(_connect(real, "ro")) as database:
+                _check_format(real, database)
+            with closing(_connect(real, "rw")) as database:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = FULL")
+                if _version(database) < VERSION:
+                    database.executescript(f"BEGIN; {_UPDATE} COMMIT;")
+                with _open_names(database):
+                    count = _compact(database, before, 2**62)
+                database.execute("VACUUM")
+                return count
+    finally:
+        held.release()
 
 
 @contextmanager
