@@ -31,6 +31,7 @@ COMMANDS = {
     "resume": "Cancel what a dead process left held or unsettled in its journal.",
     "journal": "Tell what happened to each order in a journal.",
     "sandbox": "Serve an exchange to try things on, on the loopback interface.",
+    "fault": "Have a running sandbox misbehave, from another process.",
     "doctor": "Check the way to the venue, the clock and the credentials.",
 }
 

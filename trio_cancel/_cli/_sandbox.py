@@ -1,41 +1,74 @@
-"""``trio-cancel sandbox``: serve an exchange on the loopback interface until interrupted."""
+"""``trio-cancel sandbox``: serve an exchange on the loopback interface until interrupted, or while a command runs."""
 
 from __future__ import annotations
 
+import math
+import os
 import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
+import attrs
 import trio
 from cyclopts import Parameter
 
+from trio_cancel._cli._child import SIGNALLED, Relay
 from trio_cancel._cli._failure import CommandError
+from trio_cancel._cli._fault import Asked, parse_faults
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._stdout import why_of, write_stdout
 from trio_cancel._cli._tally import Status
+from trio_cancel._cli._variables import OTHERS, as_json, as_lines, check_files, variables, written
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, TOKEN_VARIABLE
-from trio_cancel.sandbox import Sandbox, open_sandbox
+from trio_cancel.sandbox import Fault, Faults, Point, Sandbox, SandboxOptions, open_sandbox
 from trio_cancel.sandbox._certificate import NoCertificate
 
 REMEDY = "set TMPDIR to a folder that can be written"
 SHOWN = 3
 """Ids that are printed; all are in a file."""
+CA_NAME = "ca.pem"
+SKEW_MOST = 1e9
 LOG_KEPT = 10_000
 """Requests that its log keeps: it may run for days."""
 
 
 async def sandbox(
-    *,
+    *command: Annotated[
+        str,
+        Parameter(
+            name="COMMAND",
+            help="After --: run this with the variables set; the sandbox ends with it, and with its exit status.",
+        ),
+    ],
     port: Annotated[int, Parameter(help="The port to listen on; 0 takes a free one.")] = 0,
     rest_port: Annotated[int, Parameter(help="The port of its REST API, for lookups; 0 takes a free one.")] = 0,
     orders: Annotated[int, Parameter(help="Open orders on its book.")] = 10,
     tls: Annotated[bool, Parameter(negative="", help="Speak TLS, with a certificate made on the spot.")] = False,
+    env_file: Annotated[
+        str | None,
+        Parameter(help="Write the variables to this file as NAME=value lines, once it listens; removed at the end."),
+    ] = None,
+    json_file: Annotated[str | None, Parameter(help="The same, as a JSON object.")] = None,
+    rate: Annotated[float | None, Parameter(help="Requests per second; over it, it refuses with 429.")] = None,
+    delay: Annotated[
+        str, Parameter(help="Seconds that it takes for a request: 0.02, or 0.01-0.05 drawn for each.")
+    ] = "0",
+    fault: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="Misbehave: drop_after hits the next request, drop_after=0.1 a tenth of them. May be given again. "
+            "trio-cancel fault switches faults while it runs, and lists them.",
+        ),
+    ] = None,
+    seed: Annotated[int | None, Parameter(help="Make ids, delays and faults the same in each run.")] = None,
+    skew: Annotated[float, Parameter(help="Seconds that its clock is ahead; negative for behind.")] = 0.0,
     dialect: Annotated[
         Literal["page", "openapi"],
         Parameter(help="Answer as the venue's page of order.cancel says, or as its OpenAPI text does."),
@@ -46,42 +79,146 @@ async def sandbox(
 ) -> int:
     """Serve an exchange to try things on, on the loopback interface, until interrupted.
 
-    It prints its urls, its credentials, some order ids and commands that cancel them and look them up.
+    It prints its urls, its credentials, some order ids and commands that cancel them and look them up. The variables
+    for programs are TRIO_CANCEL_URL, TRIO_CANCEL_REST_URL, RIPIO_API_TOKEN, RIPIO_API_SECRET, TRIO_CANCEL_TOKEN_FIELD,
+    with TLS SSL_CERT_FILE, and SANDBOX_ORDER_IDS: up to 100 order ids, with commas between them.
     """
-    for name, number in (("--port", port), ("--rest-port", rest_port)):
-        if not 0 <= number <= 65535:
-            raise CommandError(f"{name} needs a number from 0 to 65535.")
+    asked = parse_faults(fault or ())
+    options: SandboxOptions = {
+        "port": _port("--port", port),
+        "rest_port": _port("--rest-port", rest_port),
+        "tls": tls,
+        "rate": _rate(rate),
+        "delay": _delay(delay),
+        "faults": _faults(asked),
+        "seed": seed,
+        "clock_skew": _skew(skew),
+        "dialect": dialect,
+        "token_field": token_field,
+        "log_limit": LOG_KEPT,
+    }
     check_orders(orders, least=0)
     if tls:
         need_trustme()
+    files = check_files({"--env-file": env_file, "--json-file": json_file})
+    if command:
+        relay = Relay()
+        status: int = Status.OK
+        async with trio.open_nursery() as nursery:
+            await nursery.start(relay.listen)
+            with relay.scope:
+                async with _served(options, orders, asked, files) as served:
+                    status = await relay.run(command, served.environment())
+            nursery.cancel_scope.cancel()
+        return status if relay.signum is None else SIGNALLED + relay.signum
     halt = Halt()
     async with hear_signals(halt) as nursery:
-        with halt.scope, _folder() as folder:
-            async with AsyncExitStack() as stack:
-                try:
-                    venue = await stack.enter_async_context(
-                        open_sandbox(
-                            port=port,
-                            rest_port=rest_port,
-                            tls=tls,
-                            dialect=dialect,
-                            token_field=token_field,
-                            log_limit=LOG_KEPT,
-                        )
-                    )
-                except OSError as error:
-                    ports = " or ".join(str(number) for number in (port, rest_port) if number) or "0"
-                    raise CommandError(f"Port {ports} cannot be used: {error.strerror or error}.") from error
-                except NoCertificate as error:
-                    raise CommandError(str(error)) from error
-                try:
-                    text = describe(venue, folder, place_orders(venue, orders), token_field)
-                except OSError as error:
-                    raise CommandError(f"No file can be written to {folder} ({why_of(error)}); {REMEDY}.") from error
-                write_stdout(text)
+        with halt.scope:
+            async with _served(options, orders, asked, files) as served:
+                write_stdout(served.described())
                 await trio.sleep_forever()
         nursery.cancel_scope.cancel()
     return Status.OK
+
+
+@attrs.frozen
+class _Served:
+    """A sandbox that listens, and what leads to it."""
+
+    venue: Sandbox
+    folder: Path
+    ids: list[str]
+    token_field: str
+    variables: dict[str, str]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a program that is to use it."""
+        ours = {name: value for name, value in os.environ.items() if name not in OTHERS}
+        return ours | self.variables
+
+    def described(self) -> str:
+        """Return what a person needs to use it."""
+        with _writes_to(self.folder):
+            return describe(self.venue, self.folder, self.ids, self.token_field)
+
+
+@asynccontextmanager
+async def _served(
+    options: SandboxOptions, orders: int, asked: Asked, files: Mapping[str, Path]
+) -> AsyncGenerator[_Served]:
+    """Serve a sandbox with orders on its book; write the files that lead to it, and take them away."""
+    with _folder() as folder:
+        async with AsyncExitStack() as stack:
+            try:
+                venue = await stack.enter_async_context(open_sandbox(**options))
+            except OSError as error:
+                ports = " or ".join(str(number) for name in ("port", "rest_port") if (number := options.get(name)))
+                raise CommandError(f"Port {ports or 0} cannot be used: {error.strerror or error}.") from error
+            except NoCertificate as error:
+                raise CommandError(str(error)) from error
+            for found in asked.once:
+                {
+                    Point.UPGRADE: venue.fault_on_upgrade,
+                    Point.REQUEST: venue.fault_on_request,
+                    Point.CLOSE: venue.fault_on_close,
+                }[found.point](found)
+            ca_file = None
+            if venue.ca_pem is not None:
+                ca_file = folder / CA_NAME
+                with _writes_to(folder):
+                    venue.write_ca(ca_file)
+            ids = place_orders(venue, orders)
+            token_field = options["token_field"]
+            found_variables = variables(venue, ids, token_field, ca_file)
+            for option, path in files.items():
+                text = (as_json if option == "--json-file" else as_lines)(found_variables)
+                stack.enter_context(written(option, path, text))
+            yield _Served(venue, folder, ids, token_field, found_variables)
+
+
+def _port(option: str, number: int) -> int:
+    if not 0 <= number <= 65535:
+        raise CommandError(f"{option} needs a number from 0 to 65535.")
+    return number
+
+
+def _rate(rate: float | None) -> float | None:
+    if rate is not None and not 0 < rate < math.inf:
+        raise CommandError(f"--rate needs a number of requests per second, more than 0, not {rate:g}.")
+    return rate
+
+
+def _delay(text: str) -> float | tuple[float, float]:
+    least, dash, most = text.partition("-")
+    try:
+        first = float(least)
+        last = float(most) if dash else first
+    except ValueError:
+        first, last = 1.0, 0.0
+    if not 0 <= first <= last < math.inf:
+        raise CommandError(f"--delay needs seconds, such as 0.02 or 0.01-0.05, not {text!r}.")
+    return (first, last) if dash else first
+
+
+def _skew(seconds: float) -> int:
+    if not abs(seconds) <= SKEW_MOST:
+        raise CommandError(f"--skew needs a number of seconds, at most {SKEW_MOST:,.0f} either way, not {seconds:g}.")
+    return round(seconds * 1000)
+
+
+def _faults(asked: Asked) -> Faults:
+    try:
+        return Faults(asked.chances)
+    except ValueError as error:
+        raise CommandError(f"--fault: {error}") from None
+
+
+@contextmanager
+def _writes_to(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"No file can be written to {folder} ({why_of(error)}); {REMEDY}.") from error
 
 
 @contextmanager
@@ -96,7 +233,7 @@ def _folder() -> Generator[Path]:
 
 
 def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str = TOKEN_FIELDS[0]) -> str:
-    """Return what a person needs to use the sandbox; write the files that it names."""
+    """Return what a person needs to use the sandbox; write the file with all ids, which it names."""
     trust: list[str] = []
     lines = [
         f"The sandbox exchange listens at {venue.url}",
@@ -105,8 +242,7 @@ def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str 
         f"  secret  {venue.credentials.api_secret}",
     ]
     if venue.ca_pem is not None:
-        ca_file = folder / "ca.pem"
-        venue.write_ca(ca_file)
+        ca_file = folder / CA_NAME
         lines.append(f"  CA      {ca_file}")
         trust = ["--ca-file", str(ca_file)]
     command = [*program(), "cancel", "--url", venue.url, *trust]
@@ -123,6 +259,8 @@ def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str 
     else:
         lines += ["", "Its book is empty; see what it says to a cancel:", ""]
         lines += _pasted(venue, [*command, "no-such-order"], token_field)
+    faulty = shlex.join([*program(), "fault", "--url", venue.url, *trust, str(Fault.DROP_AFTER)])
+    lines += ["", "Have it misbehave (it cancels, and its answer is lost):", "", f"  {faulty}"]
     return "\n".join([*lines, "", "It serves until Ctrl-C.", ""])
 
 
