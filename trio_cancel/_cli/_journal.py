@@ -18,7 +18,8 @@ from cyclopts import Parameter
 
 from trio_cancel._cli._failure import CommandError, clean, say, short
 from trio_cancel._cli._output import is_terminal
-from trio_cancel._cli._stdout import write_stdout
+from trio_cancel._cli._page import build_page
+from trio_cancel._cli._stdout import why_of, write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._journal.lock import is_locked
 from trio_cancel._journal.reading import (
@@ -79,6 +80,10 @@ def journal(
     session: Annotated[int | None, Parameter(help="Only orders that the session of this number dealt with.")] = None,
     json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each order.")] = False,
     csv: Annotated[bool, Parameter(negative="", help="Print CSV, a line for each event.")] = False,
+    html: Annotated[
+        str | None,
+        Parameter(help="Write a page to FILE (to look at in a browser, without a network): a timeline of each order."),
+    ] = None,
     compact: Annotated[
         bool,
         Parameter(
@@ -95,8 +100,10 @@ def journal(
     """
     if json and csv:
         raise CommandError("--json and --csv exclude each other; give one of them.")
+    if html is not None and (json or csv):
+        raise CommandError("--html excludes --json and --csv; give one of them.")
     if compact:
-        if left or order or since is not None or session is not None or json or csv:
+        if left or order or since is not None or session is not None or json or csv or html is not None:
             raise CommandError("--compact takes no other option than --days.")
         return _compact(journal, days)
     chosen = Choice(left, order, None if since is None else _moment_of(since, time.time()), session)
@@ -104,9 +111,14 @@ def journal(
     missing = chosen.check(contents)
     writing = is_locked(os.path.realpath(journal))
     orders = chosen.of(contents)
-    lines = (
-        _csv_lines(orders) if csv else _json_lines(orders) if json else _text_lines(contents, orders, chosen, writing)
-    )
+    if html is not None:
+        states = {one.number: state_of(one, contents, writing) for one in contents.sessions}
+        _write_page(html, journal, build_page(contents, orders, states, os.path.basename(journal)))
+        lines: Iterator[str] = iter(())
+    elif csv or json:
+        lines = _csv_lines(orders) if csv else _json_lines(orders)
+    else:
+        lines = _text_lines(contents, orders, chosen, writing)
     while some := "".join(islice(lines, 1000)):
         write_stdout(some)
     if count := len(contents.left):
@@ -121,6 +133,36 @@ def journal(
     if len(missing) > NAMED_MOST:
         say(f"nor {len(missing) - NAMED_MOST} more of those that --order names")
     return Status.LEFT if missing else Status.OK
+
+
+def _write_page(path: str, journal: str, page: str) -> None:
+    """Write the page, whole or not at all; never over a journal.
+
+    Raises:
+        CommandError: it cannot be written.
+    """
+    real = os.path.realpath(journal)
+    mine = [os.path.realpath(path) == f"{real}{part}" for part in ("", "-wal", "-shm", ".lock")]
+    if not path or any(mine) or os.path.isdir(path):
+        raise CommandError("--html needs the name of a file of its own: the page would take the journal's place.")
+    beside = f"{path}.new-page"
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, a pipe
+            beside = path
+        elif os.path.exists(path) and _is_database(path):
+            raise CommandError(f"{clean(path)} is an SQLite database, and was left as it is; name another file.")
+        with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(page)
+        if beside != path:
+            os.replace(beside, path)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"The page {clean(path)} cannot be written: {why_of(error)}.") from None
+    say(f"the page is in {clean(path)}")
+
+
+def _is_database(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
 
 
 def _compact(journal: str, days: float) -> int:
