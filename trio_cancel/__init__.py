@@ -43,6 +43,7 @@ from trio_cancel._values.models import CancelRequest as CancelRequest
 from trio_cancel._values.models import Credentials as Credentials
 from trio_cancel._values.observer import Observer as Observer
 from trio_cancel._values.observer import Statistics as Statistics
+from trio_cancel._values.open_report import OpenReport as OpenReport
 from trio_cancel._values.order_state import Fill as Fill
 from trio_cancel._values.order_state import OrderLookup as OrderLookup
 from trio_cancel._values.order_state import OrderState as OrderState

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
 import trio
 
 from trio_cancel._cancels.batch import Batch, Input, Invalid, check_invalid
+from trio_cancel._cancels.open_orders import QUIET, WITHIN, OpenOrders, Sweep
 from trio_cancel._cancels.scope import OrderScope
 from trio_cancel._cancels.single import NEAR, Channels, Single, look
 from trio_cancel._cancels.stream import CancelStream, run_stream
@@ -33,6 +34,7 @@ from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, CanceledOrder, CancelRequest, Credentials
 from trio_cancel._values.observer import Observer, Statistics, logger
+from trio_cancel._values.open_report import OpenReport, OpenScope
 from trio_cancel._values.order_state import OrderLookup, OrderState
 from trio_cancel._values.outcomes import CancelReport, Outcome
 
@@ -363,6 +365,68 @@ class TradingWS:
         self._session.check_open()
         check_invalid(invalid)
         return run_stream(requests, self._terms, self._session.dispatcher, invalid)
+
+    async def cancel_open(
+        self,
+        *,
+        pair: str | None = None,
+        side: Literal["buy", "sell"] | None = None,
+        everything: bool = False,
+        quiet_for: float = QUIET,
+        within: float = WITHIN,
+        dry_run: bool = False,
+    ) -> OpenReport:
+        """Cancel what the venue lists as open, for the hour when ids are lost; say which orders are meant.
+
+        It lists the account's open orders over REST, cancels those of the scope by the venue's ids, whoever placed
+        them, and lists again every 2 s, until for ``quiet_for`` seconds no list has brought anything new. So it also
+        takes what is placed while it runs: stop your bots first. An order that the list goes on showing after it was
+        canceled is not canceled again; one that is not surely off the book is, three times in all. It needs a session
+        with ``lookup=RestLookup()``.
+
+        Args:
+            pair: only orders of this market, such as ``BTC_BRL``.
+            side: only ``"buy"`` or ``"sell"``.
+            everything: all open orders of the account, instead of the two.
+            quiet_for: seconds. Orders that the venue's list shows later than that are missed.
+            within: seconds after which nothing is listed any more; orders under way then are waited for.
+            dry_run: list once and cancel nothing.
+
+        Returns:
+            What was found and what became of each. It never says that the book is empty: see
+            :class:`trio_cancel.OpenReport`. Where the list cannot be had, what is known is canceled all the same, and
+            ``report.failure`` says why the list is not whole.
+
+        Raises:
+            ConfigurationError: no scope or a contradiction, a time that makes no sense, or the session has no lookup
+                that lists open orders. Nothing was contacted.
+            SessionClosed: the session's block has ended.
+
+        Cancelled: no further order is written, and the report is lost.
+        """
+        scope = OpenScope.of(pair, side, everything)
+        quiet, longest = _seconds("quiet_for", quiet_for), _seconds("within", within)
+        if longest < quiet:
+            raise ConfigurationError(f"within ({longest:g} s) must not be shorter than quiet_for ({quiet:g} s).")
+        if not isinstance(dry_run, bool):
+            raise ConfigurationError(f"dry_run must be True or False, not {dry_run!r}.")
+        session = self._session
+        session.check_open()
+        lookups = session.lookups
+        if lookups is None or not lookups.lists_open:
+            what = "no lookup" if lookups is None else "a lookup that cannot list open orders"
+            raise ConfigurationError(f"This session has {what}: pass lookup=RestLookup() to open_trading_ws().")
+        await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
+        sweep = Sweep(scope, quiet, trio.current_time())
+        orders = OpenOrders(sweep, lookups.open_orders, session.wall, longest, once=dry_run)
+        if dry_run:
+            async for _ in orders:
+                pass
+        else:
+            async with run_stream(orders, self._terms, session.dispatcher) as outcomes:
+                async for outcome in outcomes:
+                    sweep.settled(outcome, trio.current_time())
+        return sweep.report(session.journal_failed())
 
     def open_order_scope(self, *, grace: float = 30.0, settle: float = 10.0) -> OrderScope:
         """Open a scope that no order outlives: ``async with ws.open_order_scope() as orders``.

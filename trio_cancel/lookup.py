@@ -196,6 +196,8 @@ class OpenRestLookup:
     async def open_orders(self, page: int = 1, *, pair: str | None = None, side: str | None = None) -> Page:
         """Return one page of the orders that the venue lists as open; an order that is not there may be open, too.
 
+        Of an order with a field that cannot be read, at least the id is told.
+
         Args:
             page: its number, from 1.
             pair: only of this market, such as ``BTC_BRL``.

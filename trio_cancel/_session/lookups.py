@@ -11,7 +11,7 @@ import math
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -20,11 +20,15 @@ from trio_cancel._engine.looking import BUDGET
 from trio_cancel._engine.order import Pending, State
 from trio_cancel._net.stream import Dial
 from trio_cancel._trio.wakeup import Bell
+from trio_cancel._values.boundary import Boundary, describe, ends_program
 from trio_cancel._values.errors import LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
 from trio_cancel._values.observer import logger
 from trio_cancel._values.order_state import OrderLookup, OrderState, checked
 from trio_cancel._values.outcomes import Unknown
+from trio_cancel._venue.rest import Page
+
+T = TypeVar("T")
 
 AT_ONCE = 4
 """Lookups under way at most."""
@@ -93,6 +97,31 @@ class Lookups:
             await self._admission()
             return await self._ask(request, PATIENCE)
 
+    @property
+    def lists_open(self) -> bool:
+        """Whether the source can list what is open, as :class:`trio_cancel.lookup.RestLookup` can."""
+        return callable(getattr(self.source, "open_orders", None))
+
+    async def open_orders(self, page: int) -> Page:
+        """Return one page of all open orders, from 1, once it is its turn.
+
+        Raises:
+            LookupFailed: it could not be had.
+
+        Cancelled: nothing stays behind.
+        """
+        lists: Callable[[int], Awaitable[Page]] = self.source.open_orders  # type: ignore[attr-defined]  # asked before
+
+        async def ask() -> Page:
+            found = await lists(page)
+            if not isinstance(found, Page):
+                raise LookupFailed(f"The list of open orders is {type(found).__name__}, not a page.")
+            return found
+
+        async with self._room:
+            await self._admission()
+            return await self._bounded(ask, "list of open orders", PATIENCE)
+
     # For the dispatcher's orders
 
     def begin(self, pending: Pending) -> None:
@@ -156,16 +185,27 @@ class Lookups:
     # For both
 
     async def _ask(self, request: CancelRequest, patience: float) -> OrderState:
+        async def ask() -> OrderState:
+            return checked(await self.source(request), request)
+
+        return await self._bounded(ask, f"lookup of {request}", min(patience, PATIENCE))
+
+    async def _bounded(self, ask: Callable[[], Awaitable[T]], what: str, patience: float) -> T:
+        """Return what ``ask`` does. Whatever else comes out of it, or if nothing does, ends in LookupFailed."""
         asked_at = trio.current_time()
-        try:
-            with trio.move_on_after(min(patience, PATIENCE)):
-                return checked(await self.source(request), request)
-            raise LookupFailed(f"The lookup of {request} did not return within {min(patience, PATIENCE):g} s.")
-        except LookupFailed as error:
+        boundary = Boundary()
+        with boundary, trio.move_on_after(patience):
+            return await ask()
+        error = boundary.error
+        if error is None:
+            raise LookupFailed(f"The {what} did not return within {patience:g} s.")
+        if isinstance(error, LookupFailed):
             self._note(error, asked_at)
-            raise
-        except Exception as error:
-            raise LookupFailed(f"The lookup of {request} failed with {type(error).__name__}: {error}") from error
+            raise error
+        fatal = ends_program(error)
+        if fatal is not None:
+            raise fatal
+        raise LookupFailed(f"The {what} failed: {describe(error)}.") from error
 
     async def _admission(self) -> None:
         """Wait until the account's limit has room for a lookup, with no cancel waiting; count it."""

@@ -70,10 +70,17 @@ def signed_headers(credentials: Credentials, timestamp: int, path: str) -> dict[
 
 @attrs.frozen
 class Page:
-    """One page of the open orders."""
+    """One page of the open orders.
+
+    Attributes:
+        orders: those that could be read, at least which orders they are.
+        last: whether it is the last page; None if the answer does not say.
+        unreadable: how many more are on it, of which not even the id could be read.
+    """
 
     orders: tuple[OrderState, ...]
-    last: bool
+    last: bool | None
+    unreadable: int = 0
 
 
 def read_order(status: int, body: bytes, seen_at: float, retry_after: float | None = None) -> OrderState:
@@ -99,21 +106,46 @@ def read_open_orders(status: int, body: bytes, seen_at: float, page: int, retry_
     """Return the orders on page number ``page`` (from 1) of the open orders; see :func:`read_order`."""
     data = _read_data(status, body, retry_after)
     try:
-        if isinstance(data, list):
-            return Page(tuple(_order(_mapping(item, "an order"), seen_at) for item in data), last=True)
-        content = _mapping(data, "data")
-        items = content.get("orders")
-        if not isinstance(items, list):
-            raise ValueError("orders is not a list")
-        orders = tuple(_order(_mapping(item, "an order"), seen_at) for item in items)
         pages = None
-        if content.get("pagination") is not None:
-            pages = _mapping(content["pagination"], "pagination").get("total_pages")
-        if pages is not None and (isinstance(pages, bool) or not isinstance(pages, int)):
-            raise ValueError("total_pages is not a whole number")
-        return Page(orders, last=not orders or pages is None or page >= pages)
+        items = data
+        if not isinstance(data, list):
+            content = _mapping(data, "data")
+            items = content.get("orders")
+            if not isinstance(items, list):
+                raise ValueError("orders is not a list")
+            if content.get("pagination") is not None:
+                pages = _mapping(content["pagination"], "pagination").get("total_pages")
+            if pages is not None and (isinstance(pages, bool) or not isinstance(pages, int)):
+                raise ValueError("total_pages is not a whole number")
+        orders, flaw = _listed(items, seen_at)
+        if flaw is not None and not orders:
+            raise flaw
+        last = True if not items else None if pages is None else page >= pages
+        return Page(orders, last, len(items) - len(orders))
     except ValueError as error:
         raise LookupFailed(f"The venue's list of orders cannot be read: {error}.", status=status) from None
+
+
+def _listed(items: list[Any], seen_at: float) -> tuple[tuple[OrderState, ...], ValueError | None]:
+    """Return the orders of a list, and why the first that cannot be read cannot.
+
+    One order with an odd amount must not hide the others, nor itself: to cancel it, its id is enough.
+    """
+    orders: list[OrderState] = []
+    flaw: ValueError | None = None
+    for item in items:
+        try:
+            orders.append(_order(_mapping(item, "an order"), seen_at))
+        except ValueError as error:
+            flaw = flaw or error
+            if isinstance(item, dict) and isinstance(item.get("id"), str) and item["id"]:
+                words = ("external_id", "pair", "side", "type")
+                known = {name: item[name] for name in words if isinstance(item.get(name), str)}
+                raw = item.get("status")
+                raw = raw if isinstance(raw, str) else ""
+                status = OrderStatus.read(raw)
+                orders.append(OrderState(status=status, raw_status=raw, seen_at=seen_at, id=item["id"], **known))
+    return tuple(orders), flaw
 
 
 def read_server_time(status: int, body: bytes, retry_after: float | None = None) -> int:
