@@ -56,7 +56,8 @@ class Lister:
 
 
 def shown(*ids: str, last: bool | None = True, unreadable: int = 0, **fields: Any) -> Page:
-    states = [OrderState(**{"status": "open", "seen_at": 1.0, "id": one, "pair": "BTC_BRL"} | fields) for one in ids]
+    fields = {"status": "open", "seen_at": 1.0, "pair": "BTC_BRL", **fields}
+    states = [OrderState(id=one, **fields) for one in ids]
     return Page(tuple(states), last, unreadable)
 
 

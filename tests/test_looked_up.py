@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -411,6 +412,87 @@ async def test_a_cancel_does_not_wait_for_lookups(autojump_clock: Clock) -> None
             assert report.counts["canceled"] == 500
             assert trio.current_time() - began < 1
             nursery.cancel_scope.cancel()
+
+
+class Odd(BaseException):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("odd", [Odd, Unprintable, lambda: BaseExceptionGroup("", [Odd()])])
+async def test_whatever_a_lookup_raises_counts_as_a_failed_one(odd: Any, autojump_clock: Clock) -> None:
+    async def breaks(request: CancelRequest) -> OrderState:
+        await trio.lowlevel.checkpoint()
+        raise odd()
+
+    async with open_venue() as venue, venue.open(lookup=breaks) as ws:
+        assert (await ws.try_cancel("never")).kind == "not_found"
+        with pytest.raises(LookupFailed, match="The lookup of order never failed"):
+            await ws.look_up("never")
+        assert (await ws.try_cancel(venue.book.create().id)).kind == "canceled"
+
+
+@pytest.mark.parametrize("fatal", [KeyboardInterrupt, SystemExit])
+async def test_what_ends_the_program_ends_the_block(fatal: type[BaseException], autojump_clock: Clock) -> None:
+    async def ends(request: CancelRequest) -> OrderState:
+        await trio.lowlevel.checkpoint()
+        raise fatal
+
+    kinds: list[str] = []
+    async with open_venue() as venue:
+        with pytest.raises(fatal):
+            async with venue.open(lookup=ends) as ws:
+                with trio.CancelScope(shield=True):
+                    kinds.append((await ws.try_cancel("never")).kind)
+                    kinds.append((await ws.try_cancel(venue.book.create().id)).kind)
+                await trio.sleep_forever()
+        assert kinds == ["not_found", "canceled"]
+        async with venue.open(lookup=ends) as ws:
+            with pytest.raises(fatal):
+                await ws.look_up("never")
+
+
+async def test_a_lookup_that_is_not_async(autojump_clock: Clock) -> None:
+    def plain(request: CancelRequest) -> Any:
+        return OrderState(status=OrderStatus.CANCELED, seen_at=1.0, id=request.id)
+
+    async with open_venue() as venue, venue.open(lookup=plain) as ws:
+        with pytest.raises(LookupFailed, match="TypeError"):
+            await ws.look_up("never")
+        assert (await ws.try_cancel("never")).kind == "not_found"
+
+
+@pytest.mark.parametrize("status", ["canceled", "open"])
+@pytest.mark.parametrize("odd", [None, 7, "\u200b", "", " "])
+async def test_an_id_that_cannot_be_used_says_nothing(odd: Any, status: str, autojump_clock: Clock) -> None:
+    async def lookup(request: CancelRequest) -> OrderState:
+        await trio.lowlevel.checkpoint()
+        return OrderState(status=OrderStatus(status), seen_at=1.0, id=odd, external_id=request.external_id)
+
+    async with open_venue() as venue, venue.open(lookup=lookup) as ws:
+        assert (await ws.try_cancel("never")).kind == "not_found"
+        outcome = await ws.try_cancel(external_id="never")
+        assert outcome.off_book is None
+        assert (await ws.try_cancel(venue.book.create().id)).kind == "canceled"
+
+
+@pytest.mark.parametrize("date", ["2024-01-01", 5, datetime(2024, 1, 1)])
+async def test_a_date_that_cannot_be_used_says_nothing(date: Any, autojump_clock: Clock) -> None:
+    async def lookup(request: CancelRequest) -> OrderState:
+        await trio.lowlevel.checkpoint()
+        return OrderState(
+            status=OrderStatus.CANCELED, seen_at=1.0, id="A", external_id=request.external_id, update_date=date
+        )
+
+    async with open_venue() as venue, venue.open(lookup=lookup) as ws:
+        assert (await ws.try_cancel(external_id="never")).kind == "not_found"
+        with pytest.raises(LookupFailed, match="time zone"):
+            await ws.look_up(external_id="never")
 
 
 def test_completing_needs_a_lookup() -> None:

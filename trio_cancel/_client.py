@@ -667,6 +667,7 @@ async def _open(
                 await stack.enter_async_context(_opened(lookup, session, dialing, credentials, world)),
                 session.dispatcher,
                 session.spawn,
+                session.hand_on,
                 closed_too=look_up_closed,
             )
             session.dispatcher.table.looks = session.lookups

@@ -63,6 +63,7 @@ class Lookups:
         look_up: says where an order stands.
         dispatcher: whose orders are looked up, and whose limit is shared.
         spawn: runs a task beside the session's own; returns False if the session has ended.
+        hand_on: is given a KeyboardInterrupt or SystemExit that came up while an order was looked up.
         closed_too: whether orders that are closed are looked up, too.
     """
 
@@ -71,6 +72,7 @@ class Lookups:
         look_up: OrderLookup,
         dispatcher: Dispatcher,
         spawn: Callable[[Callable[[], Awaitable[None]]], bool],
+        hand_on: Callable[[BaseException], None],
         *,
         closed_too: bool,
     ) -> None:
@@ -78,6 +80,7 @@ class Lookups:
         self.closed_too: bool = closed_too
         self._dispatcher = dispatcher
         self._spawn = spawn
+        self._hand_on = hand_on
         self._running = False
         self._due: list[tuple[float, int, Pending]] = []  # a heap: when an order is to be looked up
         self._asked = 0  # breaks ties, so that equal times come in order
@@ -152,9 +155,11 @@ class Lookups:
                     nursery.start_soon(self._settle, heapq.heappop(self._due)[2])
         finally:
             self._running = False
-            for _, _, pending in self._due:
-                self._dispatcher.table.not_seen(pending, again=False)
             self._due.clear()
+            # However it ended: who waits for one of these would wait for ever.
+            table = self._dispatcher.table
+            for pending in list(table.looked_up):
+                table.not_seen(pending, again=False)
 
     async def _settle(self, pending: Pending) -> None:
         again = False
@@ -175,6 +180,9 @@ class Lookups:
             if error.status == NOT_FOUND and pending.looking is not None:
                 # A replica that lags may not have it yet; but if the venue itself has just said the same, it is enough.
                 again = isinstance(pending.looking.outcome, Unknown)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._hand_on(error)
+            again = False
         finally:
             self._room.release()
             table = self._dispatcher.table

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import attrs
 
-from trio_cancel._values.errors import LookupFailed
+from trio_cancel._values.errors import InvalidRequest, LookupFailed
 from trio_cancel._values.models import CancelRequest, canonical_id
 
 
@@ -164,6 +164,25 @@ def checked(state: object, request: CancelRequest) -> OrderState:
     """
     if not isinstance(state, OrderState):
         raise LookupFailed(f"The lookup of {request} returned {type(state).__name__}, not an OrderState.")
+    flaw = _flaw(state)
+    if flaw is not None:
+        raise LookupFailed(f"The lookup of {request} returned a state that cannot be used: {flaw}.")
     if not state.is_of(request):
         raise LookupFailed(f"The lookup of {request} answered for another order, or did not say for which.")
     return state
+
+
+def _flaw(state: OrderState) -> str | None:
+    """Return what is wrong with those fields that decide over an order, as a clause."""
+    try:
+        if state.id is not None:
+            CancelRequest(state.id)
+    except InvalidRequest as error:
+        return str(error).rstrip(".")
+    if not isinstance(state.external_id, str | None):
+        return "external_id is not a string"
+    for name in ("create_date", "update_date"):
+        date = getattr(state, name)
+        if date is not None and (not isinstance(date, datetime) or date.utcoffset() is None):
+            return f"{name} is not a date with a time zone"
+    return None
