@@ -6,7 +6,7 @@ import enum
 from collections.abc import Awaitable, Iterable
 from datetime import datetime
 from decimal import Decimal
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -172,7 +172,7 @@ def checked(state: object, request: CancelRequest) -> OrderState:
     return state
 
 
-def _flaw(state: OrderState) -> str | None:
+def _flaw(state: Any) -> str | None:
     """Return what is wrong with those fields that decide over an order, as a clause."""
     try:
         if state.id is not None:
