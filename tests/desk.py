@@ -1,4 +1,4 @@
-"""A dispatcher without sockets: its writer, reader and timer are played here, on a clock that is a number."""
+"""A engine without sockets: its writer, reader and timer are played here, on a clock that is a number."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from trio_cancel._engine.engine import WRITE_MOST, Dispatcher
-from trio_cancel._engine.order import Flight, Pending, State, Terms
+from trio_cancel._engine.engine import WRITE_MOST, Engine
+from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy, State
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import Notifier, Observer
@@ -50,12 +50,12 @@ def refusal(request_id: str | None, status: int, code: int | None = None, messag
     return json.dumps({"id": request_id, "status": status, "result": None, "error": error})
 
 
-class Order(Pending):
+class Order(OrderCancel):
     """A cancel whose outcome is kept."""
 
-    def __init__(self, request: CancelRequest, terms: Terms, *, urgent: bool = True) -> None:
+    def __init__(self, request: CancelRequest, terms: RetryPolicy, *, priority: bool = True) -> None:
         super().__init__(request, terms)
-        self.urgent = urgent
+        self.priority = priority
         self.delivered: list[Outcome] = []
 
     def deliver(self) -> None:
@@ -84,12 +84,12 @@ class Bulk:
     def waiting(self) -> bool:
         return bool(self.orders)
 
-    def take(self, most: int) -> list[Pending]:
-        taken: list[Pending] = list(self.orders[:most])
+    def take(self, most: int) -> list[OrderCancel]:
+        taken: list[OrderCancel] = list(self.orders[:most])
         del self.orders[:most]
         return taken
 
-    def take_last(self, most: int) -> list[Pending]:
+    def take_last(self, most: int) -> list[OrderCancel]:
         return self.take(most)
 
     def behind(self) -> int:
@@ -107,7 +107,7 @@ class Bulk:
 
 
 class Desk:
-    """One dispatcher with its clock.
+    """One engine with its clock.
 
     ``written`` is what was signed, in order, as (time, request id, order key). With ``auto`` the writer writes whenever
     it may while the clock goes on.
@@ -116,23 +116,23 @@ class Desk:
     def __init__(
         self,
         *,
-        terms: Terms | None = None,
+        terms: RetryPolicy | None = None,
         pacer: Pacer | None = None,
         observer: Observer | None = None,
         up: bool = True,
         auto: bool = True,
     ) -> None:
         self.now = 0.0
-        self.terms = terms or Terms()
+        self.terms = terms or RetryPolicy()
         self.auto = auto
         self.up = up
         self.connection = 1 if up else 0
         self.written: list[tuple[float, str, str]] = []
-        self.flights: list[Flight] = []
+        self.flights: list[LiveAttempt] = []
         self._timer_at = math.inf
         self._ask_at = math.inf
         self._rung = False
-        self.dispatcher = Dispatcher(
+        self.engine = Engine(
             sign=lambda orders, at: [f"{request_id} {request.key} {at}".encode() for request_id, request in orders],
             id_prefix="r",
             pacer=pacer,
@@ -142,7 +142,7 @@ class Desk:
             wake_timer=self._wake_timer,
         )
         if up:
-            self.dispatcher.connection_up(self.now)
+            self.engine.connection_up(self.now)
 
     def _wake_timer(self, at: float) -> None:
         self._timer_at = min(self._timer_at, at)
@@ -160,32 +160,32 @@ class Desk:
         """Hand a single cancel in, and write it if that can be done now."""
         request = CancelRequest(external_id=external_id) if external_id is not None else CancelRequest(order_id)
         order = Order(request, self.terms)
-        self.dispatcher.submit(order, self.now)
+        self.engine.submit(order, self.now)
         self._after()
         return order
 
     def submit_bulk(self, *order_ids: str) -> tuple[Bulk, list[Order]]:
         """Hand a bulk cancel in, and write what can be written now."""
-        orders = [Order(CancelRequest(order_id), self.terms, urgent=False) for order_id in order_ids]
+        orders = [Order(CancelRequest(order_id), self.terms, priority=False) for order_id in order_ids]
         source = Bulk(orders, self.now, self.terms.give_up_after)
-        self.dispatcher.submit_source(source, self.now)
+        self.engine.submit_source(source, self.now)
         self._after()
         return source, orders
 
     def abandon(self, order: Order) -> None:
-        self.dispatcher.abandon(order)
+        self.engine.abandon(order)
         self._after()
 
     # What the connection does
 
-    def write(self) -> list[Flight]:
+    def write(self) -> list[LiveAttempt]:
         """Let the writer take and sign once."""
         if not self.up:
             return []
         self._rung = False
-        admitted, self._ask_at = self.dispatcher.take(self.now)
+        admitted, self._ask_at = self.engine.take(self.now)
         self._rung |= len(admitted) == WRITE_MOST  # as the writer, who asks again
-        flights, texts = self.dispatcher.sign(admitted, self.connection, self.now, self.wall)
+        flights, texts = self.engine.sign(admitted, self.connection, self.now, self.wall)
         assert len(flights) == len(texts)
         for flight in flights:
             self.written.append((self.now, flight.request_id, flight.pending.request.key))
@@ -195,20 +195,20 @@ class Desk:
     def answer(self, text: str, *, connection: int | None = None) -> None:
         """Let the reader take one message."""
         number = self.connection if connection is None else connection
-        self.dispatcher.read([text], number, self.now, self.wall)
-        if self.dispatcher.queue:
-            self.dispatcher.table.wake_writer()
+        self.engine.read([text], number, self.now, self.wall)
+        if self.engine.queue:
+            self.engine.table.wake_writer()
         self._after()
 
     def down(self, cause: BaseException | None = None) -> None:
         self.up = False
-        self.dispatcher.connection_down(self.connection, cause, self.now)
+        self.engine.connection_down(self.connection, cause, self.now)
         self._after()
 
     def come_up(self) -> None:
         self.up = True
         self.connection += 1
-        self.dispatcher.connection_up(self.now)
+        self.engine.connection_up(self.now)
         self._after()
 
     # Time
@@ -233,7 +233,7 @@ class Desk:
             acted = False
             if self._timer_at <= self.now:
                 self._timer_at = math.inf
-                self._wake_timer(self.dispatcher.expire(self.now))
+                self._wake_timer(self.engine.expire(self.now))
                 acted = True
             if self.auto and self.up and (self._rung or self._ask_at <= self.now):
                 self.write()
@@ -258,6 +258,6 @@ class Desk:
         """The outcome of an order that has settled; nothing of it is left in the tables."""
         assert order.state is State.SETTLED
         (outcome,) = order.delivered
-        assert order not in self.dispatcher.table.active
-        assert all(flight.request_id not in self.dispatcher.table.flights for flight in order.flights)
+        assert order not in self.engine.table.active
+        assert all(flight.request_id not in self.engine.table.flights for flight in order.flights)
         return outcome

@@ -330,13 +330,13 @@ async def test_two_batches_share_the_window(autojump_clock: MockClock) -> None:
 
 async def test_a_single_cancel_does_not_wait_for_a_batch(autojump_clock: MockClock) -> None:
     async with open_venue() as venue, venue.open(pacer=Pacer(10, burst=1)) as ws:
-        (urgent,) = venue.orders(1)
+        (priority,) = venue.orders(1)
         batch = ws.batch(venue.orders(100))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(batch.run)
             await trio.sleep(1)
             before = trio.current_time()
-            await ws.cancel(urgent)
+            await ws.cancel(priority)
             assert trio.current_time() - before < 0.2
             assert batch.report().counts["not_sent"] > 80
 

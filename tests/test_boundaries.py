@@ -486,7 +486,7 @@ async def test_a_timer_that_fails_concludes_everything_with_what_is_known(autoju
         def fail(now: float) -> float:
             raise Odd
 
-        ws._session.dispatcher.expire = fail  # type: ignore[method-assign]  # that is what is tested
+        ws._session.engine.expire = fail  # type: ignore[method-assign]  # that is what is tested
         outcome = await ws.try_cancel(written)
         assert isinstance(outcome, Unknown)
         assert "timer failed (Odd)" in str(outcome.cause)

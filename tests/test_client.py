@@ -36,7 +36,7 @@ from trio_cancel import (
 )
 from trio_cancel._client import DEFAULT_URL
 from trio_cancel._net.tls import default_ssl_context
-from trio_cancel._trio.environment import World
+from trio_cancel._trio.environment import Environment
 from trio_cancel.sandbox import Fault
 
 CREDENTIALS = Credentials("token-nobody-sees", "s3cr3t-nobody-sees")
@@ -261,7 +261,7 @@ async def test_a_cancel_is_a_checkpoint(autojump_clock: MockClock) -> None:
     async with open_venue() as venue, venue.open() as ws:
         with trio.testing.assert_checkpoints():
             await ws.try_cancel("a")
-        ws._session.dispatcher.stop(OSError("over"))
+        ws._session.engine.stop(OSError("over"))
         with trio.testing.assert_checkpoints():
             await ws.try_cancel("a")
 
@@ -307,7 +307,7 @@ async def test_request_ids_are_used_once(autojump_clock: MockClock) -> None:
 
 
 def test_request_ids_differ_between_processes_and_restarts() -> None:
-    prefixes = {World().id_prefix() for _ in range(1000)}
+    prefixes = {Environment().id_prefix() for _ in range(1000)}
     assert len(prefixes) == 1000
     assert all(len(prefix) >= 16 and prefix.isalnum() for prefix in prefixes)
 
@@ -457,7 +457,7 @@ async def test_auto_corrects_by_the_least_amount(autojump_clock: MockClock, skew
 
 async def test_without_skew_nothing_is_corrected(autojump_clock: MockClock) -> None:
     async with open_venue() as venue, venue.open(clock_offset="auto") as ws:
-        assert ws._session.dispatcher.correction == 0.0
+        assert ws._session.engine.correction == 0.0
 
 
 async def test_a_venue_whose_own_clock_is_fine_gets_plain_words(autojump_clock: MockClock) -> None:

@@ -27,7 +27,7 @@ from trio_cancel import (
 )
 from trio_cancel import _client as _client_module
 from trio_cancel._trio import environment
-from trio_cancel._trio.environment import World
+from trio_cancel._trio.environment import Environment
 from trio_cancel.sandbox import Fault
 
 EPOCH = 1_700_000_000.0
@@ -59,12 +59,12 @@ class Clocks:
 def clocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clocks]:
     clocks = Clocks()
     made = partial(
-        World,
+        Environment,
         wall=clocks.wall,
         steady=lambda: trio.current_time() + clocks.slept,
         suspended=lambda: clocks.slept,
     )
-    monkeypatch.setattr(_client_module, "World", made)
+    monkeypatch.setattr(_client_module, "Environment", made)
     return clocks  # type: ignore[return-value]  # a fixture may
 
 
@@ -202,21 +202,21 @@ async def test_a_journals_intents_that_slept_are_not_written(
     """They were admitted before, and wait for the disk."""
     async with open_venue(clock=clocks.milliseconds) as venue, venue.open(observer=None) as ws:
         (order_id,) = venue.orders(1)
-        dispatcher = ws._session.dispatcher
+        engine = ws._session.engine
         outcomes = []
 
         async def cancel() -> None:
             outcomes.append(await ws.try_cancel(order_id))
 
-        writer = dispatcher.write_now
-        dispatcher.write_now = lambda: None
+        writer = engine.write_now
+        engine.write_now = lambda: None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel)
             await trio.testing.wait_all_tasks_blocked()
-            admitted, _ = dispatcher.take(trio.current_time())
+            admitted, _ = engine.take(trio.current_time())
             clocks.slept += 3600
-            assert dispatcher.sign(admitted, 1, trio.current_time(), clocks.wall()) == ([], [])
-        dispatcher.write_now = writer
+            assert engine.sign(admitted, 1, trio.current_time(), clocks.wall()) == ([], [])
+        engine.write_now = writer
         assert isinstance(outcomes[0], NotSent)
 
 

@@ -9,7 +9,7 @@ import pytest
 from desk import WALL, Bulk, Desk, Order, canceled, refusal, result
 
 from trio_cancel._engine.in_flight import LATE_KEPT
-from trio_cancel._engine.order import Pending, State, Terms
+from trio_cancel._engine.order import OrderCancel, RetryPolicy, State
 from trio_cancel._engine.rate import WINDOW_MOST, WINDOW_START, Pacer
 from trio_cancel._engine.replies import BAD_PER_MINUTE
 from trio_cancel._values.clock import OffsetInterval
@@ -151,7 +151,7 @@ def test_an_answer_that_contradicts_itself_says_so_in_the_end() -> None:
 
 
 def test_without_retry_one_answer_that_cannot_be_read_ends_it() -> None:
-    desk = Desk(terms=Terms(retry=False))
+    desk = Desk(terms=RetryPolicy(retry=False))
     order = desk.submit()
     desk.answer(canceled(desk.ids[0], status="open"))
     outcome = desk.only(order)
@@ -233,7 +233,7 @@ def test_no_answer_is_tried_again_with_a_new_id_and_a_young_timestamp() -> None:
         signed.extend((request_id, timestamp) for request_id in ids)
         return [b"" for _ in ids]
 
-    desk.dispatcher._sign = sign
+    desk.engine._sign = sign
     order = desk.submit()
     desk.wait(11.99)
     assert len(desk.ids) == 1
@@ -274,7 +274,7 @@ def test_a_refusal_for_now_is_tried_again_and_leaves_no_doubt() -> None:
     outcome = desk.only(order)
     assert outcome.kind == "already_closed"
     assert not outcome.after_unanswered
-    assert desk.dispatcher.counters.limited == 1
+    assert desk.engine.counters.limited == 1
 
 
 def test_nothing_but_refusals_for_now_is_a_rejection_in_the_end() -> None:
@@ -340,7 +340,7 @@ def test_an_answer_to_a_lost_connections_request_does_not_match_on_the_next() ->
     desk.come_up()
     desk.answer(canceled(desk.ids[0]))
     assert order.kind is None
-    assert desk.dispatcher.counters.unknown_id == 1
+    assert desk.engine.counters.unknown_id == 1
 
 
 def test_a_request_of_this_connection_cannot_be_answered_on_another() -> None:
@@ -348,7 +348,7 @@ def test_a_request_of_this_connection_cannot_be_answered_on_another() -> None:
     order = desk.submit()
     desk.answer(canceled(desk.ids[0]), connection=2)
     assert order.kind is None
-    assert desk.dispatcher.counters.unknown_id == 1
+    assert desk.engine.counters.unknown_id == 1
     desk.answer(canceled(desk.ids[0]))
     assert order.kind == "canceled"
 
@@ -356,8 +356,8 @@ def test_a_request_of_this_connection_cannot_be_answered_on_another() -> None:
 def test_what_was_not_written_was_no_attempt() -> None:
     desk = Desk()
     order = desk.submit()
-    desk.dispatcher.not_written([desk.flights[0]], ConnectionLost("broke"), desk.now)
-    assert desk.dispatcher.counters.written == 0
+    desk.engine.not_written([desk.flights[0]], ConnectionLost("broke"), desk.now)
+    assert desk.engine.counters.written == 0
     desk.down()
     desk.come_up()
     desk.answer(CLOSED(desk.ids[-1]))
@@ -418,7 +418,7 @@ def test_a_failing_earlier_attempt_leaves_the_later_one_its_time() -> None:
 # One attempt only
 
 
-ONCE = Terms(retry=False)
+ONCE = RetryPolicy(retry=False)
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,7 @@ def test_without_retries_a_lost_connection_is_unknown_at_once() -> None:
 def test_without_retries_what_was_not_written_was_not_sent() -> None:
     desk = Desk(terms=ONCE)
     order = desk.submit()
-    desk.dispatcher.not_written([desk.flights[0]], ConnectionLost("broke"), desk.now)
+    desk.engine.not_written([desk.flights[0]], ConnectionLost("broke"), desk.now)
     outcome = desk.only(order)
     assert isinstance(outcome, NotSent)
     assert str(outcome.cause) == "broke"
@@ -581,18 +581,18 @@ def test_an_answer_may_come_while_the_next_attempt_is_about_to_be_signed() -> No
     order = desk.submit()
     desk.write()
     desk.wait(12)
-    admitted, _ = desk.dispatcher.take(desk.now)
+    admitted, _ = desk.engine.take(desk.now)
     assert admitted == [order]
     desk.answer(canceled(desk.ids[0]))
     assert desk.only(order).kind == "canceled"
-    assert desk.dispatcher.sign(admitted, 1, desk.now, desk.wall) == ([], [])
+    assert desk.engine.sign(admitted, 1, desk.now, desk.wall) == ([], [])
 
 
 @pytest.mark.parametrize("refused", [SIGNATURE, UNAUTHORIZED])
 def test_the_clock_is_told_with_a_wrong_signature_only_if_it_is_surely_off(refused: Answer) -> None:
     for interval, told in [(OffsetInterval(4000, 5200), True), (OffsetInterval(-300, 900), False)]:
         desk = Desk(terms=ONCE)
-        desk.dispatcher.table.clock = interval
+        desk.engine.table.clock = interval
         order, other = desk.submit(), desk.submit("other")
         desk.answer(refused(desk.ids[0]))
         desk.answer(MISSING(desk.ids[1]))
@@ -613,7 +613,7 @@ def test_a_second_answer_is_counted_and_changes_nothing(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING, "trio_cancel"):
         desk.answer(canceled(desk.ids[0]))
     assert order.kind == "canceled"
-    counters = desk.dispatcher.counters
+    counters = desk.engine.counters
     assert (counters.duplicates, counters.contradictions, counters.answered) == (1, 0, 1)
     assert "second answer" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -642,7 +642,7 @@ def test_a_contradicting_answer_is_an_error_in_the_log(
     with caplog.at_level(logging.ERROR, "trio_cancel"):
         desk.answer(second(desk.ids[0]))
     assert order.kind == kind
-    assert desk.dispatcher.counters.contradictions == contradicts
+    assert desk.engine.counters.contradictions == contradicts
     assert any(record.levelno >= logging.ERROR for record in caplog.records) is contradicts
 
 
@@ -652,7 +652,7 @@ def test_a_second_answer_to_an_attempt_while_the_order_waits_is_a_duplicate() ->
     desk.answer(BROKEN(desk.ids[0]))
     desk.answer(BROKEN(desk.ids[0]))
     assert order.kind is None
-    assert desk.dispatcher.counters.duplicates == 1
+    assert desk.engine.counters.duplicates == 1
 
 
 def test_an_answer_after_the_end_is_late_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -661,7 +661,7 @@ def test_an_answer_after_the_end_is_late_once(caplog: pytest.LogCaptureFixture) 
     desk.wait(12)
     assert order.kind == "unknown"
     desk.answer(canceled(desk.ids[0]))
-    counters = desk.dispatcher.counters
+    counters = desk.engine.counters
     assert (counters.late, counters.duplicates, counters.contradictions) == (1, 0, 0)
     desk.answer(canceled(desk.ids[0]))
     assert (counters.late, counters.duplicates) == (1, 1)
@@ -673,7 +673,7 @@ def test_a_null_id_is_nobodys() -> None:
     order = desk.submit()
     desk.answer(refusal(None, 400, 40408))
     assert order.kind is None
-    assert desk.dispatcher.counters.null_id == 1
+    assert desk.engine.counters.null_id == 1
     desk.answer(canceled(desk.ids[0]))
     assert order.kind == "canceled"
 
@@ -684,29 +684,29 @@ def test_what_is_no_answer_is_counted(text: str) -> None:
     order = desk.submit()
     desk.answer(text)
     assert order.kind is None
-    assert desk.dispatcher.counters.malformed == 1
-    assert not desk.dispatcher.inbox.over_budget
+    assert desk.engine.counters.malformed == 1
+    assert not desk.engine.inbox.over_budget
 
 
 def test_a_connection_may_carry_a_hundred_bad_messages_a_minute() -> None:
     desk = Desk()
-    dispatcher = desk.dispatcher
+    engine = desk.engine
     for _ in range(BAD_PER_MINUTE - 1):
         desk.answer("noise")
-    dispatcher.inbox.count_binary(desk.now)
-    assert dispatcher.counters.binary == 1
-    assert not dispatcher.inbox.over_budget
+    engine.inbox.count_binary(desk.now)
+    assert engine.counters.binary == 1
+    assert not engine.inbox.over_budget
     desk.answer("noise")
-    budget = [dispatcher.inbox.over_budget]
+    budget = [engine.inbox.over_budget]
     desk.wait(61)
     desk.answer("noise")
-    budget.append(dispatcher.inbox.over_budget)
+    budget.append(engine.inbox.over_budget)
     for _ in range(BAD_PER_MINUTE):
         desk.answer("noise")
-    budget.append(dispatcher.inbox.over_budget)
+    budget.append(engine.inbox.over_budget)
     desk.down()
     desk.come_up()  # the next connection has a budget of its own
-    budget.append(dispatcher.inbox.over_budget)
+    budget.append(engine.inbox.over_budget)
     assert budget == [True, False, True, False]
 
 
@@ -716,8 +716,8 @@ def test_late_answers_are_no_noise() -> None:
         desk.submit(f"o{index}")
         desk.wait(12)
         desk.answer(canceled(desk.ids[-1], f"o{index}"))
-    assert desk.dispatcher.counters.late == BAD_PER_MINUTE + 50
-    assert not desk.dispatcher.inbox.over_budget
+    assert desk.engine.counters.late == BAD_PER_MINUTE + 50
+    assert not desk.engine.inbox.over_budget
 
 
 def test_settled_orders_are_remembered_within_bounds() -> None:
@@ -725,13 +725,13 @@ def test_settled_orders_are_remembered_within_bounds() -> None:
     for index in range(3 * LATE_KEPT + 10):
         desk.submit(f"o{index}")
         desk.answer(canceled(desk.ids[-1], f"o{index}"))
-    kept = [request_id for request_id in desk.ids if desk.dispatcher.table.settled_as(request_id)]
+    kept = [request_id for request_id in desk.ids if desk.engine.table.settled_as(request_id)]
     assert LATE_KEPT <= len(kept) <= 2 * LATE_KEPT
     assert kept == desk.ids[-len(kept) :]
     desk.answer(canceled(desk.ids[0], "o0"))
-    assert desk.dispatcher.counters.unknown_id == 1
+    assert desk.engine.counters.unknown_id == 1
     desk.answer(canceled(desk.ids[-1], f"o{LATE_KEPT + 9}"))
-    assert desk.dispatcher.counters.duplicates == 1
+    assert desk.engine.counters.duplicates == 1
 
 
 # Callers who leave
@@ -750,10 +750,10 @@ def test_a_caller_who_leaves_before_the_write_takes_the_request_along() -> None:
 def test_a_caller_who_leaves_between_admission_and_signature_takes_it_along_too() -> None:
     desk = Desk(auto=False)
     order = desk.submit()
-    admitted, _ = desk.dispatcher.take(desk.now)
+    admitted, _ = desk.engine.take(desk.now)
     desk.abandon(order)
-    assert desk.dispatcher.sign(admitted, 1, desk.now, desk.wall) == ([], [])
-    desk.dispatcher.put_back(admitted, desk.now)
+    assert desk.engine.sign(admitted, 1, desk.now, desk.wall) == ([], [])
+    desk.engine.put_back(admitted, desk.now)
     assert desk.only(order).kind == "not_sent"
     assert desk.write() == []
 
@@ -838,7 +838,7 @@ def test_an_unwritten_request_of_a_caller_who_left_is_not_tried_again() -> None:
     desk = Desk()
     order = desk.submit()
     desk.abandon(order)
-    desk.dispatcher.not_written(desk.flights, ConnectionLost("broke"), desk.now)
+    desk.engine.not_written(desk.flights, ConnectionLost("broke"), desk.now)
     assert desk.only(order).kind == "not_sent"
 
 
@@ -851,7 +851,7 @@ def test_an_abandoned_order_gives_its_place_back_and_is_still_matched() -> None:
         desk.abandon(order)
     desk.wait(12)
     assert desk.written[-1][2] == "stuck"
-    assert desk.dispatcher.pending_count == WINDOW_START + 1
+    assert desk.engine.pending_count == WINDOW_START + 1
     desk.answer(canceled(desk.ids[0], "o0"))
     assert leavers[0].kind == "canceled"
     desk.answer(canceled(desk.ids[-1], "stuck"))
@@ -867,7 +867,7 @@ def test_the_abandoned_are_kept_within_bounds() -> None:
         for order in batch:
             desk.abandon(order)
         desk.wait(12)
-    assert desk.dispatcher.pending_count == LATE_KEPT
+    assert desk.engine.pending_count == LATE_KEPT
     assert orders[0].kind == "unknown"
     assert orders[-1].kind is None
 
@@ -892,7 +892,7 @@ def test_the_clock_does_not_run_while_the_window_is_full_and_the_venue_lives() -
 
 
 def test_the_clock_does_not_run_while_the_pacer_holds_the_first_attempt() -> None:
-    desk = Desk(pacer=Pacer(1 / 100), terms=Terms(reply_timeout=30))
+    desk = Desk(pacer=Pacer(1 / 100), terms=RetryPolicy(reply_timeout=30))
     first, second = desk.submit("first"), desk.submit("second")
     desk.wait(29)
     desk.answer(canceled(desk.ids[0], "first"))
@@ -912,15 +912,15 @@ def test_the_clock_stands_still_while_the_pacer_holds_the_next_attempt() -> None
     order = desk.submit()
     desk.wait(1)
     desk.answer(BROKEN(desk.ids[0]))  # 1 s spent, the next may start at 20 s
-    desk.dispatcher.silence.sign(desk.now)  # the venue lives: it has answered something else
+    desk.engine.silence.sign(desk.now)  # the venue lives: it has answered something else
     desk.wait(20)
     assert desk.times == [0, 20]
     desk.wait(11)
     desk.answer(BROKEN(desk.ids[1]))  # at 32 s; 13 s spent
-    desk.dispatcher.silence.sign(desk.now)
+    desk.engine.silence.sign(desk.now)
     desk.wait(8)
     assert desk.times == [0, 20, 40]
-    desk.dispatcher.silence.sign(desk.now)
+    desk.engine.silence.sign(desk.now)
     desk.wait(20)
     assert desk.times == [0, 20, 40, 60]  # no answer to the third: 25 s spent
     desk.wait(4.5)
@@ -944,14 +944,14 @@ def test_the_clock_stands_still_under_a_pace_found_out() -> None:
     desk = Desk()
     desk.submit_bulk(*(f"o{index}" for index in range(WINDOW_START)))
     desk.answer(TOO_MANY(desk.ids[0]))
-    desk.dispatcher.governor.rate = 0.2  # a slow venue: eight orders take 40 s
+    desk.engine.governor.rate = 0.2  # a slow venue: eight orders take 40 s
     desk.down()
     desk.come_up()
     for _ in range(9):
         desk.wait(5.2)
         *_, (_, request_id, key) = desk.written
         desk.answer(canceled(request_id, key))
-    assert desk.dispatcher.counters.settled == WINDOW_START
+    assert desk.engine.counters.settled == WINDOW_START
 
 
 def test_an_attempt_about_to_be_signed_is_stopped_by_a_refusal_of_an_earlier_one() -> None:
@@ -961,9 +961,9 @@ def test_an_attempt_about_to_be_signed_is_stopped_by_a_refusal_of_an_earlier_one
     desk.wait(12)
     desk.write()
     desk.wait(12)
-    admitted, _ = desk.dispatcher.take(desk.now)
+    admitted, _ = desk.engine.take(desk.now)
     desk.answer(MISSING(desk.ids[0]))
-    assert desk.dispatcher.sign(admitted, 1, desk.now, desk.wall) == ([], [])
+    assert desk.engine.sign(admitted, 1, desk.now, desk.wall) == ([], [])
     desk.answer(canceled(desk.ids[1]))
     assert order.kind == "canceled"
 
@@ -1005,9 +1005,9 @@ def test_time_is_checked_again_when_signing() -> None:
     order = desk.submit()
     desk.write()
     desk.wait(12)
-    admitted, _ = desk.dispatcher.take(desk.now)
+    admitted, _ = desk.engine.take(desk.now)
     desk.now = 31.0  # the write was held up
-    assert desk.dispatcher.sign(admitted, 1, desk.now, desk.wall) == ([], [])
+    assert desk.engine.sign(admitted, 1, desk.now, desk.wall) == ([], [])
     assert not order.delivered  # the answer to the first may lie in the socket: the timer judges, after reading
     desk.wait(0)
     assert desk.only(order).kind == "unknown"
@@ -1018,15 +1018,15 @@ def test_the_answer_at_hand_settles_an_order_whose_time_is_over() -> None:
     order = desk.submit()
     desk.write()
     desk.wait(12)
-    admitted, _ = desk.dispatcher.take(desk.now)
+    admitted, _ = desk.engine.take(desk.now)
     desk.now = 31.0  # the loop was blocked
-    assert desk.dispatcher.sign(admitted, 1, desk.now, desk.wall) == ([], [])
+    assert desk.engine.sign(admitted, 1, desk.now, desk.wall) == ([], [])
     desk.answer(canceled(desk.ids[0]))
     assert desk.only(order).kind == "canceled"
 
 
 def test_an_attempt_shortly_before_the_end_waits_no_longer_than_the_rest() -> None:
-    desk = Desk(terms=Terms(reply_timeout=12, give_up_after=13))
+    desk = Desk(terms=RetryPolicy(reply_timeout=12, give_up_after=13))
     order = desk.submit()
     desk.wait(12)
     assert len(desk.ids) == 2
@@ -1035,7 +1035,7 @@ def test_an_attempt_shortly_before_the_end_waits_no_longer_than_the_rest() -> No
 
 
 def test_a_short_patience_ends_before_the_reply_timeout() -> None:
-    desk = Desk(terms=Terms(reply_timeout=12, give_up_after=2))
+    desk = Desk(terms=RetryPolicy(reply_timeout=12, give_up_after=2))
     order = desk.submit()
     desk.wait(2)
     assert order.kind == "unknown"
@@ -1065,15 +1065,15 @@ def test_the_window_starts_small_and_grows_with_each_answer() -> None:
     assert len(desk.ids) == WINDOW_START + 6  # a place each, and one more each
     for index in range(3, 700):
         desk.answer(canceled(desk.ids[index], f"o{index}"))
-    assert desk.dispatcher.governor.window == WINDOW_MOST
-    assert desk.dispatcher.pending_count == WINDOW_MOST
+    assert desk.engine.governor.window == WINDOW_MOST
+    assert desk.engine.pending_count == WINDOW_MOST
     desk.down()
     desk.come_up()
-    assert desk.dispatcher.governor.window == WINDOW_START
+    assert desk.engine.governor.window == WINDOW_START
 
 
 def test_what_is_given_up_leaves_its_place_to_the_next() -> None:
-    desk = Desk(terms=Terms(retry=False, reply_timeout=1))
+    desk = Desk(terms=RetryPolicy(retry=False, reply_timeout=1))
     desk.submit_bulk(*(f"o{index}" for index in range(3 * WINDOW_START)))
     desk.wait(2)
     assert desk.times == [0.0] * WINDOW_START + [1.0] * WINDOW_START + [2.0] * WINDOW_START
@@ -1093,17 +1093,17 @@ def test_who_leaves_and_has_nothing_to_wait_for_leaves_its_place_to_the_next() -
 def test_a_single_cancel_overtakes_bulk_ones() -> None:
     desk = Desk(auto=False)
     desk.submit_bulk(*(f"o{index}" for index in range(WINDOW_START)))
-    desk.submit("urgent")
+    desk.submit("priority")
     desk.write()
-    assert desk.written[0][2] == "urgent"
+    assert desk.written[0][2] == "priority"
 
 
 def test_a_single_cancel_gets_through_a_window_full_of_bulk_ones() -> None:
     desk = Desk()
     desk.submit_bulk(*(f"o{index}" for index in range(100)))
     assert len(desk.ids) == WINDOW_START
-    desk.submit("urgent")
-    assert desk.written[-1][2] == "urgent"
+    desk.submit("priority")
+    assert desk.written[-1][2] == "priority"
 
 
 def test_single_cancels_have_a_window_too() -> None:
@@ -1118,15 +1118,15 @@ def test_a_single_cancels_next_attempt_overtakes_bulk_ones() -> None:
     _, bulk = desk.submit_bulk("bulk", "bulk 2")
     desk.write()
     desk.now = 1.0
-    urgent = desk.submit("urgent")
+    priority = desk.submit("priority")
     desk.write()
     desk.answer(BROKEN(desk.ids[0]))
     desk.answer(BROKEN(desk.ids[1]))
-    assert bulk[0].state is urgent.state is State.RETRYING
+    assert bulk[0].state is priority.state is State.RETRYING
     for second in (2.0, 3.0, 4.0):
         desk.now = second
         desk.write()
-    assert [key for _, _, key in desk.written] == ["bulk", "urgent", "urgent", "bulk", "bulk 2"]
+    assert [key for _, _, key in desk.written] == ["bulk", "priority", "priority", "bulk", "bulk 2"]
 
 
 def test_bulk_cancels_share_the_window() -> None:
@@ -1144,16 +1144,16 @@ def test_bulk_cancels_share_the_window() -> None:
 def test_the_pacer_says_when_to_ask_again() -> None:
     desk = Desk(auto=False, pacer=Pacer(2, burst=2))
     desk.submit_bulk("a", "b", "c")
-    admitted, ask_at = desk.dispatcher.take(0.0)
+    admitted, ask_at = desk.engine.take(0.0)
     assert len(admitted) == 2
     assert ask_at == pytest.approx(0.5)
-    admitted, ask_at = desk.dispatcher.take(0.5)
+    admitted, ask_at = desk.engine.take(0.5)
     assert len(admitted) == 1
 
 
 def test_nothing_to_do_means_nothing_to_ask() -> None:
     desk = Desk(auto=False)
-    admitted, ask_at = desk.dispatcher.take(0.0)
+    admitted, ask_at = desk.engine.take(0.0)
     assert admitted == []
     assert ask_at == float("inf")
 
@@ -1163,7 +1163,7 @@ def test_the_next_attempt_says_when_to_ask_again() -> None:
     desk.submit()
     desk.write()
     desk.answer(BROKEN(desk.ids[0]))
-    admitted, ask_at = desk.dispatcher.take(desk.now)
+    admitted, ask_at = desk.engine.take(desk.now)
     assert admitted == []
     assert 0.125 <= ask_at <= 0.25
 
@@ -1171,8 +1171,8 @@ def test_the_next_attempt_says_when_to_ask_again() -> None:
 def test_what_was_admitted_and_not_signed_comes_back() -> None:
     desk = Desk(auto=False)
     order = desk.submit()
-    admitted, _ = desk.dispatcher.take(0.0)
-    desk.dispatcher.put_back(admitted, 0.0)
+    admitted, _ = desk.engine.take(0.0)
+    desk.engine.put_back(admitted, 0.0)
     assert len(desk.write()) == 1
     desk.answer(canceled(desk.ids[0]))
     assert order.kind == "canceled"
@@ -1180,14 +1180,14 @@ def test_what_was_admitted_and_not_signed_comes_back() -> None:
 
 def test_the_correction_of_the_clock_goes_into_the_timestamp() -> None:
     desk = Desk()
-    desk.dispatcher.correction = -2.5
+    desk.engine.correction = -2.5
     timestamps: list[int] = []
 
     def sign(orders: Iterable[tuple[str, CancelRequest]], timestamp: int) -> list[bytes]:
         timestamps.append(timestamp)
         return [b"" for _ in orders]
 
-    desk.dispatcher._sign = sign
+    desk.engine._sign = sign
     desk.submit()
     assert timestamps == [(WALL - 2.5) * 1000]
 
@@ -1204,20 +1204,20 @@ def test_stopping_settles_all_at_once_with_the_cause() -> None:
     desk.wait(12)  # it is let go
     source, _ = desk.submit_bulk("bulk")
     cause = SessionClosed("over")
-    desk.dispatcher.stop(cause)
+    desk.engine.stop(cause)
     for order in in_flight:
         outcome = desk.only(order)
         assert isinstance(outcome, Unknown)
         assert outcome.cause is cause
     assert waiting.kind in ("unknown", "not_sent")
-    assert desk.dispatcher.pending_count == desk.dispatcher.flight_count == 0
+    assert desk.engine.pending_count == desk.engine.flight_count == 0
     assert source.refused is cause or isinstance(source, Bulk)
     late = Order(CancelRequest("late"), desk.terms)
-    desk.dispatcher.submit(late, desk.now)
+    desk.engine.submit(late, desk.now)
     assert isinstance(late.outcome, NotSent)
     assert late.outcome.cause is cause
     refused = Bulk([])
-    desk.dispatcher.submit_source(refused, desk.now)
+    desk.engine.submit_source(refused, desk.now)
     assert refused.refused is cause
 
 
@@ -1226,10 +1226,10 @@ def test_stopping_leaves_nothing_unwritten_to_be_written() -> None:
     queued = desk.submit("queued")
     admitted_order = desk.submit("admitted")
     source, _ = desk.submit_bulk("bulk")
-    admitted, _ = desk.dispatcher.take(0.0)
+    admitted, _ = desk.engine.take(0.0)
     assert set(admitted) >= {queued, admitted_order}
-    desk.dispatcher.stop(SessionClosed("over"))
-    assert desk.dispatcher.sign(admitted, 1, 0.0, desk.wall) == ([], [])
+    desk.engine.stop(SessionClosed("over"))
+    assert desk.engine.sign(admitted, 1, 0.0, desk.wall) == ([], [])
     assert queued.kind == admitted_order.kind == "not_sent"
     assert isinstance(source.refused, SessionClosed)
 
@@ -1238,9 +1238,9 @@ def test_what_was_under_way_when_all_was_stopped_does_not_come_back() -> None:
     desk = Desk(auto=False)
     order = desk.submit()
     flights = desk.write()
-    desk.dispatcher.stop(SessionClosed("over"))
-    desk.dispatcher.not_written(flights, ConnectionLost("broke"), 0.0)
-    desk.dispatcher.connection_down(1, None, 0.0)
+    desk.engine.stop(SessionClosed("over"))
+    desk.engine.not_written(flights, ConnectionLost("broke"), 0.0)
+    desk.engine.connection_down(1, None, 0.0)
     assert desk.only(order).kind == "unknown"
 
 
@@ -1250,7 +1250,7 @@ def test_a_settled_order_cannot_settle_again() -> None:
     desk.answer(canceled(desk.ids[0]))
     with pytest.raises(AssertionError, match="once"):
         assert isinstance(order.outcome, Canceled)
-        desk.dispatcher.table.settle(order, Canceled(order.request, order=order.outcome.order))
+        desk.engine.table.settle(order, Canceled(order.request, order=order.outcome.order))
 
 
 def test_everything_is_counted() -> None:
@@ -1258,9 +1258,9 @@ def test_everything_is_counted() -> None:
     desk.submit("a")
     desk.submit("b")
     desk.answer(canceled(desk.ids[0], "a"))
-    counters = desk.dispatcher.counters
+    counters = desk.engine.counters
     assert (counters.queued, counters.written, counters.answered, counters.settled) == (2, 2, 1, 1)
-    assert desk.dispatcher.pending_count == desk.dispatcher.flight_count == 1
+    assert desk.engine.pending_count == desk.engine.flight_count == 1
 
 
 def test_the_result_of_a_partly_filled_order_is_exact() -> None:
@@ -1286,7 +1286,7 @@ class Nobody:
 
 def test_an_answer_without_an_order_id_settles_while_scopes_hold_orders() -> None:
     desk = Desk()
-    desk.dispatcher.table.holds.hold(CancelRequest("another"), Nobody())
+    desk.engine.table.holds.hold(CancelRequest("another"), Nobody())
     order = desk.submit(external_id="mine")
     desk.answer(canceled(desk.ids[-1], "", external_id="mine"))
     assert order.kind == "canceled"
@@ -1294,19 +1294,19 @@ def test_an_answer_without_an_order_id_settles_while_scopes_hold_orders() -> Non
 
 def test_what_has_settled_is_delivered_whatever_fails_beside_it() -> None:
     class FullLog:
-        def retried(self, pending: Pending) -> None:
+        def retried(self, pending: OrderCancel) -> None:
             raise AssertionError
 
-        def settled(self, pending: Pending) -> None:
+        def settled(self, pending: OrderCancel) -> None:
             raise OSError("no space left")
 
     desk = Desk()
-    desk.dispatcher.table.log = FullLog()
+    desk.engine.table.log = FullLog()
     order = desk.submit()
     with pytest.raises(OSError, match="no space left"):
         desk.answer(canceled(desk.ids[-1]))
     assert order.kind == "canceled"
-    assert desk.dispatcher.pending_count == 0
+    assert desk.engine.pending_count == 0
 
 
 def test_cancels_that_ended_in_an_outage_are_forgotten() -> None:
@@ -1316,10 +1316,10 @@ def test_cancels_that_ended_in_an_outage_are_forgotten() -> None:
         desk.abandon(desk.submit(f"left{index}"))
     desk.submit("given up")
     desk.wait(31)
-    assert len(desk.dispatcher.queue.urgent) <= 1
+    assert len(desk.engine.queue.priority) <= 1
     waiting = desk.submit("waiting")
-    assert desk.dispatcher.queue.heads() == [waiting]
-    assert list(desk.dispatcher.queue.urgent) == [waiting]
+    assert desk.engine.queue.heads() == [waiting]
+    assert list(desk.engine.queue.priority) == [waiting]
 
 
 def test_what_comes_over_the_budget_in_one_piece_is_not_logged_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -1327,16 +1327,16 @@ def test_what_comes_over_the_budget_in_one_piece_is_not_logged_line_by_line(capl
     order = desk.submit()
     texts = ["" for _ in range(10_000)]
     with caplog.at_level(logging.WARNING):
-        desk.dispatcher.read([*texts, canceled(desk.ids[-1])], 1, desk.now, desk.wall)
-    assert desk.dispatcher.inbox.over_budget
+        desk.engine.read([*texts, canceled(desk.ids[-1])], 1, desk.now, desk.wall)
+    assert desk.engine.inbox.over_budget
     assert len(caplog.records) <= BAD_PER_MINUTE + 1
-    assert desk.dispatcher.counters.malformed == 10_000  # and yet all are counted
+    assert desk.engine.counters.malformed == 10_000  # and yet all are counted
     assert order.kind == "canceled"  # what is an answer is read all the same
 
 
 def test_late_answers_to_a_window_full_of_orders_are_known_however_late() -> None:
     desk = Desk()
-    desk.dispatcher.governor.window = WINDOW_MOST
+    desk.engine.governor.window = WINDOW_MOST
     orders = [desk.submit(f"o{index}") for index in range(210)]
     desk.wait(31)
     assert {order.kind for order in orders} == {"unknown"}
@@ -1347,9 +1347,9 @@ def test_late_answers_to_a_window_full_of_orders_are_known_however_late() -> Non
             desk.submit(f"fresh {count}")
             desk.answer(canceled(desk.ids[-1], f"fresh {count}"))
         desk.answer(canceled(request_id, key))
-    assert desk.dispatcher.counters.late == len(late)
-    assert desk.dispatcher.counters.unknown_id == 0
-    assert not desk.dispatcher.inbox.over_budget
+    assert desk.engine.counters.late == len(late)
+    assert desk.engine.counters.unknown_id == 0
+    assert not desk.engine.inbox.over_budget
 
 
 def test_what_is_known_is_told_over_the_budget_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -1358,6 +1358,6 @@ def test_what_is_known_is_told_over_the_budget_too(caplog: pytest.LogCaptureFixt
     desk.answer(refusal(desk.ids[-1], 404, 40401))
     for _ in range(BAD_PER_MINUTE + 1):
         desk.answer("noise")
-    assert desk.dispatcher.inbox.over_budget
+    assert desk.engine.inbox.over_budget
     desk.answer(canceled(desk.ids[-1]))
-    assert desk.dispatcher.counters.contradictions == 1
+    assert desk.engine.counters.contradictions == 1

@@ -12,13 +12,13 @@ from venues import Remembering
 
 from trio_cancel import ConnectionLost, NotSent, NotWritten, Rejected, SessionClosed, Unknown
 from trio_cancel._engine.engine import LOOKUP_YIELDS, WRITE_MOST
-from trio_cancel._engine.order import Pending, State, Terms
+from trio_cancel._engine.order import OrderCancel, RetryPolicy, State
 from trio_cancel._engine.rate import PACED_START, WINDOW_MOST, WINDOW_START, Pacer
 from trio_cancel._values.models import CancelRequest
 
 
 def down_since(desk: Desk) -> float | None:
-    return desk.dispatcher.down_since  # which mypy takes for what it was
+    return desk.engine.down_since  # which mypy takes for what it was
 
 
 def cause_of(order: Order) -> str:
@@ -72,7 +72,7 @@ def test_what_was_never_written_says_why() -> None:
     desk.wait(30.1)
     assert cause_of(order) == "there was no connection in time: cut"
     desk = Desk(auto=False)
-    desk.dispatcher.silence.ask(desk.now)
+    desk.engine.silence.ask(desk.now)
     order = desk.submit()
     desk.wait(30.1)
     assert cause_of(order) == "the venue gave no sign of life for 30 s"
@@ -80,7 +80,7 @@ def test_what_was_never_written_says_why() -> None:
 
 @pytest.mark.parametrize("cause", [None, OSError("reset")])
 def test_a_lost_connection_is_told_with_its_cause(cause: BaseException | None) -> None:
-    desk = Desk(terms=Terms(retry=False))
+    desk = Desk(terms=RetryPolicy(retry=False))
     order = desk.submit()
     desk.down(cause)
     text = "the connection was lost before the answer came"
@@ -116,16 +116,16 @@ def test_a_backoff_survives_the_loss_of_the_connection() -> None:
 def test_only_the_attempts_on_the_lost_connection_are_lost() -> None:
     desk = Desk()
     order = desk.submit()
-    desk.dispatcher.connection_down(7, None, desk.now)
-    assert (order.state, order.doubt, desk.dispatcher.flight_count) == (State.IN_FLIGHT, None, 1)
+    desk.engine.connection_down(7, None, desk.now)
+    assert (order.state, order.doubt, desk.engine.flight_count) == (State.IN_FLIGHT, None, 1)
     assert down_since(desk) == 0
     desk.wait(1)
     desk.down()
     assert down_since(desk) == 0  # since the first loss
-    assert desk.dispatcher.flight_count == 0
+    assert desk.engine.flight_count == 0
     desk.come_up()
     assert down_since(desk) is None
-    assert desk.dispatcher.down_because is None
+    assert desk.engine.down_because is None
 
 
 def test_a_doubt_that_was_there_before_the_loss_stays() -> None:
@@ -140,10 +140,10 @@ def test_a_doubt_that_was_there_before_the_loss_stays() -> None:
 
 def test_a_new_connection_begins_with_a_small_window() -> None:
     desk = Desk()
-    desk.dispatcher.governor.window = WINDOW_MOST
+    desk.engine.governor.window = WINDOW_MOST
     desk.down()
     desk.come_up()
-    assert desk.dispatcher.governor.window == WINDOW_START
+    assert desk.engine.governor.window == WINDOW_START
 
 
 def test_in_an_outage_the_time_of_what_a_pace_held_back_runs() -> None:
@@ -167,11 +167,11 @@ def test_in_an_outage_the_time_of_what_a_pace_held_back_runs() -> None:
 def test_a_single_cancel_rings_where_it_is_heard() -> None:
     desk = Desk(auto=False)
     rings: list[str] = []
-    desk.dispatcher.write_now = lambda: rings.append("now")
-    desk.dispatcher.table.wake_writer = lambda: rings.append("writer")
-    desk.dispatcher.submit(Order(CancelRequest("a"), Terms()), 0.0)
+    desk.engine.write_now = lambda: rings.append("now")
+    desk.engine.table.wake_writer = lambda: rings.append("writer")
+    desk.engine.submit(Order(CancelRequest("a"), RetryPolicy()), 0.0)
     desk.write()
-    desk.dispatcher.submit(Order(CancelRequest("b"), Terms()), 0.0)
+    desk.engine.submit(Order(CancelRequest("b"), RetryPolicy()), 0.0)
     assert rings == ["now", "writer"]
 
 
@@ -179,34 +179,34 @@ def test_everything_that_is_handed_in_is_counted_and_told() -> None:
     watch = Remembering()
     desk = Desk(observer=watch)
     order = desk.submit()
-    desk.dispatcher.count_queued([CancelRequest("a"), CancelRequest("b")])
+    desk.engine.count_queued([CancelRequest("a"), CancelRequest("b")])
     assert watch.of("request_queued") == [(order.request,), (CancelRequest("a"),), (CancelRequest("b"),)]
     assert watch.of("request_written") == [(order.request, desk.ids[0])]
-    assert (desk.dispatcher.counters.queued, desk.dispatcher.counters.written) == (3, 1)
-    assert desk.dispatcher.signed == 1
+    assert (desk.engine.counters.queued, desk.engine.counters.written) == (3, 1)
+    assert desk.engine.signed == 1
     assert desk.ids == ["r-1"]
 
 
 def test_after_the_end_nothing_is_taken() -> None:
     desk = Desk()
     cause = SessionClosed("over")
-    desk.dispatcher.stop(cause)
+    desk.engine.stop(cause)
     order = desk.submit()
     source, _ = desk.submit_bulk("a")
     assert source.refused is cause
     (outcome,) = order.delivered
     assert isinstance(outcome, NotSent)
     assert outcome.cause is cause
-    assert not desk.dispatcher.queue
-    assert desk.dispatcher.counters.queued == 1
+    assert not desk.engine.queue
+    assert desk.engine.counters.queued == 1
 
 
 def test_who_waits_for_a_connection() -> None:
     desk = Desk(auto=False)
-    dispatcher = desk.dispatcher
+    engine = desk.engine
 
     def told() -> tuple[bool, int, int]:
-        return dispatcher.waiting, dispatcher.pending_count, dispatcher.flight_count
+        return engine.waiting, engine.pending_count, engine.flight_count
 
     assert told() == (False, 0, 0)
     order = desk.submit()
@@ -218,7 +218,7 @@ def test_who_waits_for_a_connection() -> None:
     assert told() == (False, 1, 1)
     source, _ = desk.submit_bulk("a")
     assert told() == (True, 1, 1)
-    dispatcher.remove_source(source)
+    engine.remove_source(source)
     assert told() == (False, 1, 1)
 
 
@@ -226,7 +226,7 @@ def test_who_waits_for_a_connection() -> None:
 
 
 def test_the_deadline_of_an_attempt_is_its_reply_timeout_or_what_is_left() -> None:
-    desk = Desk(terms=Terms(reply_timeout=12, give_up_after=30))
+    desk = Desk(terms=RetryPolicy(reply_timeout=12, give_up_after=30))
     order = desk.submit()
     desk.wait(30)
     assert [flight.deadline for flight in order.flights] == [12, 24, 30]
@@ -237,43 +237,43 @@ def test_the_deadline_of_an_attempt_is_its_reply_timeout_or_what_is_left() -> No
 
 def test_the_writer_is_told_how_long_the_socket_may_take() -> None:
     desk = Desk()
-    assert desk.dispatcher.time_left([], 0.0) == math.inf
+    assert desk.engine.time_left([], 0.0) == math.inf
     first = desk.submit("a")
     desk.wait(10)
     second = desk.submit("b")
     flights = [*first.flights, *second.flights]
-    assert desk.dispatcher.time_left(flights, 10.0) == pytest.approx(30 * 0.99)
-    assert desk.dispatcher.time_left(list(first.flights), 10.0) == pytest.approx(20 * 0.99)
-    assert desk.dispatcher.time_left(list(first.flights), 29.95) == pytest.approx(0.05 - 0.001)
-    assert desk.dispatcher.time_left(list(first.flights), 31.0) == 0
+    assert desk.engine.time_left(flights, 10.0) == pytest.approx(30 * 0.99)
+    assert desk.engine.time_left(list(first.flights), 10.0) == pytest.approx(20 * 0.99)
+    assert desk.engine.time_left(list(first.flights), 29.95) == pytest.approx(0.05 - 0.001)
+    assert desk.engine.time_left(list(first.flights), 31.0) == 0
     desk.answer(canceled(desk.ids[0], "a"))
-    assert desk.dispatcher.time_left([desk.flights[0]], 10.0) == math.inf
+    assert desk.engine.time_left([desk.flights[0]], 10.0) == math.inf
 
 
 def test_what_was_not_written_wholly_is_undone() -> None:
     desk = Desk()
     order, gone, refused = desk.submit("a"), desk.submit("b"), desk.submit("c")
-    refused.no_more = True
+    refused.refused_for_good = True
     desk.abandon(gone)
     cause = OSError("reset")
     desk.auto = False
-    desk.dispatcher.not_written(list(desk.flights), cause, desk.now)
+    desk.engine.not_written(list(desk.flights), cause, desk.now)
     assert (order.state, order.flights) == (State.RETRYING, ())
     for other in (gone, refused):
         (outcome,) = other.delivered
         assert isinstance(outcome, NotSent)
         assert outcome.cause is cause
-    assert (desk.dispatcher.counters.written, desk.dispatcher.flight_count) == (0, 0)
-    desk.dispatcher.not_written(list(desk.flights), cause, desk.now)  # they are known no more
-    assert desk.dispatcher.counters.written == 0
+    assert (desk.engine.counters.written, desk.engine.flight_count) == (0, 0)
+    desk.engine.not_written(list(desk.flights), cause, desk.now)  # they are known no more
+    assert desk.engine.counters.written == 0
 
 
 def test_an_earlier_attempt_may_still_be_answered_when_a_later_one_was_not_written() -> None:
     desk = Desk()
     order = desk.submit()
     desk.wait(12)
-    order.no_more = True
-    desk.dispatcher.not_written([order.flights[-1]], OSError("reset"), desk.now)
+    order.refused_for_good = True
+    desk.engine.not_written([order.flights[-1]], OSError("reset"), desk.now)
     assert (order.kind, len(order.flights)) == (None, 1)
     desk.answer(canceled(desk.ids[0]))
     assert order.kind == "canceled"
@@ -283,44 +283,44 @@ def test_what_was_admitted_early_is_let_through_at_its_turn() -> None:
     desk = Desk(pacer=Pacer(10), auto=False)
     desk.up = False
     orders = [desk.submit(f"o{index}") for index in range(4)]
-    dispatcher = desk.dispatcher
-    admitted, ask_at = dispatcher.take(0.0, early=0, ahead=0.25)
+    engine = desk.engine
+    admitted, ask_at = engine.take(0.0, early=0, ahead=0.25)
     assert admitted == orders[:3]  # those whose turn comes within a quarter of a second
     assert ask_at == pytest.approx(0.05)
-    held: deque[Pending] = deque(admitted)
+    held: deque[OrderCancel] = deque(admitted)
     for now, expected in ((0.0, orders[:1]), (0.05, [])):
-        taken, ask_at = dispatcher.let_through(held, 10, now)
+        taken, ask_at = engine.let_through(held, 10, now)
         assert taken == expected
         assert ask_at == pytest.approx(0.1)
     orders[1].state = State.SETTLED
-    assert dispatcher.let_through(held, 10, 0.1) == ([orders[2]], math.inf)
+    assert engine.let_through(held, 10, 0.1) == ([orders[2]], math.inf)
     assert not held
     held = deque([orders[3]])
     orders[3].state = State.ADMITTED
-    assert dispatcher.let_through(held, 0, 0.5) == ([], math.inf)
+    assert engine.let_through(held, 0, 0.5) == ([], math.inf)
     assert list(held) == [orders[3]]
 
 
 def test_without_a_pace_all_are_let_through_at_once() -> None:
     desk = Desk(auto=False)
     orders = [desk.submit(f"o{index}") for index in range(4)]
-    admitted, ask_at = desk.dispatcher.take(0.0, early=0)
+    admitted, ask_at = desk.engine.take(0.0, early=0)
     assert (admitted, ask_at) == (orders, math.inf)
-    held: deque[Pending] = deque(admitted)
-    assert desk.dispatcher.let_through(held, 3, 0.0) == (orders[:3], math.inf)
+    held: deque[OrderCancel] = deque(admitted)
+    assert desk.engine.let_through(held, 3, 0.0) == (orders[:3], math.inf)
     assert list(held) == [orders[3]]
 
 
 def test_one_write_has_its_bounds() -> None:
     desk = Desk(auto=False)
-    desk.dispatcher.governor.window = 1000
+    desk.engine.governor.window = 1000
     desk.submit_bulk(*(f"o{index}" for index in range(600)))
-    admitted, _ = desk.dispatcher.take(0.0)
+    admitted, _ = desk.engine.take(0.0)
     assert len(admitted) == WRITE_MOST
     for pending in admitted:
         pending.state = State.IN_FLIGHT
     singles = [desk.submit(f"s{index}") for index in range(3)]
-    again, _ = desk.dispatcher.take(0.0)
+    again, _ = desk.engine.take(0.0)
     assert again[:3] == singles
     assert len(again) == WRITE_MOST
 
@@ -342,14 +342,14 @@ def test_two_paces_hold_back_as_much_as_the_slower_one() -> None:
         desk.submit(f"o{index}")
     desk.wait(3)
     assert all(later - earlier >= 0.5 - 1e-9 for earlier, later in pairwise(desk.times))
-    assert not desk.dispatcher.unpaced
+    assert not desk.engine.unpaced
 
 
 def test_the_correction_of_the_clock_is_in_seconds() -> None:
     desk = Desk()
     texts: list[int] = []
-    desk.dispatcher._sign = lambda orders, at: texts.append(at) or [b"" for _ in orders]  # type: ignore[func-returns-value]
-    desk.dispatcher.correction = -1.5
+    desk.engine._sign = lambda orders, at: texts.append(at) or [b"" for _ in orders]  # type: ignore[func-returns-value]
+    desk.engine.correction = -1.5
     desk.submit()
     assert texts == [int((WALL - 1.5) * 1000)]
 
@@ -359,34 +359,34 @@ def test_the_correction_of_the_clock_is_in_seconds() -> None:
 
 def test_a_lookup_waits_for_nothing_where_no_limit_is_known() -> None:
     desk = Desk()
-    assert desk.dispatcher.admit_lookup(5.0) == 5.0
-    assert desk.dispatcher.governor.ready_at() == -math.inf
+    assert desk.engine.admit_lookup(5.0) == 5.0
+    assert desk.engine.governor.ready_at() == -math.inf
 
 
 def test_a_lookup_takes_its_turn_behind_cancels() -> None:
     desk = Desk(pacer=Pacer(4, burst=3))
-    dispatcher = desk.dispatcher
-    assert dispatcher.admit_lookup(0.0) == 0.0
-    assert dispatcher.admit_lookup(0.0) == 0.25  # never more than one of the burst
-    assert dispatcher.admit_lookup(0.25) == 0.25
+    engine = desk.engine
+    assert engine.admit_lookup(0.0) == 0.0
+    assert engine.admit_lookup(0.0) == 0.25  # never more than one of the burst
+    assert engine.admit_lookup(0.25) == 0.25
     desk.auto = False
     desk.submit("waits")
-    assert dispatcher.admit_lookup(1.0) == 1.0 + LOOKUP_YIELDS
+    assert engine.admit_lookup(1.0) == 1.0 + LOOKUP_YIELDS
     desk.down()
-    assert dispatcher.admit_lookup(1.0) == 1.0  # no cancel can be written now
+    assert engine.admit_lookup(1.0) == 1.0  # no cancel can be written now
 
 
 def test_a_lookups_429_is_the_accounts() -> None:
     watch = Remembering()
     desk = Desk(observer=watch)
-    desk.dispatcher.lookup_limited(1.0, 0.5)
-    assert desk.dispatcher.governor.rate == PACED_START
+    desk.engine.lookup_limited(1.0, 0.5)
+    assert desk.engine.governor.rate == PACED_START
     assert watch.of("paced") == [(PACED_START,)]
-    desk.dispatcher.lookup_limited(1.1, 0.5)
+    desk.engine.lookup_limited(1.1, 0.5)
     assert len(watch.of("paced")) == 1
-    assert desk.dispatcher.admit_lookup(1.1) == pytest.approx(1.2)
-    assert desk.dispatcher.admit_lookup(1.2) == 1.2
-    assert desk.dispatcher.admit_lookup(1.2) == pytest.approx(1.4)
+    assert desk.engine.admit_lookup(1.1) == pytest.approx(1.2)
+    assert desk.engine.admit_lookup(1.2) == 1.2
+    assert desk.engine.admit_lookup(1.2) == pytest.approx(1.4)
 
 
 # The timer
@@ -394,26 +394,26 @@ def test_a_lookups_429_is_the_accounts() -> None:
 
 def test_the_timer_says_when_to_look_again() -> None:
     desk = Desk(auto=False)
-    dispatcher = desk.dispatcher
-    assert dispatcher.expire(0.0) == math.inf
-    order = Order(CancelRequest("o"), Terms())
-    dispatcher.submit(order, 0.0)
+    engine = desk.engine
+    assert engine.expire(0.0) == math.inf
+    order = Order(CancelRequest("o"), RetryPolicy())
+    engine.submit(order, 0.0)
     desk.write()
-    assert dispatcher.expire(1.0) == 12
-    assert dispatcher.expire(11.0) == 12
+    assert engine.expire(1.0) == 12
+    assert engine.expire(11.0) == 12
     desk.abandon(order)
-    assert dispatcher.expire(11.5) == 12
-    dispatcher.expire(12.0)
-    assert order in dispatcher.table.overdue
+    assert engine.expire(11.5) == 12
+    engine.expire(12.0)
+    assert order in engine.table.overdue
 
 
 def test_an_order_is_given_up_at_its_time_and_the_timer_knows_it() -> None:
-    desk = Desk(terms=Terms(reply_timeout=20, give_up_after=15), auto=False)
+    desk = Desk(terms=RetryPolicy(reply_timeout=20, give_up_after=15), auto=False)
     order = desk.submit()
     desk.write()
     assert order.flights[0].deadline == 15
-    assert desk.dispatcher.expire(14.9) == 15
-    desk.dispatcher.expire(15.0)
+    assert desk.engine.expire(14.9) == 15
+    desk.engine.expire(15.0)
     assert order.kind == "unknown"
 
 
@@ -432,32 +432,32 @@ def test_a_refusal_for_now_that_lasts_is_a_rejection_at_its_time() -> None:
 def test_sources_are_given_their_last_chance_and_then_given_up() -> None:
     desk = Desk(auto=False)
     desk.up = False
-    dispatcher = desk.dispatcher
-    source = Bulk([Order(CancelRequest("a"), Terms(), urgent=False)])
-    dispatcher.submit_source(source, 0.0)
-    assert dispatcher.expire(0.0) == math.inf  # there is no silence yet
-    dispatcher.silence.ask(0.0)
-    assert dispatcher.expire(0.0) == pytest.approx(24, abs=0.01)
-    assert dispatcher.expire(23.9) == pytest.approx(24, abs=0.01)
-    assert dispatcher._chances == {}
-    assert dispatcher.expire(24.0) == 30
-    assert dispatcher._chances == {source: None}
-    dispatcher.expire(30.0)
+    engine = desk.engine
+    source = Bulk([Order(CancelRequest("a"), RetryPolicy(), priority=False)])
+    engine.submit_source(source, 0.0)
+    assert engine.expire(0.0) == math.inf  # there is no silence yet
+    engine.silence.ask(0.0)
+    assert engine.expire(0.0) == pytest.approx(24, abs=0.01)
+    assert engine.expire(23.9) == pytest.approx(24, abs=0.01)
+    assert engine._chances == {}
+    assert engine.expire(24.0) == 30
+    assert engine._chances == {source: None}
+    engine.expire(30.0)
     assert isinstance(source.refused, NotWritten)
-    assert dispatcher._chances == {}
-    assert dispatcher.queue.sources() == []
+    assert engine._chances == {}
+    assert engine.queue.sources() == []
 
 
 def test_a_bulk_cancel_gets_its_last_chance_early_enough_for_its_pace() -> None:
     for pacer, chance_at in ((None, 24.0 - 100 * 5e-5), (Pacer(20), 19.0)):
         desk = Desk(auto=False, pacer=pacer)
         desk.up = False
-        orders = [Order(CancelRequest(f"o{index}"), Terms(), urgent=False) for index in range(100)]
-        desk.dispatcher.submit_source(Bulk(orders), 0.0)
-        desk.dispatcher.silence.ask(0.0)
-        assert desk.dispatcher.expire(0.0) == pytest.approx(chance_at)
-        desk.dispatcher.governor.rate = 10.0
-        assert desk.dispatcher.expire(0.0) == pytest.approx(14.0)  # the slower of the two
+        orders = [Order(CancelRequest(f"o{index}"), RetryPolicy(), priority=False) for index in range(100)]
+        desk.engine.submit_source(Bulk(orders), 0.0)
+        desk.engine.silence.ask(0.0)
+        assert desk.engine.expire(0.0) == pytest.approx(chance_at)
+        desk.engine.governor.rate = 10.0
+        assert desk.engine.expire(0.0) == pytest.approx(14.0)  # the slower of the two
 
 
 @pytest.mark.parametrize(("retry", "reply_timeout", "ends"), [(False, 2, 26.0), (True, 2, 30.0), (False, 12, 30.0)])
@@ -467,12 +467,12 @@ def test_a_last_chance_ends_with_the_orders_time_or_its_only_reply_timeout(
     desk = Desk()
     for index in range(WINDOW_START):
         desk.submit(f"o{index}")  # none of them is ever answered
-    order = Order(CancelRequest("last"), Terms(reply_timeout=reply_timeout, retry=retry))
-    desk.dispatcher.submit(order, desk.now)
+    order = Order(CancelRequest("last"), RetryPolicy(reply_timeout=reply_timeout, retry=retry))
+    desk.engine.submit(order, desk.now)
     desk.wait(23.9)
     assert not order.flights
     desk.wait(0.2)
-    assert order in desk.dispatcher.table.last
+    assert order in desk.engine.table.last
     desk.wait(ends - 0.1 - desk.now)
     early = order.kind
     desk.wait(0.2)
@@ -493,7 +493,7 @@ def test_a_last_chance_that_is_not_answered_by_a_venue_that_is_back_is_tried_aga
     desk.wait(0.02)
     assert [one.written for one in order.flights] == [flight.written, flight.deadline]
     assert order.not_before == flight.deadline
-    assert order in desk.dispatcher.table.active
+    assert order in desk.engine.table.active
 
 
 def test_last_chances_keep_the_pace() -> None:

@@ -21,7 +21,7 @@ from trio_cancel import (
     Outcome,
     Unknown,
 )
-from trio_cancel._engine.held import DATES_ARE, Hold, Holds, _ahead_at_most, answered
+from trio_cancel._engine.held import DATES_ARE, HeldOrders, Hold, _ahead_at_most, answered
 
 NAME = CancelRequest(external_id="x")
 VAGUE = OffsetInterval(-1e12, 1e12)
@@ -147,7 +147,7 @@ class Scope:
 
 
 def test_a_hold_by_the_venues_id_comes_before_one_by_name() -> None:
-    holds, by_id, by_name = Holds(), Scope(), Scope()
+    holds, by_id, by_name = HeldOrders(), Scope(), Scope()
     order = CancelRequest("7")
     holds.hold(NAME, by_name)
     holds.place(NAME, order)
@@ -163,7 +163,7 @@ def test_a_hold_by_the_venues_id_comes_before_one_by_name() -> None:
 
 
 def test_an_order_that_is_placed_again_keeps_its_id() -> None:
-    holds, scope = Holds(), Scope()
+    holds, scope = HeldOrders(), Scope()
     order = CancelRequest("7")
     other = CancelRequest(external_id="y")
     holds.hold(NAME, scope)
@@ -182,7 +182,7 @@ def test_an_order_that_is_placed_again_keeps_its_id() -> None:
 
 
 def test_an_answer_that_names_nothing_is_about_what_was_asked_for() -> None:
-    holds, scope = Holds(), Scope()
+    holds, scope = HeldOrders(), Scope()
     holds.hold(NAME, scope)
     outcome = canceled(1.0, order_id="")
     nameless = Canceled(NAME, order=msgspec.structs.replace(outcome.order, external_id=None))
@@ -191,17 +191,17 @@ def test_an_answer_that_names_nothing_is_about_what_was_asked_for() -> None:
 
 
 def test_doubt_is_noted_for_what_is_held_under_either_name() -> None:
-    holds, scope = Holds(), Scope()
+    holds, scope = HeldOrders(), Scope()
     order = CancelRequest("7")
     holds.settled(Unknown(NAME))
-    assert holds.doubtful == set()
+    assert holds.may_have_applied == set()
     holds.hold(NAME, scope)
     holds.hold(order, scope)
     holds.place(NAME, order)
     holds.settled(Unknown(order))
-    assert holds.doubtful == {NAME, order}
+    assert holds.may_have_applied == {NAME, order}
     holds.renew(NAME)
-    assert holds.doubtful == {order}
+    assert holds.may_have_applied == {order}
     holds.release(order)
-    assert holds.doubtful == set()
+    assert holds.may_have_applied == set()
     assert scope.told == []

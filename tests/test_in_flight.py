@@ -10,8 +10,8 @@ from desk import WALL, Bulk, Order
 from venues import Remembering
 
 from trio_cancel import CancelRequest, ConnectionLost, NoReply, NotSent, NotWritten, Outcome, SessionClosed, Unknown
-from trio_cancel._engine.in_flight import LATE_KEPT, Table
-from trio_cancel._engine.order import Flight, Pending, State, Terms
+from trio_cancel._engine.in_flight import LATE_KEPT, InFlight
+from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy, State
 from trio_cancel._engine.queue import Queue
 from trio_cancel._values.observer import Notifier
 
@@ -20,12 +20,12 @@ class Log:
     """A journal's place in the table."""
 
     def __init__(self) -> None:
-        self.noted: list[tuple[str, Pending]] = []
+        self.noted: list[tuple[str, OrderCancel]] = []
 
-    def retried(self, pending: Pending) -> None:
+    def retried(self, pending: OrderCancel) -> None:
         self.noted.append(("retried", pending))
 
-    def settled(self, pending: Pending) -> None:
+    def settled(self, pending: OrderCancel) -> None:
         self.noted.append(("settled", pending))
 
 
@@ -34,26 +34,26 @@ class Rings:
 
     def __init__(self, watch: Remembering | None = None) -> None:
         self.count = 0
-        self.table = Table(None if watch is None else Notifier(watch), self.ring)
+        self.table = InFlight(None if watch is None else Notifier(watch), self.ring)
 
     def ring(self) -> None:
         self.count += 1
 
 
-def order(key: str = "o", *, urgent: bool = True) -> Order:
-    return Order(CancelRequest(key), Terms(), urgent=urgent)
+def order(key: str = "o", *, priority: bool = True) -> Order:
+    return Order(CancelRequest(key), RetryPolicy(), priority=priority)
 
 
-def written(table: Table, pending: Pending, request_id: str = "r-1") -> Flight:
-    flight = Flight(pending, request_id, 1, 0.0, WALL, 12.0)
+def written(table: InFlight, pending: OrderCancel, request_id: str = "r-1") -> LiveAttempt:
+    flight = LiveAttempt(pending, request_id, 1, 0.0, WALL, 12.0)
     pending.flights = (*pending.flights, flight)
     pending.state = State.IN_FLIGHT
     table.flights[request_id] = flight
     return flight
 
 
-def places(table: Table, pending: Pending) -> str:
-    named: dict[str, dict[Pending, None]] = {"active": table.active, "last": table.last, "overdue": table.overdue}
+def places(table: InFlight, pending: OrderCancel) -> str:
+    named: dict[str, dict[OrderCancel, None]] = {"active": table.active, "last": table.last, "overdue": table.overdue}
     return " ".join(name for name, members in named.items() if pending in members)
 
 
@@ -64,28 +64,28 @@ def outcome_of(pending: Order) -> Outcome:
 
 def test_an_order_is_admitted_to_one_place_once() -> None:
     table = Rings().table
-    single, bulk = order("single"), order("bulk", urgent=False)
+    single, bulk = order("single"), order("bulk", priority=False)
     for _ in range(2):
         table.admit(single)
         table.admit(bulk)
-    assert (list(table.active), table.active_urgent) == ([single, bulk], 1)
+    assert (list(table.active), table.active_priority) == ([single, bulk], 1)
     last = order("last")
     table.admit_last(last)
     assert (places(table, last), last.state) == ("last", State.ADMITTED)
     last.state = State.RETRYING
     table.admit(last)  # the venue has come back, and it is tried again as any other
-    assert (places(table, last), last.state, table.active_urgent) == ("active", State.ADMITTED, 2)
-    group: list[Pending] = [order("a"), order("b")]
-    assert table.admit_all(group, urgent=True) is group
-    assert table.active_urgent == 4
+    assert (places(table, last), last.state, table.active_priority) == ("active", State.ADMITTED, 2)
+    group: list[OrderCancel] = [order("a"), order("b")]
+    assert table.admit_all(group, priority=True) is group
+    assert table.active_priority == 4
     assert {pending.state for pending in group} == {State.ADMITTED}
-    table.admit_all([order("c", urgent=False)], urgent=False)
-    assert (table.active_urgent, len(table.active)) == (4, 6)
+    table.admit_all([order("c", priority=False)], priority=False)
+    assert (table.active_priority, len(table.active)) == (4, 6)
 
 
 def test_an_order_settles_out_of_whatever_place_it_has() -> None:
     table = Rings().table
-    single, bulk, last, late, nowhere = orders = [order(str(i), urgent=i != 1) for i in range(5)]
+    single, bulk, last, late, nowhere = orders = [order(str(i), priority=i != 1) for i in range(5)]
     table.admit(single)
     table.admit(bulk)
     table.admit_last(last)
@@ -95,7 +95,7 @@ def test_an_order_settles_out_of_whatever_place_it_has() -> None:
         table.settle(pending, pending.conclude(None, None))
         assert (places(table, pending), pending.state) == ("", State.SETTLED)
         assert pending.outcome is outcome_of(pending)
-    assert (table.active_urgent, table.counters.settled) == (0, len(orders))
+    assert (table.active_priority, table.counters.settled) == (0, len(orders))
 
 
 def test_what_settled_is_remembered_by_its_request_and_whether_that_was_answered() -> None:
@@ -168,17 +168,17 @@ def test_nothing_is_tried_again_once_all_was_stopped() -> None:
     table = Rings().table
     log = table.log = Log()
     table.stopped = cause = SessionClosed("over")
-    pending, doubtful = order(), order()
+    pending, may_have_applied = order(), order()
     table.admit(pending)
-    written(table, doubtful)
+    written(table, may_have_applied)
     table.retry(pending, 7.0)
-    table.retry(doubtful, 7.0)
-    not_sent, unknown = outcome_of(pending), outcome_of(doubtful)
+    table.retry(may_have_applied, 7.0)
+    not_sent, unknown = outcome_of(pending), outcome_of(may_have_applied)
     assert isinstance(not_sent, NotSent)
     assert isinstance(unknown, Unknown)
     assert not_sent.cause is unknown.cause is cause
     assert not table.queue
-    assert log.noted == [("settled", pending), ("settled", doubtful)]
+    assert log.noted == [("settled", pending), ("settled", may_have_applied)]
 
 
 def test_who_leaves_before_the_write_takes_the_order_along() -> None:
@@ -201,7 +201,7 @@ def test_who_leaves_when_nothing_more_can_come_gets_what_is_known(answered: bool
     pending = order()
     flight = written(rings.table, pending)
     if answered:
-        flight.answered_at, flight.doubtful = WALL, True
+        flight.answered_at, flight.may_have_applied = WALL, True
     else:
         rings.table.flights.clear()
     pending.state = State.RETRYING
@@ -229,7 +229,7 @@ def test_who_leaves_while_an_answer_can_come_is_told_of_late() -> None:
 def test_an_abandoned_order_gives_its_place_back_and_stays_matched() -> None:
     rings = Rings()
     table = rings.table
-    single, bulk, last = order("single"), order("bulk", urgent=False), order("last")
+    single, bulk, last = order("single"), order("bulk", priority=False), order("last")
     table.admit(single)
     table.admit(bulk)
     table.admit_last(last)
@@ -240,7 +240,7 @@ def test_an_abandoned_order_gives_its_place_back_and_stays_matched() -> None:
         assert rings.count == number
         assert isinstance(pending.doubt, NoReply)
         assert str(pending.doubt) == "no answer came in time, and its caller has left"
-    assert (table.active_urgent, len(table.flights)) == (0, 3)
+    assert (table.active_priority, len(table.flights)) == (0, 3)
     single.doubt = ConnectionLost("cut")
     table.let_go(single)
     assert str(single.doubt) == "cut"
@@ -260,8 +260,8 @@ def test_of_the_abandoned_the_oldest_goes_first() -> None:
 # The lines
 
 
-def waiting(key: str, not_before: float, *, urgent: bool = False) -> Order:
-    pending = order(key, urgent=urgent)
+def waiting(key: str, not_before: float, *, priority: bool = False) -> Order:
+    pending = order(key, priority=priority)
     pending.state, pending.not_before = State.RETRYING, not_before
     return pending
 
@@ -271,15 +271,15 @@ def test_a_line_with_anything_in_it_is_not_empty() -> None:
     assert not queue
     queue.add(order())
     assert queue
-    assert [len(queue.take_urgent(1)), bool(queue)] == [1, False]
+    assert [len(queue.take_priority(1)), bool(queue)] == [1, False]
     source = Bulk([order()])
     queue.add_source(source)
     assert (bool(queue), queue.sources()) == (True, [source])
     queue.remove_source(source)
     queue.remove_source(source)
     assert not queue
-    for urgent in (True, False):
-        queue.retry(waiting("r", 5.0, urgent=urgent))
+    for priority in (True, False):
+        queue.retry(waiting("r", 5.0, priority=priority))
         assert queue
         assert queue.next_due(5.0) == math.inf  # due by now, so in the other line
         assert queue
@@ -296,7 +296,12 @@ def test_a_line_with_anything_in_it_is_not_empty() -> None:
 
 def test_next_attempts_come_in_the_order_of_their_times_and_single_ones_first() -> None:
     queue = Queue()
-    late, early, single, same = waiting("a", 9.0), waiting("b", 5.0), waiting("c", 7.0, urgent=True), waiting("d", 5.0)
+    late, early, single, same = (
+        waiting("a", 9.0),
+        waiting("b", 5.0),
+        waiting("c", 7.0, priority=True),
+        waiting("d", 5.0),
+    )
     for pending in (late, early, single, same):
         queue.retry(pending)
     assert queue.next_due(4.9) == 5
@@ -321,8 +326,8 @@ def test_what_was_settled_meanwhile_is_passed_over() -> None:
         queue.add(pending)
     assert queue.heads() == [there]
     assert list(queue.fresh) == [gone, there]
-    assert queue.take_urgent(0) == []
-    assert queue.take_urgent(1) == [there]
+    assert queue.take_priority(0) == []
+    assert queue.take_priority(1) == [there]
     assert not queue.fresh
     for line in (queue.returning.append, queue.retry):
         first, second = waiting("first", 1.0), waiting("second", 1.0)

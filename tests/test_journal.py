@@ -14,7 +14,7 @@ import trio
 from journals import ACCOUNT, Executor, MemoryStore
 
 from trio_cancel import CancelRequest, JournalError
-from trio_cancel._engine.order import Pending, Terms
+from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._journal.journal import LATE_MOST, LAZY, PATIENCE, RETRY, SIGN_OF_LIFE, Journal
 from trio_cancel._journal.opening import CLOSING, open_journal
 from trio_cancel._journal.rows import Changes
@@ -36,8 +36,8 @@ async def journal_on(store: MemoryStore, executor: Executor | None = None) -> As
         yield journal
 
 
-def pendings(*keys: str) -> list[Pending]:
-    return [Pending(CancelRequest(key), Terms()) for key in keys]
+def pendings(*keys: str) -> list[OrderCancel]:
+    return [OrderCancel(CancelRequest(key), RetryPolicy()) for key in keys]
 
 
 def failed(journal: Journal) -> bool:

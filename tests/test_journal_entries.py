@@ -21,7 +21,7 @@ from trio_cancel import (
     Unknown,
     VenueReply,
 )
-from trio_cancel._engine.order import Flight, Pending, State, Terms
+from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy, State
 from trio_cancel._journal.journal import LAZY, Journal
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Begun
@@ -30,7 +30,7 @@ MICRO = 1_000_000
 BY_ID, BY_NAME = CancelRequest("o"), CancelRequest(external_id="x")
 
 
-class Late(Pending):
+class Late(OrderCancel):
     def deliver(self) -> None:
         raise AssertionError
 
@@ -54,9 +54,9 @@ def store_at(session: int = 4, number: int = 11, attempt: int = 70) -> MemorySto
 
 
 def tried(
-    pending: Pending, number: int, written: float, answered: float | None = None, status: int | None = None
+    pending: OrderCancel, number: int, written: float, answered: float | None = None, status: int | None = None
 ) -> None:
-    flight = Flight(pending, f"pre-{number}", 2, trio.current_time(), 1000 + written, math.inf)
+    flight = LiveAttempt(pending, f"pre-{number}", 2, trio.current_time(), 1000 + written, math.inf)
     flight.answered_at = None if answered is None else 1000 + answered
     flight.status = status
     pending.flights = (*pending.flights, flight)
@@ -73,7 +73,7 @@ async def test_holds_intents_and_releases_by_their_values(autojump_clock: trio.t
         journal.placed(BY_ID, None)
         journal.placed(CancelRequest("never held"), "v-8")
         await trio.sleep(1)
-        orders: list[Pending] = [Late(BY_ID, Terms()), Late(BY_NAME, Terms())]
+        orders: list[OrderCancel] = [Late(BY_ID, RetryPolicy()), Late(BY_NAME, RetryPolicy())]
         await journal.intend(orders)
         await journal.intend(orders)
         journal.release(BY_ID)
@@ -110,7 +110,7 @@ async def test_an_end_by_its_values(
     store = store_at()
     async with journal_on(store) as journal:
         await trio.sleep(7)
-        pending = Late(BY_ID, Terms())
+        pending = Late(BY_ID, RetryPolicy())
         await journal.intend([pending])
         tried(pending, 3, 6.25, answered, None if answered is None else 400)
         pending.outcome = outcome
@@ -132,7 +132,7 @@ async def test_an_end_by_its_values(
 async def test_after_several_attempts_all_of_them_are_written(autojump_clock: trio.testing.MockClock) -> None:
     store = store_at()
     async with journal_on(store) as journal:
-        pending = Late(BY_ID, Terms())
+        pending = Late(BY_ID, RetryPolicy())
         await journal.intend([pending])
         tried(pending, 1, 1.0, 2.0, 503)
         journal.retried(pending)
@@ -148,7 +148,7 @@ async def test_after_several_attempts_all_of_them_are_written(autojump_clock: tr
 async def test_what_was_not_intended_is_not_written(autojump_clock: trio.testing.MockClock) -> None:
     store = store_at()
     async with journal_on(store) as journal:
-        pending = Late(BY_ID, Terms())
+        pending = Late(BY_ID, RetryPolicy())
         pending.outcome = NotSent(BY_ID)
         journal.settled(pending)
         journal.retried(pending)
@@ -160,7 +160,7 @@ async def test_what_was_not_intended_is_not_written(autojump_clock: trio.testing
 async def test_an_attempt_that_is_not_answered_soon_is_written_as_open(autojump_clock: trio.testing.MockClock) -> None:
     store = store_at()
     async with journal_on(store) as journal:
-        first, second = Late(BY_ID, Terms()), Late(BY_NAME, Terms())
+        first, second = Late(BY_ID, RetryPolicy()), Late(BY_NAME, RetryPolicy())
         await journal.intend([first, second])
         tried(first, 1, 0.0)
         journal.open = list(first.flights)
@@ -170,7 +170,7 @@ async def test_an_attempt_that_is_not_answered_soon_is_written_as_open(autojump_
         tried(second, 2, 0.5)
         journal.open = [*first.flights, *second.flights]
         journal.written([second])
-        await journal.intend([Late(CancelRequest("p"), Terms())])  # a transaction in which it is not old enough
+        await journal.intend([Late(CancelRequest("p"), RetryPolicy())])  # a transaction in which it is not old enough
         assert len(store.changes.attempts) == 1
         await trio.sleep(LAZY + 0.1)
         assert [row[0] for row in store.changes.attempts] == [71, 72]  # each once
@@ -179,7 +179,7 @@ async def test_an_attempt_that_is_not_answered_soon_is_written_as_open(autojump_
 async def test_the_end_writes_every_open_attempt(autojump_clock: trio.testing.MockClock) -> None:
     store = store_at()
     async with journal_on(store) as journal:
-        pending = Late(BY_ID, Terms())
+        pending = Late(BY_ID, RetryPolicy())
         await journal.intend([pending])
         tried(pending, 1, 0.0)
         journal.open = list(pending.flights)

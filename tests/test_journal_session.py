@@ -30,7 +30,7 @@ from trio_cancel import _client as client
 from trio_cancel._journal import opening as _journal_open
 from trio_cancel._journal.opening import _Custody, open_journal
 from trio_cancel._journal.store import Store
-from trio_cancel._session.write_ahead import Intake
+from trio_cancel._session.write_ahead import WriteAhead
 from trio_cancel.sandbox import Fault, RequestRecord
 
 
@@ -85,9 +85,9 @@ async def test_nothing_is_sent_before_its_intent_is_durable(
 async def test_the_proof_sees_a_write_before_the_commit(
     injected: Injected, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def write_first(intake: Intake) -> None:
+    async def write_first(intake: WriteAhead) -> None:
         while True:
-            admitted, _ = intake._dispatcher.take(trio.current_time())
+            admitted, _ = intake._engine.take(trio.current_time())
             if admitted:
                 intake._bulk.extend(admitted)
                 intake._wake_writer()
@@ -95,7 +95,7 @@ async def test_the_proof_sees_a_write_before_the_commit(
             else:
                 await intake.bell.wait()
 
-    monkeypatch.setattr(Intake, "run", write_first)
+    monkeypatch.setattr(WriteAhead, "run", write_first)
     async with session() as (venue, ws):
         injected.executor.seconds = 0.1
         missing = injected.lacks(venue)
@@ -136,7 +136,7 @@ async def test_attempts_and_outcomes_follow(injected: Injected, autojump_clock: 
         log = {record.request_id: record for record in venue.log}
         for order in (first, second, third, fourth):
             for attempt in order.cancels[0].attempts:
-                assert log[attempt.request_id.replace("id-", ws._session.dispatcher._id_prefix + "-")].status
+                assert log[attempt.request_id.replace("id-", ws._session.engine._id_prefix + "-")].status
 
 
 async def test_an_attempt_without_an_answer_is_recorded_before_it_settles(
@@ -348,9 +348,9 @@ async def test_a_single_cancel_overtakes_what_is_durable_and_waits_for_its_turn(
         ids = venue.orders(20)
         nursery.start_soon(ws.cancel_many, ids)
         await trio.sleep(1.2)
-        (urgent,) = venue.orders(1)
+        (priority,) = venue.orders(1)
         began = trio.current_time()
-        await ws.cancel(urgent)
+        await ws.cancel(priority)
         assert trio.current_time() - began <= 1.0
 
 

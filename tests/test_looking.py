@@ -27,7 +27,7 @@ from trio_cancel import (
     Unknown,
     VenueReply,
 )
-from trio_cancel._engine.in_flight import Table
+from trio_cancel._engine.in_flight import InFlight
 from trio_cancel._engine.looking import (
     AGAIN_FIRST,
     AGAIN_MOST,
@@ -41,7 +41,7 @@ from trio_cancel._engine.looking import (
     settled_by,
     with_seen,
 )
-from trio_cancel._engine.order import Flight, Pending, State, Terms
+from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy, State
 
 BY_ID, BY_NAME = CancelRequest("o"), CancelRequest(external_id="x")
 ERROR = VenueReply(404, 40401)
@@ -152,7 +152,7 @@ def test_which_order_a_request_named() -> None:
 
 
 def pending_with(outcome: Open, *, ends_at: float = 35.0, **changes: Any) -> Order:
-    pending = Order(outcome.request, Terms(retry=changes.pop("retry", True)))
+    pending = Order(outcome.request, RetryPolicy(retry=changes.pop("retry", True)))
     pending.running_from = 0.0
     pending.looking = Looking(outcome, 1.0, ends_at)
     for name, value in changes.items():
@@ -167,7 +167,7 @@ def pending_with(outcome: Open, *, ends_at: float = 35.0, **changes: Any) -> Ord
         (Unknown(BY_ID), "executed_partially", 29.7, {}, Next.CANCEL_AGAIN),
         (Unknown(BY_ID), "open", 29.75, {}, Next.LOOK_AGAIN),  # no time is left for another attempt
         (Unknown(BY_ID), "open", 1.0, {"retry": False}, Next.LOOK_AGAIN),
-        (Unknown(BY_ID), "open", 1.0, {"no_more": True}, Next.LOOK_AGAIN),
+        (Unknown(BY_ID), "open", 1.0, {"refused_for_good": True}, Next.LOOK_AGAIN),
         (Unknown(BY_ID), "open", 34.7, {}, Next.LOOK_AGAIN),
         (Unknown(BY_ID), "open", 34.75, {}, Next.SETTLE),
         (Unknown(BY_ID), "other", 1.0, {}, Next.LOOK_AGAIN),
@@ -190,30 +190,30 @@ def test_what_follows_a_lookup_that_settles_nothing(
 class Looks:
     def __init__(self, *, closed_too: bool = False) -> None:
         self.closed_too = closed_too
-        self.begun: list[Pending] = []
+        self.begun: list[OrderCancel] = []
 
-    def begin(self, pending: Pending) -> None:
+    def begin(self, pending: OrderCancel) -> None:
         self.begun.append(pending)
 
 
 class Wakes:
     def __init__(self) -> None:
         self.count = 0
-        self.table = Table(None, self._wake)
+        self.table = InFlight(None, self._wake)
         self.looks = self.table.looks = Looks()
 
     def _wake(self) -> None:
         self.count += 1
 
-    def written(self, request: CancelRequest = BY_ID, *, urgent: bool = True) -> Order:
-        pending = Order(request, Terms(), urgent=urgent)
+    def written(self, request: CancelRequest = BY_ID, *, priority: bool = True) -> Order:
+        pending = Order(request, RetryPolicy(), priority=priority)
         self.table.admit(pending)
-        flight = Flight(pending, f"r-{len(self.table.flights)}", 1, 0.0, WALL, 12.0)
+        flight = LiveAttempt(pending, f"r-{len(self.table.flights)}", 1, 0.0, WALL, 12.0)
         pending.flights, pending.state, pending.running_from = (flight,), State.IN_FLIGHT, trio.current_time()
         self.table.flights[flight.request_id] = flight
         return pending
 
-    def doubtful(self, request: CancelRequest = BY_ID) -> tuple[Order, Looking]:
+    def may_have_applied(self, request: CancelRequest = BY_ID) -> tuple[Order, Looking]:
         pending = self.written(request)
         self.table.settle(pending, pending.conclude(None, None))
         assert pending.looking is not None
@@ -229,7 +229,7 @@ async def test_what_would_end_in_doubt_leaves_its_place_and_is_looked_up(autojum
     doubt = pending.conclude(None, None)
     table.settle(pending, doubt)
     assert (pending.state, pending.delivered) == (State.LOOKED_UP, [])
-    assert (list(table.looked_up), list(table.active), table.active_urgent) == ([pending], [], 0)
+    assert (list(table.looked_up), list(table.active), table.active_priority) == ([pending], [], 0)
     assert (wakes.looks.begun, wakes.count) == ([pending], 1)
     looking = pending.looking
     assert looking is not None
@@ -263,7 +263,7 @@ async def test_what_is_not_looked_up_settles_at_once(why: str, autojump_clock: M
 
 async def test_a_state_that_is_final_ends_it_with_all_attempts(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, _ = wakes.doubtful()
+    pending, _ = wakes.may_have_applied()
     seen = state("canceled")
     assert wakes.table.seen(pending, seen) is None
     (outcome,) = pending.delivered
@@ -272,18 +272,18 @@ async def test_a_state_that_is_final_ends_it_with_all_attempts(autojump_clock: M
     assert wakes.table.looked_up == {}
 
 
-@pytest.mark.parametrize("urgent", [True, False])
-async def test_an_order_that_is_active_is_canceled_again(urgent: bool, autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("priority", [True, False])
+async def test_an_order_that_is_active_is_canceled_again(priority: bool, autojump_clock: MockClock) -> None:
     wakes = Wakes()
     table = wakes.table
-    pending, looking = wakes.doubtful(BY_NAME)
-    pending.urgent = urgent
+    pending, looking = wakes.may_have_applied(BY_NAME)
+    pending.priority = priority
     await trio.sleep(2)
     assert table.not_seen(pending, True) == AGAIN_FIRST
     assert looking.failures == 1
     assert table.seen(pending, state("open", id="7")) is None
     assert (pending.state, pending.not_before, looking.failures) == (State.RETRYING, 2 + 2 * AGAIN_FIRST, 0)
-    assert (list(table.active), table.active_urgent, table.looked_up) == ([pending], int(urgent), {})
+    assert (list(table.active), table.active_priority, table.looked_up) == ([pending], int(priority), {})
     assert looking.asks == CancelRequest("7")
     assert table.queue.retrying() == [pending]
     assert looking.outcome.seen == state("open", id="7")
@@ -298,19 +298,19 @@ async def test_an_order_that_is_active_is_canceled_again(urgent: bool, autojump_
 
 async def test_an_order_asked_for_by_id_keeps_it(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.doubtful()
+    pending, looking = wakes.may_have_applied()
     wakes.table.seen(pending, state("open"))
     assert looking.asks is None
     wakes = Wakes()
-    pending, looking = wakes.doubtful(BY_NAME)
+    pending, looking = wakes.may_have_applied(BY_NAME)
     wakes.table.seen(pending, state("open", id=None))
     assert looking.asks is None
 
 
 async def test_what_may_still_change_is_looked_up_again_until_its_time_is_over(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.doubtful()
-    pending.no_more = True
+    pending, looking = wakes.may_have_applied()
+    pending.refused_for_good = True
     waits = []
     while (wait := wakes.table.seen(pending, state("open"))) is not None:
         waits.append(wait)
@@ -326,13 +326,13 @@ async def test_what_may_still_change_is_looked_up_again_until_its_time_is_over(a
 @pytest.mark.parametrize("again", [True, False])
 async def test_lookups_that_fail_are_given_up(again: bool, autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.doubtful()
+    pending, looking = wakes.may_have_applied()
     failures = 1
     while wakes.table.not_seen(pending, again) is not None:
         failures += 1
     assert failures == (FAILURES_MOST if again else 1)
     assert [outcome.kind for outcome in pending.delivered] == ["unknown"]
-    pending, looking = wakes.doubtful()
+    pending, looking = wakes.may_have_applied()
     looking.ends_at = trio.current_time() + AGAIN_FIRST
     assert wakes.table.not_seen(pending, True) is None
     assert pending.state is State.SETTLED
@@ -340,7 +340,7 @@ async def test_lookups_that_fail_are_given_up(again: bool, autojump_clock: MockC
 
 async def test_a_doubt_after_the_time_for_lookups_stands(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.doubtful()
+    pending, looking = wakes.may_have_applied()
     wakes.table.seen(pending, state("open"))
     assert pending.state is State.RETRYING
     looking.ends_at = trio.current_time()
@@ -352,7 +352,7 @@ async def test_a_doubt_after_the_time_for_lookups_stands(autojump_clock: MockClo
 
 async def test_a_definite_end_is_not_told_with_what_was_seen_before(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, _ = wakes.doubtful()
+    pending, _ = wakes.may_have_applied()
     wakes.table.seen(pending, state("open"))
     wakes.table.settle(pending, AlreadyClosed(BY_ID))
     assert pending.delivered == [AlreadyClosed(BY_ID)]
@@ -360,7 +360,7 @@ async def test_a_definite_end_is_not_told_with_what_was_seen_before(autojump_clo
 
 async def test_who_leaves_during_a_lookup_gets_what_is_known(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.doubtful()
+    pending, looking = wakes.may_have_applied()
     wakes.table.abandon(pending)
     assert (pending.delivered, pending.abandoned) == ([looking.outcome], True)
 
@@ -370,12 +370,12 @@ def test_what_an_order_ends_as_after_lookups() -> None:
     looked_up = pending_with(NotFound(BY_ID, error=ERROR, seen=seen), state=State.LOOKED_UP)
     assert looked_up.conclude(NoReply("no"), None, final=False) == NotFound(BY_ID, error=ERROR, seen=seen, final=False)
     refused = pending_with(NotFound(BY_ID, error=ERROR, seen=seen), error=VenueReply(429))
-    flight = Flight(refused, "r-1", 1, 0.0, WALL, 12.0)
+    flight = LiveAttempt(refused, "r-1", 1, 0.0, WALL, 12.0)
     flight.answered_at = WALL
     refused.flights = (flight,)
     outcome = refused.conclude(None, None, final=False)
     assert outcome == NotFound(BY_ID, refused.attempts(), error=VenueReply(429), seen=seen, final=False)
-    flight.doubtful = True
+    flight.may_have_applied = True
     outcome = refused.conclude(NoReply("no"), None)
     assert isinstance(outcome, Unknown)
     assert (outcome.seen, outcome.final) == (seen, True)
@@ -393,7 +393,7 @@ def test_an_order_asked_for_by_the_id_that_was_seen_is_judged_by_it(
     answer: Callable[[str], str], kind: str | None
 ) -> None:
     desk = Desk()
-    order = Order(BY_NAME, Terms())
+    order = Order(BY_NAME, RetryPolicy())
     order.looking = Looking(Unknown(BY_NAME), 0.0, 0.0)
     order.looking.asks = CancelRequest("7")
     signed: list[CancelRequest] = []
@@ -403,8 +403,8 @@ def test_an_order_asked_for_by_the_id_that_was_seen_is_judged_by_it(
         signed.extend(requests)
         return [b"" for _ in requests]
 
-    desk.dispatcher._sign = sign
-    desk.dispatcher.submit(order, 0.0)
+    desk.engine._sign = sign
+    desk.engine.submit(order, 0.0)
     desk.write()
     assert signed == [CancelRequest("7")]
     assert order.looking.by_id == set(desk.ids)

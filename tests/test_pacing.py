@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_cancel import ConfigurationError, Pacer
-from trio_cancel._engine.rate import PACED_LEAST, PACED_MOST, PACED_START, WINDOW_MOST, WINDOW_START, Governor
+from trio_cancel._engine.rate import PACED_LEAST, PACED_MOST, PACED_START, WINDOW_MOST, WINDOW_START, AdaptiveRate
 
 # Pacer
 
@@ -108,11 +108,11 @@ def test_a_refused_pacer_says_what_it_needs_and_what_it_got() -> None:
     assert str(caught.value) == "Pacer needs a burst of at least 1 request, not 0."
 
 
-# Governor
+# AdaptiveRate
 
 
 def test_the_window_grows_by_one_with_each_answer_up_to_its_most() -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     governor.accepted(1.0)
     assert governor.window == WINDOW_START + 1
     governor.window = WINDOW_MOST - 1
@@ -121,18 +121,18 @@ def test_the_window_grows_by_one_with_each_answer_up_to_its_most() -> None:
     assert governor.window == WINDOW_MOST
 
 
-def pace_of(governor: Governor) -> float | None:
+def pace_of(governor: AdaptiveRate) -> float | None:
     return governor.rate  # which mypy takes for what was set last
 
 
-def rate_of(governor: Governor) -> float:
+def rate_of(governor: AdaptiveRate) -> float:
     rate = pace_of(governor)
     assert rate is not None
     return rate
 
 
 def test_the_pace_by_its_numbers() -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     assert governor.limited(1.0, written_at=0.5)
     assert (rate_of(governor), governor.ready_at()) == (5, 1.2)
     assert governor.ready_at(1.1, before=0) == 1.2
@@ -164,7 +164,7 @@ def test_the_pace_by_its_numbers() -> None:
 
 @pytest.mark.parametrize(("answers", "factor"), [(0, 0.5), (3, 0.5), (4, 0.9), (5, 0.9)])
 def test_a_pace_that_held_for_a_while_falls_by_little(answers: int, factor: float) -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     governor.limited(1.0, written_at=0.5)
     for _ in range(9):
         governor.accepted(1.0)
@@ -183,7 +183,7 @@ def test_a_pace_that_held_for_a_while_falls_by_little(answers: int, factor: floa
 
 
 def test_a_pace_ends_above_its_most_and_is_found_out_anew() -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     governor.limited(1.0, written_at=0.5)
     governor.limited(2.0, written_at=1.5)
     governor.rate = PACED_MOST
@@ -198,7 +198,7 @@ def test_a_pace_ends_above_its_most_and_is_found_out_anew() -> None:
 
 
 def test_a_new_governor_holds_nothing_back() -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     assert governor.window == WINDOW_START
     assert governor.rate is None
     assert governor.ready_at() == -math.inf
@@ -212,7 +212,7 @@ def test_a_new_governor_holds_nothing_back() -> None:
 
 
 def test_the_first_refusal_paces_and_a_burst_of_them_is_one() -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     assert governor.limited(1.0, written_at=0.5)
     assert rate_of(governor) == PACED_START
     for written_at in (0.5, 0.7, 1.0):
@@ -224,7 +224,7 @@ def test_the_first_refusal_paces_and_a_burst_of_them_is_one() -> None:
 
 
 def test_the_pace_never_falls_to_nothing() -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     for second in range(1, 1000):
         governor.limited(float(second), written_at=second - 0.5)
     assert governor.rate == PACED_LEAST
@@ -232,7 +232,7 @@ def test_the_pace_never_falls_to_nothing() -> None:
 
 
 def test_an_idle_hour_does_not_grow_the_pace() -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     governor.limited(1.0, written_at=0.5)
     governor.accepted(3600.0)
     assert governor.rate is not None
@@ -240,7 +240,7 @@ def test_an_idle_hour_does_not_grow_the_pace() -> None:
 
 
 def test_a_pace_without_limit_is_none() -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     governor.limited(1.0, written_at=0.5)
     now = 1.0
     while governor.rate is not None and now < 60:
@@ -268,7 +268,9 @@ class Bucket:
         return True
 
 
-def run(governor: Governor, bucket: Bucket, orders: int, *, latency: float = 0.02) -> tuple[float, int, list[float]]:
+def run(
+    governor: AdaptiveRate, bucket: Bucket, orders: int, *, latency: float = 0.02
+) -> tuple[float, int, list[float]]:
     """Play orders through; return the seconds it took, how often the venue refused, and when each got through."""
     now, refused = 0.0, 0
     done: list[float] = []
@@ -303,19 +305,19 @@ def run(governor: Governor, bucket: Bucket, orders: int, *, latency: float = 0.0
     [(50, 10, 1000), (500, 50, 5000), (3.5, 4, 1000), (1, 1, 1000), (10, 10, 1000), (50, 1, 1000)],
 )
 def test_a_limit_is_found_out_with_few_refusals(rate: float, burst: float, orders: int, latency: float) -> None:
-    seconds, refused, _ = run(Governor(), Bucket(rate, burst), orders, latency=latency)
+    seconds, refused, _ = run(AdaptiveRate(), Bucket(rate, burst), orders, latency=latency)
     assert refused < 0.05 * (orders + refused)
     assert seconds < 2.5 * orders / rate + 15
 
 
 def test_no_limit_costs_nothing() -> None:
-    seconds, refused, _ = run(Governor(), Bucket(1e9, 1e9), 5000)
+    seconds, refused, _ = run(AdaptiveRate(), Bucket(1e9, 1e9), 5000)
     assert refused == 0
     assert seconds < 1.0
 
 
 def test_when_the_limit_is_lifted_the_pace_recovers() -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     bucket = Bucket(20, 10)
     run(governor, bucket, 300)
     limited = governor.rate
@@ -330,7 +332,7 @@ def test_when_the_limit_is_lifted_the_pace_recovers() -> None:
 
 
 def test_when_the_limit_falls_the_pace_follows() -> None:
-    governor = Governor()
+    governor = AdaptiveRate()
     run(governor, Bucket(200, 10), 1000)
     governor._decreased_at = governor._grown_at = 0.0
     governor._next_at = -math.inf
@@ -374,7 +376,7 @@ def test_a_pace_knows_what_is_about_to_start() -> None:
     pacer.start(10.0)
     assert [pacer.ready_at(10.0, before) for before in range(4)] == pytest.approx([9.5, 10.0, 10.5, 11.0])
     assert [pacer.ready_at(100.0, before) for before in (1, 4)] == pytest.approx([99.5, 101.0])
-    governor = Governor()
+    governor = AdaptiveRate()
     assert governor.ready_at(10.0, 5) == -math.inf
     governor.limited(10.0, 9.0)
     assert governor.ready_at(10.0, 2) == pytest.approx(10.2 + 0.4)

@@ -19,19 +19,19 @@ from trio_cancel import (
     Unknown,
     VenueReply,
 )
-from trio_cancel._engine.order import Flight, Pending, Terms
+from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy
 
 
 def pending(now: float = 0.0) -> Order:
-    order = Order(CancelRequest("o"), Terms())
+    order = Order(CancelRequest("o"), RetryPolicy())
     order.held_since = now
     return order
 
 
-def attempt(order: Order, *, answered: bool, doubtful: bool = False) -> Flight:
-    flight = Flight(order, f"r-{len(order.flights)}", 1, 0.0, 1e9, 12.0)
+def attempt(order: Order, *, answered: bool, may_have_applied: bool = False) -> LiveAttempt:
+    flight = LiveAttempt(order, f"r-{len(order.flights)}", 1, 0.0, 1e9, 12.0)
     flight.answered_at = 1e9 + 1 if answered else None
-    flight.doubtful = doubtful
+    flight.may_have_applied = may_have_applied
     order.flights = (*order.flights, flight)
     return flight
 
@@ -87,7 +87,7 @@ def test_nothing_written_was_not_sent() -> None:
 @pytest.mark.parametrize("answered", [True, False])
 def test_doubt_wins_over_a_refusal(answered: bool) -> None:
     order = pending()
-    attempt(order, answered=answered, doubtful=answered)
+    attempt(order, answered=answered, may_have_applied=answered)
     attempt(order, answered=True)
     order.error = VenueReply(400, 40010)
     outcome = order.conclude(None, None)
@@ -113,7 +113,7 @@ def test_attempts_are_told_whole() -> None:
 
 
 def test_why_nothing_is_known_is_told_in_words() -> None:
-    order = Order(CancelRequest("o"), Terms(reply_timeout=2.5, give_up_after=7.5))
+    order = Order(CancelRequest("o"), RetryPolicy(reply_timeout=2.5, give_up_after=7.5))
     assert cause_of(order.conclude(None, None)) == "it could not be written within 7.5 s"
     attempt(order, answered=False)
     assert cause_of(order.conclude(None, None)) == "no answer within 2.5 s"
@@ -160,11 +160,11 @@ def test_the_clock_is_told_where_it_matters(code: int, clock: OffsetInterval | N
 def test_doubt_looks_at_the_other_attempts_only() -> None:
     order = pending()
     first = attempt(order, answered=False)
-    assert not order.doubtful_but(first)
-    assert order.doubtful_but(None)
+    assert not order.may_have_applied_but(first)
+    assert order.may_have_applied_but(None)
     second = attempt(order, answered=True)
-    assert not order.doubtful_but(first)
-    assert order.doubtful_but(second)
+    assert not order.may_have_applied_but(first)
+    assert order.may_have_applied_but(second)
 
 
 def test_the_doubt_that_came_first_is_the_cause() -> None:
@@ -178,4 +178,4 @@ def test_the_doubt_that_came_first_is_the_cause() -> None:
 
 def test_a_pending_order_does_not_deliver_by_itself() -> None:
     with pytest.raises(AssertionError):
-        Pending(CancelRequest("o"), Terms()).deliver()
+        OrderCancel(CancelRequest("o"), RetryPolicy()).deliver()

@@ -27,7 +27,7 @@ from trio_cancel import (
     TradingWS,
     Unknown,
 )
-from trio_cancel._engine.held import Hold, Holds
+from trio_cancel._engine.held import HeldOrders, Hold
 from trio_cancel._values.outcomes import Attempt, Outcome
 from trio_cancel.sandbox import CustomReply, Fault, OrderStatus, RequestRecord
 from trio_cancel.sandbox._protocol import NOT_ACTIVE, render_order, render_refusal, render_result
@@ -231,7 +231,7 @@ async def test_after_a_release_the_name_is_free_again(autojump_clock: MockClock)
             orders.placed(external_id="mm-1", id=order.id)
             await ws.cancel(MM)
             assert MM not in orders
-            assert not ws._session.dispatcher.table.holds.holders
+            assert not ws._session.engine.table.holds.holders
             await ws.try_cancel(order.id)
         await two.add(MM)
         new = venue.book.create(external_id="mm-1")
@@ -545,7 +545,7 @@ class _Scope:
 
 
 def test_the_table_knows_both_names() -> None:
-    holds, scope = Holds(), _Scope()
+    holds, scope = HeldOrders(), _Scope()
     one, two, other = CancelRequest("A"), CancelRequest("B"), CancelRequest(external_id="other")
     holds.hold(MM, scope)
     assert holds.holder(MM) is scope
@@ -560,11 +560,11 @@ def test_the_table_knows_both_names() -> None:
     assert holds.holder(one) is None
     assert holds.holder(two) is scope
     holds.settled(Unknown(two))
-    assert holds.doubtful == {MM}
+    assert holds.may_have_applied == {MM}
     holds.renew(two)  # by the venue's id it is the same order for good
-    assert holds.doubtful == {MM}
+    assert holds.may_have_applied == {MM}
     holds.renew(MM)  # by an external id it is a new one
-    assert holds.doubtful == set()
+    assert holds.may_have_applied == set()
     assert holds.holder(two) is None
     assert holds.holder(MM) is scope
     holds.place(MM, two)

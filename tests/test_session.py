@@ -100,7 +100,7 @@ async def test_nothing_is_left_when_the_block_has_ended(autojump_clock: MockCloc
             await ws.cancel_many(venue.orders(20))
         statistics = ws.statistics()
         assert statistics.pending == 0
-        assert ws._session.dispatcher.flight_count == 0
+        assert ws._session.engine.flight_count == 0
         assert sum(len(nursery.child_tasks) for nursery in me.child_nurseries) == before
         await trio.sleep(1)
         assert venue.log.connections[0].closed_at is not None

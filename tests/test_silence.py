@@ -28,9 +28,9 @@ from trio_cancel import (
     Unknown,
 )
 from trio_cancel._cancels.batch import SLICE as BATCH_SLICE
-from trio_cancel._cancels.scope_exit import Drain
+from trio_cancel._cancels.scope_exit import ScopeExit
 from trio_cancel._engine.engine import SLICE
-from trio_cancel._engine.order import State, Terms
+from trio_cancel._engine.order import RetryPolicy, State
 from trio_cancel._engine.rate import WINDOW_START
 from trio_cancel._engine.silence import EACH, LAST_CHANCE, Silence, last_chance_after
 from trio_cancel.sandbox import Fault
@@ -104,17 +104,17 @@ def test_a_sign_of_life_is_an_answer_to_us_and_nothing_else(answer: Callable[[st
     desk.submit_bulk(*(f"o{index}" for index in range(50)))
     desk.wait(3)
     desk.answer(answer(desk.ids[0]))
-    assert (desk.dispatcher.silence.last_sign == 3) is alive
+    assert (desk.engine.silence.last_sign == 3) is alive
 
 
 def test_a_late_answer_is_a_sign_of_life() -> None:
-    desk = Desk(terms=Terms(give_up_after=2))
+    desk = Desk(terms=RetryPolicy(give_up_after=2))
     desk.submit("early")
     desk.wait(3)
     desk.submit("later")
     desk.wait(1)
     desk.answer(canceled(desk.ids[0], "early"))
-    assert desk.dispatcher.silence.last_sign == 4
+    assert desk.engine.silence.last_sign == 4
 
 
 @pytest.mark.parametrize("up", [True, False])
@@ -136,7 +136,7 @@ def test_nobody_who_comes_late_into_a_silence_is_refused_untried(up: bool) -> No
 
 
 def test_while_the_venue_answers_anything_the_clock_of_what_waits_stands_still() -> None:
-    desk = Desk(terms=Terms(reply_timeout=200, give_up_after=30))
+    desk = Desk(terms=RetryPolicy(reply_timeout=200, give_up_after=30))
     bulk, _ = desk.submit_bulk(*(f"o{index}" for index in range(1000)))
     for index in range(100):
         desk.wait(20)
@@ -155,11 +155,11 @@ def test_the_last_chance_is_over_when_the_venue_comes_back() -> None:
     for _, request_id, key in list(desk.written):
         desk.answer(canceled(request_id, key))
     assert {order.kind for order in orders} == {"canceled"}
-    assert desk.dispatcher.pending_count == 0
+    assert desk.engine.pending_count == 0
     source, _ = desk.submit_bulk(*(f"p{index}" for index in range(700)))
     before = len(desk.ids)
     desk.wait(20)
-    assert len(desk.ids) - before == desk.dispatcher.governor.window  # the window, once more
+    assert len(desk.ids) - before == desk.engine.governor.window  # the window, once more
     assert source.behind() > 0
 
 
@@ -168,7 +168,7 @@ def test_what_was_written_as_a_last_chance_is_tried_again_once_the_venue_is_back
     _, orders = desk.submit_bulk(*(f"o{index}" for index in range(50)))
     desk.wait(25)
     last = [(request_id, key) for at, request_id, key in desk.written if at >= 23]
-    assert len(desk.dispatcher.table.last) == 50 - WINDOW_START
+    assert len(desk.engine.table.last) == 50 - WINDOW_START
     times = Counter(key for _, _, key in desk.written)
     assert {times[key] for _, key in last if times[key] == 1} == {1}
     desk.answer(canceled(*last[-1]))  # it is back, and has lost the others
@@ -178,10 +178,10 @@ def test_what_was_written_as_a_last_chance_is_tried_again_once_the_venue_is_back
     for at, request_id, key in list(desk.written):
         if at > 26 and next(order for order in orders if order.request.key == key).kind is None:
             desk.answer(canceled(request_id, key))
-    assert desk.dispatcher.table.last or {order.kind for order in orders} <= {"canceled", "unknown"}
+    assert desk.engine.table.last or {order.kind for order in orders} <= {"canceled", "unknown"}
     desk.wait(60)
     assert all(order.kind is not None for order in orders)
-    assert desk.dispatcher.pending_count == 0
+    assert desk.engine.pending_count == 0
 
 
 def test_a_last_chance_that_was_not_written_is_had_on_the_next_connection() -> None:
@@ -190,7 +190,7 @@ def test_a_last_chance_that_was_not_written_is_had_on_the_next_connection() -> N
     desk.wait(24.1)
     flights = [flight for flight in desk.flights if flight.pending.request.key == "o15"]
     assert len(flights) == 1
-    desk.dispatcher.not_written(flights, NotWritten("the peer does not read"), desk.now)
+    desk.engine.not_written(flights, NotWritten("the peer does not read"), desk.now)
     desk.down()
     desk.come_up()
     desk.wait(0.1)
@@ -207,10 +207,10 @@ def test_withdrawn_in_its_last_chance_it_is_forgotten() -> None:
     for order in orders:
         desk.abandon(order)
     desk.wait(60)
-    assert desk.dispatcher.table.last == {}
-    assert desk.dispatcher.table.active == {}
-    assert not desk.dispatcher.queue.urgent
-    assert not desk.dispatcher._looks
+    assert desk.engine.table.last == {}
+    assert desk.engine.table.active == {}
+    assert not desk.engine.queue.priority
+    assert not desk.engine._looks
 
 
 @pytest.mark.parametrize("how", ["many", "batch", "single", "list"])
@@ -244,7 +244,7 @@ def test_very_many_are_ended_in_slices() -> None:
     calls = 0
     before = 0
     while any(order.kind is None for order in orders):
-        desk.dispatcher.expire(desk.now)
+        desk.engine.expire(desk.now)
         settled = sum(order.kind is not None for order in orders)
         assert settled - before <= SLICE
         before = settled
@@ -258,14 +258,14 @@ def test_single_cancels_in_an_outage_cost_each_the_same() -> None:
     def looks(count: int) -> int:
         desk = Desk(up=False)
         seen = 0
-        look_one = desk.dispatcher._look_one
+        look_one = desk.engine._look_one
 
         def counted(pending: Order, now: float) -> float:
             nonlocal seen
             seen += 1
             return look_one(pending, now)
 
-        desk.dispatcher._look_one = counted  # type: ignore[assignment, method-assign]  # it is watched
+        desk.engine._look_one = counted  # type: ignore[assignment, method-assign]  # it is watched
         for index in range(count):
             desk.submit(f"o{index}")
             desk.wait(0.01)
@@ -426,7 +426,7 @@ async def test_what_has_its_outcome_hurries_no_connection(how: str, autojump_clo
         before = len(venue.dials)
         await trio.sleep(600)
         assert 60 <= len(venue.dials) - before <= 120  # as often as the backoff says
-        queue = ws._session.dispatcher.queue
+        queue = ws._session.engine.queue
         assert not queue.last_chance
         assert not queue.returning
 
@@ -481,7 +481,7 @@ async def test_what_gets_a_place_in_its_last_chance_is_written_once_and_forgotte
         assert len(times) >= 10
         assert sum(times.values()) <= len(times) + 5
         nursery.cancel_scope.cancel()
-        table = ws._session.dispatcher.table
+        table = ws._session.engine.table
         assert not table.last
         assert not table.active
         assert ws.statistics().pending == 0
@@ -491,7 +491,7 @@ def test_a_new_single_cancel_comes_before_the_last_chances_of_a_bulk_one() -> No
     desk = Desk(pacer=Pacer(1))
     desk.submit_bulk(*(f"o{index}" for index in range(100)))
     desk.wait(12)
-    for pending in list(desk.dispatcher.table.active)[4:]:
+    for pending in list(desk.engine.table.active)[4:]:
         desk.abandon(pending)  # type: ignore[arg-type]  # the desk's own orders
     desk.wait(5)
     before = len(desk.written)
@@ -590,17 +590,17 @@ def test_an_admitted_order_that_is_not_written_in_time_was_not_sent() -> None:
     """With a journal an order is admitted before its turn."""
     desk = Desk(auto=False, pacer=Pacer(1))
     orders = [desk.submit(f"o{index}") for index in range(3)]
-    admitted, _ = desk.dispatcher.take(desk.now, 0, 5.0)
+    admitted, _ = desk.engine.take(desk.now, 0, 5.0)
     assert len(admitted) == 3
     desk.wait(31)
     assert {order.kind for order in orders} == {"not_sent"}
-    assert desk.dispatcher.let_through(deque(admitted), 10, desk.now)[0] == []
+    assert desk.engine.let_through(deque(admitted), 10, desk.now)[0] == []
 
 
 def test_a_source_settles_only_what_came_in_time() -> None:
     desk = Desk(up=False)
-    bulk = Bulk([Order(CancelRequest("a"), Terms())], held_since=math.inf)
-    desk.dispatcher.submit_source(bulk, 0.0)
+    bulk = Bulk([Order(CancelRequest("a"), RetryPolicy())], held_since=math.inf)
+    desk.engine.submit_source(bulk, 0.0)
     desk.wait(100)
     assert bulk.refused is None  # nothing waits there
     assert all(order.state is State.QUEUED for order in bulk.orders)
@@ -614,9 +614,9 @@ def test_late_answers_to_very_many_last_chances_are_not_noise() -> None:
     assert {order.kind for order in orders} == {"unknown"}
     for _, request_id, key in list(desk.written):
         desk.answer(canceled(request_id, key))
-    assert not desk.dispatcher.inbox.over_budget
-    assert desk.dispatcher.counters.unknown_id == 0
-    assert desk.dispatcher.counters.late == len(desk.written)
+    assert not desk.engine.inbox.over_budget
+    assert desk.engine.counters.unknown_id == 0
+    assert desk.engine.counters.late == len(desk.written)
 
 
 # No long step
@@ -688,16 +688,16 @@ async def test_the_end_of_a_large_scope_looks_at_everything_once(
 ) -> None:
     """Not once for each order that ends: that would be orders times window."""
     looked = 0
-    values = Drain._is_asked_elsewhere
+    values = ScopeExit._is_asked_elsewhere
 
-    def count(drain: Drain, turn: Any) -> bool:
+    def count(drain: ScopeExit, turn: Any) -> bool:
         nonlocal looked
         before = drain._others_at
         found = values(drain, turn)
         looked += drain._others_at != before
         return found
 
-    monkeypatch.setattr(Drain, "_is_asked_elsewhere", count)
+    monkeypatch.setattr(ScopeExit, "_is_asked_elsewhere", count)
     async with open_venue() as venue, venue.open(pacer=Pacer(1)) as ws:
         ids = venue.orders(2000)
         venue.sandbox.script(silent)
@@ -712,7 +712,7 @@ async def test_the_end_of_a_large_scope_looks_at_everything_once(
 
 def test_a_pace_that_holds_attempts_back_in_a_silence_gives_no_time() -> None:
     """Each next attempt waits for its turn; in a silence that wait is time spent, however many attempts there are."""
-    desk = Desk(terms=Terms(reply_timeout=2.0, give_up_after=15.0), pacer=Pacer(1.0))
+    desk = Desk(terms=RetryPolicy(reply_timeout=2.0, give_up_after=15.0), pacer=Pacer(1.0))
     _, orders = desk.submit_bulk(*(f"o-{number}" for number in range(30)))
     desk.wait(15.1)
     assert {order.kind for order in orders if order.flights} == {"unknown"}

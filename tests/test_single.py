@@ -12,7 +12,7 @@ from venues import Remembering, open_venue
 
 from trio_cancel import Canceled, CancelRequest, Outcome, TradingWS
 from trio_cancel._cancels.single import KEPT, LOOKS, NEAR, Channels, Single, look
-from trio_cancel._engine.order import Terms
+from trio_cancel._engine.order import RetryPolicy
 from trio_cancel.sandbox import Fault
 
 
@@ -81,7 +81,7 @@ async def test_everybody_gets_the_outcome_of_their_own_order(seed: int, autojump
                 nursery.start_soon(cancel, ws, order)
         await trio.sleep(60)
         assert ws.statistics().pending == 0
-        assert ws._session.dispatcher.table.active_urgent == 0
+        assert ws._session.engine.table.active_priority == 0
         for send, receive in channels_of(ws)._idle:
             assert send.statistics().current_buffer_used == 0
             assert receive.statistics().tasks_waiting_receive == 0
@@ -118,7 +118,7 @@ async def test_a_caller_may_be_cancelled_at_every_look(autojump_clock: MockClock
 
 
 async def test_a_look_ends_by_itself(autojump_clock: MockClock) -> None:
-    single = Single(CancelRequest("o"), Terms())
+    single = Single(CancelRequest("o"), RetryPolicy())
     await look(single)
     assert single.outcome is None
 

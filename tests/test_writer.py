@@ -14,16 +14,16 @@ import trio.testing
 from desk import Order, canceled
 
 from trio_cancel import CancelRequest
-from trio_cancel._engine.engine import Dispatcher
-from trio_cancel._engine.order import Terms
+from trio_cancel._engine.engine import Engine
+from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._net.stream import ByteStream
 from trio_cancel._net.tls import TLSCodec
 from trio_cancel._session import writer as _writer
 from trio_cancel._session.writer import Writer
-from trio_cancel._trio.environment import World
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._trio.environment import Environment
+from trio_cancel._trio.wakeup import Wakeup
 
-ONCE = Terms(reply_timeout=5.0, give_up_after=10.0, retry=False)
+ONCE = RetryPolicy(reply_timeout=5.0, give_up_after=10.0, retry=False)
 
 
 class Raw:
@@ -86,14 +86,14 @@ class Link:
 
 
 class Bench:
-    """A writer with its dispatcher, over a socket that takes what it is told to."""
+    """A writer with its engine, over a socket that takes what it is told to."""
 
     def __init__(self, tls: Any = None) -> None:
         self.raw = Raw()
         self.link = Link(ByteStream(cast("Any", self.raw), tls))
-        self.bell = Bell()
+        self.bell = Wakeup()
         self.ended: list[BaseException] = []
-        self.dispatcher = Dispatcher(
+        self.engine = Engine(
             sign=lambda orders, at: [f"{request_id} {request.key} {at}".encode() for request_id, request in orders],
             id_prefix="r",
             pacer=None,
@@ -102,15 +102,15 @@ class Bench:
             wake_writer=self.bell.ring,
             wake_timer=lambda at: None,
         )
-        world = World(random_bytes=lambda count: b"\1\2\3\4" * (count // 4), jitter=random.Random(7))
-        self.writer = Writer(1, self.dispatcher, world, None, self.bell)
+        world = Environment(random_bytes=lambda count: b"\1\2\3\4" * (count // 4), jitter=random.Random(7))
+        self.writer = Writer(1, self.engine, world, None, self.bell)
         self.writer.link = cast("Any", self.link)
         self.writer.end = self.ended.append
-        self.dispatcher.connection_up(trio.current_time())
+        self.engine.connection_up(trio.current_time())
 
-    def submit(self, order_id: str, terms: Terms = ONCE) -> Order:
+    def submit(self, order_id: str, terms: RetryPolicy = ONCE) -> Order:
         order = Order(CancelRequest(order_id), terms)
-        self.dispatcher.submit(order, trio.current_time())
+        self.engine.submit(order, trio.current_time())
         return order
 
 
@@ -143,7 +143,7 @@ async def test_a_frame_that_was_wholly_accepted_is_in_flight_though_the_write_wa
         assert [order.kind for order in orders] == [None, "not_sent", "not_sent"]
         assert bench.link.stream.accepted == 1
         assert len(bench.ended) == 1
-        bench.dispatcher.connection_down(1, None, trio.current_time())
+        bench.engine.connection_down(1, None, trio.current_time())
         assert orders[0].kind == "unknown"
 
 
@@ -230,7 +230,7 @@ async def test_a_peer_that_does_not_read_is_left(
 async def test_nothing_is_written_after_a_close(autojump_clock: trio.testing.MockClock) -> None:
     """A Close frame that is queued or out ends the sending of requests; a lone cancel must not overtake it, either."""
     bench = Bench()
-    bench.dispatcher.write_now = bench.writer.write_now
+    bench.engine.write_now = bench.writer.write_now
     async with writing(bench):
         bench.link.closing = True
         bench.link.control.append(b"CLOSE")
@@ -245,11 +245,11 @@ async def test_a_lone_cancel_is_written_at_once_and_only_by_a_parked_writer(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     bench = Bench()
-    bench.dispatcher.write_now = bench.writer.write_now
+    bench.engine.write_now = bench.writer.write_now
     async with writing(bench):
         order = bench.submit("a")
         assert order.flights  # before any other task ran
-        bench.dispatcher.read([canceled("r-1", "a")], 1, trio.current_time(), 0.0)
+        bench.engine.read([canceled("r-1", "a")], 1, trio.current_time(), 0.0)
         assert order.kind == "canceled"
         bench.raw.room = 5
         half = bench.submit("b")
@@ -266,7 +266,7 @@ async def test_a_lone_cancel_is_written_at_once_and_only_by_a_parked_writer(
 
 async def test_a_lone_cancel_whose_write_breaks_is_not_sent(autojump_clock: trio.testing.MockClock) -> None:
     bench = Bench()
-    bench.dispatcher.write_now = bench.writer.write_now
+    bench.engine.write_now = bench.writer.write_now
     async with writing(bench):
         bench.raw.break_it()
         order = bench.submit("a")

@@ -12,7 +12,7 @@ import trio
 from pipe import PipeStream, open_pipe
 
 from trio_cancel import CancelRequest, Observer, Outcome, TradingWS, _client, open_trading_ws
-from trio_cancel._trio.environment import World
+from trio_cancel._trio.environment import Environment
 from trio_cancel.sandbox import Sandbox, SandboxOptions, open_sandbox
 
 EPOCH = 1_700_000_000.0
@@ -27,7 +27,7 @@ def mock_wall() -> float:
 def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client's wall clock go with trio's; the venue's does with ``clock=venue_clock``."""
     monkeypatch.setattr(
-        _client, "World", partial(World, wall=mock_wall, steady=trio.current_time, suspended=lambda: 0.0)
+        _client, "Environment", partial(Environment, wall=mock_wall, steady=trio.current_time, suspended=lambda: 0.0)
     )
 
 

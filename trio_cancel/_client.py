@@ -1,6 +1,6 @@
 """The one door: ``open_trading_ws`` and the object that it yields.
 
-Nothing here waits for the network. A single cancel hands an order to the dispatcher (which may have it written at once,
+Nothing here waits for the network. A single cancel hands an order to the engine (which may have it written at once,
 see ``_session.writer``) and waits for its outcome (see ``_cancels.single``); if it is cancelled there, the order is
 withdrawn if it is not written, and tracked on if it is.
 """
@@ -20,15 +20,15 @@ from trio_cancel._cancels.open_orders import QUIET, WITHIN, OpenOrders, Sweep
 from trio_cancel._cancels.scope import OrderScope
 from trio_cancel._cancels.single import NEAR, Channels, Single, look
 from trio_cancel._cancels.stream import CancelStream, run_stream
-from trio_cancel._engine.order import Terms
+from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
 from trio_cancel._net.proxy import Choice, Tunnel, choose_proxy
 from trio_cancel._net.stream import Dial
-from trio_cancel._session.connection import Dialing
+from trio_cancel._session.connection import ConnectOptions
 from trio_cancel._session.lookups import Lookups, OpensLookup
 from trio_cancel._session.session import Session, SessionState, run_session
-from trio_cancel._trio.environment import World
+from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.running import check_trio
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError
@@ -53,7 +53,7 @@ OpenJournal: TypeAlias = "Callable[[str, Callable[[], float]], AbstractAsyncCont
 class TradingWS:
     """An open session. Made by :func:`open_trading_ws`; usable from any task while its block lasts."""
 
-    def __init__(self, session: Session, terms: Terms) -> None:
+    def __init__(self, session: Session, terms: RetryPolicy) -> None:
         self._session = session
         self._terms = terms
         self._channels = Channels()
@@ -252,7 +252,7 @@ class TradingWS:
         channels = self._channels
         try:
             now = trio.current_time()
-            session.dispatcher.submit(single, now)
+            session.engine.submit(single, now)
             if single.outcome is not None:
                 await trio.lowlevel.checkpoint()
                 return single.outcome
@@ -269,9 +269,9 @@ class TradingWS:
             return outcome
         except BaseException:
             if single.outcome is None:
-                session.dispatcher.abandon(single)
+                session.engine.abandon(single)
             else:  # it came, and so did what ends the wait
-                session.dispatcher.table.tell_late(request, single.outcome)
+                session.engine.table.tell_late(request, single.outcome)
             raise
 
     def batch(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> Batch:
@@ -300,7 +300,7 @@ class TradingWS:
 
     def _batch(self, orders: Input) -> Batch:
         session = self._session
-        return Batch(orders, self._terms, session.dispatcher, session.check_open, session.journal_failed)
+        return Batch(orders, self._terms, session.engine, session.check_open, session.journal_failed)
 
     async def cancel_many(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> CancelReport:
         """Cancel many orders; return one outcome for each, in the order given.
@@ -364,7 +364,7 @@ class TradingWS:
         """
         self._session.check_open()
         check_invalid(invalid)
-        return run_stream(requests, self._terms, self._session.dispatcher, invalid)
+        return run_stream(requests, self._terms, self._session.engine, invalid)
 
     async def cancel_open(
         self,
@@ -423,7 +423,7 @@ class TradingWS:
             async for _ in orders:
                 pass
         else:
-            async with run_stream(orders, self._terms, session.dispatcher) as outcomes:
+            async with run_stream(orders, self._terms, session.engine) as outcomes:
                 async for outcome in outcomes:
                     sweep.settled(outcome, trio.current_time())
         return sweep.report(session.journal_failed())
@@ -583,12 +583,12 @@ def open_trading_ws(
         raise ConfigurationError(f'clock_offset must be a number of seconds or "auto", not {clock_offset!r}.')
     if not isinstance(retry, bool):
         raise ConfigurationError(f"retry must be True or False, not {retry!r}.")
-    terms = Terms(_seconds("reply_timeout", reply_timeout), _seconds("give_up_after", give_up_after), retry)
+    terms = RetryPolicy(_seconds("reply_timeout", reply_timeout), _seconds("give_up_after", give_up_after), retry)
     return _open(
-        Dialing(endpoint, ssl_context, dial, _seconds("connect_timeout", connect_timeout)),
+        ConnectOptions(endpoint, ssl_context, dial, _seconds("connect_timeout", connect_timeout)),
         credentials,
         terms,
-        World(),
+        Environment(),
         pacer=pacer,
         correct_clock=auto,
         correction=0.0 if isinstance(clock_offset, str) else float(clock_offset),
@@ -630,10 +630,10 @@ def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Crede
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection  # so that what one manager has opened is closed though the next is not begun
 async def _open(
-    dialing: Dialing,
+    dialing: ConnectOptions,
     credentials: Credentials,
-    terms: Terms,
-    world: World,
+    terms: RetryPolicy,
+    world: Environment,
     *,
     pacer: Pacer | None,
     correct_clock: bool,
@@ -665,19 +665,23 @@ async def _open(
         if lookup is not None:
             session.lookups = Lookups(
                 await stack.enter_async_context(_opened(lookup, session, dialing, credentials, world)),
-                session.dispatcher,
+                session.engine,
                 session.spawn,
                 session.hand_on,
                 closed_too=look_up_closed,
             )
-            session.dispatcher.table.looks = session.lookups
+            session.engine.table.looks = session.lookups
         await stack.enter_async_context(run_session(session))
         yield TradingWS(session, terms)
 
 
 @asynccontextmanager
 async def _opened(
-    lookup: OrderLookup | OpensLookup, session: Session, dialing: Dialing, credentials: Credentials, world: World
+    lookup: OrderLookup | OpensLookup,
+    session: Session,
+    dialing: ConnectOptions,
+    credentials: Credentials,
+    world: Environment,
 ) -> AsyncGenerator[OrderLookup]:
     if not hasattr(lookup, "opened"):
         yield lookup
@@ -687,6 +691,6 @@ async def _opened(
         ssl_context=dialing.ssl_context,
         dial=dialing.dial,
         wall_clock=world.wall,
-        correction=lambda: session.dispatcher.correction,
+        correction=lambda: session.engine.correction,
     ) as opened:
         yield opened

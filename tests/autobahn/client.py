@@ -22,7 +22,7 @@ from trio_cancel._net.endpoint import Endpoint, parse_endpoint
 from trio_cancel._net.frames import encode_texts
 from trio_cancel._net.stream import ByteStream
 from trio_cancel._net.websocket import Link, connect
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._trio.wakeup import Wakeup
 
 AGENT = "trio_cancel"
 CASE_DEADLINE = 60.0
@@ -47,7 +47,7 @@ class Echo:
     def __init__(self) -> None:
         self.peeled: list[bytes] = []
         self.slow: list[str | bytes] = []
-        self._bell = Bell()
+        self._bell = Wakeup()
         self._outgoing: list[bytes] = []
         self._idle = trio.Event()
 

@@ -58,10 +58,10 @@ class Checker:
         self._paced = self.truth.limited or run.scenario.pacer is not None
         self._slowly = run.scenario.pacer is not None and 1 / run.scenario.pacer[0] > SILENCE_BOUND
         answers = [answer for place in self.truth.places.values() for answer in place.answers]
-        doubtful = (Says.DOUBTFUL, Says.NOTHING)
+        may_have_applied = (Says.DOUBTFUL, Says.NOTHING)
         signs = [answer.at.time for answer in answers if answer.says is not Says.DOUBTFUL]
         self._signs = sorted([*signs, *self.truth.elsewhere])
-        self._sure_signs = sorted(a.at.time for a in answers if a.says not in doubtful and a.status != 429)
+        self._sure_signs = sorted(a.at.time for a in answers if a.says not in may_have_applied and a.status != 429)
 
     def violations(self) -> list[str]:
         """Check everything."""
@@ -243,8 +243,8 @@ class Checker:
                         self._check_closed(who, place, answer.request_id, code, outcome)
                     self._check_after(who, place, at, answer.request_id, outcome)
             case Rejected():
-                if doubtful := place.doubtful_at(at):
-                    self._say(4, f"{who} with {len(doubtful)} attempts unanswered or answered 5xx")
+                if may_have_applied := place.doubtful_at(at):
+                    self._say(4, f"{who} with {len(may_have_applied)} attempts unanswered or answered 5xx")
                 if not any(answer.says.clean for answer in answers):
                     self._say(4, f"{who}, and no answer refused it")
                 if any(record.applied_at is not None for record in place.records.values()):
@@ -285,10 +285,10 @@ class Checker:
             self._say(2, f"{who}: {order}, and on the book it is {book}")
 
     def _check_after(self, who: str, place: Place, at: Stamp, request_id: str, outcome: Outcome) -> None:
-        doubtful = place.doubtful_at(at, but=request_id)
+        may_have_applied = place.doubtful_at(at, but=request_id)
         begun = [other for other in place.ids if other != request_id]
-        if doubtful and not outcome.after_unanswered:
-            self._say(4, f"{who} after {len(doubtful)} unanswered attempts, and does not say so")
+        if may_have_applied and not outcome.after_unanswered:
+            self._say(4, f"{who} after {len(may_have_applied)} unanswered attempts, and does not say so")
         if outcome.after_unanswered and not begun:
             self._say(4, f"{who} says that an attempt was unanswered, and there was no other")
 

@@ -17,10 +17,10 @@ import trio
 
 from trio_cancel import AlreadyClosed, Canceled, CanceledOrder
 from trio_cancel._engine import replies as inbox
-from trio_cancel._engine.engine import Dispatcher
-from trio_cancel._engine.in_flight import Table
-from trio_cancel._engine.order import Flight, Pending
-from trio_cancel._engine.replies import Inbox
+from trio_cancel._engine.engine import Engine
+from trio_cancel._engine.in_flight import InFlight
+from trio_cancel._engine.order import LiveAttempt, OrderCancel
+from trio_cancel._engine.replies import ReplyHandler
 from trio_cancel._net.stream import ByteStream
 from trio_cancel._net.websocket import Link
 from trio_cancel._session.writer import Writer
@@ -33,7 +33,7 @@ Patch = Callable[[], Generator[None]]
 def send_under_the_callers_scope() -> Generator[None]:
     """A caller that is cancelled takes the write with it, and the next write goes into the middle of a frame."""
     sending: dict[ByteStream, trio.CancelScope] = {}
-    finish, abandon = ByteStream.finish_send, Table.abandon
+    finish, abandon = ByteStream.finish_send, InFlight.abandon
 
     async def finish_cancelled(stream: ByteStream) -> None:
         with trio.CancelScope() as sending[stream]:
@@ -41,29 +41,29 @@ def send_under_the_callers_scope() -> Generator[None]:
         if sending.pop(stream).cancelled_caught:
             stream.poisoned = False
 
-    def abandon_sending(table: Table, pending: Pending) -> None:
+    def abandon_sending(table: InFlight, pending: OrderCancel) -> None:
         for scope in sending.values():
             scope.cancel()
         abandon(table, pending)
 
-    with patch.object(ByteStream, "finish_send", finish_cancelled), patch.object(Table, "abandon", abandon_sending):
+    with patch.object(ByteStream, "finish_send", finish_cancelled), patch.object(InFlight, "abandon", abandon_sending):
         yield
 
 
 def reply_of_the_wrong_connection() -> Generator[None]:
     """A reply is matched by its id alone, whatever connection it comes from."""
-    read, down = Inbox.read, Dispatcher.connection_down
+    read, down = ReplyHandler.read, Engine.connection_down
 
-    def read_any(self: Inbox, texts: Iterable[bytes | str], connection: int, now: float, wall: float) -> None:
+    def read_any(self: ReplyHandler, texts: Iterable[bytes | str], connection: int, now: float, wall: float) -> None:
         for text in texts:
             flight = self._table.flights.get(decode_reply(text).id or "")
             read(self, [text], connection if flight is None else flight.connection, now, wall)
 
-    def keep(self: Dispatcher, connection: int, cause: BaseException | None, now: float) -> None:
+    def keep(self: Engine, connection: int, cause: BaseException | None, now: float) -> None:
         down(self, connection, cause, now)
         self.table.flights.update({flight.request_id: flight for p in self.table.active for flight in p.flights})
 
-    with patch.object(Inbox, "read", read_any), patch.object(Dispatcher, "connection_down", keep):
+    with patch.object(ReplyHandler, "read", read_any), patch.object(Engine, "connection_down", keep):
         yield
 
 
@@ -84,12 +84,12 @@ def closed_called_canceled() -> Generator[None]:
 
 def request_id_reused() -> Generator[None]:
     """A second attempt goes out under the id of the first."""
-    sign = Dispatcher.sign
+    sign = Engine.sign
 
     def sign_again(
-        self: Dispatcher, admitted: list[Pending], connection: int, now: float, wall: float
-    ) -> tuple[list[Flight], list[bytes]]:
-        flights: list[Flight] = []
+        self: Engine, admitted: list[OrderCancel], connection: int, now: float, wall: float
+    ) -> tuple[list[LiveAttempt], list[bytes]]:
+        flights: list[LiveAttempt] = []
         texts: list[bytes] = []
         for pending in admitted:
             last = self._next_id
@@ -101,18 +101,18 @@ def request_id_reused() -> Generator[None]:
             self._next_id = max(last, self._next_id)
         return flights, texts
 
-    with patch.object(Dispatcher, "sign", sign_again):
+    with patch.object(Engine, "sign", sign_again):
         yield
 
 
 def signed_when_queued() -> Generator[None]:
     """The timestamp is that of the call, not of the write."""
-    sign = Dispatcher.sign
+    sign = Engine.sign
 
     def sign_early(
-        self: Dispatcher, admitted: list[Pending], connection: int, now: float, wall: float
-    ) -> tuple[list[Flight], list[bytes]]:
-        flights: list[Flight] = []
+        self: Engine, admitted: list[OrderCancel], connection: int, now: float, wall: float
+    ) -> tuple[list[LiveAttempt], list[bytes]]:
+        flights: list[LiveAttempt] = []
         texts: list[bytes] = []
         for pending in admitted:
             more = sign(self, [pending], connection, now, wall - (now - _handed_in(pending)))
@@ -120,18 +120,18 @@ def signed_when_queued() -> Generator[None]:
             texts += more[1]
         return flights, texts
 
-    with patch.object(Dispatcher, "sign", sign_early):
+    with patch.object(Engine, "sign", sign_early):
         yield
 
 
-def _handed_in(pending: Pending) -> float:
+def _handed_in(pending: OrderCancel) -> float:
     source = getattr(pending, "batch", None) or getattr(pending, "_stream", None)
     return pending.held_since if source is None else source.held_since
 
 
 def pending_leaked() -> Generator[None]:
     """What a cancelled caller asked for stays in the tables."""
-    with patch.object(Table, "abandon", lambda table, pending: None):
+    with patch.object(InFlight, "abandon", lambda table, pending: None):
         yield
 
 
@@ -167,7 +167,7 @@ def reader_killed() -> Generator[None]:
 
         await read(self, reader_that_dies, *args)
 
-    with patch.object(Inbox, "_read_stray", die), patch.object(Link, "_read", read_until_dead):
+    with patch.object(ReplyHandler, "_read_stray", die), patch.object(Link, "_read", read_until_dead):
         yield
 
 
@@ -177,7 +177,7 @@ def complete_frame_called_not_sent() -> Generator[None]:
     def drop_all(self: Writer, cause: BaseException) -> None:
         unfinished, self._unfinished = self._unfinished, None
         if unfinished is not None:
-            self._dispatcher.not_written(unfinished.flights, cause, trio.current_time())
+            self._engine.not_written(unfinished.flights, cause, trio.current_time())
 
     with patch.object(Writer, "_drop", drop_all):
         yield

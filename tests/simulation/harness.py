@@ -17,11 +17,11 @@ import trio
 
 from trio_cancel import Credentials, HandshakeFailed, Pacer, TradingWS
 from trio_cancel._client import _open
-from trio_cancel._engine.order import Terms
+from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._net import stream as _transport
 from trio_cancel._net.endpoint import parse_endpoint
-from trio_cancel._session.connection import Dialing
-from trio_cancel._trio.environment import World
+from trio_cancel._session.connection import ConnectOptions
+from trio_cancel._trio.environment import Environment
 from trio_cancel.sandbox import CustomReply, Fault, OrderStatus, RequestRecord, Sandbox, UnknownOrder, open_sandbox
 from trio_cancel.sandbox._protocol import render_order, render_result
 
@@ -259,10 +259,12 @@ class Simulation:
         rng = random.Random(f"client {scenario.seed}")
         endpoint = parse_endpoint("ws://127.0.0.1:9", allow_insecure=False)
         manager = _open(
-            Dialing(endpoint, None, self._dial, scenario.connect_timeout),
+            ConnectOptions(endpoint, None, self._dial, scenario.connect_timeout),
             CREDENTIALS,
-            Terms(scenario.reply_timeout, scenario.give_up_after, scenario.retry),
-            World(self.wall, lambda: f"{rng.getrandbits(32):08x}", rng.randbytes, rng, trio.current_time, lambda: 0.0),
+            RetryPolicy(scenario.reply_timeout, scenario.give_up_after, scenario.retry),
+            Environment(
+                self.wall, lambda: f"{rng.getrandbits(32):08x}", rng.randbytes, rng, trio.current_time, lambda: 0.0
+            ),
             pacer=None if scenario.pacer is None else Pacer(*scenario.pacer),
             correct_clock=scenario.clock_offset is None,
             correction=scenario.clock_offset or 0.0,

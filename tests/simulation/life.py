@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 import attrs
 
 from trio_cancel import CancelRequest, Outcome, TradingWS
-from trio_cancel._engine.order import Pending
+from trio_cancel._engine.order import OrderCancel
 from trio_cancel._journal.journal import Journal
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.store import Account
@@ -71,7 +71,7 @@ class Life:
             self.journal = journal
             intend, fail = journal.intend, journal._fail
 
-            async def intend_and_note(admitted: list[Pending]) -> None:
+            async def intend_and_note(admitted: list[OrderCancel]) -> None:
                 await intend(admitted)
                 if journal.failed:
                     self.excused |= {pending.intent for pending in admitted} - set(self.disk.committed)
@@ -115,7 +115,7 @@ class Watch(Observer):
 def settlements(current: Callable[[], Life]) -> Generator[None]:
     """Put on record what settles, at the moment it does."""
 
-    def note(pending: Pending) -> None:
+    def note(pending: OrderCancel) -> None:
         life = current()
         if not life.dead:
             assert pending.outcome is not None

@@ -23,11 +23,11 @@ from trio.testing import memory_stream_pair
 from trio_cancel import AlreadyClosed, CancelRequest, OrdersLeft, Outcome, Rejected, TradingWS
 from trio_cancel._client import _open
 from trio_cancel._engine import looking
-from trio_cancel._engine.in_flight import Table
-from trio_cancel._engine.order import Pending, State, Terms
+from trio_cancel._engine.in_flight import InFlight
+from trio_cancel._engine.order import OrderCancel, RetryPolicy, State
 from trio_cancel._net.endpoint import parse_endpoint
-from trio_cancel._session.connection import Dialing
-from trio_cancel._trio.environment import World
+from trio_cancel._session.connection import ConnectOptions
+from trio_cancel._trio.environment import Environment
 from trio_cancel._values.order_state import OrderState
 from trio_cancel.lookup import RestLookup
 from trio_cancel.sandbox import Fault, Faults, RestFaults, Sandbox, open_sandbox
@@ -107,13 +107,13 @@ class _Run:
         ) as self.sandbox:
             requests = await self._place()
             retry = rng.random() < 0.6
-            terms = Terms(rng.choice((2.0, 12.0)), rng.choice((5.0, 30.0)), retry)
+            terms = RetryPolicy(rng.choice((2.0, 12.0)), rng.choice((5.0, 30.0)), retry)
             draw = random.Random(rng.getrandbits(64))
             manager = _open(
-                Dialing(parse_endpoint("ws://localhost"), None, self.dial, 10.0),
+                ConnectOptions(parse_endpoint("ws://localhost"), None, self.dial, 10.0),
                 self.sandbox.credentials,
                 terms,
-                World(
+                Environment(
                     self.wall,
                     lambda: f"{draw.getrandbits(32):08x}",
                     draw.randbytes,
@@ -229,16 +229,16 @@ def run_seed(seed: int, *, with_lookups: bool = True) -> Result:
 @contextmanager
 def a_lagging_open_is_believed() -> Generator[None]:
     """An active status makes the outcome a no."""
-    seen = Table.seen
+    seen = InFlight.seen
 
-    def believing(self: Table, pending: Pending, state: OrderState) -> float | None:
+    def believing(self: InFlight, pending: OrderCancel, state: OrderState) -> float | None:
         if state.on_book and pending.state is State.LOOKED_UP:
             wrong: Any = Rejected(pending.request, pending.attempts())
             self._end_lookup(pending, wrong)
             return None
         return seen(self, pending, state)
 
-    with patch.object(Table, "seen", believing):
+    with patch.object(InFlight, "seen", believing):
         yield
 
 
@@ -253,12 +253,12 @@ def any_order_of_the_name_settles() -> Generator[None]:
 def not_found_is_off_the_book() -> Generator[None]:
     """A lookup that finds nothing is taken for an order that is gone."""
 
-    def gone(self: Table, pending: Pending, again: bool) -> float | None:
+    def gone(self: InFlight, pending: OrderCancel, again: bool) -> float | None:
         if pending.state is State.LOOKED_UP:
             self._end_lookup(pending, AlreadyClosed(pending.request, pending.attempts()))
         return None
 
-    with patch.object(Table, "not_seen", gone):
+    with patch.object(InFlight, "not_seen", gone):
         yield
 
 

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from trio_cancel import CancelRequest, JournalOrder, OffsetInterval, OrderScope, Outcome
 from trio_cancel._engine.held import Hold
-from trio_cancel._engine.order import Pending
+from trio_cancel._engine.order import OrderCancel
 from trio_cancel._journal.journal import Journal
 
 from .defects import Defect
@@ -20,7 +20,7 @@ def write_before_commit() -> Generator[None]:
     """A request is written while its intent is still on its way to the disk."""
     intend = Journal.intend
 
-    async def intend_hastily(self: Journal, admitted: list[Pending]) -> None:
+    async def intend_hastily(self: Journal, admitted: list[OrderCancel]) -> None:
         async def wait_not(number: int) -> None:
             self._urgent = True
             self._bell.ring()

@@ -21,12 +21,12 @@ from trio_cancel import CancelRequest, HandshakeFailed, JournalContents, Journal
 from trio_cancel._cli._resume import _Resume
 from trio_cancel._cli._run import Halt
 from trio_cancel._client import _open
-from trio_cancel._engine.order import Terms
+from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._journal.resume import Plan, plan_resume
 from trio_cancel._net import stream as _transport
 from trio_cancel._net.endpoint import parse_endpoint
-from trio_cancel._session.connection import Dialing
-from trio_cancel._trio.environment import World
+from trio_cancel._session.connection import ConnectOptions
+from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.signals import ears
 from trio_cancel._values.observer import Observer
 from trio_cancel.sandbox import Book, OrderStatus, UnknownOrder
@@ -224,7 +224,7 @@ class ScopeSimulation(Simulation):
     async def _session(self) -> None:
         done, life = self.done, self._life
         scenario = self.scenario
-        terms = Terms(scenario.reply_timeout, scenario.give_up_after, scenario.retry)
+        terms = RetryPolicy(scenario.reply_timeout, scenario.give_up_after, scenario.retry)
         async with self._open(life, terms, Watch(life)) as ws:
             done.entered = done.recorder.stamp()
             self.callers.ws = ws
@@ -258,7 +258,7 @@ class ScopeSimulation(Simulation):
             raise self.done.expected_error
 
     @asynccontextmanager
-    async def _open(self, life: Life, terms: Terms, observer: Watch) -> AsyncGenerator[TradingWS]:
+    async def _open(self, life: Life, terms: RetryPolicy, observer: Watch) -> AsyncGenerator[TradingWS]:
         scenario = self.scenario
         rng = random.Random(f"client {scenario.seed} {len(self.whole.lives)}")
 
@@ -268,10 +268,14 @@ class ScopeSimulation(Simulation):
             return await self._dial()
 
         manager: AbstractAsyncContextManager[TradingWS] = _open(
-            Dialing(parse_endpoint("ws://127.0.0.1:9", allow_insecure=False), None, dial, scenario.connect_timeout),
+            ConnectOptions(
+                parse_endpoint("ws://127.0.0.1:9", allow_insecure=False), None, dial, scenario.connect_timeout
+            ),
             CREDENTIALS,
             terms,
-            World(self.wall, lambda: f"{rng.getrandbits(32):08x}", rng.randbytes, rng, trio.current_time, lambda: 0.0),
+            Environment(
+                self.wall, lambda: f"{rng.getrandbits(32):08x}", rng.randbytes, rng, trio.current_time, lambda: 0.0
+            ),
             pacer=None if scenario.pacer is None else Pacer(*scenario.pacer),
             correct_clock=scenario.clock_offset is None,
             correction=scenario.clock_offset or 0.0,
@@ -309,7 +313,7 @@ class ScopeSimulation(Simulation):
         self.whole.lives.append(life)
 
         def open_session(observer: Observer) -> AbstractAsyncContextManager[TradingWS]:
-            return self._open(life, Terms(12.0, 30.0, retry=True), Watch(life, observer))
+            return self._open(life, RetryPolicy(12.0, 30.0, retry=True), Watch(life, observer))
 
         def tell(outcome: Outcome, _: int) -> None:
             resume.told.append(msgspec.structs.replace(outcome, request=by_request[outcome.request].name))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trio_cancel import OrderScope, TradingWS
-from trio_cancel._engine.order import Pending
+from trio_cancel._engine.order import OrderCancel
 from trio_cancel._journal.journal import Journal
 
 from . import table
@@ -61,7 +61,7 @@ def test_the_table_names_every_defect() -> None:
 
 def test_nothing_stays_in_memory() -> None:
     """No pending entry, no scope, no journal, no session, once the runs are over."""
-    kinds = (Pending, OrderScope, Journal, TradingWS)
+    kinds = (OrderCancel, OrderScope, Journal, TradingWS)
 
     def alive() -> Counter[str]:
         gc.collect()

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from trio_cancel import TradingWS
-from trio_cancel._engine.order import Flight, Pending
+from trio_cancel._engine.order import LiveAttempt, OrderCancel
 from trio_cancel._session.connection import Connection
 
 from . import table
@@ -77,7 +77,7 @@ def test_the_table_names_every_defect() -> None:
 
 def test_nothing_stays_in_memory() -> None:
     """No pending entry, no connection, no session, no channel, once the runs are over."""
-    kinds = (Pending, Flight, Connection, TradingWS, trio.MemorySendChannel)
+    kinds = (OrderCancel, LiveAttempt, Connection, TradingWS, trio.MemorySendChannel)
 
     def alive() -> Counter[str]:
         gc.collect()

@@ -42,7 +42,7 @@ class Says(Enum):
     REFUSED = "refused"
     TRY_AGAIN = "try_again"  # refused now: 429, or a signature that came late
     UNLISTED = "unlisted"  # a refusal that is not in the contract
-    DOUBTFUL = "doubtful"  # 5xx, 408
+    DOUBTFUL = "may_have_applied"  # 5xx, 408
     NOTHING = "nothing"  # contradicts itself or the contract
 
     @property

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from trio_cancel import CancelRequest, Outcome
-from trio_cancel._engine.order import Pending
+from trio_cancel._engine.order import OrderCancel
 from trio_cancel._values.observer import Observer
 
 from .callers import Callers
@@ -57,7 +57,7 @@ class Watch(Observer):
 def deliveries(callers: Callers) -> Generator[None]:
     """Put on record when each order settles: before its caller runs again, which may be later."""
 
-    def note(pending: Pending) -> None:
+    def note(pending: OrderCancel) -> None:
         done = callers.done
         place = callers.place(pending.request)
         done.settled.setdefault(place, []).append(done.recorder.stamp())
@@ -69,21 +69,21 @@ def deliveries(callers: Callers) -> Generator[None]:
 
 
 @contextmanager
-def before_delivery(note: Callable[[Pending], None]) -> Generator[None]:
+def before_delivery(note: Callable[[OrderCancel], None]) -> Generator[None]:
     """Call ``note`` with each order that has settled, before its outcome is delivered."""
-    saved: list[tuple[type[Pending], Callable[[Any], None]]] = []
+    saved: list[tuple[type[OrderCancel], Callable[[Any], None]]] = []
 
-    def watch(cls: type[Pending]) -> None:
+    def watch(cls: type[OrderCancel]) -> None:
         original = cls.deliver
         saved.append((cls, original))
 
-        def deliver(pending: Pending) -> None:
+        def deliver(pending: OrderCancel) -> None:
             note(pending)
             original(pending)
 
         cls.deliver = deliver  # type: ignore[method-assign, assignment]  # that is the point
 
-    for cls in Pending.__subclasses__():
+    for cls in OrderCancel.__subclasses__():
         watch(cls)
     try:
         yield

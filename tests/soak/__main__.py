@@ -61,7 +61,7 @@ async def warm_up(venue: Venue, seed: int) -> None:
         async with place.open() as ws:
             for operation in OPERATIONS:
                 await operation(place, ws)
-        ledger.no_more()
+        ledger.refused_for_good()
 
 
 async def measure(began: float, every: float, venue: Venue, ledger: Ledger, samples: list[Sample]) -> None:
@@ -101,7 +101,7 @@ async def soak(minutes: float, seed: int, chance: float, every: float) -> bool:
                     working.start_soon(desk, place, CALLERS)
                 await trio.sleep_until(began + 60 * minutes)
                 place.over.set()
-            ledger.no_more()
+            ledger.refused_for_good()
             await at_rest(venue)
             nursery.cancel_scope.cancel()
         logging.getLogger("trio_cancel").removeHandler(alarm)

@@ -69,7 +69,7 @@ class Ledger:
         """Return how many orders wait, over all open sessions."""
         return sum(session.statistics().pending for session in self.sessions)
 
-    def no_more(self) -> None:
+    def refused_for_good(self) -> None:
         """Say that nothing more will be told."""
         self._ended = True
 

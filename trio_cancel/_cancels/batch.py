@@ -1,7 +1,7 @@
 """A bulk cancel that can be interrupted and still accounts for every order.
 
 A :class:`Batch` materialises its input before anything is sent and keeps one slot for each distinct order. The
-dispatcher asks it for as many orders as there is room for (no task an order, no queue that grows) and settles them into
+engine asks it for as many orders as there is room for (no task an order, no queue that grows) and settles them into
 their slots; a memory channel of size 1 only tells ``run`` that the last one has settled. If ``run`` is cancelled, what
 is not written is withdrawn, what is written goes on settling into its slot while the connection lives, and ``report``
 tells it all at any time.
@@ -18,8 +18,8 @@ from typing import Literal, TypeAlias
 import attrs
 import trio
 
-from trio_cancel._engine.engine import Dispatcher
-from trio_cancel._engine.order import Pending, Terms
+from trio_cancel._engine.engine import Engine
+from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._values.errors import ConfigurationError, InvalidRequest, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest, canonical_id, request_by_id
 from trio_cancel._values.outcomes import CancelReport, InvalidItem, NotSent, Outcome
@@ -152,7 +152,7 @@ SLICE = 2_000
 """Items that are read, and outcomes that are put into a report, in one step at most."""
 
 
-class _Item(Pending):
+class _Item(OrderCancel):
     """One order of a batch; who makes it sets ``batch`` and ``slot``, which saves a constructor of its own."""
 
     __slots__ = ("batch", "slot")
@@ -178,8 +178,8 @@ class Batch:
     def __init__(
         self,
         orders: Input,
-        terms: Terms,
-        dispatcher: Dispatcher,
+        terms: RetryPolicy,
+        engine: Engine,
         check_open: Callable[[], None],
         journal_failed: Callable[[], bool],
     ) -> None:
@@ -191,7 +191,7 @@ class Batch:
         self._next = 0
         self._unsettled = len(self._requests)
         self.terms = terms
-        self._dispatcher = dispatcher
+        self._engine = engine
         self._check_open = check_open
         self._journal_failed = journal_failed
         self._started = False
@@ -222,8 +222,8 @@ class Batch:
             await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
             if self._unsettled:
                 self.held_since = trio.current_time()
-                self._dispatcher.count_queued(self._requests)
-                self._dispatcher.submit_source(self, self.held_since)
+                self._engine.count_queued(self._requests)
+                self._engine.submit_source(self, self.held_since)
                 await self._wait_done.receive()
             else:
                 await trio.lowlevel.checkpoint()
@@ -241,12 +241,12 @@ class Batch:
     @trio.lowlevel.enable_ki_protection
     def _end(self) -> None:
         self._ended = True
-        self._dispatcher.remove_source(self)
+        self._engine.remove_source(self)
         if self._unsettled:
             for slot in range(self._next):
                 content = self._slots[slot]
                 if isinstance(content, _Item):
-                    self._dispatcher.abandon(content)
+                    self._engine.abandon(content)
 
     def report(self) -> CancelReport:
         """Return one outcome for every input that names an order, in their order, as far as is known now.
@@ -288,7 +288,7 @@ class Batch:
 
     def _outcome_now(self, pending: _Item, cause: BaseException, final: bool) -> Outcome:
         if pending.flights:
-            return pending.conclude(NoReply("no answer has come yet"), self._dispatcher.table.clock, final=False)
+            return pending.conclude(NoReply("no answer has come yet"), self._engine.table.clock, final=False)
         return NotSent(pending.request, cause=cause, final=final)
 
     def _why_not_written(self) -> tuple[BaseException, bool]:
@@ -299,19 +299,19 @@ class Batch:
             return NotWritten("the batch was interrupted before its turn came"), True
         return NotWritten("its turn has not come yet"), False
 
-    # What the dispatcher calls
+    # What the engine calls
 
     @property
     def waiting(self) -> bool:
         """Whether it has an order to give now."""
         return self._next < len(self._requests)
 
-    def take(self, most: int) -> list[Pending]:
+    def take(self, most: int) -> list[OrderCancel]:
         """Return the next orders, at most so many."""
         begin = self._next
         end = self._next = min(begin + most, len(self._requests))
         requests, terms, held_since = self._requests, self.terms, self.held_since
-        taken: list[Pending] = []
+        taken: list[OrderCancel] = []
         for slot in range(begin, end):
             item = _Item(requests[slot], terms)
             item.batch = self
@@ -321,7 +321,7 @@ class Batch:
             taken.append(item)
         return taken
 
-    def take_last(self, most: int) -> list[Pending]:
+    def take_last(self, most: int) -> list[OrderCancel]:
         """Return the next orders that get their last chance, at most so many."""
         return self.take(most)
 

@@ -20,7 +20,7 @@ import trio
 
 from trio_cancel._cancels.scope_exit import together
 from trio_cancel._cancels.stream import run_stream
-from trio_cancel._engine.order import Terms
+from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._journal.journal import Journal
 from trio_cancel._journal.left import requests_of
 from trio_cancel._journal.reading import JournalContents
@@ -123,9 +123,9 @@ def why_old(known_at: float, now: float, remedy: str) -> NotWritten:
     return NotWritten(f"its external id {age} and may name a newer order; {remedy} takes it")
 
 
-async def resume(session: Session, journal: Journal, terms: Terms, *, old_external_ids: bool) -> CancelReport:
+async def resume(session: Session, journal: Journal, terms: RetryPolicy, *, old_external_ids: bool) -> CancelReport:
     """Cancel what is left; see ``TradingWS.resume``. One at a time."""
-    left, holds, now = journal.left, session.dispatcher.table.holds, session.wall()
+    left, holds, now = journal.left, session.engine.table.holds, session.wall()
     skipped: list[Outcome] = []
     free = []
     for order in left.orders:
@@ -141,7 +141,7 @@ async def resume(session: Session, journal: Journal, terms: Terms, *, old_extern
     outcomes: dict[CancelRequest, Outcome] = {}
 
     async def cancel(some: Iterable[CancelRequest]) -> None:
-        async with run_stream(some, terms, session.dispatcher) as stream:
+        async with run_stream(some, terms, session.engine) as stream:
             async for outcome in stream:
                 if (read := errands.read(outcome)) is not None:
                     outcomes[read.request] = read
@@ -151,7 +151,7 @@ async def resume(session: Session, journal: Journal, terms: Terms, *, old_extern
     try:
         await trio.lowlevel.checkpoint()
         if errands.of:
-            await errands.run(cancel, lambda: session.dispatcher.is_silent(terms.give_up_after))
+            await errands.run(cancel, lambda: session.engine.is_silent(terms.give_up_after))
     finally:
         left.under_way -= names
     outcomes |= {outcome.request: outcome for outcome in errands.unsure()}

@@ -18,9 +18,9 @@ from typing import Protocol, Self
 
 import trio
 
-from trio_cancel._cancels.scope_exit import Drain
+from trio_cancel._cancels.scope_exit import ScopeExit
 from trio_cancel._engine.held import Hold
-from trio_cancel._engine.order import Terms
+from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._session.session import Session
 from trio_cancel._trio.signals import ears, is_interrupt
 from trio_cancel._values.clock import OffsetInterval
@@ -77,7 +77,9 @@ class OrderScope:
         report: after the block: one outcome for every order that was still held when it was left; None before.
     """
 
-    def __init__(self, session: Session, terms: Terms, grace: float, settle: float, journal: HoldLog | None) -> None:
+    def __init__(
+        self, session: Session, terms: RetryPolicy, grace: float, settle: float, journal: HoldLog | None
+    ) -> None:
         self.report: CancelReport | None = None
         self._session = session
         self._terms = terms
@@ -86,8 +88,8 @@ class OrderScope:
         self._journal = journal
         self._held: dict[CancelRequest, Hold] = {}
         self._adding: set[CancelRequest] = set()
-        self._drain: Drain | None = None
-        self._pulls: dict[Drain, frozenset[Hold]] = {}  # each `cancel_all` that is under way, and what it cancels
+        self._drain: ScopeExit | None = None
+        self._pulls: dict[ScopeExit, frozenset[Hold]] = {}  # each `cancel_all` that is under way, and what it cancels
         self._open = False
         self._heard_before = 0
 
@@ -125,7 +127,7 @@ class OrderScope:
         """
         request = CancelRequest.of(id, external_id)
         self._check_can_add()
-        holds = self._session.dispatcher.table.holds
+        holds = self._session.engine.table.holds
         if (holder := holds.holder(request)) is not None and holder is not self:
             raise InvalidRequest(f"Another scope holds {request} already; an order belongs to one scope.")
         if request in self._adding:
@@ -140,7 +142,7 @@ class OrderScope:
         durable = False
         try:
             if self._journal is not None:
-                await self._journal.hold(request, self._session.dispatcher.table.clock)
+                await self._journal.hold(request, self._session.engine.table.clock)
             await trio.lowlevel.checkpoint()
             self._check_can_add()
             durable = True
@@ -229,7 +231,7 @@ class OrderScope:
             hold.placed_at = trio.current_time()
         if order is not None:
             hold.order = order
-            self._session.dispatcher.table.holds.place(request, order)
+            self._session.engine.table.holds.place(request, order)
         if self._journal is not None:
             self._journal.placed(request, None if hold.order is None else hold.order.id)
             if order is not None:
@@ -276,8 +278,8 @@ class OrderScope:
                     self._end_hold(hold, outcome)
 
         await trio.lowlevel.checkpoint_if_cancelled()
-        pull = Drain(
-            session.dispatcher,
+        pull = ScopeExit(
+            session.engine,
             self._terms,
             held,
             grace=self._grace,
@@ -350,7 +352,7 @@ class OrderScope:
         hold = self._held.get(request)
         if hold is None or request in self._adding:  # in the second case its name is about to be another order's
             return
-        if hold.is_meant_by(outcome, self._session.dispatcher.table.clock):
+        if hold.is_meant_by(outcome, self._session.engine.table.clock):
             self._end_hold(hold, outcome)
 
     def _end_hold(self, hold: Hold, outcome: Outcome) -> None:
@@ -366,14 +368,14 @@ class OrderScope:
         hold = self._held.get(request)
         return hold is not None and any(hold in holds for holds in self._pulls.values())
 
-    def _begin_drain(self) -> Drain:
+    def _begin_drain(self) -> ScopeExit:
         if self._drain is None:
             self._open = False
             session = self._session
             for request in self._adding - self._held.keys():
                 self._release(request)  # its `add` will be refused, perhaps after the journal's last transaction
-            self._drain = drain = Drain(
-                session.dispatcher,
+            self._drain = drain = ScopeExit(
+                session.engine,
                 self._terms,
                 self._held.values(),
                 grace=self._grace,
@@ -388,7 +390,7 @@ class OrderScope:
     def _concluded(self, outcomes: tuple[Outcome, ...]) -> None:
         """Note what the drain has come to; tell the log."""
         self.report = CancelReport(outcomes, journal_failed=self._session.journal_failed())
-        holds = self._session.dispatcher.table.holds
+        holds = self._session.engine.table.holds
         for outcome in outcomes:
             if outcome.off_book and outcome.request in self._held:
                 self._release(outcome.request)
@@ -415,7 +417,7 @@ class OrderScope:
 
     def _new_hold(self, request: CancelRequest) -> Hold:
         session = self._session
-        return Hold(request, session.wall(), session.dispatcher.table.clock, trio.current_time())
+        return Hold(request, session.wall(), session.engine.table.clock, trio.current_time())
 
     def _hold_of(self, request: CancelRequest) -> Hold:
         if request not in self._held:
@@ -423,7 +425,7 @@ class OrderScope:
         return self._held[request]
 
     def _release(self, request: CancelRequest, *, at_once: bool = False) -> None:
-        self._session.dispatcher.table.holds.release(request)
+        self._session.engine.table.holds.release(request)
         if self._journal is not None:
             self._journal.release(request, at_once=at_once)
 

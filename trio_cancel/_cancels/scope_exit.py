@@ -1,7 +1,7 @@
 """The end of an order scope: cancel what it held, within its grace, and know what became of each.
 
 A drain runs as a task of the session: shielded, protected from KeyboardInterrupt, out of the reach of whatever ended
-the scope's block. It owns the orders' outcomes; the dispatcher settles them into it at once, so that none is lost
+the scope's block. It owns the orders' outcomes; the engine settles them into it at once, so that none is lost
 however the drain ends: by the last outcome, by the end of the grace, early by a second Ctrl-C, or with the session.
 
 A yes for an external id may be about an older order of that name while the create of ours is still on its way. Unless
@@ -20,11 +20,11 @@ import attrs
 import msgspec
 import trio
 
-from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.held import Hold
 from trio_cancel._engine.looking import BUDGET
-from trio_cancel._engine.order import Pending, State, Terms
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._engine.order import OrderCancel, RetryPolicy, State
+from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import NoReply, NotWritten, UnlistedRefusal
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import (
@@ -45,14 +45,14 @@ AGAIN_FIRST, AGAIN_MOST = 0.25, 1.0
 unknown or not surely closed."""
 
 
-class _Turn(Pending):
+class _Turn(OrderCancel):
     """One cancel of one order, by the venue's id where that is known: no other order can have it."""
 
     __slots__ = ("_drain", "held")
 
-    def __init__(self, drain: Drain, hold: Hold, terms: Terms) -> None:
+    def __init__(self, drain: ScopeExit, hold: Hold, terms: RetryPolicy) -> None:
         super().__init__(hold.order or hold.request, terms)
-        self.urgent = True
+        self.priority = True
         self.held = hold
         self._drain = drain
 
@@ -60,7 +60,7 @@ class _Turn(Pending):
         self._drain.settled(self)
 
 
-class Drain:
+class ScopeExit:
     """See the module's docstring.
 
     Attributes:
@@ -70,8 +70,8 @@ class Drain:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
-        terms: Terms,
+        engine: Engine,
+        terms: RetryPolicy,
         holds: Iterable[Hold],
         *,
         grace: float,
@@ -82,14 +82,14 @@ class Drain:
         self.early = trio.CancelScope()
         self.done = trio.Event()
         now = trio.current_time()
-        self._dispatcher = dispatcher
+        self._engine = engine
         self._terms = attrs.evolve(terms, reply_timeout=min(terms.reply_timeout, grace / 3), retry=True)
         self._ends_at = now + grace
         self._settled_at = now + settle
-        self._slept = dispatcher.slept
+        self._slept = engine.slept
         self._take_in = take_in
         # What has no answer by then is looked up in the rest of the grace.
-        self._for_lookups = 0.0 if dispatcher.table.looks is None else min(BUDGET, grace / 4)
+        self._for_lookups = 0.0 if engine.table.looks is None else min(BUDGET, grace / 4)
         self._concluded = concluded
         self._outcomes: dict[Hold, Outcome | None] = dict.fromkeys(holds)
         self._under_way: dict[Hold, _Turn] = {}
@@ -98,9 +98,9 @@ class Drain:
         self._surely: set[Hold] = set()  # off the book, and no other order of that name
         self._found: dict[Hold, Outcome] = {}  # a yes for each of those
         self._asked = 0  # breaks ties, so that equal times come in order
-        self._bell = Bell()
+        self._bell = Wakeup()
         # Other cancels than ours, by order, and after how many writes that was looked up.
-        self._others: dict[CancelRequest, list[Pending]] = {}
+        self._others: dict[CancelRequest, list[OrderCancel]] = {}
         self._others_at = -1
 
     async def run(self) -> None:
@@ -132,8 +132,8 @@ class Drain:
 
     def _awaken(self) -> None:
         """Count time for which the machine was suspended: the grace goes on in it."""
-        self._dispatcher.awaken(trio.current_time())
-        slept = self._dispatcher.slept - self._slept
+        self._engine.awaken(trio.current_time())
+        slept = self._engine.slept - self._slept
         self._slept += slept
         self._ends_at -= slept
         self._settled_at -= slept
@@ -155,7 +155,7 @@ class Drain:
         now = trio.current_time()
         terms = attrs.evolve(self._terms, give_up_after=max(0.001, self._ends_at - self._for_lookups - now))
         self._under_way[hold] = turn = _Turn(self, hold, terms)
-        self._dispatcher.submit(turn, now)
+        self._engine.submit(turn, now)
 
     def settled(self, turn: _Turn) -> None:
         """Take an outcome in; ask again where that can still change it."""
@@ -180,7 +180,7 @@ class Drain:
     def _is_sure(self, turn: _Turn, outcome: Outcome) -> bool:
         """Return True if a yes is about this very order."""
         hold = turn.held
-        if hold.is_meant_by(outcome, self._dispatcher.table.clock):
+        if hold.is_meant_by(outcome, self._engine.table.clock):
             return True
         # Where the venue had it before it was asked, no older order has its name any more.
         return hold.order is None and hold.placed_at is not None and turn.flights[0].written >= hold.placed_at
@@ -193,15 +193,15 @@ class Drain:
         outcome = together(self._outcomes[hold], outcome, surely=hold in self._surely)
         if not isinstance(outcome, Rejected | NotSent):
             return outcome
-        if hold.request not in self._dispatcher.table.holds.doubtful and not self._is_asked_elsewhere(turn):
+        if hold.request not in self._engine.table.holds.may_have_applied and not self._is_asked_elsewhere(turn):
             return outcome
         cause = NoReply("an earlier cancel of it was not answered, and this one was refused or not sent")
         return Unknown(hold.request, outcome.attempts, error=outcome.error, after_unanswered=True, cause=cause)
 
     def _is_asked_elsewhere(self, turn: _Turn) -> bool:
         """Return True if another cancel of the order is under way and has been written."""
-        table = self._dispatcher.table
-        signed = self._dispatcher.signed
+        table = self._engine.table
+        signed = self._engine.signed
         if signed != self._others_at:
             # Looked up once for all that end together: a look at everything for each would hold the loop.
             self._others_at = signed
@@ -215,7 +215,7 @@ class Drain:
 
     def _ask_until(self, hold: Hold, outcome: Outcome) -> float:
         """Return until when the same question may find another answer."""
-        if self._dispatcher.table.stopped is not None or hold in self._surely:
+        if self._engine.table.stopped is not None or hold in self._surely:
             return -math.inf
         if isinstance(outcome, NotFound) and hold.placed_at is None:
             return self._settled_at  # its create may still be on the way; the venue may take that long
@@ -227,16 +227,14 @@ class Drain:
 
     def _conclude_some(self) -> None:
         """Conclude for some of those that have no outcome."""
-        dispatcher = self._dispatcher
+        engine = self._engine
         over = NoReply("no answer came before the scope's grace was over")
         for hold, turn in list(islice(self._under_way.items(), SLICE)):
             if self._under_way.pop(hold, None) is None:
                 continue  # settled by what was just done
-            why = (
-                over if turn.flights else dispatcher.why_not_written("the scope's grace was over before its turn came")
-            )
-            self._outcomes[hold] = self._read(turn, turn.conclude(why, dispatcher.table.clock))
-            dispatcher.abandon(turn)
+            why = over if turn.flights else engine.why_not_written("the scope's grace was over before its turn came")
+            self._outcomes[hold] = self._read(turn, turn.conclude(why, engine.table.clock))
+            engine.abandon(turn)
 
     def _conclude(self) -> None:
         while self._under_way:

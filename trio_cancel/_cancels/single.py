@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import trio
 
-from trio_cancel._engine.order import Pending, Terms
+from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
 
@@ -28,20 +28,20 @@ KEPT = 256
 Channel: TypeAlias = "tuple[trio.MemorySendChannel[Outcome], trio.MemoryReceiveChannel[Outcome]]"
 
 
-class Single(Pending):
+class Single(OrderCancel):
     """A cancel with a channel of its own, once its caller waits."""
 
     __slots__ = ("channel",)
 
-    def __init__(self, request: CancelRequest, terms: Terms) -> None:
+    def __init__(self, request: CancelRequest, terms: RetryPolicy) -> None:
         super().__init__(request, terms)
-        self.urgent = True
+        self.priority = True
         self.channel: trio.MemorySendChannel[Outcome] | None = None
 
     def deliver(self) -> None:
         assert self.outcome is not None
         if self.channel is not None:
-            # If the caller has left, nobody takes it: the dispatcher has logged it.
+            # If the caller has left, nobody takes it: the engine has logged it.
             self.channel.send_nowait(self.outcome)
 
 

@@ -1,6 +1,6 @@
 """A bulk cancel of an input without end, in constant memory.
 
-One task (the intake) takes items from the user's iterable into a small shelf; the dispatcher takes orders from the
+One task (the intake) takes items from the user's iterable into a small shelf; the engine takes orders from the
 shelf when there is room; outcomes leave through a bounded memory channel in the order of completion. The intake stops
 at a shelf that is full, and an order leaves the shelf only while what is in flight and what is not yet received fit
 into ``ROOM``, so that nothing grows with the input. Where the venue gives no sign of life, what gets its last chance
@@ -24,10 +24,10 @@ from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 import trio
 
 from trio_cancel._cancels.batch import Invalid, as_request, check_iterable
-from trio_cancel._engine.engine import Dispatcher
-from trio_cancel._engine.order import Pending, Terms
+from trio_cancel._engine.engine import Engine
+from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._engine.rate import WINDOW_MOST
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import InvalidRequest
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import InvalidItem, NotSent, Outcome
@@ -49,12 +49,12 @@ MANY = 1_000_000
 """How many items are taken to wait behind a full shelf, where the input does not say how many there are."""
 
 
-class _Item(Pending):
+class _Item(OrderCancel):
     """One order of a stream."""
 
     __slots__ = ("_stream",)
 
-    def __init__(self, stream: CancelStream, request: CancelRequest, terms: Terms) -> None:
+    def __init__(self, stream: CancelStream, request: CancelRequest, terms: RetryPolicy) -> None:
         super().__init__(request, terms)
         self._stream = stream
 
@@ -70,20 +70,20 @@ class CancelStream:
     """
 
     def __init__(
-        self, terms: Terms, dispatcher: Dispatcher, total: int | None = None, invalid: Invalid = "raise"
+        self, terms: RetryPolicy, engine: Engine, total: int | None = None, invalid: Invalid = "raise"
     ) -> None:
         self._terms = terms
         self._report_invalid = invalid == "report"
         self._invalid: list[InvalidItem] = []
-        self._dispatcher = dispatcher
+        self._engine = engine
         self._shelf: deque[tuple[CancelRequest, float]] = deque()  # each with when it came
         self._total = total  # of the input, if it says so
         self._taken_in = 0
-        self._in_flight: dict[Pending, None] = {}
+        self._in_flight: dict[OrderCancel, None] = {}
         self._send, self._receive = trio.open_memory_channel[Outcome](math.inf)  # bounded by `_waiting`
         self._waiting = 0  # outcomes delivered and not yet received
         self._unyielded = 0  # of those that were received since others could run
-        self._intake_bell = Bell()
+        self._intake_bell = Wakeup()
         self._exhausted = False
         self._closed = False
         self._error: BaseException | None = None
@@ -110,7 +110,7 @@ class CancelStream:
             raise StopAsyncIteration from None
         self._waiting -= 1
         if self._waiting % TOLD_EVERY == 0:  # not for each: one write for many is far cheaper
-            self._dispatcher.table.wake_writer()
+            self._engine.table.wake_writer()
             self._intake_bell.ring()
         return outcome
 
@@ -138,7 +138,7 @@ class CancelStream:
         """
         return tuple(self._invalid)
 
-    # What the dispatcher calls
+    # What the engine calls
 
     @property
     def waiting(self) -> bool:
@@ -156,25 +156,25 @@ class CancelStream:
             return len(self._shelf)
         return len(self._shelf) + (MANY if self._total is None else self._total - self._taken_in)
 
-    def take(self, most: int) -> list[Pending]:
+    def take(self, most: int) -> list[OrderCancel]:
         """Return the next orders, at most so many."""
         return self._take(min(most, ROOM - len(self._in_flight) - self._waiting))
 
-    def take_last(self, most: int) -> list[Pending]:
+    def take_last(self, most: int) -> list[OrderCancel]:
         """Return the next orders that get their last chance, at most so many."""
         return self._take(min(most, LAST_ROOM - len(self._in_flight) - self._waiting))
 
-    def _take(self, most: int) -> list[Pending]:
+    def _take(self, most: int) -> list[OrderCancel]:
         shelf = self._shelf
         before = len(shelf)
-        taken: list[Pending] = []
+        taken: list[OrderCancel] = []
         for _ in range(min(most, before)):
             request, came = shelf.popleft()
             item = _Item(self, request, self._terms)
             item.held_since = came
             taken.append(item)
         self._in_flight.update(dict.fromkeys(taken))
-        self._dispatcher.count_queued([pending.request for pending in taken])
+        self._engine.count_queued([pending.request for pending in taken])
         if before > SHELF // 2 >= len(shelf) or not shelf:
             self._intake_bell.ring()
         return taken
@@ -201,7 +201,7 @@ class CancelStream:
         """Return how many seconds it waits for a sign of life."""
         return self._terms.give_up_after
 
-    def _settled(self, pending: Pending) -> None:
+    def _settled(self, pending: OrderCancel) -> None:
         self._in_flight.pop(pending, None)
         if not self._closed:
             assert pending.outcome is not None
@@ -236,8 +236,8 @@ class CancelStream:
                         await self._make_room(index)
         except Exception as error:  # the user's iterable failed: it comes out of the stream, after its outcomes
             self._error = error
-        self._dispatcher.source_waits(self)
-        while self._shelf:  # until the dispatcher has taken every item, or never will
+        self._engine.source_waits(self)
+        while self._shelf:  # until the engine has taken every item, or never will
             if self._refused is None:
                 await self._intake_bell.wait()
             await self._settle_shelf()
@@ -256,7 +256,7 @@ class CancelStream:
     async def _make_room(self, index: int) -> None:
         """Wait until there is room for another item."""
         if self._refused is None:
-            self._dispatcher.source_waits(self)
+            self._engine.source_waits(self)
         if (index + 1) % YIELD_EVERY == 0:
             await trio.lowlevel.checkpoint()
         while self._refused is None and (len(self._shelf) >= SHELF or self._waiting >= ROOM):
@@ -275,9 +275,9 @@ class CancelStream:
     def _close(self) -> None:
         self._closed = True
         self._shelf.clear()
-        self._dispatcher.remove_source(self)
+        self._engine.remove_source(self)
         for pending in list(self._in_flight):
-            self._dispatcher.abandon(pending)
+            self._engine.abandon(pending)
         self._send.close()
 
 
@@ -285,15 +285,15 @@ class CancelStream:
 @trio.lowlevel.enable_ki_protection
 async def run_stream(
     requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest],
-    terms: Terms,
-    dispatcher: Dispatcher,
+    terms: RetryPolicy,
+    engine: Engine,
     invalid: Invalid = "raise",
 ) -> AsyncGenerator[CancelStream]:
     """Run a stream around a block, whose exception comes out as it is, in no group."""
     check_iterable(requests)
     if not isinstance(requests, Iterable | AsyncIterable):
         raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not {type(requests).__name__}.")
-    stream = CancelStream(terms, dispatcher, len(requests) if isinstance(requests, Sized) else None, invalid)
+    stream = CancelStream(terms, engine, len(requests) if isinstance(requests, Sized) else None, invalid)
     manager = trio.open_nursery()
     nursery = await manager.__aenter__()
     intake_ended = trio.Event()
@@ -307,7 +307,7 @@ async def run_stream(
 
     try:
         nursery.start_soon(intake)
-        dispatcher.submit_source(stream, trio.current_time())
+        engine.submit_source(stream, trio.current_time())
         yield stream
     finally:
         # As in run_session: no `async with`, so that the block's exception stays what it is.

@@ -25,7 +25,7 @@ from trio_cancel._cancels.stream import CancelStream
 from trio_cancel._cli._tally import Status
 from trio_cancel._client import TradingWS
 from trio_cancel._trio.signals import Hearing, ending_signals
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import HandshakeFailed, NoReply, NotWritten, SessionClosed
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import Observer
@@ -133,7 +133,7 @@ class Watch(Observer):
 
     def __init__(self) -> None:
         self.latencies = array("d")
-        self.bell = Bell()
+        self.bell = Wakeup()
         self.settle: Callable[[Outcome], None] = lambda _: None
 
     def request_answered(

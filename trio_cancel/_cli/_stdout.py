@@ -19,7 +19,7 @@ import trio
 
 from trio_cancel._cli._failure import PIECE, CommandError, descriptor_of, encoded
 from trio_cancel._cli._tally import Status
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._trio.wakeup import Wakeup
 
 LINES_MOST = 1024
 """Lines that may wait before whoever makes them waits, too."""
@@ -45,8 +45,8 @@ class Stdout:
         self._lines: deque[bytes] = deque()
         self._closed = False
         self._limiter = trio.CapacityLimiter(1)  # its own: others' threads must not hold it up
-        self._full = Bell()
-        self._empty = Bell()
+        self._full = Wakeup()
+        self._empty = Wakeup()
 
     def put(self, line: bytes) -> None:
         """Hand a line over. Never blocks."""

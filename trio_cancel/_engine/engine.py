@@ -1,7 +1,7 @@
 """The facade over everything under way: what is written next, what time is up, what a lost connection means (sans I/O).
 
-The session's tasks call it and only move bytes: the writer asks :meth:`Dispatcher.take` and :meth:`Dispatcher.sign`,
-the reader hands texts to ``read`` (see ``_engine.replies``), the timer calls :meth:`Dispatcher.expire`. Nothing here
+The session's tasks call it and only move bytes: the writer asks :meth:`Engine.take` and :meth:`Engine.sign`,
+the reader hands texts to ``read`` (see ``_engine.replies``), the timer calls :meth:`Engine.expire`. Nothing here
 waits, so nothing here can be cancelled; every method leaves the tables (``_engine.in_flight``, ``_engine.queue``)
 whole. Times named ``now`` are trio's clock, ``wall`` is Unix seconds.
 """
@@ -17,11 +17,11 @@ from itertools import chain
 
 import trio
 
-from trio_cancel._engine.in_flight import Table
-from trio_cancel._engine.order import Flight, Pending, State
+from trio_cancel._engine.in_flight import InFlight
+from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
 from trio_cancel._engine.queue import Queue, Source
-from trio_cancel._engine.rate import Governor, Pacer
-from trio_cancel._engine.replies import Inbox
+from trio_cancel._engine.rate import AdaptiveRate, Pacer
+from trio_cancel._engine.replies import ReplyHandler
 from trio_cancel._engine.silence import PACED_EARLIEST, Silence, last_chance_after
 from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost, NoReply, NotWritten
@@ -46,7 +46,7 @@ MOMENT = 1e-6
 SignRequests = Callable[[Iterable[tuple[str, CancelRequest]], int], list[bytes]]
 
 
-class Dispatcher:
+class Engine:
     """See the module's docstring."""
 
     def __init__(
@@ -62,14 +62,14 @@ class Dispatcher:
         suspended: Callable[[], float] = lambda: 0.0,
         check_clock: Callable[[], None] = lambda: None,
     ) -> None:
-        self.table: Table = Table(notify, wake_writer)
-        self.governor: Governor = Governor()
+        self.table: InFlight = InFlight(notify, wake_writer)
+        self.governor: AdaptiveRate = AdaptiveRate()
         self.silence: Silence = Silence()
-        self.inbox: Inbox = Inbox(self.table, self.governor, self.silence, jitter)
+        self.inbox: ReplyHandler = ReplyHandler(self.table, self.governor, self.silence, jitter)
         self.queue: Queue = self.table.queue
         self.counters: Counters = self.table.counters
         self.read: Callable[[Iterable[bytes | str], int, float, float], None] = self.inbox.read
-        self.abandon: Callable[[Pending], None] = self.table.abandon
+        self.abandon: Callable[[OrderCancel], None] = self.table.abandon
         self.write_now = wake_writer  # for a single cancel that finds nothing else under way
         self.correction: float = 0.0  # seconds added to our clock before signing
         self.down_since: float | None = 0.0
@@ -78,7 +78,7 @@ class Dispatcher:
         self._chances: dict[Source, None] = {}  # the bulk cancels whose last chance has come in this silence
         self._patience = math.inf  # the shortest ``give_up_after`` that was seen
         # A heap of the orders without a place in the window: when to look at each again. The number breaks ties.
-        self._looks: list[tuple[float, int, Pending]] = []
+        self._looks: list[tuple[float, int, OrderCancel]] = []
         self._looked = 0
         self._sign = sign
         self._id_prefix = id_prefix
@@ -93,7 +93,7 @@ class Dispatcher:
 
     # What callers do
 
-    def submit(self, pending: Pending, now: float) -> None:
+    def submit(self, pending: OrderCancel, now: float) -> None:
         """Take a single cancel in; it settles at once if the session has failed or is closed."""
         self.awaken(now)
         pending.held_since = now
@@ -203,7 +203,7 @@ class Dispatcher:
 
     # What the writer does
 
-    def take(self, now: float, early: int | None = None, ahead: float = 0.0) -> tuple[list[Pending], float]:
+    def take(self, now: float, early: int | None = None, ahead: float = 0.0) -> tuple[list[OrderCancel], float]:
         """Admit what may be written now. Return it, and when to ask again if nothing rings before (inf: never).
 
         Args:
@@ -213,7 +213,7 @@ class Dispatcher:
             ahead: seconds before its turn that an order may be admitted.
         """
         self.awaken(now)
-        admitted: list[Pending] = []
+        admitted: list[OrderCancel] = []
         silence = self.silence
         # Where turns are few, none is for what was written before as long as something has its last chance to be.
         untried_only = silence.asked_at is not None and self.last_chance and not self.unpaced
@@ -232,7 +232,7 @@ class Dispatcher:
         return admitted, ask_at
 
     def _admit(
-        self, admitted: list[Pending], now: float, early: int | None, ahead: float, *, untried_only: bool = False
+        self, admitted: list[OrderCancel], now: float, early: int | None, ahead: float, *, untried_only: bool = False
     ) -> float:
         """Admit what has a place in the window, or gets one; only single cancels not tried yet if told so."""
         table = self.table
@@ -244,24 +244,24 @@ class Dispatcher:
                 ready = self._ready_at(now, admitted, early) - ahead
                 if ready > now:
                     return min(ready, queue.next_due(now))
-            room = window - table.active_urgent
-            if unpaced and room > 0 and queue.urgent:
+            room = window - table.active_priority
+            if unpaced and room > 0 and queue.priority:
                 # Where no pace holds them back, as many as there is room for, in one go.
-                admitted += table.admit_all(queue.take_urgent(min(room, left)), urgent=True)
+                admitted += table.admit_all(queue.take_priority(min(room, left)), priority=True)
                 if queue:
                     continue
                 break
-            urgent = queue.take_urgent(min(room, 1))
-            if untried_only and not urgent:
+            priority = queue.take_priority(min(room, 1))
+            if untried_only and not priority:
                 break
-            pending = urgent[0] if urgent else queue.next_retry(now)
+            pending = priority[0] if priority else queue.next_retry(now)
             if pending is None:
                 room = max(0, window - len(table.active))
                 if room and queue.returning:
                     pending = queue.next_returning()
             if pending is None:
                 if unpaced:
-                    admitted += table.admit_all(queue.take_bulk(min(room, left)), urgent=False)
+                    admitted += table.admit_all(queue.take_bulk(min(room, left)), priority=False)
                     break
                 bulk = queue.take_bulk(min(room, 1))
                 if not bulk:
@@ -275,7 +275,7 @@ class Dispatcher:
             admitted.append(pending)
         return queue.next_due(now)
 
-    def _admit_last(self, admitted: list[Pending], now: float, early: int | None, ahead: float) -> float:
+    def _admit_last(self, admitted: list[OrderCancel], now: float, early: int | None, ahead: float) -> float:
         """Admit, beyond the window, what gets its last chance now."""
         unpaced = self.unpaced
         while (left := WRITE_MOST - len(admitted)) > 0:
@@ -297,9 +297,9 @@ class Dispatcher:
             admitted += group
         return math.inf
 
-    def _next_last(self, most: int, now: float) -> list[Pending]:
+    def _next_last(self, most: int, now: float) -> list[OrderCancel]:
         queue = self.queue
-        group: list[Pending] = []
+        group: list[OrderCancel] = []
         while queue.last_chance and len(group) < most:
             pending = queue.last_chance.popleft()
             if pending.flights or pending.state not in (State.QUEUED, State.RETRYING):
@@ -317,12 +317,12 @@ class Dispatcher:
                 group += source.take_last(most - len(group))
         return group
 
-    def let_through(self, orders: deque[Pending], most: int, now: float) -> tuple[list[Pending], float]:
+    def let_through(self, orders: deque[OrderCancel], most: int, now: float) -> tuple[list[OrderCancel], float]:
         """Take out of ``orders``, which were admitted early, what is to be written now, at most so many.
 
         Returns it, and when to ask again if nothing rings before.
         """
-        taken: list[Pending] = []
+        taken: list[OrderCancel] = []
         unpaced = self.unpaced
         while orders and len(taken) < most:
             if orders[0].state is State.ADMITTED:  # not withdrawn meanwhile
@@ -340,7 +340,7 @@ class Dispatcher:
         """True if neither the user nor the venue has set a pace."""
         return self._pacer is None and self.governor.rate is None
 
-    def _ready_at(self, now: float, admitted: Sequence[Pending], early: int | None) -> float:
+    def _ready_at(self, now: float, admitted: Sequence[OrderCancel], early: int | None) -> float:
         """Return when the next request may start, by both paces; ``admitted`` start before it if not counted yet."""
         before = 0 if early is None else early + len(admitted)
         ready = self.governor.ready_at(now, before)
@@ -352,11 +352,11 @@ class Dispatcher:
             self._pacer.start(now)
 
     def sign(
-        self, admitted: list[Pending], connection: int, now: float, wall: float
-    ) -> tuple[list[Flight], list[bytes]]:
+        self, admitted: list[OrderCancel], connection: int, now: float, wall: float
+    ) -> tuple[list[LiveAttempt], list[bytes]]:
         """Sign and register what was admitted, if its time is not up; return the attempts with their texts."""
         self.awaken(now)
-        flights: list[Flight] = []
+        flights: list[LiveAttempt] = []
         to_sign: list[tuple[str, CancelRequest]] = []
         notify = self._notify
         is_admitted, is_in_flight = State.ADMITTED, State.IN_FLIGHT
@@ -396,7 +396,7 @@ class Dispatcher:
             deadline = now + (left if left < terms.reply_timeout else terms.reply_timeout)  # noqa: FURB136 - hot
             if deadline < earliest:
                 earliest = deadline
-            flight = Flight(pending, request_id, connection, now, wall, deadline)
+            flight = LiveAttempt(pending, request_id, connection, now, wall, deadline)
             pending.state = is_in_flight
             pending.flights = (*pending.flights, flight) if pending.flights else (flight,)
             by_id[request_id] = flight
@@ -408,7 +408,7 @@ class Dispatcher:
         self._wake_timer(earliest)
         return flights, self._sign(to_sign, int((wall + self.correction) * 1000))
 
-    def time_left(self, flights: list[Flight], now: float) -> float:
+    def time_left(self, flights: list[LiveAttempt], now: float) -> float:
         """Return how many seconds the longest of these orders has left, a little less; inf if there is none.
 
         Who waits for the socket so long and no longer still tells what was not sent before its time is over.
@@ -421,13 +421,13 @@ class Dispatcher:
                 left = max(left, patience - pending.spent(now, self.silence.since(patience)))
         return max(0.0, left - max(0.001, left / 100)) if left > -math.inf else math.inf
 
-    def put_back(self, admitted: list[Pending], now: float) -> None:
+    def put_back(self, admitted: list[OrderCancel], now: float) -> None:
         """Take back what was admitted and not signed: the connection ended between the two."""
         for pending in admitted:
             if pending.state is State.ADMITTED:
                 self.table.retry(pending, now)
 
-    def not_written(self, flights: list[Flight], cause: BaseException, now: float) -> None:
+    def not_written(self, flights: list[LiveAttempt], cause: BaseException, now: float) -> None:
         """Note that the last byte of these was never accepted by the socket: they were not sent."""
         for flight in flights:
             if self.table.flights.pop(flight.request_id, None) is None:
@@ -435,7 +435,7 @@ class Dispatcher:
             pending = flight.pending
             pending.flights = tuple(f for f in pending.flights if f is not flight)
             self.counters.written -= 1
-            if pending.terms.retry and not pending.abandoned and not pending.no_more:
+            if pending.terms.retry and not pending.abandoned and not pending.refused_for_good:
                 self.table.retry(pending, now)
             elif not self.table.can_still_be_answered(pending):
                 self.table.settle(pending, pending.conclude(cause, self.table.clock))
@@ -466,7 +466,7 @@ class Dispatcher:
         for pending in {flight.pending: None for flight in lost}:
             if pending.state is not State.IN_FLIGHT or pending in self.table.last:
                 continue  # of the latter there may be very many: each is looked at in its time
-            if pending.terms.retry and not pending.abandoned and not pending.no_more:
+            if pending.terms.retry and not pending.abandoned and not pending.refused_for_good:
                 self.table.retry(pending, now)
             else:
                 self.table.settle(pending, pending.conclude(error, self.table.clock))
@@ -572,14 +572,14 @@ class Dispatcher:
                 self._look_at(pending, now)
         return now if fresh else math.inf
 
-    def _look_at(self, pending: Pending, at: float) -> None:
+    def _look_at(self, pending: OrderCancel, at: float) -> None:
         self._looked += 1
         heapq.heappush(self._looks, (at, self._looked, pending))
 
     def _look(self, now: float) -> float:
         """Look at the orders without a place in the window whose moment has come; return when to look again."""
         looks = self._looks
-        urgent = self.queue.urgent
+        priority = self.queue.priority
         for _ in range(SLICE):
             if not looks or looks[0][0] > now:
                 break
@@ -590,14 +590,14 @@ class Dispatcher:
             else:
                 self._looked += 1
                 heapq.heapreplace(looks, (at, self._looked, pending))
-        while urgent and urgent[0].state is not State.QUEUED:
-            urgent.popleft()
+        while priority and priority[0].state is not State.QUEUED:
+            priority.popleft()
         for line in (self.queue.last_chance, self.queue.returning):
             while line and line[0].state is State.SETTLED:  # it hurries no connection any more
                 line.popleft()
         return looks[0][0] if looks else math.inf
 
-    def _look_one(self, pending: Pending, now: float) -> float:
+    def _look_one(self, pending: OrderCancel, now: float) -> float:
         """Act on an order without a place in the window; return when to look again, inf if never."""
         table = self.table
         if pending.state in (State.SETTLED, State.LOOKED_UP) or pending in table.active or pending in table.overdue:
@@ -616,7 +616,7 @@ class Dispatcher:
             table.settle(pending, pending.conclude(self._why_silent(pending), table.clock))
             return math.inf
         if not pending.flights and pending.state in (State.QUEUED, State.RETRYING):
-            after = last_chance_after(patience, len(self.queue.urgent), self._known_pace())
+            after = last_chance_after(patience, len(self.queue.priority), self._known_pace())
             if spent < after - MOMENT:
                 return now + after - spent
             self.queue.last_chance.append(pending)
@@ -630,12 +630,12 @@ class Dispatcher:
                 self._overdue_reply(pending, now)
         return now + left
 
-    def _overdue_reply(self, pending: Pending, now: float) -> None:
+    def _overdue_reply(self, pending: OrderCancel, now: float) -> None:
         if pending.doubt is None:
             pending.doubt = NoReply(f"no answer within {pending.terms.reply_timeout:g} s")
         if not pending.terms.retry:
             self.table.settle(pending, pending.conclude(None, self.table.clock))
-        elif pending.no_more:
+        elif pending.refused_for_good:
             return  # refused for good; an earlier attempt may still be answered until it is given up
         else:
             self.table.retry(pending, now)
@@ -667,7 +667,7 @@ class Dispatcher:
             if pending.state is State.LOOKED_UP or table.can_still_be_answered(pending):
                 # The timer judges, once what lies in the socket has been read.
                 pending.doubt = pending.doubt or NoReply(f"no answer came, and the machine was suspended {slept:.0f} s")
-                pending.no_more = True
+                pending.refused_for_good = True
                 self._look_at(pending, now)
             else:
                 table.settle(pending, pending.conclude(why, table.clock))
@@ -683,7 +683,7 @@ class Dispatcher:
 
     # Shared steps
 
-    def _is_paced(self, pending: Pending) -> bool:
+    def _is_paced(self, pending: OrderCancel) -> bool:
         """Return True if its clock stands still while a pace holds it back.
 
         After a 429 it does so under the pace found out only as long as other orders get through: see
@@ -693,17 +693,17 @@ class Dispatcher:
             return True
         return self.governor.rate is not None and (pending.error is None or pending.error.status != 429)
 
-    def _is_held(self, pending: Pending, now: float) -> bool:
+    def _is_held(self, pending: OrderCancel, now: float) -> bool:
         """Return True if only the pace keeps its next attempt from being written now."""
         if pending.state is not State.RETRYING or self.down_since is not None or not self._is_paced(pending):
             return False
         return pending.not_before <= now < self._ready_at(now, (), None)
 
-    def _hold(self, pending: Pending) -> None:
+    def _hold(self, pending: OrderCancel) -> None:
         """Stop its clock: since its next attempt is due and there is a connection, only the pace has held it back."""
         pending.hold(max(pending.not_before, self._up_since))
 
-    def _why_silent(self, pending: Pending) -> BaseException | None:
+    def _why_silent(self, pending: OrderCancel) -> BaseException | None:
         """Return why it is given up; None if nothing but its own attempts says that."""
         if not pending.flights:
             return self._why_not_written(pending.terms.give_up_after)

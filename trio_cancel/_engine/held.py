@@ -111,19 +111,19 @@ class Holder(Protocol):
         """Release the order that is held as ``request``, if the outcome is surely about this very order."""
 
 
-class Holds:
+class HeldOrders:
     """The orders that are held, each by one scope.
 
     Attributes:
         holders: each order that is held, and its scope.
-        doubtful: those of them for which a cancel ended Unknown, so that it may have taken them off the book.
+        may_have_applied: those of them for which a cancel ended Unknown, so that it may have taken them off the book.
     """
 
-    __slots__ = ("_names", "_orders", "doubtful", "holders")
+    __slots__ = ("_names", "_orders", "holders", "may_have_applied")
 
     def __init__(self) -> None:
         self.holders: dict[CancelRequest, Holder] = {}
-        self.doubtful: set[CancelRequest] = set()
+        self.may_have_applied: set[CancelRequest] = set()
         self._names: dict[CancelRequest, CancelRequest] = {}  # by the venue's id: the external id that is held
         self._orders: dict[CancelRequest, CancelRequest] = {}  # the other way round
 
@@ -157,7 +157,9 @@ class Holds:
         request = outcome.request
         if not outcome.off_book:
             if isinstance(outcome, Unknown):
-                self.doubtful.update(name for name in (request, self._names.get(request)) if name in self.holders)
+                self.may_have_applied.update(
+                    name for name in (request, self._names.get(request)) if name in self.holders
+                )
             return
         names = [request]
         if isinstance(outcome, Canceled):
@@ -169,7 +171,7 @@ class Holds:
                 holder.off_book(name, outcome)
 
     def _forget(self, request: CancelRequest) -> None:
-        self.doubtful.discard(request)
+        self.may_have_applied.discard(request)
         self._forget_id(request)
 
     def _forget_id(self, request: CancelRequest) -> None:

@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from trio_cancel._engine.held import Holds
+from trio_cancel._engine.held import HeldOrders
 from trio_cancel._engine.looking import (
     BUDGET,
     FAILURES_MOST,
@@ -30,7 +30,7 @@ from trio_cancel._engine.looking import (
     settled_by,
     with_seen,
 )
-from trio_cancel._engine.order import Flight, Pending, State
+from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
 from trio_cancel._engine.queue import Queue
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import NoReply, NotWritten
@@ -57,10 +57,10 @@ _UNANSWERED = {kind: (kind, False) for kind in KINDS}
 class CancelLog(Protocol):
     """Where attempts and outcomes are recorded."""
 
-    def retried(self, pending: Pending) -> None:
+    def retried(self, pending: OrderCancel) -> None:
         """Note that an order waits for its next attempt."""
 
-    def settled(self, pending: Pending) -> None:
+    def settled(self, pending: OrderCancel) -> None:
         """Note that an order has its outcome."""
 
 
@@ -70,25 +70,25 @@ class Looks(Protocol):
     closed_too: bool
     """Whether orders that are closed are looked up, too, for how much of them was executed."""
 
-    def begin(self, pending: Pending) -> None:
-        """Look an order up, and call :meth:`Table.seen` or :meth:`Table.not_seen` when that is done."""
+    def begin(self, pending: OrderCancel) -> None:
+        """Look an order up, and call :meth:`InFlight.seen` or :meth:`InFlight.not_seen` when that is done."""
 
 
-class Table:
+class InFlight:
     """See the module's docstring. ``queue`` holds what is not admitted yet, and what waits for its next attempt."""
 
     def __init__(self, notify: Notifier | None, wake_writer: Callable[[], None]) -> None:
         self.queue: Queue = Queue()
         self.counters: Counters = Counters()
-        self.holds: Holds = Holds()
+        self.holds: HeldOrders = HeldOrders()
         self.log: CancelLog | None = None
         self.looks: Looks | None = None  # None: nothing is looked up
-        self.looked_up: dict[Pending, None] = {}  # what is being looked up now
-        self.flights: dict[str, Flight] = {}
-        self.active: dict[Pending, None] = {}
-        self.active_urgent: int = 0
-        self.last: dict[Pending, None] = {}
-        self.overdue: dict[Pending, None] = {}
+        self.looked_up: dict[OrderCancel, None] = {}  # what is being looked up now
+        self.flights: dict[str, LiveAttempt] = {}
+        self.active: dict[OrderCancel, None] = {}
+        self.active_priority: int = 0
+        self.last: dict[OrderCancel, None] = {}
+        self.overdue: dict[OrderCancel, None] = {}
         # Request id: how its order settled; whether it was answered. The older half is dropped at once, in no time.
         self._recent: dict[str, tuple[str, bool]] = {}
         self._older: dict[str, tuple[str, bool]] = {}
@@ -100,36 +100,36 @@ class Table:
         self.notify = notify
         self.wake_writer = wake_writer
 
-    def admit(self, pending: Pending) -> None:
+    def admit(self, pending: OrderCancel) -> None:
         """Give an order its place in the window, if it has none, and let it be signed."""
         if pending not in self.active:
             self.last.pop(pending, None)
             self.active[pending] = None
-            self.active_urgent += pending.urgent
+            self.active_priority += pending.priority
         pending.state = State.ADMITTED
 
-    def admit_last(self, pending: Pending) -> None:
+    def admit_last(self, pending: OrderCancel) -> None:
         """Let an order be signed, without a place in the window if it has none."""
         if pending not in self.active:
             self.last[pending] = None
         pending.state = State.ADMITTED
 
-    def admit_all(self, group: list[Pending], *, urgent: bool) -> list[Pending]:
+    def admit_all(self, group: list[OrderCancel], *, priority: bool) -> list[OrderCancel]:
         """Admit new orders, all of single cancels or all of bulk ones; return them."""
-        if urgent:
-            self.active_urgent += len(group)
+        if priority:
+            self.active_priority += len(group)
         active, admitted = self.active, State.ADMITTED
         for pending in group:
             active[pending] = None
             pending.state = admitted
         return group
 
-    def can_still_be_answered(self, pending: Pending) -> bool:
+    def can_still_be_answered(self, pending: OrderCancel) -> bool:
         """Return True if an attempt of it is unanswered on a connection that lives."""
         flights = self.flights
         return any(f.answered_at is None and f.request_id in flights for f in pending.flights)
 
-    def retry(self, pending: Pending, at: float) -> None:
+    def retry(self, pending: OrderCancel, at: float) -> None:
         """Let it wait for its next attempt, not before ``at``."""
         if self.stopped is not None:
             self.settle(pending, pending.conclude(self.stopped, self.clock))
@@ -146,7 +146,7 @@ class Table:
             self.log.retried(pending)
         self.wake_writer()
 
-    def settle(self, pending: Pending, outcome: Outcome) -> None:
+    def settle(self, pending: OrderCancel, outcome: Outcome) -> None:
         """End it with ``outcome`` and deliver that."""
         if pending.state is _SETTLED:
             raise AssertionError("an order settles once")
@@ -160,7 +160,7 @@ class Table:
         recent = self._recent
         if pending in self.active:
             del self.active[pending]
-            self.active_urgent -= pending.urgent
+            self.active_priority -= pending.priority
         elif pending in self.last or pending in self.overdue:
             # Of these there may be very many at once, which must not push the others out.
             self.last.pop(pending, None)
@@ -190,7 +190,7 @@ class Table:
 
     # Lookups
 
-    def _look_up(self, pending: Pending, outcome: Outcome, looks: Looks) -> bool:
+    def _look_up(self, pending: OrderCancel, outcome: Outcome, looks: Looks) -> bool:
         """Have an order looked up that would end as ``outcome``, if that can say more; return True if it is."""
         if pending.abandoned or self.stopped is not None or not needs_lookup(outcome, closed_too=looks.closed_too):
             return False
@@ -212,15 +212,15 @@ class Table:
         self.wake_writer()  # it has left its place in the window
         return True
 
-    def _leave(self, pending: Pending) -> None:
+    def _leave(self, pending: OrderCancel) -> None:
         if pending in self.active:
             del self.active[pending]
-            self.active_urgent -= pending.urgent
+            self.active_priority -= pending.priority
         else:
             self.last.pop(pending, None)
             self.overdue.pop(pending, None)
 
-    def seen(self, pending: Pending, state: OrderState) -> float | None:
+    def seen(self, pending: OrderCancel, state: OrderState) -> float | None:
         """Take in what a lookup saw; return the seconds until the next one, None if there is nothing more to look up.
 
         An order that has settled meanwhile, by a late answer, stays as it is.
@@ -245,11 +245,11 @@ class Table:
             looking.asks = CancelRequest(state.id)
         self.looked_up.pop(pending, None)
         self.active[pending] = None
-        self.active_urgent += pending.urgent
+        self.active_priority += pending.priority
         self.retry(pending, now + looking.next_wait())
         return None
 
-    def not_seen(self, pending: Pending, again: bool) -> float | None:
+    def not_seen(self, pending: OrderCancel, again: bool) -> float | None:
         """Note that a lookup failed; return the seconds until the next one, None if there is none.
 
         Args:
@@ -266,7 +266,7 @@ class Table:
         self._end_lookup(pending, looking.outcome)
         return None
 
-    def _end_lookup(self, pending: Pending, outcome: Open) -> None:
+    def _end_lookup(self, pending: OrderCancel, outcome: Open) -> None:
         looking = pending.looking
         assert looking is not None
         looking.ends_at = -math.inf  # nothing more is looked up
@@ -291,7 +291,7 @@ class Table:
                 return
 
     @trio.lowlevel.enable_ki_protection
-    def abandon(self, pending: Pending) -> None:
+    def abandon(self, pending: OrderCancel) -> None:
         """Note that the caller has left: withdraw what is not written, go on tracking what is."""
         if pending.state is State.SETTLED:
             return
@@ -310,7 +310,7 @@ class Table:
             pending.state = State.IN_FLIGHT
             logger.warning("the caller of the cancel of %s left before its answer came", pending.request)
 
-    def let_go(self, pending: Pending) -> None:
+    def let_go(self, pending: OrderCancel) -> None:
         """Give an abandoned order's place in the window back; a late answer still settles it."""
         if not self.can_still_be_answered(pending):
             self.settle(pending, pending.conclude(None, self.clock))  # its connection has ended meanwhile
@@ -320,7 +320,7 @@ class Table:
             pending.doubt = NoReply("no answer came in time, and its caller has left")
         if pending in self.active:
             del self.active[pending]
-            self.active_urgent -= pending.urgent
+            self.active_priority -= pending.priority
         self.last.pop(pending, None)
         self.overdue[pending] = None
         if len(self.overdue) > LATE_KEPT:

@@ -25,7 +25,7 @@ Open: TypeAlias = Unknown | NotFound | AlreadyClosed
 """What can be looked up."""
 
 if TYPE_CHECKING:
-    from trio_cancel._engine.order import Pending
+    from trio_cancel._engine.order import OrderCancel
 
 BUDGET = 5.0
 """Seconds for lookups after an order's own time is over."""
@@ -134,7 +134,7 @@ def with_seen(outcome: Open, state: OrderState | None) -> Open:
     return outcome if state is None else msgspec.structs.replace(outcome, seen=state)
 
 
-def after_lookup(state: OrderState, pending: Pending, now: float) -> Next:
+def after_lookup(state: OrderState, pending: OrderCancel, now: float) -> Next:
     """Return what follows a lookup that did not settle the order.
 
     Args:
@@ -147,7 +147,7 @@ def after_lookup(state: OrderState, pending: Pending, now: float) -> Next:
     if isinstance(looking.outcome, AlreadyClosed):
         return Next.SETTLE
     left = pending.terms.give_up_after - pending.spent(now, math.inf)
-    if state.on_book and pending.terms.retry and not pending.no_more and left > looking.wait:
+    if state.on_book and pending.terms.retry and not pending.refused_for_good and left > looking.wait:
         return Next.CANCEL_AGAIN
     # The answer may be outdated, or a create still be queued: what comes later may say more.
     may_change = isinstance(looking.outcome, Unknown) or state.status is OrderStatus.PENDING_CREATION

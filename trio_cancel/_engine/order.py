@@ -1,7 +1,7 @@
 """One order's cancel while it is under way: its attempts, its clock, and what they add up to (pure).
 
-A :class:`Pending` belongs to the dispatcher from the moment it is handed in until it settles; whoever waits for it
-learns the outcome through :meth:`Pending.deliver`, which only delivers what has been settled before.
+A :class:`OrderCancel` belongs to the engine from the moment it is handed in until it settles; whoever waits for it
+learns the outcome through :meth:`OrderCancel.deliver`, which only delivers what has been settled before.
 
 Its clock (``give_up_after``) runs from the first write on. While it is held back it stands still, but for the time in
 which the venue gives no sign of life: see ``_engine.silence``.
@@ -23,7 +23,7 @@ from trio_cancel._values.outcomes import Attempt, NotSent, Outcome, Rejected, Un
 
 
 @attrs.frozen
-class Terms:
+class RetryPolicy:
     """How long and how often an order is tried.
 
     Attributes:
@@ -57,14 +57,14 @@ _QUEUED = State.QUEUED
 _LONG_AGO = -math.inf
 
 
-class Flight:
+class LiveAttempt:
     """One attempt on one connection."""
 
     __slots__ = (
         "answered_at",
         "connection",
         "deadline",
-        "doubtful",
+        "may_have_applied",
         "pending",
         "request_id",
         "status",
@@ -73,9 +73,9 @@ class Flight:
     )
 
     def __init__(
-        self, pending: Pending, request_id: str, connection: int, written: float, written_at: float, deadline: float
+        self, pending: OrderCancel, request_id: str, connection: int, written: float, written_at: float, deadline: float
     ) -> None:
-        self.pending: Pending = pending
+        self.pending: OrderCancel = pending
         self.request_id: str = request_id
         self.connection: int = connection
         self.written: float = written  # trio's clock
@@ -83,10 +83,10 @@ class Flight:
         self.deadline: float = deadline  # trio's clock
         self.answered_at: float | None = None
         self.status: int | None = None
-        self.doubtful: bool = False  # its answer says nothing of the order: it may have been applied
+        self.may_have_applied: bool = False  # its answer says nothing of the order: it may have been applied
 
 
-class Pending:
+class OrderCancel:
     """One order's cancel until it settles.
 
     All is set at once, in slots: both making one and reading it are twice as fast so as with defaults in the class.
@@ -94,7 +94,7 @@ class Pending:
     Attributes:
         request: the order.
         terms: how long and how often it is tried.
-        urgent: a single cancel, which overtakes those of bulk ones.
+        priority: a single cancel, which overtakes those of bulk ones.
         state: where it stands.
         outcome: what became of it, once it has settled.
         flights: its attempts that were written, oldest first.
@@ -102,7 +102,7 @@ class Pending:
         doubt: why an attempt left the order unknown.
         abandoned: the caller has left: no further attempt.
         looked_again: its signature was refused, and the venue's clock looked at again before it is signed anew.
-        no_more: refused for good: no further attempt, only answers to earlier ones.
+        refused_for_good: refused for good: no further attempt, only answers to earlier ones.
         retries: how many answers that say nothing have led to another attempt.
         running_from: trio's clock since which its time runs; None while it stands still.
         time_spent: seconds that it has run before.
@@ -123,30 +123,30 @@ class Pending:
         "intent",
         "looked_again",
         "looking",
-        "no_more",
         "not_before",
         "outcome",
+        "priority",
+        "refused_for_good",
         "request",
         "retries",
         "running_from",
         "state",
         "terms",
         "time_spent",
-        "urgent",
     )
 
-    def __init__(self, request: CancelRequest, terms: Terms) -> None:
+    def __init__(self, request: CancelRequest, terms: RetryPolicy) -> None:
         self.request: CancelRequest = request
-        self.terms: Terms = terms
-        self.urgent: bool = False
+        self.terms: RetryPolicy = terms
+        self.priority: bool = False
         self.state: State = _QUEUED
         self.outcome: Outcome | None = None
-        self.flights: tuple[Flight, ...] = ()
+        self.flights: tuple[LiveAttempt, ...] = ()
         self.error: VenueReply | None = None
         self.doubt: BaseException | None = None
         self.abandoned: bool = False
         self.looked_again: bool = False
-        self.no_more: bool = False
+        self.refused_for_good: bool = False
         self.retries: int = 0
         self.running_from: float | None = None
         self.time_spent: float = 0.0
@@ -158,7 +158,7 @@ class Pending:
 
     def deliver(self) -> None:
         """Hand ``self.outcome`` to whoever waits; never raises, never blocks."""
-        raise AssertionError("each kind of Pending delivers in its own way")
+        raise AssertionError("each kind of OrderCancel delivers in its own way")
 
     def spent(self, now: float, silent_since: float) -> float:
         """Return the seconds of ``give_up_after`` that are used up.
@@ -186,9 +186,9 @@ class Pending:
                 self.handed_in = self.held_since
             self.held_since = until
 
-    def doubtful_but(self, flight: Flight | None) -> bool:
+    def may_have_applied_but(self, flight: LiveAttempt | None) -> bool:
         """Return True if an attempt other than ``flight`` is unanswered, or has an answer that says nothing."""
-        return any(f is not flight and (f.answered_at is None or f.doubtful) for f in self.flights)
+        return any(f is not flight and (f.answered_at is None or f.may_have_applied) for f in self.flights)
 
     def attempts(self) -> tuple[Attempt, ...]:
         """Return the attempts that were written, as values."""
@@ -204,7 +204,7 @@ class Pending:
         if looking is not None and self.state is State.LOOKED_UP:
             return msgspec.structs.replace(looking.outcome, final=final)
         seen = None if looking is None else looking.outcome.seen
-        if self.flights and self.doubtful_but(None):
+        if self.flights and self.may_have_applied_but(None):
             return Unknown(
                 self.request,
                 self.attempts(),

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from typing import Protocol
 
-from trio_cancel._engine.order import Pending, State
+from trio_cancel._engine.order import OrderCancel, State
 
 
 class Source(Protocol):
@@ -26,10 +26,10 @@ class Source(Protocol):
     def waiting(self) -> bool:
         """Whether it has an order to give now."""
 
-    def take(self, most: int) -> list[Pending]:
+    def take(self, most: int) -> list[OrderCancel]:
         """Return its next orders, at most so many; none if there is none now."""
 
-    def take_last(self, most: int) -> list[Pending]:
+    def take_last(self, most: int) -> list[OrderCancel]:
         """Return its next orders that get their last chance, at most so many."""
 
     def behind(self) -> int:
@@ -52,40 +52,50 @@ class Queue:
     """Everything that waits to be written.
 
     Attributes:
-        urgent: the single cancels, oldest first, those that were withdrawn included.
-        fresh: those of them that the dispatcher has not looked at yet, perhaps with others that have been taken.
+        priority: the single cancels, oldest first, those that were withdrawn included.
+        fresh: those of them that the engine has not looked at yet, perhaps with others that have been taken.
         last_chance: orders not written that are to be written before their time is over in a silence.
         returning: orders that have no place in the window and wait for their next attempt.
     """
 
-    __slots__ = ("_due", "_due_urgent", "_later", "_number", "_sources", "fresh", "last_chance", "returning", "urgent")
+    __slots__ = (
+        "_due",
+        "_due_priority",
+        "_later",
+        "_number",
+        "_sources",
+        "fresh",
+        "last_chance",
+        "priority",
+        "returning",
+    )
 
     def __init__(self) -> None:
-        self.urgent: deque[Pending] = deque()
-        self.fresh: deque[Pending] = deque()
-        self.last_chance: deque[Pending] = deque()
-        self.returning: deque[Pending] = deque()
+        self.priority: deque[OrderCancel] = deque()
+        self.fresh: deque[OrderCancel] = deque()
+        self.last_chance: deque[OrderCancel] = deque()
+        self.returning: deque[OrderCancel] = deque()
         # Those that wait for their next attempt: a heap of those that are not due yet, and two lines of those that are.
-        self._later: list[tuple[float, int, Pending]] = []
-        self._due_urgent: deque[Pending] = deque()
-        self._due: deque[Pending] = deque()
+        self._later: list[tuple[float, int, OrderCancel]] = []
+        self._due_priority: deque[OrderCancel] = deque()
+        self._due: deque[OrderCancel] = deque()
         self._number = 0  # breaks ties, so that equal times come in order
         self._sources: deque[Source] = deque()
 
     def __bool__(self) -> bool:
         return bool(
-            self.urgent
+            self.priority
             or self._sources
             or self._later
             or self._due
-            or self._due_urgent
+            or self._due_priority
             or self.returning
             or self.last_chance
         )
 
-    def add(self, pending: Pending) -> None:
+    def add(self, pending: OrderCancel) -> None:
         """Put a single cancel in line."""
-        self.urgent.append(pending)
+        self.priority.append(pending)
         self.fresh.append(pending)
 
     def add_source(self, source: Source) -> None:
@@ -97,7 +107,7 @@ class Queue:
         if source in self._sources:
             self._sources.remove(source)
 
-    def retry(self, pending: Pending) -> None:
+    def retry(self, pending: OrderCancel) -> None:
         """Put an order in line for its next attempt, not before ``pending.not_before``."""
         self._number += 1
         heapq.heappush(self._later, (pending.not_before, self._number, pending))
@@ -111,24 +121,24 @@ class Queue:
             pending.not_before = now
             self.retry(pending)
 
-    def retrying(self) -> list[Pending]:
+    def retrying(self) -> list[OrderCancel]:
         """Return the orders that wait for their next attempt."""
-        waiting = [*self._due_urgent, *self._due, *(pending for _, _, pending in self._later)]
+        waiting = [*self._due_priority, *self._due, *(pending for _, _, pending in self._later)]
         return [pending for pending in waiting if pending.state is State.RETRYING]
 
-    def take_urgent(self, most: int) -> list[Pending]:
+    def take_priority(self, most: int) -> list[OrderCancel]:
         """Return the next single cancels, at most so many."""
-        urgent, queued = self.urgent, State.QUEUED
-        taken: list[Pending] = []
-        while urgent and len(taken) < most:
-            pending = urgent.popleft()
+        priority, queued = self.priority, State.QUEUED
+        taken: list[OrderCancel] = []
+        while priority and len(taken) < most:
+            pending = priority.popleft()
             if pending.state is queued:
                 taken.append(pending)
-        if not urgent:
+        if not priority:
             self.fresh.clear()
         return taken
 
-    def next_returning(self) -> Pending | None:
+    def next_returning(self) -> OrderCancel | None:
         """Return the next order that gets a place in the window for its next attempt, or None."""
         while self.returning:
             pending = self.returning.popleft()
@@ -136,25 +146,25 @@ class Queue:
                 return pending
         return None
 
-    def next_retry(self, now: float) -> Pending | None:
+    def next_retry(self, now: float) -> OrderCancel | None:
         """Return the next order whose next attempt is due, single ones first, or None."""
         later = self._later
         while later and later[0][0] <= now:
             pending = heapq.heappop(later)[2]
-            (self._due_urgent if pending.urgent else self._due).append(pending)
-        for due in (self._due_urgent, self._due):
+            (self._due_priority if pending.priority else self._due).append(pending)
+        for due in (self._due_priority, self._due):
             while due:
                 pending = due.popleft()
                 if pending.state is State.RETRYING:
                     return pending
         return None
 
-    def take_bulk(self, most: int) -> list[Pending]:
+    def take_bulk(self, most: int) -> list[OrderCancel]:
         """Return the next orders of the bulk cancels, at most so many; several bulk cancels share them."""
         sources = self._sources
         if len(sources) == 1:
             return sources[0].take(most)
-        taken: list[Pending] = []
+        taken: list[OrderCancel] = []
         for left in range(len(sources), 0, -1):
             # Each gets its share of what is left; what it does not need goes to the others.
             share = -(-(most - len(taken)) // left)
@@ -170,26 +180,26 @@ class Queue:
         while later and (later[0][0] <= now or later[0][2].state is not State.RETRYING):
             pending = heapq.heappop(later)[2]
             if pending.state is State.RETRYING:
-                (self._due_urgent if pending.urgent else self._due).append(pending)
+                (self._due_priority if pending.priority else self._due).append(pending)
         return later[0][0] if later else math.inf
 
     def waiting(self, now: float) -> bool:
         """Return True if an order could be written now, or could if there was room for it."""
-        if any(p.state is State.QUEUED for p in self.urgent) or any(source.waiting for source in self._sources):
+        if any(p.state is State.QUEUED for p in self.priority) or any(source.waiting for source in self._sources):
             return True
         return any(p.not_before <= now for p in self.retrying())
 
-    def heads(self) -> list[Pending]:
+    def heads(self) -> list[OrderCancel]:
         """Return the single cancels that have not been tried yet, oldest first."""
-        return [p for p in self.urgent if p.state is State.QUEUED]
+        return [p for p in self.priority if p.state is State.QUEUED]
 
     def sources(self) -> list[Source]:
         """Return the bulk cancels."""
         return list(self._sources)
 
-    def clear(self) -> tuple[list[Pending], list[Source]]:
+    def clear(self) -> tuple[list[OrderCancel], list[Source]]:
         """Take everything out: the single cancels not tried yet, and the bulk ones."""
         taken = self.heads(), list(self._sources)
-        for line in (self.urgent, self.fresh, self.last_chance, self.returning, self._sources):
+        for line in (self.priority, self.fresh, self.last_chance, self.returning, self._sources):
             line.clear()
         return taken

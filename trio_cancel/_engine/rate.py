@@ -1,7 +1,7 @@
 """How fast requests may start: a rate that the user sets, and one that is found out from the venue's answers (pure).
 
 Both are told the time and only ever say when the next request may start. A :class:`Pacer` may be shared by the sessions
-of one account; a :class:`Governor` belongs to one session.
+of one account; a :class:`AdaptiveRate` belongs to one session.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _nothing() -> None:
     """Do nothing: only a run that goes on takes it."""
 
 
-class Governor:
+class AdaptiveRate:
     """As fast as the venue takes it, found out with care.
 
     The window of requests in flight starts small and grows with each answer. The first 429 switches to a pace: slow,

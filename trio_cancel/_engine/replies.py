@@ -14,9 +14,9 @@ from collections.abc import Iterable
 
 from msgspec.structs import force_setattr
 
-from trio_cancel._engine.in_flight import Table
-from trio_cancel._engine.order import Flight, Pending, State
-from trio_cancel._engine.rate import WINDOW_MOST, Governor
+from trio_cancel._engine.in_flight import InFlight
+from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
+from trio_cancel._engine.rate import WINDOW_MOST, AdaptiveRate
 from trio_cancel._engine.silence import Silence
 from trio_cancel._values.errors import InvalidReply, UnlistedRefusal, VenueUnavailable
 from trio_cancel._values.observer import logger
@@ -33,10 +33,10 @@ EXECUTED = "executed"
 """What a stray answer claims that names the way in which the order was closed."""
 
 
-class Inbox:
+class ReplyHandler:
     """Reads messages for one session."""
 
-    def __init__(self, table: Table, governor: Governor, silence: Silence, jitter: random.Random) -> None:
+    def __init__(self, table: InFlight, governor: AdaptiveRate, silence: Silence, jitter: random.Random) -> None:
         self._table = table
         self._governor = governor
         self._silence = silence
@@ -93,12 +93,14 @@ class Inbox:
                 # What nearly every order ends in, without a call.
                 attempts, after = (Attempt(flight.request_id, flight.written_at, wall, 200),), False
             else:
-                attempts, after = pending.attempts(), pending.doubtful_but(flight)
+                attempts, after = pending.attempts(), pending.may_have_applied_but(flight)
             table.settle(pending, Canceled(pending.request, attempts, after_unanswered=after, order=order))
         if alive:
             self._silence.sign(now)
 
-    def _read_refusal(self, reply: Reply | BadReply, flight: Flight, verdict: Verdict, why: str, now: float) -> None:
+    def _read_refusal(
+        self, reply: Reply | BadReply, flight: LiveAttempt, verdict: Verdict, why: str, now: float
+    ) -> None:
         table = self._table
         pending = flight.pending
         error = None
@@ -113,7 +115,7 @@ class Inbox:
         else:
             self._silence.sign(now)
             self._progress(now)
-        after = pending.doubtful_but(flight)
+        after = pending.may_have_applied_but(flight)
         if verdict is Verdict.CLOSED:
             closed = closed_as(None if error is None else error.error_code)
             attempts = pending.attempts()
@@ -128,26 +130,26 @@ class Inbox:
             table.settle(pending, NotFound(pending.request, pending.attempts(), error=error, after_unanswered=after))
         else:
             if verdict is Verdict.INVALID:
-                flight.doubtful = True
+                flight.may_have_applied = True
                 logger.warning("an answer for %s says nothing: %s", pending.request, why)
                 pending.doubt = InvalidReply(f"the venue's answer cannot be trusted: {why}")
             elif verdict is Verdict.UNLISTED:
-                flight.doubtful = pending.no_more = True
+                flight.may_have_applied = pending.refused_for_good = True
                 logger.warning(
                     "the venue refused %s in a way that its contract does not list: %s", pending.request, error
                 )
                 pending.doubt = UnlistedRefusal(f"the venue refused in a way that its contract does not list: {error}")
             elif verdict is Verdict.UNAVAILABLE:
                 assert error is not None
-                flight.doubtful = True
+                flight.may_have_applied = True
                 pending.doubt = VenueUnavailable(error.status, error.error_code, error.message)
             elif verdict is Verdict.REFUSED:
                 if error is not None and error.refuses_signature and self._looks_again(pending, flight):
                     return
-                pending.no_more = True
+                pending.refused_for_good = True
             self._after_attempt(pending, verdict, now)
 
-    def _looks_again(self, pending: Pending, flight: Flight) -> bool:
+    def _looks_again(self, pending: OrderCancel, flight: LiveAttempt) -> bool:
         """Let it be signed anew, once, if another look at the venue's clock may show why its signature was refused."""
         if pending.looked_again or pending.abandoned or not pending.terms.retry or pending.state is not State.IN_FLIGHT:
             return False
@@ -172,14 +174,14 @@ class Inbox:
                 unreadable,
             )
 
-    def _after_attempt(self, pending: Pending, verdict: Verdict, now: float) -> None:
+    def _after_attempt(self, pending: OrderCancel, verdict: Verdict, now: float) -> None:
         """Decide what follows an answer that may not settle the order."""
         table = self._table
         if pending.state is State.LOOKED_UP:
             return  # it says no more than what it is looked up for
-        if pending.state is State.RETRYING and not pending.no_more:
+        if pending.state is State.RETRYING and not pending.refused_for_good:
             return  # a late answer to an older attempt; the next one is due already
-        ended = pending.no_more or pending.abandoned or not pending.terms.retry
+        ended = pending.refused_for_good or pending.abandoned or not pending.terms.retry
         # While another attempt may follow, only the answer to the latest one is worth waiting for.
         latest = pending.flights[-1]
         waits = latest.answered_at is None and latest.request_id in table.flights
@@ -196,7 +198,7 @@ class Inbox:
             pending.retries += 1
         table.retry(pending, now + delay)
 
-    def _read_stray(self, reply: Reply | BadReply, flight: Flight | None, now: float) -> None:
+    def _read_stray(self, reply: Reply | BadReply, flight: LiveAttempt | None, now: float) -> None:
         """Count and log what answers nothing that waits; the connection lives on, within its budget of bad messages."""
         table = self._table
         counters = table.counters
@@ -259,7 +261,7 @@ class Inbox:
                     pending.running_from = now
         governor.accepted(now)
 
-    def _limited(self, flight: Flight, now: float) -> None:
+    def _limited(self, flight: LiveAttempt, now: float) -> None:
         self._table.counters.limited += 1
         if self._governor.limited(now, flight.written):
             rate = self._governor.rate

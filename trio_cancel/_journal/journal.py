@@ -26,12 +26,12 @@ from typing import Any
 
 import trio
 
-from trio_cancel._engine.order import Flight, Pending, State
+from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
 from trio_cancel._journal.left import LeftBehind
 from trio_cancel._journal.reading import DISMISSED
 from trio_cancel._journal.rows import Changes, micros
 from trio_cancel._journal.store import JournalStore
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import InvalidRequest, JournalError
 from trio_cancel._values.models import CancelRequest
@@ -71,7 +71,7 @@ class Journal:
         self.path = path
         self.left: LeftBehind = LeftBehind() if left is None else left
         self.failure: BaseException | None = None  # why it cannot write now
-        self.open: Iterable[Flight] = ()  # the attempts of orders that have not settled, as they come and go
+        self.open: Iterable[LiveAttempt] = ()  # the attempts of orders that have not settled, as they come and go
         self._store = store
         self._run_sync = run_sync
         self._wall = wall
@@ -91,7 +91,7 @@ class Journal:
         self._urgent = False  # somebody waits
         self._lazy = False  # the task knows that something lazy is there
         self._closing = False
-        self._bell = Bell()
+        self._bell = Wakeup()
         self._turn = trio.Event()  # set, and replaced, when a transaction has ended
         self.ended: trio.Event = trio.Event()
 
@@ -235,7 +235,7 @@ class Journal:
 
     # For the core
 
-    async def intend(self, admitted: list[Pending]) -> None:
+    async def intend(self, admitted: list[OrderCancel]) -> None:
         """Return when it is durable that these orders are to be canceled, or the journal has failed."""
         at = micros(self._wall())
         number = self._next
@@ -257,19 +257,19 @@ class Journal:
         if self.failure is None:
             await self._until(lambda: self._durable >= last)
 
-    def written(self, orders: list[Pending]) -> None:
+    def written(self, orders: list[OrderCancel]) -> None:
         """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
         if orders:
             self._written_until = orders[-1].flights[-1].written
             self._wake_lazily()
 
-    def retried(self, pending: Pending) -> None:
+    def retried(self, pending: OrderCancel) -> None:
         """Note that an order waits for its next attempt."""
         if pending.flights:
             self._add_attempts(pending)
             self._wake_lazily()
 
-    def settled(self, pending: Pending) -> None:
+    def settled(self, pending: OrderCancel) -> None:
         """Note that an order has its outcome."""
         outcome = pending.outcome
         if pending.intent and outcome is not None:
@@ -296,7 +296,7 @@ class Journal:
             if not self._lazy:
                 self._wake_lazily()
 
-    def _add_attempts(self, pending: Pending) -> None:
+    def _add_attempts(self, pending: OrderCancel) -> None:
         # Into flat rows at once: orders kept until the next transaction would be work for the garbage collector.
         values = self._changes.attempts.values
         for flight in pending.flights:

@@ -1,11 +1,11 @@
 """One connection from its upgrade to its end.
 
 In the connection's nursery: trio-websocket's reader (through our tap, which hands small texts straight to the
-dispatcher), the writer (the only one that writes to the socket), the slow reader (large, fragmented and binary
+engine), the writer (the only one that writes to the socket), the slow reader (large, fragmented and binary
 messages, which come by way of trio-websocket) and the keepalive. They run in the session's shielded scope and under
 KeyboardInterrupt protection, so nothing that befalls a caller reaches them.
 
-Whatever ends the connection, the dispatcher learns it in ``finally``: after every message that came before, and after
+Whatever ends the connection, the engine learns it in ``finally``: after every message that came before, and after
 the writer has told which requests were not sent. An error is no exception to that, whatever was raised in whichever of
 these tasks, in the user's ``dial`` or stream: it ends this connection (``ConnectionLost``) or this try to open one
 (``HandshakeFailed``), and nothing else.
@@ -20,7 +20,7 @@ from contextlib import suppress
 import attrs
 import trio
 
-from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.engine import Engine
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._net.names import Names
 from trio_cancel._net.proxy import Tunnel
@@ -29,8 +29,8 @@ from trio_cancel._net.websocket import Handshake, Link, upgrade
 from trio_cancel._session.write_ahead import IntentLog
 from trio_cancel._session.writer import Writer
 from trio_cancel._trio.at_hand import take_in
-from trio_cancel._trio.environment import World
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._trio.environment import Environment
+from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
 
@@ -45,7 +45,7 @@ CLOSE_TIME = 1.0
 
 
 @attrs.frozen
-class Dialing:
+class ConnectOptions:
     """How to open a connection, and what earlier ones have found out for the next."""
 
     endpoint: Endpoint
@@ -58,11 +58,11 @@ class Dialing:
 class Connection:
     """One connection; :meth:`serve` is its whole life."""
 
-    def __init__(self, number: int, dispatcher: Dispatcher, world: World, intents: IntentLog | None) -> None:
+    def __init__(self, number: int, engine: Engine, world: Environment, intents: IntentLog | None) -> None:
         self.number = number
         self.link: Link
-        self.writer = Writer(number, dispatcher, world, intents, Bell())
-        self._dispatcher = dispatcher
+        self.writer = Writer(number, engine, world, intents, Wakeup())
+        self._engine = engine
         self._world = world
         self._over = trio.Event()
         self._cause: BaseException | None = None
@@ -87,7 +87,7 @@ class Connection:
         if self._up and not self._over.is_set():
             await take_in(lambda: (self._pieces, self._over.is_set()))
 
-    async def serve(self, dialing: Dialing, opened: Callable[[Connection], None]) -> BaseException | None:
+    async def serve(self, dialing: ConnectOptions, opened: Callable[[Connection], None]) -> BaseException | None:
         """Connect, serve until the connection ends, and leave nothing open.
 
         Args:
@@ -113,7 +113,7 @@ class Connection:
                 if self._up:
                     if error is not None:
                         self.end(_lost(error))
-                    self._dispatcher.connection_down(self.number, self._cause, trio.current_time())
+                    self._engine.connection_down(self.number, self._cause, trio.current_time())
         if self._up:
             return self._cause
         assert error is not None
@@ -123,7 +123,7 @@ class Connection:
             f"No connection to {dialing.endpoint.origin} could be made: {describe(error)}."
         ) from error
 
-    async def _live(self, dialing: Dialing, opened: Callable[[Connection], None]) -> None:
+    async def _live(self, dialing: ConnectOptions, opened: Callable[[Connection], None]) -> None:
         """Connect, and serve until the connection ends; raise whatever ended it in another way."""
         stage = "the TCP and TLS connection was not made"
         async with trio.open_nursery() as nursery:
@@ -174,16 +174,16 @@ class Connection:
                     await self.link.stream.drain()
 
     def _read(self, texts: list[bytes] | list[str]) -> None:
-        """Hand the text messages of one piece to the dispatcher; called in the reader's task."""
-        self._dispatcher.read(texts, self.number, trio.current_time(), self._world.wall())
+        """Hand the text messages of one piece to the engine; called in the reader's task."""
+        self._engine.read(texts, self.number, trio.current_time(), self._world.wall())
 
     def _after_reading(self) -> None:
         """Let the writer go on, and leave a venue that sends too much noise; called after each piece."""
         self._pieces += 1
-        table = self._dispatcher.table
+        table = self._engine.table
         if table.queue:
             table.wake_writer()
-        if self._dispatcher.inbox.over_budget:
+        if self._engine.inbox.over_budget:
             self.end(ConnectionLost("the venue sent too many messages that are no answers"))
 
     @trio.lowlevel.enable_ki_protection
@@ -204,7 +204,7 @@ class Connection:
             if isinstance(message, str):
                 self._read([message])
             else:
-                self._dispatcher.inbox.count_binary(trio.current_time())
+                self._engine.inbox.count_binary(trio.current_time())
             self._after_reading()
 
     @trio.lowlevel.enable_ki_protection
@@ -235,7 +235,7 @@ class Connection:
         pong.set()
 
 
-async def look(dialing: Dialing, world: World) -> Handshake:
+async def look(dialing: ConnectOptions, world: Environment) -> Handshake:
     """Open a connection for what its upgrade tells of the venue's clock, and close it.
 
     Raises:

@@ -15,11 +15,11 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.looking import BUDGET
-from trio_cancel._engine.order import Pending, State
+from trio_cancel._engine.order import OrderCancel, State
 from trio_cancel._net.stream import Dial
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe, ends_program
 from trio_cancel._values.errors import LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
@@ -61,7 +61,7 @@ class Lookups:
 
     Args:
         look_up: says where an order stands.
-        dispatcher: whose orders are looked up, and whose limit is shared.
+        engine: whose orders are looked up, and whose limit is shared.
         spawn: runs a task beside the session's own; returns False if the session has ended.
         hand_on: is given a KeyboardInterrupt or SystemExit that came up while an order was looked up.
         closed_too: whether orders that are closed are looked up, too.
@@ -70,7 +70,7 @@ class Lookups:
     def __init__(
         self,
         look_up: OrderLookup,
-        dispatcher: Dispatcher,
+        engine: Engine,
         spawn: Callable[[Callable[[], Awaitable[None]]], bool],
         hand_on: Callable[[BaseException], None],
         *,
@@ -78,13 +78,13 @@ class Lookups:
     ) -> None:
         self.source: OrderLookup = look_up
         self.closed_too: bool = closed_too
-        self._dispatcher = dispatcher
+        self._engine = engine
         self._spawn = spawn
         self._hand_on = hand_on
         self._running = False
-        self._due: list[tuple[float, int, Pending]] = []  # a heap: when an order is to be looked up
+        self._due: list[tuple[float, int, OrderCancel]] = []  # a heap: when an order is to be looked up
         self._asked = 0  # breaks ties, so that equal times come in order
-        self._bell = Bell()
+        self._bell = Wakeup()
         self._room = trio.Semaphore(AT_ONCE)
         self._not_before = -math.inf
 
@@ -125,18 +125,18 @@ class Lookups:
             await self._admission()
             return await self._bounded(ask, "list of open orders", PATIENCE)
 
-    # For the dispatcher's orders
+    # For the engine's orders
 
-    def begin(self, pending: Pending) -> None:
+    def begin(self, pending: OrderCancel) -> None:
         """Look an order up that would end without the truth; see :class:`trio_cancel._engine.in_flight.Looks`."""
         if not self._running:
             self._running = self._spawn(self._run)
         if self._running:
             self._put(pending, trio.current_time())
         else:
-            self._dispatcher.table.not_seen(pending, again=False)
+            self._engine.table.not_seen(pending, again=False)
 
-    def _put(self, pending: Pending, at: float) -> None:
+    def _put(self, pending: OrderCancel, at: float) -> None:
         self._asked += 1
         heapq.heappush(self._due, (at, self._asked, pending))
         self._bell.ring()
@@ -157,11 +157,11 @@ class Lookups:
             self._running = False
             self._due.clear()
             # However it ended: who waits for one of these would wait for ever.
-            table = self._dispatcher.table
+            table = self._engine.table
             for pending in list(table.looked_up):
                 table.not_seen(pending, again=False)
 
-    async def _settle(self, pending: Pending) -> None:
+    async def _settle(self, pending: OrderCancel) -> None:
         again = False
         state: OrderState | None = None
         try:
@@ -185,7 +185,7 @@ class Lookups:
             again = False
         finally:
             self._room.release()
-            table = self._dispatcher.table
+            table = self._engine.table
             wait = table.not_seen(pending, again) if state is None else table.seen(pending, state)
             if wait is not None:
                 self._put(pending, trio.current_time() + wait)
@@ -221,7 +221,7 @@ class Lookups:
             now = trio.current_time()
             at = self._not_before
             if at <= now:
-                at = self._dispatcher.admit_lookup(now)
+                at = self._engine.admit_lookup(now)
             if at <= now:
                 return
             await trio.sleep_until(at)
@@ -230,7 +230,7 @@ class Lookups:
         """Slow down if the venue limited the request that was sent at ``asked_at``."""
         if error.status == LIMITED:
             now = trio.current_time()
-            self._dispatcher.lookup_limited(now, asked_at)
+            self._engine.lookup_limited(now, asked_at)
             wait = error.retry_after
             if wait is not None and wait > 0:
                 self._not_before = max(self._not_before, now + min(wait, RETRY_AFTER_MOST))

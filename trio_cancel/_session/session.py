@@ -6,7 +6,7 @@ Task tree at rest::
     └── session nursery                       every task below runs in one shielded scope
         ├── connections                       opens a connection, serves it, replaces it
         │   └── connection nursery
-        │       ├── trio-websocket's reader   peels replies off for the dispatcher
+        │       ├── trio-websocket's reader   peels replies off for the engine
         │       ├── writer                    admits, signs, writes
         │       ├── slow reader               large, fragmented, binary messages
         │       ├── keepalive                 a ping every 15 s
@@ -18,7 +18,7 @@ has intents made durable before the writer gets their orders. An order scope tha
 
 The body is no child of these tasks and they are no children of the scopes around it: a scope that fires around
 ``open_trading_ws`` cancels the body only, whose clean-up can still use the connection. Only :meth:`Session.close` ends
-the tasks. Pending orders belong to the dispatcher; the connections task owns ``state``.
+the tasks. OrderCancel orders belong to the engine; the connections task owns ``state``.
 
 Nothing that is raised in these tasks reaches the body, whatever class it is of: what befalls a connection ends that
 connection (``_session.connection``), what a spawned task raises is logged, and if the timer fails, so that no deadline
@@ -37,14 +37,14 @@ from typing import TYPE_CHECKING, Protocol, TypeVarTuple
 
 import trio
 
-from trio_cancel._engine.engine import Dispatcher
+from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._net.websocket import Handshake
-from trio_cancel._session.connection import Connection, Dialing, look
+from trio_cancel._session.connection import Connection, ConnectOptions, look
 from trio_cancel._session.lookups import Lookups
-from trio_cancel._trio.environment import World
+from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.signals import is_interrupt
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe, ends_program
 from trio_cancel._values.clock import OffsetInterval, offset_from_date
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed, SessionClosed, TradingError
@@ -101,9 +101,9 @@ class Session:
 
     def __init__(
         self,
-        dialing: Dialing,
+        dialing: ConnectOptions,
         credentials: Credentials,
-        world: World,
+        world: Environment,
         *,
         pacer: Pacer | None,
         observer: Observer | None,
@@ -139,10 +139,10 @@ class Session:
         self._saw_after = 0  # how many requests had been signed by then
         self._looking = False
         self._looked_at = -math.inf  # trio's clock at the last look for its own sake
-        self._reconnect_bell = Bell()  # rings when an order comes in while there is no connection
-        self._timer_bell = Bell()
+        self._reconnect_bell = Wakeup()  # rings when an order comes in while there is no connection
+        self._timer_bell = Wakeup()
         self._timer_at = math.inf
-        self.dispatcher: Dispatcher = Dispatcher(
+        self.engine: Engine = Engine(
             sign=Signer(credentials, token_field).encode,
             id_prefix=id_prefix,
             pacer=pacer,
@@ -153,11 +153,11 @@ class Session:
             suspended=world.suspended,
             check_clock=self._check_clock,
         )
-        self.dispatcher.table.look_again = self._look_again
-        self.dispatcher.correction = correction
-        self.dispatcher.table.log = journal
+        self.engine.table.look_again = self._look_again
+        self.engine.correction = correction
+        self.engine.table.log = journal
         if journal is not None:
-            journal.open = self.dispatcher.table.flights.values()
+            journal.open = self.engine.table.flights.values()
 
     # For the block
 
@@ -189,7 +189,7 @@ class Session:
                 for done in waits:
                     await done.wait()
             finally:
-                self.dispatcher.stop(SessionClosed("the session's block has ended"))
+                self.engine.stop(SessionClosed("the session's block has ended"))
             if self.state is not SessionState.FAILED:
                 self.state = SessionState.CLOSED
             if self._connection is not None:
@@ -249,11 +249,9 @@ class Session:
 
     def statistics(self) -> Statistics:
         """Return what was seen so far."""
-        dispatcher = self.dispatcher
-        governor = dispatcher.governor
-        return dispatcher.counters.snapshot(
-            pending=dispatcher.pending_count, rate=governor.rate, window=governor.window
-        )
+        engine = self.engine
+        governor = engine.governor
+        return engine.counters.snapshot(pending=engine.pending_count, rate=governor.rate, window=governor.window)
 
     # Tasks
 
@@ -297,7 +295,7 @@ class Session:
                 await self.take_in()  # an answer that lies in the socket is no missing one
                 self._timer_at = math.inf
                 with Boundary() as boundary:
-                    self._wake_timer(self.dispatcher.expire(now))
+                    self._wake_timer(self.engine.expire(now))
                 if boundary.error is not None:
                     if not self._log_failure("the session's timer failed", boundary.error):
                         self._fail(ConnectionLost(f"the session's timer failed ({describe(boundary.error)})"))
@@ -336,8 +334,8 @@ class Session:
         else:
             until = max(until, began + min(retry_after, RETRY_AFTER_MOST))
             early = max(began + backoff, began + self._early)
-            dispatcher = self.dispatcher
-            while trio.current_time() < until and not dispatcher.waiting:
+            engine = self.engine
+            while trio.current_time() < until and not engine.waiting:
                 with trio.move_on_at(until):
                     await self._reconnect_bell.wait()
             if early < until:
@@ -346,7 +344,7 @@ class Session:
                 until = early
         while (now := trio.current_time()) < until:
             at = until
-            if retry_after is None and self.dispatcher.last_chance:
+            if retry_after is None and self.engine.last_chance:
                 at = min(until, max(self._hurried_at + HURRY, began + BACKOFF_FIRST / 2))  # never without any pause
                 if at <= now:
                     self._hurried_at = now
@@ -357,7 +355,7 @@ class Session:
     async def _serve_one(self) -> float | None:
         """Open a connection and serve it to its end; return how long the venue asks us to wait, if it does."""
         number = self._connections + 1
-        connection = Connection(number, self.dispatcher, self._world, self.journal)
+        connection = Connection(number, self.engine, self._world, self.journal)
         cause: BaseException | None = None
         try:
             cause = await connection.serve(self._dialing, self._opened)
@@ -366,7 +364,7 @@ class Session:
             return error.retry_after
         finally:
             self._connection = None
-            self.dispatcher.table.wake_writer = self.dispatcher.write_now = self._reconnect_bell.ring
+            self.engine.table.wake_writer = self.engine.write_now = self._reconnect_bell.ring
             if cause is not None:
                 logger.warning("connection %d ended: %s", number, cause)
             if self._notify is not None and self._connections == number:
@@ -395,25 +393,25 @@ class Session:
             logger.warning("no connection: %s It is waited for %g s at most.", error, RETRY_AFTER_MOST)
         else:
             logger.warning("no connection: %s", error)
-        self.dispatcher.down_because = error
+        self.engine.down_because = error
         if self._notify is not None:
             self._notify("connection_failed", error)
 
     def _opened(self, connection: Connection) -> None:
         self._connection = connection
         writer = connection.writer
-        self.dispatcher.table.wake_writer = writer.order_bell.ring
-        self.dispatcher.write_now = writer.write_now if writer.intake is None else writer.order_bell.ring
+        self.engine.table.wake_writer = writer.order_bell.ring
+        self.engine.write_now = writer.write_now if writer.intake is None else writer.order_bell.ring
         self._connections = connection.number
         self._opened_at = trio.current_time()
-        dispatcher = self.dispatcher
-        dispatcher.counters.connections += 1
+        engine = self.engine
+        engine.counters.connections += 1
         self._saw_clock(connection.link.handshake)
         self.state = SessionState.CONNECTED
         logger.info("connection %d to %s is open", connection.number, self._dialing.endpoint.origin)
         if self._notify is not None:
             self._notify("connection_opened", connection.number)
-        dispatcher.connection_up(trio.current_time())
+        engine.connection_up(trio.current_time())
         self._first.set()
 
     # The venue's clock
@@ -422,7 +420,7 @@ class Session:
     def clock(self) -> OffsetInterval | None:
         """Where the venue's clock minus ours lies, as far as that is known now."""
         self._check_clock()
-        return self.dispatcher.table.clock
+        return self.engine.table.clock
 
     def _saw_clock(self, handshake: Handshake) -> None:
         """Take note of what an upgrade told of the venue's clock."""
@@ -430,13 +428,13 @@ class Session:
         seen = offset_from_date(handshake.date, handshake.requested_at, handshake.answered_at)
         if seen is None:
             return
-        table = self.dispatcher.table
+        table = self.engine.table
         table.clock = seen if table.clock is None else table.clock.intersect(seen)
         if self._correct_clock:
-            self.dispatcher.correction = table.clock.nearest_to_zero / 1000
+            self.engine.correction = table.clock.nearest_to_zero / 1000
         self._drift = self._world.wall() - self._world.steady()
         self._saw_at = trio.current_time()
-        self._saw_after = self.dispatcher.signed
+        self._saw_after = self.engine.signed
 
     def _check_clock(self) -> None:
         """Forget what is known of the venue's clock if ours was set since: it was known against ours."""
@@ -445,10 +443,10 @@ class Session:
         moved = self._world.wall() - self._world.steady() - self._drift
         if abs(moved) < CLOCK_MOVED:
             return
-        self._drift = self.dispatcher.table.clock = None
+        self._drift = self.engine.table.clock = None
         logger.warning("our clock was set by %+.1f s, or the machine suspended: the venue's is not known now", moved)
         if self._correct_clock:
-            self.dispatcher.correction = 0.0
+            self.engine.correction = 0.0
             self._start_look()
 
     def _look_again(self, number: int) -> float | None:
@@ -482,7 +480,7 @@ class Session:
             self._log_failure("the venue's clock could not be looked at", boundary.error)
         finally:
             self._looking = False
-            self.dispatcher.looked(trio.current_time())
+            self.engine.looked(trio.current_time())
 
     def _fail(self, error: TradingError) -> None:
         self.failure = error
@@ -490,7 +488,7 @@ class Session:
         logger.error("the session has failed: %s", error)
         if self._notify is not None:
             self._notify("connection_failed", error)
-        self.dispatcher.stop(error)
+        self.engine.stop(error)
         self._first.set()
         if self._connection is not None:
             self._connection.end(error)

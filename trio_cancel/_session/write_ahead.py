@@ -16,9 +16,9 @@ from typing import Protocol
 
 import trio
 
-from trio_cancel._engine.engine import WRITE_MOST, Dispatcher
-from trio_cancel._engine.order import Pending
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._engine.engine import WRITE_MOST, Engine
+from trio_cancel._engine.order import OrderCancel
+from trio_cancel._trio.wakeup import Wakeup
 
 AHEAD = 0.25
 """Seconds ahead of its turn in the pace that an order's intent is made durable; as long as a slow disk takes."""
@@ -27,52 +27,52 @@ AHEAD = 0.25
 class IntentLog(Protocol):
     """Where intents are made durable before the first byte of their requests is written."""
 
-    async def intend(self, admitted: list[Pending]) -> None:
+    async def intend(self, admitted: list[OrderCancel]) -> None:
         """Return when the intents are durable, or have failed to be so and been reported."""
 
-    def written(self, orders: list[Pending]) -> None:
+    def written(self, orders: list[OrderCancel]) -> None:
         """Note that requests for these were wholly written."""
 
 
-class Intake:
+class WriteAhead:
     """See the module's docstring."""
 
-    def __init__(self, dispatcher: Dispatcher, intents: IntentLog, wake_writer: Callable[[], None]) -> None:
-        self.bell = Bell()  # rings when there may be something to admit
-        self._dispatcher = dispatcher
+    def __init__(self, engine: Engine, intents: IntentLog, wake_writer: Callable[[], None]) -> None:
+        self.bell = Wakeup()  # rings when there may be something to admit
+        self._engine = engine
         self._intents = intents
         self._wake_writer = wake_writer
         # What is durable and not written yet; single cancels overtake the others here, too.
-        self._urgent: deque[Pending] = deque()
-        self._bulk: deque[Pending] = deque()
+        self._priority: deque[OrderCancel] = deque()
+        self._bulk: deque[OrderCancel] = deque()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Admit and make durable, until cancelled."""
-        dispatcher = self._dispatcher
-        admitted: list[Pending] = []
+        engine = self._engine
+        admitted: list[OrderCancel] = []
         try:
             while True:
-                early = len(self._urgent) + len(self._bulk)
-                admitted, ask_at = dispatcher.take(trio.current_time(), early, AHEAD)
+                early = len(self._priority) + len(self._bulk)
+                admitted, ask_at = engine.take(trio.current_time(), early, AHEAD)
                 if admitted:
                     await self._intents.intend(admitted)
                     for pending in admitted:
-                        (self._urgent if pending.urgent else self._bulk).append(pending)
+                        (self._priority if pending.priority else self._bulk).append(pending)
                     admitted = []
                     self._wake_writer()
                 else:
                     with trio.move_on_at(ask_at):
                         await self.bell.wait()
         finally:
-            dispatcher.put_back([*self._urgent, *self._bulk, *admitted], trio.current_time())
-            self._urgent.clear()
+            engine.put_back([*self._priority, *self._bulk, *admitted], trio.current_time())
+            self._priority.clear()
             self._bulk.clear()
 
-    def take(self, now: float) -> tuple[list[Pending], float]:
+    def take(self, now: float) -> tuple[list[OrderCancel], float]:
         """Return what is durable and whose turn has come, and when to ask again; it is the writer's then."""
-        urgent, ask_at = self._dispatcher.let_through(self._urgent, WRITE_MOST, now)
-        if self._urgent:
-            return urgent, ask_at
-        bulk, ask_at = self._dispatcher.let_through(self._bulk, WRITE_MOST - len(urgent), now)
-        return urgent + bulk, ask_at
+        priority, ask_at = self._engine.let_through(self._priority, WRITE_MOST, now)
+        if self._priority:
+            return priority, ask_at
+        bulk, ask_at = self._engine.let_through(self._bulk, WRITE_MOST - len(priority), now)
+        return priority + bulk, ask_at

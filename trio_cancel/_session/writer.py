@@ -19,13 +19,13 @@ from itertools import accumulate
 import attrs
 import trio
 
-from trio_cancel._engine.engine import WRITE_MOST, Dispatcher
-from trio_cancel._engine.order import Flight, Pending
+from trio_cancel._engine.engine import WRITE_MOST, Engine
+from trio_cancel._engine.order import LiveAttempt, OrderCancel
 from trio_cancel._net.frames import encode_texts
 from trio_cancel._net.websocket import Link
-from trio_cancel._session.write_ahead import Intake, IntentLog
-from trio_cancel._trio.environment import World
-from trio_cancel._trio.wakeup import Bell
+from trio_cancel._session.write_ahead import IntentLog, WriteAhead
+from trio_cancel._trio.environment import Environment
+from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost
 
@@ -43,8 +43,8 @@ class _Unfinished:
         first: the value of ``stream.accepted`` from which on they count, one by one.
     """
 
-    flights: list[Flight]
-    orders: list[Pending]
+    flights: list[LiveAttempt]
+    orders: list[OrderCancel]
     first: int
 
 
@@ -58,19 +58,19 @@ class Writer:
     """
 
     def __init__(
-        self, number: int, dispatcher: Dispatcher, world: World, intents: IntentLog | None, bell: Bell
+        self, number: int, engine: Engine, world: Environment, intents: IntentLog | None, bell: Wakeup
     ) -> None:
         self.bell = bell
-        self.intake = None if intents is None else Intake(dispatcher, intents, bell.ring)
+        self.intake = None if intents is None else WriteAhead(engine, intents, bell.ring)
         self.order_bell = bell if self.intake is None else self.intake.bell
         self.flushed = trio.Event()
         self.link: Link
         self.end: Callable[[BaseException], None]
         self._number = number
-        self._dispatcher = dispatcher
+        self._engine = engine
         self._world = world
         self._intents = intents
-        self._take = dispatcher.take if self.intake is None else self.intake.take
+        self._take = engine.take if self.intake is None else self.intake.take
         self._unfinished: _Unfinished | None = None
         self._parked = False
         self._broken = False
@@ -101,7 +101,7 @@ class Writer:
                     await self._finish()
                     continue
                 control = link.take_control()
-                admitted: list[Pending] = []
+                admitted: list[OrderCancel] = []
                 ask_at = math.inf
                 if not link.closing:
                     admitted, ask_at = self._take(trio.current_time())
@@ -126,23 +126,23 @@ class Writer:
         finally:
             self._parked = False
 
-    def _start(self, control: list[bytes], admitted: list[Pending]) -> None:
+    def _start(self, control: list[bytes], admitted: list[OrderCancel]) -> None:
         """Sign, and hand everything to the socket, in one step, whose failure ends the connection."""
         boundary = Boundary()
         with boundary:
             self._hand_over(control, admitted)
         if boundary.error is not None:
             # What was not signed waits again. What was signed is told from `_unfinished`; without one nothing was sent.
-            self._dispatcher.put_back(admitted, trio.current_time())
+            self._engine.put_back(admitted, trio.current_time())
             self._break(boundary.error, describe(boundary.error))
 
-    def _hand_over(self, control: list[bytes], admitted: list[Pending]) -> None:
+    def _hand_over(self, control: list[bytes], admitted: list[OrderCancel]) -> None:
         stream = self.link.stream
         data = b""
         ends: list[int] = []
-        flights: list[Flight] = []
+        flights: list[LiveAttempt] = []
         if admitted:
-            flights, texts = self._dispatcher.sign(admitted, self._number, trio.current_time(), self._world.wall())
+            flights, texts = self._engine.sign(admitted, self._number, trio.current_time(), self._world.wall())
             data, ends = encode_texts(texts, self._world.random_bytes(4 * len(texts)))
         if control:
             before = list(accumulate(map(len, control)))
@@ -160,7 +160,7 @@ class Writer:
         unfinished = self._unfinished
         assert unfinished is not None
         try:
-            most = min(WRITE_DEADLINE, self._dispatcher.time_left(unfinished.flights, trio.current_time()))
+            most = min(WRITE_DEADLINE, self._engine.time_left(unfinished.flights, trio.current_time()))
             with trio.move_on_after(most) as scope:
                 await self.link.stream.finish_send()
                 self._unfinished = None
@@ -187,4 +187,4 @@ class Writer:
             accepted = max(0, self.link.stream.accepted - unfinished.first)
             if self._intents is not None:
                 self._intents.written(unfinished.orders[:accepted])
-            self._dispatcher.not_written(unfinished.flights[accepted:], cause, trio.current_time())
+            self._engine.not_written(unfinished.flights[accepted:], cause, trio.current_time())

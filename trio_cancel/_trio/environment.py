@@ -21,7 +21,7 @@ def suspended() -> float:
 
 
 @attrs.frozen
-class World:
+class Environment:
     """The clocks besides trio's, and the sources of chance.
 
     Attributes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import trio
 
 
-class Bell:
+class Wakeup:
     """See the module's docstring."""
 
     __slots__ = ("_rung", "_task")
