@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 from test_lookup import rest_of
-from venues import Venue, open_venue
+from venues import Venue, one_clock, open_venue, venue_clock
 
 from trio_cancel import (
     AlreadyClosed,
@@ -32,9 +32,10 @@ from trio_cancel import (
     open_trading_ws,
 )
 from trio_cancel.lookup import RestLookup
-from trio_cancel.sandbox import Fault, RestFault, open_sandbox
+from trio_cancel.sandbox import Fault, Faults, RestFault, open_sandbox
 
 Clock = trio.testing.MockClock
+SILENT = Faults({Fault.SILENT_BEFORE: 1.0})
 
 
 @asynccontextmanager
@@ -223,8 +224,11 @@ async def test_what_says_nothing_changes_nothing(status: str, autojump_clock: Cl
         assert trio.current_time() - began <= 30 + 5 + 6
 
 
-async def test_yesterdays_order_does_not_answer_for_todays(autojump_clock: Clock) -> None:
-    async with open_venue() as venue, session(venue, retry=False) as ws:
+async def test_yesterdays_order_does_not_answer_for_todays(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_clock(monkeypatch)
+    async with open_venue(clock=venue_clock) as venue, session(venue, retry=False) as ws:
         old = venue.book.create(external_id="mine")
         venue.book.cancel(old.id)
         await trio.sleep(1)
@@ -394,6 +398,48 @@ async def test_leaving_the_session_settles_what_is_being_looked_up(autojump_cloc
             left = trio.current_time()
         assert trio.current_time() - left <= 2
     assert [outcome.kind for outcome in outcomes] == ["not_found"]
+
+
+async def test_a_source_that_hangs_keeps_no_bulk_waiting(autojump_clock: Clock) -> None:
+    """However many orders there are: lookups begin until 5 s after their time, and take 5 s at most."""
+
+    async def hang(_: CancelRequest) -> OrderState:
+        await trio.sleep_forever()
+
+    async with open_venue(faults=SILENT) as venue, venue.open(lookup=hang) as ws:
+        requests = venue.orders(200)
+        began = trio.current_time()
+        report = await ws.cancel_many(requests)
+        assert trio.current_time() - began <= 30 + 5 + 10
+        assert report.counts["unknown"] == 200
+        assert ws.statistics().pending == 0
+
+
+async def test_a_source_that_goes_on_answering_is_asked_for_every_order(autojump_clock: Clock) -> None:
+    """Also where that takes longer than an order's own time: 200 orders, four at once, half a second each."""
+
+    async def look_up(request: CancelRequest) -> OrderState:
+        await trio.sleep(0.5)
+        return OrderState(id=request.id, status="canceled", seen_at=0)
+
+    async with open_venue(faults=SILENT) as venue, venue.open(lookup=look_up) as ws:
+        report = await ws.cancel_many(venue.orders(200))
+        assert report.counts["already_closed"] == 200
+
+
+async def test_an_answer_that_comes_while_it_is_looked_up_is_told(autojump_clock: Clock) -> None:
+    async def fail(_: CancelRequest) -> OrderState:
+        await trio.sleep(4)
+        raise LookupFailed("It failed.", status=403)
+
+    unavailable = Faults({Fault.ERROR_503_BEFORE: 1.0})
+    async with (
+        open_venue(delay=3.0, faults=unavailable) as venue,
+        venue.open(lookup=fail, retry=False, reply_timeout=1.0) as ws,
+    ):
+        outcome = await ws.try_cancel(venue.book.create().id)
+        assert isinstance(outcome, Unknown)
+        assert [attempt.status for attempt in outcome.attempts] == [503]
 
 
 async def test_a_cancel_does_not_wait_for_lookups(autojump_clock: Clock) -> None:

@@ -293,7 +293,7 @@ async def test_an_order_that_is_active_is_canceled_again(priority: bool, autojum
     assert looking.outcome == NotFound(BY_NAME, seen=state("open", id="7"))
     assert looking.ends_at == 30 + BUDGET
     assert table.seen(pending, state("other", id="8")) is None
-    assert pending.delivered == [NotFound(BY_NAME, seen=state("other", id="8"))]
+    assert pending.delivered == [NotFound(BY_NAME, pending.attempts(), seen=state("other", id="8"))]
 
 
 async def test_an_order_asked_for_by_id_keeps_it(autojump_clock: MockClock) -> None:

@@ -6,11 +6,12 @@ import argparse
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 
 import attrs
 
 from . import table
-from .batch import Summary, hash_of, judge_seeds
+from .batch import Summary, hash_of, judge_seed, judge_seeds
 from .checker import check
 from .defects import DEFECTS
 from .harness import run, trace
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--defect", choices=sorted({**DEFECTS, **SCOPE_DEFECTS}), help="put this defect back first")
     parser.add_argument("--defects", action="store_true", help="find the seeds of the defects; write DEFECTS.md")
     parser.add_argument("--sweep", action="store_true", help="cancel at every step under every fault")
+    parser.add_argument("--without", action="store_true", help="look nothing up in the seeds that have a lookup")
     options = parser.parse_args()
     began = time.perf_counter()
     if options.defects:
@@ -42,11 +44,11 @@ def main() -> int:
         failed = sweep.run_all()
     elif options.seeds:
         first, _, last = options.seeds.partition("..")
-        failed = _run_seeds(range(int(first), int(last)), options.defect)
+        failed = _run_seeds(range(int(first), int(last)), options.defect, without=options.without)
     elif options.scopes:
         first, _, last = options.scopes.partition("..")
-        summary = run_seeds(range(int(first), int(last)), options.defect)
-        print("\n".join(summary.lines()))
+        summary = run_seeds(range(int(first), int(last)), options.defect, without=options.without)
+        print("\n".join(summary.lines(without=options.without)))
         failed = bool(summary.violations)
     elif options.scope is not None:
         failed = _replay_scopes(options.scope, options.defect)
@@ -58,11 +60,11 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _run_seeds(seeds: range, defect: str | None) -> bool:
+def _run_seeds(seeds: range, defect: str | None, *, without: bool) -> bool:
     summary = Summary()
-    for verdict in judge_seeds(seeds, defect):
+    for verdict in judge_seeds(seeds, defect, partial(judge_seed, without=without)):
         summary.add(verdict)
-    print("\n".join(summary.lines()))
+    print("\n".join(summary.lines(without=without)))
     return bool(summary.violations)
 
 

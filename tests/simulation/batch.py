@@ -17,6 +17,7 @@ import trio
 from trio_cancel.sandbox import Fault
 
 from .checker import check
+from .classes import Tally
 from .defects import DEFECTS
 from .harness import run, trace
 from .record import Run
@@ -36,14 +37,22 @@ class Verdict:
     faults: Counter[str]
     outcomes: Counter[str]
     seconds: float
+    looks: bool = False
+    """Whether its scenario has a lookup, also if it ran without."""
+    idle: tuple[str, ...] = ()
+    """What the defect had put in and never ran."""
 
 
-def judge_seed(seed: int, defect: str | None = None) -> Verdict:
-    """Run one seed, with a defect put back or without."""
+def judge_seed(seed: int, defect: str | None = None, *, without: bool = False) -> Verdict:
+    """Run one seed, with a defect put back or without; ``without`` takes its lookup away."""
     began = time.perf_counter()
-    with DEFECTS[defect].put_back() if defect else nullcontext():
+    scenario = draw(seed)
+    looks = scenario.lookup is not None
+    if without:
+        scenario = attrs.evolve(scenario, lookup=None)
+    with DEFECTS[defect].put_back() if defect else nullcontext(Counter[str]()) as calls:
         try:
-            done = run(draw(seed))
+            done = run(scenario)
         except Exception as error:
             # The run itself failed: the library raised where nothing may be raised, or it spins.
             return Verdict(seed, (f"I10: {innermost(error)!r}",), "", Counter(), Counter(), 0.0)
@@ -54,7 +63,14 @@ def judge_seed(seed: int, defect: str | None = None) -> Verdict:
         _events(done),
         Counter(outcome.kind for outcome in done.delivered.values()),
         time.perf_counter() - began,
+        looks,
+        idle(calls),
     )
+
+
+def idle(calls: Counter[str]) -> tuple[str, ...]:
+    """Return what was never called."""
+    return tuple(name for name, count in calls.items() if not count)
 
 
 def innermost(error: BaseException) -> BaseException:
@@ -115,6 +131,7 @@ class Summary:
     violations: list[tuple[int, str]] = attrs.field(factory=list)
     faults: Counter[str] = attrs.field(factory=Counter)
     outcomes: Counter[str] = attrs.field(factory=Counter)
+    tally: Tally = attrs.field(factory=Tally)
     slowest: tuple[float, int] = (0.0, 0)
     digest: str = ""
 
@@ -124,11 +141,12 @@ class Summary:
         self.violations += [(verdict.seed, text) for text in verdict.violations]
         self.faults += verdict.faults
         self.outcomes += verdict.outcomes
+        self.tally.add(verdict.faults, verdict.outcomes, looks=verdict.looks)
         self.slowest = max(self.slowest, (verdict.seconds, verdict.seed))
         self.digest = hashlib.sha256((self.digest + verdict.trace_hash).encode()).hexdigest()[:16]
 
-    def lines(self) -> Iterator[str]:
-        """Yield it as a table in Markdown."""
+    def lines(self, *, without: bool = False) -> Iterator[str]:
+        """Yield it as tables in Markdown."""
         total = self.outcomes.total() or 1
         yield f"{self.seeds} seeds, {len(self.violations)} violations, hash of all traces {self.digest}."
         yield f"Slowest seed: {self.slowest[1]}, {self.slowest[0] * 1000:.0f} ms."
@@ -139,5 +157,6 @@ class Summary:
         classes = [*Fault, *NetFault, *sorted(set(self.faults) - set(Fault) - set(NetFault))]
         for name in classes:
             yield f"| {name} | {self.faults[name]} |"
+        yield from self.tally.lines(without=without)
         for seed, text in self.violations[:50]:
             yield f"VIOLATION seed {seed}: {text}"

@@ -1,4 +1,4 @@
-"""Compares what the callers of a run were told with what is true; each violation names its invariant (I1 … I10).
+"""Compares what the callers of a run were told with what is true; each violation names its invariant (I1 … I12).
 
 1. Every submitted cancel ends in exactly one outcome; a bulk cancel accounts for every input.
 2. Canceled: the venue applied it, and the reply matched request id, order and connection.
@@ -9,11 +9,14 @@
 7. A request id goes onto the wire once; attempts are linked to their order.
 8. After a partial write no further byte goes onto that connection.
 9. Signature and deadline are checked at the write; no attempt starts after its caller has returned.
-10. Everything back at its baseline, nothing stray, no secret anywhere.
+10. Everything back at its baseline, nothing stray, no secret anywhere; the block is not cancelled.
+12. No outcome that says yes or no, looked up or not, contradicts the venue's book and log, when it is told or later;
+    what a lookup completed is about the order that was meant. (11 is about journals, see ``scopes_check``.)
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from itertools import pairwise
@@ -21,6 +24,7 @@ from itertools import pairwise
 from trio_cancel import (
     AlreadyClosed,
     Canceled,
+    CancelRequest,
     ConnectionLost,
     HandshakeFailed,
     NotFound,
@@ -31,14 +35,18 @@ from trio_cancel import (
     Unknown,
 )
 
+from .book_truth import check_truth
 from .harness import CREDENTIALS
 from .record import OpResult, Run, Stamp
 from .scenario import Kind
 from .session_check import BOUND, ROUNDING, check_session
+from .tap import Sent
 from .truth import CLOSED_AS, NOT_FOUND, NUMBERS, Answer, Place, Says, Truth, amount, find
 
 SILENCE_BOUND = 5.0
 """Seconds after ``give_up_after`` by which everything has an outcome where the venue gives no sign of life."""
+BUDGET, PATIENCE = 5.0, 5.0
+"""Seconds for lookups after an order's own time, and for the last of them."""
 FOR_GOOD = (Says.REFUSED, Says.UNLISTED)
 DEFINITE = {Says.CANCELED: "canceled", Says.CLOSED: "already_closed", Says.NOT_FOUND: "not_found"}
 
@@ -55,7 +63,9 @@ class Checker:
         self.run = run
         self.truth: Truth = find(run)
         self.found: list[str] = list(self.truth.problems)
-        self._paced = self.truth.limited or run.scenario.pacer is not None
+        self._paced = self.truth.limited or run.lookups_limited or run.scenario.pacer is not None
+        self._looks = run.scenario.lookup is not None
+        self._held_back = self._paced and self._looks  # the account's limit may hold lookups back
         self._slowly = run.scenario.pacer is not None and 1 / run.scenario.pacer[0] > SILENCE_BOUND
         answers = [answer for place in self.truth.places.values() for answer in place.answers]
         may_have_applied = (Says.DOUBTFUL, Says.NOTHING)
@@ -94,9 +104,21 @@ class Checker:
                 left = [*left, result.ended]
             if left and min(stamp.order for stamp in left) < run.offered[sent.request_id].order:
                 self._say(9, f"{sent.request_id} was written after its caller had returned")
-            if self.truth.places[place].request.key != sent.order:
+            if not self._is_meant(sent, self.truth.places[place].request):
                 self._say(7, f"{sent.request_id} names {sent.order}, not {self.truth.places[place].request}")
 
+        self._check_refused()
+
+    def _is_meant(self, sent: Sent, request: CancelRequest) -> bool:
+        """Whether a request names its order: as the caller did, or by the venue's id that a lookup told."""
+        if sent.asked == request:
+            return True
+        ids = {order.id for order in self.run.orders.values() if order.external_id == request.external_id}
+        told = {each.order_id for each in self.run.told if each.at <= sent.offered.time}
+        return request.id is None and sent.order in ids & told
+
+    def _check_refused(self) -> None:
+        run = self.run
         for here in self.truth.places.values():
             refusals = [answer for answer in here.answers if answer.says in FOR_GOOD]
             if refusals and _of_signature(refusals[0]):
@@ -214,6 +236,7 @@ class Checker:
         if settled is None and place.sent:
             self._say(1, f"{who} was told and never settled")
         self._check_kind(who, place, at, outcome)
+        self._check_book(who, result, place, at, outcome)
         self._check_belief(who, place, at, outcome)
         self._check_attempts(who, place, at, outcome)
         self._check_time(who, result, place, at, outcome)
@@ -231,6 +254,9 @@ class Checker:
                 else:
                     self._check_canceled(who, place, answer.request_id, answer.document, outcome)
                     self._check_after(who, place, at, answer.request_id, outcome)
+            case AlreadyClosed(order=order) if order is not None and Says.CLOSED not in said:
+                if place.doubtful_at(at) and not outcome.after_unanswered:
+                    self._say(4, f"{who} by a lookup after unanswered attempts, and does not say so")
             case AlreadyClosed() | NotFound():
                 says = Says.CLOSED if isinstance(outcome, AlreadyClosed) else Says.NOT_FOUND
                 if (answer := said.get(says)) is None:
@@ -247,8 +273,6 @@ class Checker:
                     self._say(4, f"{who} with {len(may_have_applied)} attempts unanswered or answered 5xx")
                 if not any(answer.says.clean for answer in answers):
                     self._say(4, f"{who}, and no answer refused it")
-                if any(record.applied_at is not None for record in place.records.values()):
-                    self._say(4, f"{who}, and the venue applied it")
             case NotSent():
                 if place.sent:
                     self._say(3, f"{who}, and {place.sent[0].request_id} went out whole")
@@ -258,8 +282,22 @@ class Checker:
                 if not place.ids:
                     self._say(5, f"{who}, and nothing was ever written")
 
+    def _check_book(self, who: str, result: OpResult, place: Place, at: Stamp, outcome: Outcome) -> None:
+        """What it says of the order is true, and stays so."""
+        run = self.run
+        applied = [request_id for request_id, record in place.records.items() if record.applied_at is not None]
+        if outcome.off_book is False and applied:
+            self._say(12, f"{who}, and the venue applied {applied}")
+        assert result.started is not None
+        since = min((run.offered[request_id].time for request_id in place.ids), default=result.started.time)
+        since_ms, until_ms = (1000 * (run.began + time) + run.scenario.skew for time in (since, at.time))
+        self.found += [
+            f"{text} ({who})"
+            for text in check_truth(run.orders.values(), run.told, outcome, int(since_ms), int(until_ms), at.time)
+        ]
+
     def _check_closed(self, who: str, place: Place, request_id: str, code: int | None, outcome: AlreadyClosed) -> None:
-        if outcome.closed_as != CLOSED_AS.get(code or 0):
+        if outcome.order is None and outcome.closed_as != CLOSED_AS.get(code or 0):
             self._say(4, f"{who} as {outcome.closed_as}, and the venue's verdict was {code}")
         order_id = place.records[request_id].order_id
         book = self.run.orders[order_id] if order_id is not None else None
@@ -297,8 +335,15 @@ class Checker:
         for answer in place.answers:
             if answer.at.time >= at.time:
                 break
+            if answer.optional:
+                continue
+            if answer.says is Says.NOT_FOUND and self.run.scenario.lookup is not None:
+                continue  # it is looked up, and perhaps canceled again
             if answer.says.settles:
                 expected = DEFINITE.get(answer.says, "unknown")
+                asked = next(sent.asked for sent in place.sent if sent.request_id == answer.request_id)
+                if answer.says is Says.CLOSED and asked != place.request and outcome.kind == "unknown":
+                    return  # the id was a lookup's: it may be of an older order of the name
                 if outcome.kind != expected:
                     self._say(5, f"{who}, and {answer.request_id} had been answered {answer.says.value}")
                 return
@@ -317,7 +362,8 @@ class Checker:
             answer = by_id.get(attempt.request_id)
             if attempt.answered_at is not None and (answer is None or answer.status != attempt.status):
                 self._say(2, f"{who}: {attempt}, and the wire has {answer}")
-            if attempt.answered_at is None and answer is not None and answer.at.time < at.time:
+            due = answer is not None and answer.at.time < at.time and not answer.optional
+            if attempt.answered_at is None and due:
                 self._say(5, f"{who}: {attempt}, and the wire has {answer}")
 
     def _check_time(self, who: str, result: OpResult, place: Place, at: Stamp, outcome: Outcome) -> None:
@@ -327,8 +373,9 @@ class Checker:
         began = min((run.offered[request_id].time for request_id in place.ids), default=None)
         if began is None:
             return
-        bound = scenario.give_up_after if scenario.retry else min(scenario.give_up_after, scenario.reply_timeout)
-        if at.time > began + bound + BOUND and not self._paced and not result.cancelled:
+        once = not scenario.retry and not self._looks
+        bound = min(scenario.give_up_after, scenario.reply_timeout) if once else scenario.give_up_after
+        if at.time - self._extra(at) > began + bound + BOUND and not self._paced and not result.cancelled:
             self._say(6, f"{who} {at.time - began:.3f} s after its first write, with {bound} s allowed")
         gone = result.cancelled or run.failed or result.op.leave_after is not None or run.hung
         if gone or (run.body_ended is not None and at.order > run.body_ended.order) or not isinstance(outcome, Unknown):
@@ -344,6 +391,15 @@ class Checker:
         early = at.time < began + min(scenario.reply_timeout, scenario.give_up_after) - ROUNDING
         if not scenario.retry and early and not answered and not isinstance(outcome.cause, ConnectionLost):
             self._say(6, f"{who} was given up {at.time - began:.3f} s after its only write")
+
+    def _extra(self, at: Stamp) -> float:
+        """Return the seconds that lookups may add to what settles then: more if their source goes on answering."""
+        if not self._looks:
+            return 0.0
+        answered = self.run.lookups_answered
+        index = bisect_right(answered, at.time + ROUNDING)
+        goes_on = index and at.time - answered[index - 1] <= BUDGET + PATIENCE + ROUNDING
+        return math.inf if goes_on else BUDGET + PATIENCE
 
     def _heard(self, result: OpResult, at: Stamp, *, surely: bool = True) -> float:
         """Return the later of an operation's call and the last sign of life before ``at``.
@@ -365,7 +421,8 @@ class Checker:
         if result.cancelled or op.trickle or op.pause or (not place.ids and not isinstance(outcome, NotSent)):
             return
         late = at.time - self._heard(result, at, surely=False)
-        if late > allowed + SILENCE_BOUND and not self._slowly:
+        slowly = self._slowly or self._held_back
+        if late - self._extra(at) > allowed + SILENCE_BOUND and not slowly:
             self._say(6, f"{who} {late:.3f} s after its call and the last sign of life, with {allowed} s allowed")
         gone = run.failed or op.leave_after is not None or run.hung
         if gone or (run.body_ended is not None and at.order > run.body_ended.order):

@@ -1,33 +1,78 @@
-"""Twelve faults of other clients, put back into ours one at a time, to see that the checker catches them.
+"""Faults of other clients, put back into ours one at a time, to see that the checker catches them.
 
-Each patches a few functions of the library while its block runs. DEFECTS.md beside this says which seed catches which.
+Each patches a few functions of the library while its block runs, and counts the calls of what it put there: a defect
+whose code never ran proves nothing. DEFECTS.md beside this says which seed catches which.
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import wraps
 from typing import Any
 from unittest.mock import patch
 
 import attrs
 import trio
 
-from trio_cancel import AlreadyClosed, Canceled, CanceledOrder
+from trio_cancel import (
+    AlreadyClosed,
+    Canceled,
+    CanceledOrder,
+    CancelRequest,
+    LookupFailed,
+    OffsetInterval,
+    OrderState,
+    OrderStatus,
+    Rejected,
+)
 from trio_cancel._engine import replies as inbox
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.in_flight import InFlight
+from trio_cancel._engine.looking import settled_by
 from trio_cancel._engine.order import LiveAttempt, OrderCancel
 from trio_cancel._engine.replies import ReplyHandler
 from trio_cancel._net.stream import ByteStream
 from trio_cancel._net.websocket import Link
+from trio_cancel._session.lookups import Lookups
 from trio_cancel._session.writer import Writer
 from trio_cancel._venue.codec import decode_reply
 from trio_cancel._venue.verdict import Verdict, judge
 
 Patch = Callable[[], Generator[None]]
+CALLS: Counter[str] = Counter()
+"""How often the code that was put in ran, by what it stands for, since a defect was put back last."""
+
+
+@contextmanager
+def swap(owner: object, name: str, replacement: Callable[..., Any]) -> Generator[None]:
+    """Put a function, or a property that it computes, in place of ``owner``'s attribute while the block runs."""
+    CALLS[name] += 0
+
+    @wraps(replacement)
+    def counted(*args: Any, **keywords: Any) -> Any:
+        CALLS[name] += 1
+        return replacement(*args, **keywords)
+
+    is_property = isinstance(inspect.getattr_static(owner, name), property)
+    with patch.object(owner, name, property(counted) if is_property else counted):
+        yield
+
+
+@contextmanager
+def swap_everywhere(original: Callable[..., Any], replacement: Callable[..., Any]) -> Generator[None]:
+    """Put a function in place of another one in every module of the library that has imported it."""
+    name = original.__name__
+    with ExitStack() as stack:
+        for module in list(sys.modules.values()):
+            if module.__name__.startswith("trio_cancel") and getattr(module, name, None) is original:
+                stack.enter_context(swap(module, name, replacement))
+        yield
 
 
 def send_under_the_callers_scope() -> Generator[None]:
@@ -46,7 +91,7 @@ def send_under_the_callers_scope() -> Generator[None]:
             scope.cancel()
         abandon(table, pending)
 
-    with patch.object(ByteStream, "finish_send", finish_cancelled), patch.object(InFlight, "abandon", abandon_sending):
+    with swap(ByteStream, "finish_send", finish_cancelled), swap(InFlight, "abandon", abandon_sending):
         yield
 
 
@@ -63,7 +108,7 @@ def reply_of_the_wrong_connection() -> Generator[None]:
         down(self, connection, cause, now)
         self.table.flights.update({flight.request_id: flight for p in self.table.active for flight in p.flights})
 
-    with patch.object(ReplyHandler, "read", read_any), patch.object(Engine, "connection_down", keep):
+    with swap(ReplyHandler, "read", read_any), swap(Engine, "connection_down", keep):
         yield
 
 
@@ -78,7 +123,7 @@ def closed_called_canceled() -> Generator[None]:
         order = CanceledOrder(request.key, now, now, *numbers, "canceled", "limit", "BTC_BRL")
         return Canceled(request, attempts, error=error, after_unanswered=True, order=order)
 
-    with patch.object(inbox, "AlreadyClosed", guess):
+    with swap(inbox, "AlreadyClosed", guess):
         yield
 
 
@@ -101,7 +146,7 @@ def request_id_reused() -> Generator[None]:
             self._next_id = max(last, self._next_id)
         return flights, texts
 
-    with patch.object(Engine, "sign", sign_again):
+    with swap(Engine, "sign", sign_again):
         yield
 
 
@@ -120,7 +165,7 @@ def signed_when_queued() -> Generator[None]:
             texts += more[1]
         return flights, texts
 
-    with patch.object(Engine, "sign", sign_early):
+    with swap(Engine, "sign", sign_early):
         yield
 
 
@@ -131,7 +176,7 @@ def _handed_in(pending: OrderCancel) -> float:
 
 def pending_leaked() -> Generator[None]:
     """What a cancelled caller asked for stays in the tables."""
-    with patch.object(InFlight, "abandon", lambda table, pending: None):
+    with swap(InFlight, "abandon", lambda table, pending: None):
         yield
 
 
@@ -146,7 +191,7 @@ def writing_on() -> Generator[None]:
             self._drop(cause)
             self.link.stream.poisoned = False
 
-    with patch.object(Writer, "_break", go_on):
+    with swap(Writer, "_break", go_on):
         yield
 
 
@@ -167,7 +212,7 @@ def reader_killed() -> Generator[None]:
 
         await read(self, reader_that_dies, *args)
 
-    with patch.object(ReplyHandler, "_read_stray", die), patch.object(Link, "_read", read_until_dead):
+    with swap(ReplyHandler, "_read_stray", die), swap(Link, "_read", read_until_dead):
         yield
 
 
@@ -179,7 +224,7 @@ def complete_frame_called_not_sent() -> Generator[None]:
         if unfinished is not None:
             self._engine.not_written(unfinished.flights, cause, trio.current_time())
 
-    with patch.object(Writer, "_drop", drop_all):
+    with swap(Writer, "_drop", drop_all):
         yield
 
 
@@ -190,7 +235,7 @@ def server_error_called_rejected() -> Generator[None]:
         verdict, why = judge(*args)
         return (Verdict.REFUSED if verdict is Verdict.UNAVAILABLE else verdict), why
 
-    with patch.object(inbox, "judge", judge_hastily):
+    with swap(inbox, "judge", judge_hastily):
         yield
 
 
@@ -201,13 +246,60 @@ def unlisted_called_rejected() -> Generator[None]:
         verdict, why = judge(*args)
         return (Verdict.REFUSED if verdict is Verdict.UNLISTED else verdict), why
 
-    with patch.object(inbox, "judge", judge_hastily):
+    with swap(inbox, "judge", judge_hastily):
         yield
 
 
 def closed_as_guessed() -> Generator[None]:
     """What was closed before is said to have been canceled, whatever the venue says."""
-    with patch.object(inbox, "closed_as", lambda code: "canceled"):
+    with swap(inbox, "closed_as", lambda code: "canceled"):
+        yield
+
+
+def lagging_open_believed() -> Generator[None]:
+    """An order that a lookup sees on the book is said not to be off it."""
+
+    def believe(state: OrderState, outcome: Any, clock: OffsetInterval | None) -> Any:
+        if state.on_book:
+            return Rejected(outcome.request, outcome.attempts)
+        return settled_by(state, outcome, clock)
+
+    with swap_everywhere(settled_by, believe):
+        yield
+
+
+def any_order_of_the_name_believed() -> Generator[None]:
+    """A final status that was looked up by external id settles the cancel, whichever order of that name it is about."""
+
+    def believe(state: OrderState, outcome: Any, clock: OffsetInterval | None) -> AlreadyClosed | None:
+        if state.on_book is not False:
+            return None
+        closed_as: Any = "canceled" if state.status is OrderStatus.CANCELED else "executed"
+        after = outcome.after_unanswered
+        return AlreadyClosed(
+            outcome.request, outcome.attempts, after_unanswered=after, closed_as=closed_as, order=state
+        )
+
+    with swap_everywhere(settled_by, believe):
+        yield
+
+
+def not_found_believed() -> Generator[None]:
+    """An order that a lookup does not find is taken for one that is off the book."""
+    ask = Lookups._ask
+
+    async def ask_and_guess(self: Lookups, request: CancelRequest, patience: float) -> OrderState:
+        try:
+            return await ask(self, request, patience)
+        except LookupFailed as error:
+            if error.status != 404:
+                raise
+            now, status = datetime.now(UTC), OrderStatus.CANCELED
+            return OrderState(
+                status=status, seen_at=0.0, id=request.id, external_id=request.external_id, update_date=now
+            )
+
+    with swap(Lookups, "_ask", ask_and_guess):
         yield
 
 
@@ -224,12 +316,15 @@ class Defect:
         return (self.patch.__doc__ or "").strip()
 
     @contextmanager
-    def put_back(self) -> Generator[None]:
-        """Have the defect while the block runs."""
+    def put_back(self) -> Generator[Counter[str]]:
+        """Have the defect while the block runs; yield how often each function that was put in has run."""
+        CALLS.clear()
         with contextmanager(self.patch)():
-            yield
+            yield CALLS
 
 
+LOOKUP_DEFECTS = (lagging_open_believed, any_order_of_the_name_believed, not_found_believed)
+"""They are put back in both simulations."""
 DEFECTS = {
     function.__name__: Defect(function.__name__, function)
     for function in (
@@ -245,5 +340,6 @@ DEFECTS = {
         server_error_called_rejected,
         unlisted_called_rejected,
         closed_as_guessed,
+        *LOOKUP_DEFECTS,
     )
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from types import FrameType
 
 import trio
@@ -78,17 +79,21 @@ def run_deterministically(seed: int, steps: Steps, function: Callable[[], Awaita
 
 
 @contextmanager
-def logging_kept(kept: list[tuple[int, str]]) -> Generator[None]:
-    """Keep what the library logs, and keep it from everybody else."""
+def logging_kept(kept: list[tuple[int, str]], throwing: logging.Handler | None = None) -> Generator[None]:
+    """Keep what the library logs, and keep it from everybody else but ``throwing``, a handler that may raise."""
     logger = logging.getLogger("trio_cancel")
     keeper = LogKeeper(kept)
     before = logger.level, logger.propagate
-    logger.addHandler(keeper)
+    handlers = [keeper] if throwing is None else [keeper, throwing]
+    for handler in handlers:
+        logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     try:
-        yield
+        with nullcontext() if throwing is None else redirect_stderr(io.StringIO()):  # it is told there, once
+            yield
     finally:
-        logger.removeHandler(keeper)
+        for handler in handlers:
+            logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]

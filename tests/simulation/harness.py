@@ -10,6 +10,7 @@ import errno
 import json
 import random
 import ssl
+from typing import cast
 from unittest.mock import patch
 
 import attrs
@@ -27,6 +28,8 @@ from trio_cancel.sandbox._protocol import render_order, render_result
 
 from .callers import Callers
 from .engine import Steps, logging_kept, run_deterministically, watched
+from .lookup_source import Source
+from .odd import ERRORS, NO_STREAMS, OddStream, Thrower, ThrowingHandler, refuse_oddly
 from .record import Recorder, Run
 from .scenario import ExitKind, OrderState, Reuse, Scenario
 from .stream import NetFault, Road, Wire, wrapped
@@ -53,10 +56,19 @@ def run(scenario: Scenario) -> Run:
     steps = Steps()
     simulation = Simulation(done, steps)
     direct = patch.object(_transport, "StreamRaw", wrapped)
-    with logging_kept(done.logged), deliveries(simulation.callers), watched(), direct:
+    with logging_kept(done.logged, throwing_handler(done)), deliveries(simulation.callers), watched(), direct:
         run_deterministically(scenario.seed, steps, simulation.main)
     done.steps = steps.count
     return done
+
+
+def throwing_handler(done: Run) -> ThrowingHandler | None:
+    """Return a log handler that raises, where the scenario has one."""
+    scenario = done.scenario
+    if not scenario.handler_raises:
+        return None
+    rng = random.Random(f"handler {scenario.seed}")
+    return ThrowingHandler(Thrower(scenario.handler_raises, "handler_raised", done.recorder, rng))
 
 
 class Simulation:
@@ -74,6 +86,9 @@ class Simulation:
         self._sandbox: Sandbox
         self._outer: trio.CancelScope
         self._venue: trio.Nursery
+        self._source: Source | None = None
+        rng = random.Random(f"observer {scenario.seed}")
+        self.throw = Thrower(scenario.observer_raises, "observer_raised", done.recorder, rng)
 
     def wall(self) -> float:
         """The client's Unix seconds."""
@@ -100,6 +115,8 @@ class Simulation:
         ) as sandbox:
             self._sandbox = sandbox
             done.log = sandbox.log
+            if scenario.lookup is not None:
+                self._source = Source(scenario.lookup, sandbox, done.recorder, scenario.seed)
             self._prepare()
             async with trio.open_nursery() as self._venue:
                 for fill in scenario.fills:
@@ -110,11 +127,22 @@ class Simulation:
                     await self._session_and_callers()
                 if limit.cancelled_caught or limit.cancel_called:
                     done.hung.append("the limit of the run was reached")
+                await trio.sleep(self._afterwards())
+                if self._source is not None:
+                    self._source.finish()
+                    done.told, done.lookups_answered = self._source.told, self._source.answered
+                    done.lookups_limited = self._source.limited
                 self._venue.cancel_scope.cancel()
             for order in sandbox.book:
                 done.orders[order.id] = order
             done.recorder.faults.update({str(fault): count for fault, count in sandbox.fault_counts.items()})
         done.tasks_after = trio.lowlevel.current_statistics().tasks_living
+
+    def _afterwards(self) -> float:
+        """Return the seconds for which the venue may still act on what it was sent."""
+        late = Fault.ACTS_LATE in self.scenario.faults.chances
+        late = late or any(fault is Fault.ACTS_LATE for _, fault in self.scenario.scripted)
+        return self.scenario.faults.acts_late[1] + 1.0 if late else 0.0
 
     # The venue
 
@@ -132,7 +160,8 @@ class Simulation:
                 book.cancel(plan.id)
         self._sandbox.fault_on_upgrade(*scenario.upgrades)
         for index, fault in scenario.scripted:
-            self._sandbox.fault_on(scenario.orders[index].id, fault)
+            plan = scenario.orders[index]
+            self._sandbox.fault_on(plan.external_id or plan.id, fault)
         if scenario.crossed or scenario.silent:
             self._sandbox.script(self._script)
 
@@ -208,12 +237,25 @@ class Simulation:
                 await trio.sleep_forever()
             case NetFault.SLOW:
                 await trio.sleep(road.seconds)
+            case NetFault.ODD_RAISES:
+                await trio.lowlevel.checkpoint()
+                raise self._rng.choice(ERRORS)()
+            case NetFault.ODD_RETURNS:
+                await trio.lowlevel.checkpoint()
+                return cast("trio.abc.Stream", self._rng.choice(NO_STREAMS))
         wire = Wire(len(self.done.wires), road, self.done.recorder, random.Random(self._rng.getrandbits(32)))
         self.done.wires.append(wire)
         self._venue.start_soon(self._serve, wire)
+        if road.fault is NetFault.ODD_CLOSED:
+            wire.client.close()
+        if road.fault in (NetFault.ODD_SEND, NetFault.ODD_RECEIVE):
+            return OddStream(wire, wire.client, sending=road.fault is NetFault.ODD_SEND)
         return wire.client
 
     async def _serve(self, wire: Wire) -> None:
+        if wire.road.fault is NetFault.ODD_RETRY:
+            await refuse_oddly(wire.venue, wire.rng)
+            return
         wire.venue_number = self._sandbox.log.accepted
         if not _within(self.scenario.flapping):
             await self._sandbox.serve_stream(wire.venue)
@@ -268,7 +310,9 @@ class Simulation:
             pacer=None if scenario.pacer is None else Pacer(*scenario.pacer),
             correct_clock=scenario.clock_offset is None,
             correction=scenario.clock_offset or 0.0,
-            observer=Watch(self.callers),
+            observer=Watch(self.callers, self.throw),
+            lookup=None if self._source is None else self._source.argument,
+            look_up_closed=scenario.lookup is not None and scenario.lookup.closed_too,
         )
         ws: TradingWS | None = None
         try:
@@ -279,6 +323,9 @@ class Simulation:
                 self.callers.ready.set()
                 try:
                     await self._body(ws)
+                except trio.Cancelled:
+                    done.block_cancelled = not self._outer.cancel_called
+                    raise
                 finally:
                     done.body_ended = done.recorder.stamp()
                     self.callers.mark("leaving")

@@ -92,8 +92,9 @@ class _Nobody(Observer):
 class Watch(Observer):
     """Puts on record what a process says that it writes, and hands everything on."""
 
-    def __init__(self, life: Life, then: Observer | None = None) -> None:
+    def __init__(self, life: Life, throw: Callable[[], None], then: Observer | None = None) -> None:
         self._life = life
+        self._throw = throw
         self._then = then or _Nobody()
 
     def request_written(self, request: CancelRequest, request_id: str) -> None:
@@ -103,12 +104,27 @@ class Watch(Observer):
         intent = next(flight.pending.intent for flight in life.journal.open if flight.request_id == request_id)
         life.written[request_id] = request, intent, life.recorder.stamp()
         self._then.request_written(request, request_id)
+        self._throw()
 
     def request_answered(self, request: CancelRequest, request_id: str, status: int | None, seconds: float) -> None:
         self._then.request_answered(request, request_id, status, seconds)
+        self._throw()
 
     def settled_late(self, outcome: Outcome) -> None:
         self._then.settled_late(outcome)
+        self._throw()
+
+    def connection_opened(self, number: int) -> None:
+        self._throw()
+
+    def connection_lost(self, number: int, cause: BaseException | None) -> None:
+        self._throw()
+
+    def connection_failed(self, error: BaseException) -> None:
+        self._throw()
+
+    def paced(self, rate: float) -> None:
+        self._throw()
 
 
 @contextmanager

@@ -33,6 +33,14 @@ class Stamp(NamedTuple):
     order: int
 
 
+class Told(NamedTuple):
+    """What a lookup told of an order: asked when, by trio's clock."""
+
+    at: float
+    order_id: str
+    status: str
+
+
 class Recorder:
     """Gives stamps and counts faults."""
 
@@ -83,6 +91,12 @@ class Run:
     log: Log = attrs.field(factory=Log)
     orders: dict[str, Order] = attrs.field(factory=dict)
     """As they stood at the end, by id and by external id."""
+    told: list[Told] = attrs.field(factory=list)
+    """By lookups."""
+    lookups_answered: list[float] = attrs.field(factory=list)
+    """When, by trio's clock."""
+    lookups_limited: bool = False
+    """Whether one was told 429, so that cancels are paced."""
     written: dict[str, tuple[int, int]] = attrs.field(factory=dict)
     """Request id: operation and position."""
     written_twice: list[str] = attrs.field(factory=list)
@@ -100,6 +114,8 @@ class Run:
     enter_error: BaseException | None = None
     exit_error: BaseException | None = None
     expected_error: BaseException | None = None
+    block_cancelled: bool = False
+    """Whether the session's block was cancelled by nobody who may."""
     stray: list[str] = attrs.field(factory=list)
     """Exceptions that nobody may see."""
     hung: list[str] = attrs.field(factory=list)

@@ -12,12 +12,13 @@ from trio_cancel.sandbox import Fault, Faults, Point
 
 from .stream import NetFault, Road
 
-REQUEST_FAULTS = tuple(fault for fault in Fault if fault.point is Point.REQUEST and fault is not Fault.ACTS_LATE)
+REQUEST_FAULTS = tuple(fault for fault in Fault if fault.point is Point.REQUEST)
 UPGRADE_FAULTS = tuple(fault for fault in Fault if fault.point is Point.UPGRADE)
 CLOSE_FAULTS = tuple(fault for fault in Fault if fault.point is Point.CLOSE)
 NO_FAULTS = Faults()
-DIAL_FAULTS = tuple(fault for fault in NetFault if fault.at_dial)
-WIRE_FAULTS = tuple(fault for fault in NetFault if not fault.at_dial)
+DIAL_FAULTS = tuple(fault for fault in NetFault if fault.at_dial and not fault.odd)
+WIRE_FAULTS = tuple(fault for fault in NetFault if not fault.at_dial and not fault.odd)
+ODD_FAULTS = tuple(fault for fault in NetFault if fault.odd)
 
 
 class OrderState(StrEnum):
@@ -95,6 +96,25 @@ class Reuse:
     order: int
 
 
+@attrs.frozen
+class LookupPlan:
+    """What looks orders up.
+
+    Args:
+        rest: the shipped client of the venue's REST side, else a callable of the user's.
+        lag: seconds by which an answer is behind the book: fixed, or (least, most) drawn for each.
+        chance: that a lookup fails, hangs or is answered with rubbish.
+        closed_too: orders that are closed are looked up, too.
+        limits: a failure may be a 429.
+    """
+
+    rest: bool
+    lag: float | tuple[float, float]
+    chance: float
+    closed_too: bool
+    limits: bool
+
+
 class ExitKind(StrEnum):
     """How the session's block ends."""
 
@@ -164,11 +184,71 @@ class Scenario:
     """From when until when each connection is upgraded and closed at once."""
     # The network
     roads: tuple[Road, ...] = ()
+    # The user
+    lookup: LookupPlan | None = None
+    observer_raises: float = 0.0
+    """Chance that a call of the observer raises."""
+    handler_raises: float = 0.0
+    """Chance that a log handler does."""
 
 
 def draw(seed: int) -> Scenario:
     """Return the scenario of a seed."""
-    scenario = _draw(seed)
+    return _with_user(_with_silence(_draw(seed), seed), seed)
+
+
+def _with_user(scenario: Scenario, seed: int) -> Scenario:
+    """Add what a user's own code does: lookups, odd dials and streams, observers and log handlers that raise."""
+    rng = random.Random(f"user {seed}")  # of its own, so that the rest of a seed is what it was
+    lookup = None
+    if rng.random() < 0.5:
+        lookup = LookupPlan(
+            rest=rng.random() < 0.4,
+            lag=rng.choice((0.0, 0.0, 2.0, 20.0, (0.0, 30.0))),
+            chance=rng.choice((0.0, 0.2, 0.7)),
+            closed_too=rng.random() < 0.3,
+            limits=rng.random() < 0.2,
+        )
+        if rng.random() < 0.2:
+            scenario = _with_old_name(scenario, rng)
+    chances = (0.0, 0.0, 0.0, 0.0, 0.1, 1.0)
+    roads = scenario.roads
+    if rng.random() < 0.3:
+        odd = Road(
+            fault=(fault := rng.choice(ODD_FAULTS)),
+            upward=fault is NetFault.ODD_SEND,
+            at_byte=rng.randrange(300) if rng.random() < 0.1 else rng.randrange(200, 1_200),
+            direct=False,
+        )
+        if fault.at_dial and rng.random() < 0.9:  # it is not the first, so there must be another
+            first = roads[0]
+            if first.fault is None or first.fault.at_dial:
+                loses = rng.choice((NetFault.RESET_LOST, NetFault.RESET_KEPT))
+                first = attrs.evolve(first, fault=loses, at_byte=rng.randrange(300, 900))
+            roads = (first, odd, *roads[1:])
+        else:
+            roads = (odd, *roads)
+    return attrs.evolve(
+        scenario, lookup=lookup, observer_raises=rng.choice(chances), handler_raises=rng.choice(chances), roads=roads
+    )
+
+
+def _with_old_name(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Add an order whose external id names a new one soon, which is canceled by it, and whose reply may be lost."""
+    at, place = round(rng.choice((0.001, rng.uniform(0, 3))), 3), len(scenario.orders)
+    old = OrderPlan("OLD", "again", rng.choice((OrderState.FILLED, OrderState.CANCELED)))
+    lost = rng.choice((None, Fault.SILENT_BEFORE, Fault.ERROR_500_BEFORE, Fault.ACTS_LATE))
+    kind = rng.choice((Kind.TRY, Kind.MANY, Kind.STREAM))
+    return attrs.evolve(
+        scenario,
+        orders=(*scenario.orders, old),
+        reuses=(*scenario.reuses, Reuse(at, place)),
+        ops=(*scenario.ops, Op(kind, ((place, True),), start=round(at + rng.uniform(0.01, 1), 3))),
+        scripted=scenario.scripted if lost is None else (*scenario.scripted, (place, lost)),
+    )
+
+
+def _with_silence(scenario: Scenario, seed: int) -> Scenario:
     rng = random.Random(f"silence {seed}")  # of its own, so that the rest of a seed is what it was
     mark = rng.random()
     if mark >= 0.08:

@@ -7,8 +7,9 @@ S2. At the death of the process no cancel that the venue applied, then or later,
 S3. After a resume no order that was held or unsettled is on the book, unless it was told as left; where nothing kept
     the resume from the venue, it is off the book.
 S4. What is said to be off the book is.
+I12. No outcome that says yes or no, looked up or not, contradicts the venue's book and log, when it is told or later.
 S5. Everything back at its baseline, in time: tables, holds, scopes, tasks, connections, the journal; nothing stray; and
-    nothing stays held in a journal that was closed in an orderly way but what was left.
+    nothing stays held in a journal that was closed in an orderly way but what was left. The block is not cancelled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from trio_cancel._cancels.resuming import SETTLE
 from trio_cancel._journal.journal import PATIENCE
 from trio_cancel._journal.opening import CLOSING
 
+from .book_truth import check_truth
 from .harness import CREDENTIALS, BodyError
 from .life import Life
 from .scenario import ExitKind, Kind
@@ -45,6 +47,7 @@ def check_scopes(whole: ScopeRun) -> list[str]:
         *_check_death(whole),
         *(text for resume in whole.resumes if resume.finished for text in _check_resume(whole, resume)),
         *_check_truth(whole),
+        *_check_book(whole),
         *_check_time(whole),
         *_check_rest(whole),
     ]
@@ -201,7 +204,9 @@ def _check_scope(whole: ScopeRun, result: ScopeResult) -> Iterator[str]:
     for request in result.on_book - left:
         yield f"S1: {name}: {request} was held and is on the book, and the report does not say that it is left"
     under_it = not whole.plan.inside and whole.run.scenario.end.kind is not ExitKind.DONE  # the session may have ended
-    if whole.plan.quiet and not _limited(whole) and not whole.run.scenario.skew and not under_it:
+    lookup = whole.run.scenario.lookup
+    fair = not _limited(whole) and not whole.run.scenario.skew and (lookup is None or not lookup.chance)
+    if whole.plan.quiet and fair and not under_it:
         enough = result.plan.grace >= SETTLE + PATIENCE + ANSWERS_MOST and result.plan.settle >= SETTLE
         for request in result.on_book if enough else ():
             yield f"S1: {name}: {request} was held and is on the book, though nothing but the disk failed"
@@ -239,9 +244,29 @@ def _check_truth(whole: ScopeRun) -> Iterator[str]:
                 yield f"S4: {request} is {outcome.kind}, and on the book"
 
 
+def _check_book(whole: ScopeRun) -> Iterator[str]:
+    """What a cancel said of its order is true, and stays so."""
+    run = whole.run
+    records = {request_id: record for record in run.log if (request_id := record.request_id) is not None}
+    for life in whole.lives:
+        first: dict[int, float] = {}
+        applied: dict[int, list[str]] = {}
+        for request_id, (_, intent, at) in life.written.items():
+            first.setdefault(intent, at.time)
+            record = records.get(request_id)
+            if record is not None and record.applied_at is not None:
+                applied.setdefault(intent, []).append(request_id)
+        for request, intent, outcome, at in life.settled:
+            if intent and outcome.off_book is False and intent in applied:
+                yield f"I12: {request} is {outcome.kind}, and the venue applied {applied[intent]}"
+            since = first.get(intent, at.time)
+            since_ms, until_ms = (int(1000 * (run.began + time) + run.scenario.skew) for time in (since, at.time))
+            yield from check_truth(run.orders.values(), run.told, outcome, since_ms, until_ms, at.time)
+
+
 def _check_time(whole: ScopeRun) -> Iterator[str]:
     """A journal never blocks a cancel: where only the disk fails, the venue's answer is all that is waited for."""
-    if not whole.plan.quiet or _limited(whole):
+    if not whole.plan.quiet or _limited(whole) or whole.run.scenario.lookup is not None:
         return
     for number, result in enumerate(whole.run.results):
         if result.op.kind is not Kind.STREAM and result.started is not None and result.ended is not None:
@@ -257,6 +282,11 @@ def _check_rest(whole: ScopeRun) -> Iterator[str]:
         yield from (f"S5: stray exception: {text}" for text in run.stray)
         if run.exit_error is not run.expected_error:
             yield f"S5: the block raised {run.expected_error!r}, and {run.exit_error!r} came out"
+    failed = sum("the observer failed" in text for _, text in run.logged)
+    if failed != run.recorder.faults["observer_raised"]:
+        yield f"S5: the observer raised {run.recorder.faults['observer_raised']} times, {failed} of them are logged"
+    if run.block_cancelled and not run.hung:
+        yield "S5: the session's block was cancelled"
     if run.tasks_after != run.tasks_before:
         yield f"S5: {run.tasks_after - run.tasks_before} tasks left"
     if whole.listeners:

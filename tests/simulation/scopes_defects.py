@@ -1,4 +1,4 @@
-"""Four faults of journals, put back into ours one at a time, to see that the checker of scopes catches them.
+"""Faults of journals and lookups, put back into ours one at a time, to see that the checker of scopes catches them.
 
 DEFECTS.md beside this says which seed catches which.
 """
@@ -13,7 +13,7 @@ from trio_cancel._engine.held import Hold
 from trio_cancel._engine.order import OrderCancel
 from trio_cancel._journal.journal import Journal
 
-from .defects import Defect
+from .defects import LOOKUP_DEFECTS, Defect, swap
 
 
 def write_before_commit() -> Generator[None]:
@@ -28,7 +28,7 @@ def write_before_commit() -> Generator[None]:
         with patch.object(self, "_until_durable", wait_not):  # which does not wait: no other task sees it
             await intend(self, admitted)
 
-    with patch.object(Journal, "intend", intend_hastily):
+    with swap(Journal, "intend", intend_hastily):
         yield
 
 
@@ -41,13 +41,13 @@ def hold_forgotten_with_another() -> Generator[None]:
         if self._journal is not None and self.held:
             self._journal.release(self.held[0])
 
-    with patch.object(OrderScope, "discard", discard_two):
+    with swap(OrderScope, "discard", discard_two):
         yield
 
 
 def resume_skips_unsettled() -> Generator[None]:
     """Only what was held is taken for left, not a mere cancel of which nobody knows what became."""
-    with patch.object(JournalOrder, "left", property(lambda order: order.held)):
+    with swap(JournalOrder, "left", lambda order: order.held):
         yield
 
 
@@ -57,11 +57,17 @@ def closed_whichever_order() -> Generator[None]:
     def believe(hold: Hold, outcome: Outcome, clock: OffsetInterval | None) -> bool:
         return bool(outcome.off_book)
 
-    with patch.object(Hold, "is_meant_by", believe):
+    with swap(Hold, "is_meant_by", believe):
         yield
 
 
 SCOPE_DEFECTS = {
     function.__name__: Defect(function.__name__, function)
-    for function in (write_before_commit, hold_forgotten_with_another, resume_skips_unsettled, closed_whichever_order)
+    for function in (
+        write_before_commit,
+        hold_forgotten_with_another,
+        resume_skips_unsettled,
+        closed_whichever_order,
+        *LOOKUP_DEFECTS,
+    )
 }

@@ -33,7 +33,7 @@ from trio_cancel.sandbox import Book, OrderStatus, UnknownOrder
 
 from .disk import Disk
 from .engine import Steps, logging_kept, run_deterministically, watched
-from .harness import CREDENTIALS, LIMIT, BodyError, Simulation, trace
+from .harness import CREDENTIALS, LIMIT, BodyError, Simulation, throwing_handler, trace
 from .life import Life, Watch, settlements
 from .record import Recorder, Run
 from .scenario import NO_FAULTS, ExitKind, OrderPlan, OrderState
@@ -101,7 +101,12 @@ def run_scopes(plan: ScopeScenario) -> ScopeRun:
     disk = Disk(plan.disk, recorder, random.Random(f"disk {plan.base.seed}"))
     simulation = ScopeSimulation(ScopeRun(plan, done, disk, [Life(disk, recorder)]), steps)
     direct = patch.object(_transport, "StreamRaw", wrapped)
-    with logging_kept(done.logged), settlements(lambda: simulation.whole.lives[-1]), watched(), direct:
+    with (
+        logging_kept(done.logged, throwing_handler(done)),
+        settlements(lambda: simulation.whole.lives[-1]),
+        watched(),
+        direct,
+    ):
         run_deterministically(plan.base.seed, steps, simulation.main)
     done.steps = steps.count
     return simulation.whole
@@ -225,12 +230,15 @@ class ScopeSimulation(Simulation):
         done, life = self.done, self._life
         scenario = self.scenario
         terms = RetryPolicy(scenario.reply_timeout, scenario.give_up_after, scenario.retry)
-        async with self._open(life, terms, Watch(life)) as ws:
+        async with self._open(life, terms, Watch(life, self.throw)) as ws:
             done.entered = done.recorder.stamp()
             self.callers.ws = ws
             self.callers.ready.set()
             try:
                 await self._body(ws)
+            except trio.Cancelled:
+                done.block_cancelled = not self._outer.cancel_called
+                raise
             finally:
                 done.body_ended = done.recorder.stamp()
                 done.failed = ws.state == "failed"
@@ -281,6 +289,8 @@ class ScopeSimulation(Simulation):
             correction=scenario.clock_offset or 0.0,
             journal=life.open_journal,
             observer=observer,
+            lookup=None if self._source is None else self._source.argument,
+            look_up_closed=scenario.lookup is not None and scenario.lookup.closed_too,
         )
         async with manager as ws:
             life.ws = ws
@@ -313,7 +323,7 @@ class ScopeSimulation(Simulation):
         self.whole.lives.append(life)
 
         def open_session(observer: Observer) -> AbstractAsyncContextManager[TradingWS]:
-            return self._open(life, RetryPolicy(12.0, 30.0, retry=True), Watch(life, observer))
+            return self._open(life, RetryPolicy(12.0, 30.0, retry=True), Watch(life, self.throw, observer))
 
         def tell(outcome: Outcome, _: int) -> None:
             resume.told.append(msgspec.structs.replace(outcome, request=by_request[outcome.request].name))

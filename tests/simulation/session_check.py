@@ -59,8 +59,11 @@ def check_session(run: Run, truth: Truth) -> Iterator[str]:
     for _, text in run.logged:
         if CREDENTIALS.api_secret in text or CREDENTIALS.api_token in text:
             yield f"I10: a secret was logged: {text}"
-        if "observer failed" in text:
-            yield f"I10: logged: {text}"
+    failed = sum("the observer failed" in text for _, text in run.logged)
+    if failed != run.recorder.faults["observer_raised"]:
+        yield f"I10: the observer raised {run.recorder.faults['observer_raised']} times, {failed} of them are logged"
+    if run.block_cancelled and not run.hung:
+        yield "I10: the session's block was cancelled"
     if run.clock is not None and not run.clock.low - 2 <= run.scenario.skew <= run.clock.high + 2:
         yield f"I5: the clocks differ by {run.scenario.skew} ms, not by {run.clock}"
 

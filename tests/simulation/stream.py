@@ -33,14 +33,36 @@ class NetFault(StrEnum):
     CUT = "net_cut"  # the venue's bytes end, as if it had closed
     BLACKHOLE = "net_blackhole"  # half-open: nothing arrives any more, in either direction
     STALL = "net_stall"  # one direction stops for a while
+    ODD_RAISES = "odd_dial_raises"  # a dial of the user's raises whatever it likes
+    ODD_RETURNS = "odd_dial_returns"  # it returns no stream
+    ODD_CLOSED = "odd_dial_closed"  # it returns a stream that is closed
+    ODD_RETRY = "odd_retry_after"  # the upgrade is refused with a Retry-After that is out of range
+    ODD_SEND = "odd_send"  # the stream's send_all raises an error of its own
+    ODD_RECEIVE = "odd_receive"  # its receive_some does
 
     @property
     def at_dial(self) -> bool:
         """Whether it strikes before there is a connection."""
         return self in _AT_DIAL
 
+    @property
+    def odd(self) -> bool:
+        """Whether it is an error of the user's own code, or an answer as odd."""
+        return self.value.startswith("odd_")
 
-_AT_DIAL = frozenset({NetFault.REFUSED, NetFault.HANGS, NetFault.SLOW, NetFault.CERTIFICATE})
+
+_AT_DIAL = frozenset(
+    {
+        NetFault.REFUSED,
+        NetFault.HANGS,
+        NetFault.SLOW,
+        NetFault.CERTIFICATE,
+        NetFault.ODD_RAISES,
+        NetFault.ODD_RETURNS,
+        NetFault.ODD_CLOSED,
+        NetFault.ODD_RETRY,
+    }
+)
 
 
 @attrs.frozen
@@ -165,7 +187,12 @@ class Wire:
 
     def _counts(self, pipe: Pipe) -> bool:
         fault = self.road.fault
-        return fault is not None and not fault.at_dial and pipe is (self.up if self.road.upward else self.down)
+        return (
+            fault is not None
+            and not fault.at_dial
+            and not fault.odd
+            and pipe is (self.up if self.road.upward else self.down)
+        )
 
 
 class End(trio.abc.HalfCloseableStream):

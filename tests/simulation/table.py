@@ -13,7 +13,7 @@ PATH = Path(__file__).with_name("DEFECTS.md")
 MOST = 1_000
 HEAD = """# Defects put back on purpose, and the seeds that catch them
 
-Each is caught by the checker within 1 000 seeds; without it, its seed passes. Made by
+Each runs and is caught by the checker within 1 000 seeds; without it, its seed passes. Made by
 `python -m tests.simulation --defects`; `pytest tests/simulation` checks every row.
 """
 SCOPES = """
@@ -29,11 +29,11 @@ TABLES = ((HEAD, DEFECTS, judge_seed), (SCOPES, SCOPE_DEFECTS, judge_scopes))
 
 
 def find(name: str, judge: Judge = judge_seed) -> tuple[int, str] | None:
-    """Return the first seed that catches a defect and passes without it, and what the checker says."""
+    """Return the first seed that runs and catches a defect and passes without it, and what the checker says."""
     for seed in range(MOST):
-        violations = judge(seed, name).violations
-        if violations and not judge(seed, None).violations:
-            return seed, violations[0]
+        verdict = judge(seed, name)
+        if verdict.violations and not verdict.idle and not judge(seed, None).violations:
+            return seed, verdict.violations[0]
     return None
 
 
@@ -53,7 +53,7 @@ def write() -> bool:
     return missed
 
 
-def read() -> dict[str, int]:
-    """Return the seed of each defect."""
-    rows = [line.split("|") for line in PATH.read_text().splitlines()]
+def read(*, scopes: bool = False) -> dict[str, int]:
+    """Return the seed of each defect, of one table or the other."""
+    rows = [line.split("|") for line in PATH.read_text().split(SCOPES)[scopes].splitlines()]
     return {row[1].strip(): int(row[3]) for row in rows if len(row) > 3 and row[3].strip().isdigit()}

@@ -11,6 +11,8 @@ from typing import Any
 
 import attrs
 
+from trio_cancel import CancelRequest
+
 from .record import Stamp
 from .stream import Wire
 
@@ -29,6 +31,11 @@ class Sent:
     by_external: bool
     offered: Stamp
     complete: Stamp
+
+    @property
+    def asked(self) -> CancelRequest:
+        """Which order it named."""
+        return CancelRequest(external_id=self.order) if self.by_external else CancelRequest(self.order)
 
 
 @attrs.frozen

@@ -17,6 +17,7 @@ from trio_cancel._session.connection import Connection
 from . import table
 from .batch import Summary, judge_seed, judge_seeds
 from .checker import check
+from .classes import CLASSES
 from .defects import DEFECTS
 from .harness import run, trace
 from .scenario import draw
@@ -40,6 +41,8 @@ def test_a_thousand_seeds() -> None:
         summary.add(verdict)
     assert summary.violations == [], "replay one with: pytest --seed N"
     assert all(count for count in summary.faults.values())
+    assert set(summary.tally.seeds) == set(CLASSES)
+    assert all(summary.tally.seeds.values())
     assert set(summary.outcomes) == {"canceled", "already_closed", "not_found", "rejected", "not_sent", "unknown"}
 
 
@@ -67,12 +70,14 @@ def test_each_defect_is_caught(name: str) -> None:
     seed = table.read()[name]
     stale = "DEFECTS.md is stale: python -m tests.simulation --defects"
     assert seed < SEEDS, stale
-    assert judge_seed(seed, name).violations, stale
+    verdict = judge_seed(seed, name)
+    assert verdict.violations, stale
+    assert verdict.idle == (), "what was put in never ran"
     assert judge_seed(seed).violations == ()
 
 
 def test_the_table_names_every_defect() -> None:
-    assert [name for name in table.read() if name in DEFECTS] == list(DEFECTS)
+    assert list(table.read()) == list(DEFECTS)
 
 
 def test_nothing_stays_in_memory() -> None:

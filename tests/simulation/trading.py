@@ -181,7 +181,7 @@ class Traders:
         except SessionClosed:
             return
         if trade.old is not None and not self._active(order):
-            self._faults["reused id with sweep"] += 1
+            self._faults["reused_id_with_sweep"] += 1
 
     async def _place(self, trade: Trade) -> None:
         if not self._life.dead:

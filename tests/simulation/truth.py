@@ -17,6 +17,7 @@ from trio_cancel import CancelRequest
 from trio_cancel.sandbox import RequestRecord
 
 from .record import Run, Stamp
+from .stream import Wire
 from .tap import Message, Sent, read_messages, sent_requests
 
 NUMBERS = (
@@ -52,8 +53,13 @@ class Says(Enum):
 
     @property
     def clean(self) -> bool:
-        """Whether it says that this attempt did nothing."""
+        """Whether it refuses this attempt, and says nothing of the order."""
         return self in (Says.REFUSED, Says.TRY_AGAIN)
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether it says that this attempt did nothing."""
+        return self.clean or self in (Says.CLOSED, Says.NOT_FOUND)
 
 
 @attrs.frozen
@@ -65,6 +71,8 @@ class Answer:
     says: Says
     status: int | None
     document: Any
+    optional: bool = False
+    """It was read in the moment in which the user's own stream failed: which came first nobody can say."""
 
 
 @attrs.define
@@ -90,7 +98,7 @@ class Place:
 
     def doubtful_at(self, stamp: Stamp, but: str = "") -> list[Sent]:
         """Whole frames that may have been applied, for all that had been read by then."""
-        clean = {answer.request_id for answer in self.answers_by(stamp) if answer.says.clean}
+        clean = {answer.request_id for answer in self.answers_by(stamp) if answer.says.did_nothing}
         return [sent for sent in self.complete_by(stamp) if sent.request_id not in clean and sent.request_id != but]
 
 
@@ -150,6 +158,10 @@ def classify(document: Any, request: CancelRequest, age: float) -> Says:
     return Says.REFUSED if code == 40010 else Says.UNLISTED
 
 
+def _fails_at(wire: Wire, stamp: Stamp) -> bool:
+    return wire.road.fault is not None and wire.road.fault.odd and wire.struck_at == stamp.time
+
+
 def find(run: Run) -> Truth:
     """Return the truth of a run."""
     problems: list[str] = []
@@ -203,9 +215,10 @@ def find(run: Run) -> Truth:
                 Answer(
                     request_id,
                     message.read,
-                    classify(document, request, age),
+                    classify(document, by_id[request_id].asked, age),
                     status if isinstance(status, int) and not isinstance(status, bool) else None,
                     document,
+                    optional=_fails_at(run.wires[message.wire], message.read),
                 )
             )
     for here in places.values():

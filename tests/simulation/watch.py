@@ -16,12 +16,14 @@ from .callers import Callers
 class Watch(Observer):
     """Puts on record which request id belongs to which operation, and every event."""
 
-    def __init__(self, callers: Callers) -> None:
+    def __init__(self, callers: Callers, throw: Callable[[], None]) -> None:
         self._callers = callers
+        self._throw = throw
 
     def _note(self, event: str, *args: object) -> None:
         done = self._callers.done
         done.events.append((done.recorder.stamp(), event, " ".join(map(str, args))))
+        self._throw()
 
     def request_queued(self, request: CancelRequest) -> None:
         self._note("queued", request.key)

@@ -64,7 +64,7 @@ class Engine:
     ) -> None:
         self.table: InFlight = InFlight(notify, wake_writer)
         self.governor: AdaptiveRate = AdaptiveRate()
-        self.silence: Silence = Silence()
+        self.silence: Silence = self.table.silence
         self.inbox: ReplyHandler = ReplyHandler(self.table, self.governor, self.silence, jitter)
         self.queue: Queue = self.table.queue
         self.counters: Counters = self.table.counters

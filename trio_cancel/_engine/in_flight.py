@@ -32,6 +32,7 @@ from trio_cancel._engine.looking import (
 )
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
 from trio_cancel._engine.queue import Queue
+from trio_cancel._engine.silence import Silence
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
@@ -81,6 +82,7 @@ class InFlight:
         self.queue: Queue = Queue()
         self.counters: Counters = Counters()
         self.holds: HeldOrders = HeldOrders()
+        self.silence: Silence = Silence()
         self.log: CancelLog | None = None
         self.looks: Looks | None = None  # None: nothing is looked up
         self.looked_up: dict[OrderCancel, None] = {}  # what is being looked up now
@@ -196,7 +198,8 @@ class InFlight:
             return False
         now = trio.current_time()
         looking = pending.looking
-        left = max(0.0, pending.terms.give_up_after - pending.spent(now, math.inf))
+        patience = pending.terms.give_up_after
+        left = max(0.0, patience - pending.spent(now, self.silence.since(patience)))
         if looking is None:
             pending.looking = looking = Looking(outcome, now, now + left + BUDGET)
         else:
@@ -270,7 +273,8 @@ class InFlight:
         looking = pending.looking
         assert looking is not None
         looking.ends_at = -math.inf  # nothing more is looked up
-        looking.outcome = outcome
+        # Attempts may have been answered meanwhile, in a way that says nothing of the order.
+        looking.outcome = outcome = msgspec.structs.replace(outcome, attempts=pending.attempts())
         self.settle(pending, outcome)
 
     def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:

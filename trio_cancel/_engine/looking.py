@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trio_cancel._engine.order import OrderCancel
 
 BUDGET = 5.0
-"""Seconds for lookups after an order's own time is over."""
+"""Seconds for lookups after an order's own time is over, and for each of them."""
 AGAIN_FIRST, AGAIN_MOST = 0.25, 2.0
 """Seconds until the first and the last repetition: of a lookup, or of a cancel for an order that was seen active."""
 FAILURES_MOST = 5

@@ -202,7 +202,7 @@ class OrderCancel:
         """
         looking = self.looking
         if looking is not None and self.state is State.LOOKED_UP:
-            return msgspec.structs.replace(looking.outcome, final=final)
+            return msgspec.structs.replace(looking.outcome, attempts=self.attempts(), final=final)
         seen = None if looking is None else looking.outcome.seen
         if self.flights and self.may_have_applied_but(None):
             return Unknown(

@@ -2,6 +2,9 @@
 
 Whoever looks an order up does so in a task of their own; nothing here runs in the way of a cancel. A lookup may be any
 callable of the user's, so that whatever it raises ends in :class:`LookupFailed`, with its cause.
+
+Each lookup of an order that waits for its outcome takes at most ``BUDGET``. An order whose turn comes after its time is
+looked up once more if the source goes on answering; if it answers nothing, such orders end at once, however many.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ T = TypeVar("T")
 AT_ONCE = 4
 """Lookups under way at most."""
 PATIENCE = 30.0
-"""Seconds for one lookup at most; the shipped one has a shorter timeout of its own."""
+"""Seconds for one lookup that a user asks for, at most; the shipped one has a shorter timeout of its own."""
 RETRY_AFTER_MOST = 60.0
 """Seconds that a Retry-After can hold lookups back."""
 LIMITED, NOT_FOUND = 429, 404
@@ -87,6 +90,7 @@ class Lookups:
         self._bell = Wakeup()
         self._room = trio.Semaphore(AT_ONCE)
         self._not_before = -math.inf
+        self._answered_at = -math.inf  # trio's clock when the source last answered anything
 
     async def look_up(self, request: CancelRequest) -> OrderState:
         """Return where an order stands, once it is its turn.
@@ -168,12 +172,13 @@ class Lookups:
             looking = pending.looking
             if looking is None or pending.state is not State.LOOKED_UP:
                 return  # a late answer has settled it
+            if looking.ends_at <= trio.current_time() and self._is_dead():
+                return  # its turn has come late, for others wait in vain
             again = True
             # Where cancels hold it back it waits for its turn, but not for ever.
             with trio.move_on_at(looking.ends_at + pending.terms.give_up_after):
                 await self._admission()
-                patience = max(0.0, looking.ends_at - trio.current_time())
-                state = await self._ask(looking.asks or pending.request, max(BUDGET, patience))
+                state = await self._ask(looking.asks or pending.request, BUDGET)
         except LookupFailed as error:
             logger.info("%s", error)
             again = error.status not in FINAL
@@ -190,6 +195,10 @@ class Lookups:
             if wait is not None:
                 self._put(pending, trio.current_time() + wait)
 
+    def _is_dead(self) -> bool:
+        """Return True if the source has answered nothing for as long as one lookup may take."""
+        return trio.current_time() - self._answered_at >= BUDGET
+
     # For both
 
     async def _ask(self, request: CancelRequest, patience: float) -> OrderState:
@@ -203,7 +212,9 @@ class Lookups:
         asked_at = trio.current_time()
         boundary = Boundary()
         with boundary, trio.move_on_after(patience):
-            return await ask()
+            found = await ask()
+            self._answered_at = trio.current_time()
+            return found
         error = boundary.error
         if error is None:
             raise LookupFailed(f"The {what} did not return within {patience:g} s.")
@@ -228,6 +239,8 @@ class Lookups:
 
     def _note(self, error: LookupFailed, asked_at: float) -> None:
         """Slow down if the venue limited the request that was sent at ``asked_at``."""
+        if error.status is not None:
+            self._answered_at = trio.current_time()
         if error.status == LIMITED:
             now = trio.current_time()
             self._engine.lookup_limited(now, asked_at)
