@@ -112,6 +112,7 @@ def environment(sandbox: Sandbox) -> dict[str, str]:
     """Return what the documents tell the reader to have in the environment."""
     return os.environ | {
         "TRIO_CANCEL_URL": sandbox.url,
+        "TRIO_CANCEL_REST_URL": sandbox.rest_url if sandbox.has_rest else "",
         "RIPIO_API_TOKEN": sandbox.credentials.api_token,
         "RIPIO_API_SECRET": sandbox.credentials.api_secret,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -207,7 +208,7 @@ async def test_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for block in blocks(name):
         if block.language not in ("python", "sh") or is_set_up(block):
             continue
-        async with open_sandbox(port=port) as sandbox:
+        async with open_sandbox(port=port, rest_port=0) as sandbox:
             port = int(sandbox.url.rpartition(":")[2])  # a journal belongs to one url
             ids = fill(sandbox, tmp_path)
             if block.language == "sh":
@@ -293,7 +294,7 @@ def test_names_of_the_library_that_are_mentioned_exist(name: str) -> None:
     for mentioned in re.findall(r"`ws\.(\w+)", text):
         assert hasattr(trio_cancel.TradingWS, mentioned), mentioned
     for mentioned in re.findall(r"`(?:report|outcome)\.(\w+)", text):
-        classes = (trio_cancel.CancelReport, trio_cancel.Unknown, trio_cancel.Canceled)
+        classes = (trio_cancel.CancelReport, trio_cancel.OpenReport, trio_cancel.Unknown, trio_cancel.Canceled)
         assert any(mentioned in dir(cls) for cls in classes), mentioned
     for mentioned in re.findall(r"`orders\.(\w+)", text):
         assert mentioned == "report" or hasattr(trio_cancel.OrderScope, mentioned), mentioned

@@ -14,6 +14,7 @@ import trio
 import trustme
 from foreign_rest import open_foreign_rest
 from pipe import open_pipe
+from proxies import open_test_proxy
 from venues import Venue, open_venue
 
 from trio_cancel import (
@@ -28,6 +29,7 @@ from trio_cancel import (
     SessionClosed,
     open_trading_ws,
 )
+from trio_cancel._cli._app import run_async
 from trio_cancel.lookup import OpenRestLookup, RestLookup
 from trio_cancel.sandbox import Fault, Faults, RestFault, Sandbox, open_sandbox
 
@@ -494,6 +496,69 @@ async def test_the_sessions_dial_connects_lookups_too() -> None:
         ) as ws:
             await ws.look_up(order.id)
     assert len(set(dialled)) == 2
+
+
+# Proxies
+
+
+@pytest.mark.parametrize("exempt", ["venue.test", "rest.test", ""])
+async def test_whether_a_proxy_is_used_is_judged_by_the_rest_host(
+    exempt: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_sandbox(tls=True, rest_port=0) as sandbox, open_test_proxy("http") as proxy:
+        order = sandbox.book.create()
+        context = sandbox.ssl_context
+        assert context is not None
+        context.check_hostname = False
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", exempt)
+        port = int(sandbox.rest_url.rpartition(":")[2].partition("/")[0])
+        rest = RestLookup(base_url=f"https://rest.test:{port}/trade", timeout=5)
+        for url in (sandbox.url, sandbox.url.replace("127.0.0.1", "venue.test")):
+            if exempt == "venue.test" and "venue.test" in url:
+                continue  # nobody can resolve it but the proxy
+            proxy.asked.clear()
+            async with open_trading_ws(url, credentials=sandbox.credentials, ssl_context=context, lookup=rest) as ws:
+                if exempt == "rest.test":
+                    with pytest.raises(LookupFailed, match="cannot be resolved"):
+                        await ws.look_up(order.id)
+                else:
+                    assert (await ws.look_up(order.id)).status is OrderStatus.OPEN
+            assert (("rest.test", port) in proxy.asked) == (exempt != "rest.test")
+        # Without a session, and on the command line.
+        proxy.asked.clear()
+        async with rest.opened(credentials=sandbox.credentials, ssl_context=context) as look_up:
+            if exempt != "rest.test":
+                assert (await look_up(CancelRequest(order.id))).status is OrderStatus.OPEN
+                assert proxy.asked == [("rest.test", port)]
+        monkeypatch.setenv("RIPIO_API_TOKEN", sandbox.credentials.api_token)
+        monkeypatch.setenv("RIPIO_API_SECRET", sandbox.credentials.api_secret)
+        monkeypatch.setenv("TRIO_CANCEL_URL", sandbox.url)
+        sandbox.write_ca(tmp_path / "ca.pem")
+        closed = sandbox.book.cancel(sandbox.book.create().id)
+        options = ["--rest-url", rest.base_url, "--ca-file", str(tmp_path / "ca.pem")]
+        for words in (["show", order.id], ["cancel", "--look-up", closed.id], ["doctor"]):
+            proxy.asked.clear()
+            await run_async([*words, *options])
+            assert (("rest.test", port) in proxy.asked) == (exempt != "rest.test")
+        proxy.asked.clear()
+        await run_async(["show", order.id, *options, "--proxy", "none"])
+        assert proxy.asked == []
+        capsys.readouterr()
+
+
+async def test_an_explicit_proxy_is_used_for_both() -> None:
+    async with open_sandbox(tls=True, rest_port=0) as sandbox, open_test_proxy("http") as proxy:
+        order = sandbox.book.create()
+        async with open_trading_ws(
+            sandbox.url,
+            credentials=sandbox.credentials,
+            ssl_context=sandbox.ssl_context,
+            proxy=f"http://127.0.0.1:{proxy.port}",
+            lookup=RestLookup(base_url=sandbox.rest_url),
+        ) as ws:
+            assert (await ws.look_up(order.id)).status is OrderStatus.OPEN
+        assert len({port for _, port in proxy.asked}) == 2
 
 
 async def test_a_cancel_acts_late(autojump_clock: trio.testing.MockClock) -> None:

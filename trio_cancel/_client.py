@@ -560,7 +560,7 @@ def open_trading_ws(
         raise ConfigurationError(f"pacer must be a Pacer(rate, burst), not {type(pacer).__name__}.")
     if dial is not None and not callable(dial):
         raise ConfigurationError(f"dial must be an async callable that returns a stream, not {type(dial).__name__}.")
-    choice = Choice()
+    choice, own_dial = Choice(), dial
     if dial is None:
         choice = choose_proxy(endpoint, proxy, os.environ)
     elif proxy is not True and proxy is not None:
@@ -597,6 +597,7 @@ def open_trading_ws(
         journal=None if journal is None else _opener(journal, endpoint, credentials),
         lookup=lookup,
         look_up_closed=look_up_closed,
+        lookups_by=(own_dial, proxy),
         observer=observer,
     )
 
@@ -643,6 +644,7 @@ async def _open(
     journal: OpenJournal | None = None,
     lookup: OrderLookup | OpensLookup | None = None,
     look_up_closed: bool = False,
+    lookups_by: tuple[Dial | None, str | Literal[True] | None] = (None, None),
     observer: Observer | None,
 ) -> AsyncGenerator[TradingWS]:
     check_trio("open_trading_ws()")
@@ -665,7 +667,9 @@ async def _open(
         )
         if lookup is not None:
             session.lookups = Lookups(
-                await stack.enter_async_context(_opened(lookup, session, dialing, credentials, world)),
+                await stack.enter_async_context(
+                    _opened(lookup, session, dialing.ssl_context, lookups_by, credentials, world)
+                ),
                 session.engine,
                 session.spawn,
                 session.hand_on,
@@ -680,17 +684,20 @@ async def _open(
 async def _opened(
     lookup: OrderLookup | OpensLookup,
     session: Session,
-    dialing: ConnectOptions,
+    ssl_context: ssl.SSLContext | None,
+    reached_by: tuple[Dial | None, str | Literal[True] | None],
     credentials: Credentials,
     world: Environment,
 ) -> AsyncGenerator[OrderLookup]:
     if not hasattr(lookup, "opened"):
         yield lookup
         return
+    dial, proxy = reached_by
     async with lookup.opened(
         credentials=credentials,
-        ssl_context=dialing.ssl_context,
-        dial=dialing.dial,
+        ssl_context=ssl_context,
+        dial=dial,
+        proxy=proxy,
         wall_clock=world.wall,
         correction=lambda: session.engine.correction,
     ) as opened:

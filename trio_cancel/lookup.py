@@ -14,21 +14,24 @@ or without a session::
 from __future__ import annotations
 
 import math
+import os
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
 import attrs
 import trio
 
+from trio_cancel._net.proxy import Tunnel, choose_proxy
 from trio_cancel._net.stream import Dial, takes_address
 from trio_cancel._trio.running import check_trio
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError, LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
+from trio_cancel._values.observer import logger
 from trio_cancel._values.order_state import Fill as Fill
 from trio_cancel._values.order_state import OrderLookup as OrderLookup
 from trio_cancel._values.order_state import OrderState as OrderState
@@ -73,7 +76,8 @@ class RestLookup:
     """Where to look orders up over REST, and how; give it to ``open_trading_ws(lookup=…)``.
 
     The session opens it for the length of its block, with its own credentials, SSL context and way to connect (``dial``
-    or proxy) wherever they are left out here. One connection is kept open. It may be given to several sessions.
+    or proxy) wherever they are left out here; whether ``NO_PROXY`` exempts it is judged by its own host. One connection
+    is kept open. It may be given to several sessions.
 
     Args:
         base_url: the url in front of ``/orders``; the venue publishes ``https://api.ripio.com/trade`` and
@@ -119,6 +123,7 @@ class RestLookup:
         credentials: Credentials | None = None,
         ssl_context: ssl.SSLContext | None = None,
         dial: Dial | None = None,
+        proxy: str | Literal[True] | None = True,
         wall_clock: Callable[[], float] = time.time,
         correction: Callable[[], float] = lambda: 0.0,
     ) -> AsyncGenerator[OpenRestLookup]:
@@ -128,6 +133,7 @@ class RestLookup:
             credentials: used where the lookup has none of its own; from the environment if there are none at all.
             ssl_context: used where the lookup has none of its own.
             dial: used where the lookup has none of its own.
+            proxy: used where there is no ``dial``, as for ``open_trading_ws``.
             wall_clock: returns Unix seconds, for timestamps.
             correction: returns seconds to add to that clock before signing.
 
@@ -135,7 +141,8 @@ class RestLookup:
             The open lookup: an async callable from a request to an :class:`OrderState`.
 
         Raises:
-            ConfigurationError: there are no credentials, ``dial`` takes no address, or trio does not run.
+            ConfigurationError: there are no credentials, ``dial`` takes no address, ``proxy`` cannot be used, or trio
+                does not run.
         """
         from trio_cancel._net.http import HttpClient, parse_base_url
 
@@ -145,10 +152,16 @@ class RestLookup:
                 "The session's dial takes no address, so that it cannot connect lookups: pass RestLookup(dial=...)."
             )
         endpoint = parse_base_url(self.base_url, allow_insecure=self.allow_insecure)
+        dial = self.dial or dial
+        if dial is None:
+            choice = choose_proxy(endpoint, proxy, os.environ)
+            if choice.unused is not None:
+                logger.warning("%s", choice.unused)
+            dial = None if choice.proxy is None else Tunnel(choice.proxy)
         client = HttpClient(
             endpoint,
             ssl_context=self.ssl_context or ssl_context,
-            dial=self.dial or dial,
+            dial=dial,
             body_most=BODY_MOST,
             wall=wall_clock,
         )

@@ -153,6 +153,10 @@ class Sweep:
         """What was listed, as it was seen first."""
         return tuple(found.state for found in self._found.values())
 
+    def outcomes(self) -> list[tuple[CancelRequest, Outcome | None]]:
+        """Return what each order has come to; None if it is under way, or nothing is known."""
+        return [(request, None if found.under_way else found.outcome) for request, found in self._found.items()]
+
     def begin(self, now: float, wall: float) -> None:
         """Note that a list begins."""
         self._began, self._began_wall = now, wall

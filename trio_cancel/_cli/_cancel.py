@@ -7,17 +7,21 @@ with ``--json`` or when stdout is no terminal, else text. Progress, the summary 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import attrs
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
+from trio_cancel._cancels.open_orders import QUIET, WITHIN
 from trio_cancel._cli._failure import CommandError, say
 from trio_cancel._cli._input import Input, read_arguments, read_file
-from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup
+from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup, find_lookup
+from trio_cancel._cli._open import cancel_open, need_answer, scope_of
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._venue import CaFile, Proxy, Url, find_venue
+
+OPEN = Group("For what is open (--open)", sort_key=10)
 
 
 async def cancel(
@@ -63,29 +67,72 @@ async def cancel(
     deadline: Annotated[
         float | None, Parameter(help="Seconds for the whole run; what is not done then is told as it stands.")
     ] = None,
+    open_: Annotated[
+        bool,
+        Parameter(
+            name="--open",
+            negative="",
+            group=OPEN,
+            help="Cancel what the venue lists as open, whoever placed it, instead of orders that are named; needs "
+            "--pair, --side or --everything. It lists again until a while has brought nothing new.",
+        ),
+    ] = False,
+    pair: Annotated[str | None, Parameter(group=OPEN, help="Only orders of this market, such as BTC_BRL.")] = None,
+    side: Annotated[Literal["buy", "sell"] | None, Parameter(group=OPEN, help="Only buy or only sell orders.")] = None,
+    everything: Annotated[bool, Parameter(negative="", group=OPEN, help="All open orders of the account.")] = False,
+    yes: Annotated[
+        bool, Parameter(negative="", group=OPEN, help="Do not ask. Without a terminal nobody can be asked.")
+    ] = False,
+    dry_run: Annotated[bool, Parameter(negative="", group=OPEN, help="List them once and cancel nothing.")] = False,
+    quiet_for: Annotated[
+        float | None,
+        Parameter(group=OPEN, help=f"Seconds without anything new after which it ends; {QUIET:g} if left out."),
+    ] = None,
 ) -> int:
     """Cancel orders and tell what became of each.
 
-    Exit status: 0 every order was canceled or already closed; 1 at least one was not found, rejected or not sent, or a
-    line of the input was skipped (a bad one, a comment, a repeated header);
+    Exit status: 0 every order was canceled or already closed; 1 at least one was not found, rejected or not sent, a
+    line of the input was skipped (a bad one, a comment, a repeated header), or the list of --open is not complete;
     3 at least one is unknown; 2 usage, credentials, or everything was refused for the signature; 130 interrupted by
     Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
         raise CommandError("--deadline needs a number of seconds greater than 0.")
+    if open_:
+        if ids or external_id or from_ is not None or literal or skip_bad:
+            raise CommandError("--open cancels what the venue lists: give it without ids, --external-id and --from.")
+        scope = scope_of(pair, side, everything)
+        quiet = _quiet(quiet_for)
+        need_answer(scope, yes=yes or dry_run)
+        venue = find_venue(url, ca_file, proxy)
+        lookup = find_lookup(rest_url, venue.endpoint, proxy)
+        venue = attrs.evolve(venue, lookup=lookup, journal=journal, look_up_closed=look_up)
+        return await cancel_open(venue, scope, quiet=quiet, deadline=deadline, yes=yes, dry_run=dry_run, as_json=json)
+    if pair is not None or side is not None or everything or yes or dry_run or quiet_for is not None:
+        raise CommandError("--pair, --side, --everything, --yes, --dry-run and --quiet-for belong to --open: add it.")
     found = Input(literal)
     read_arguments(found, ids, external_id)
     if from_ is not None:
         read_file(found, from_)
     _name_bad(found, skip_bad)
     if not found.requests:
-        raise CommandError("There is nothing to cancel: give order ids, --external-id or --from FILE.")
+        raise CommandError("There is nothing to cancel: give order ids, --external-id, --from FILE or --open.")
     venue = find_venue(url, ca_file, proxy)
-    venue = attrs.evolve(venue, lookup=asked_lookup(look_up, rest_url, venue.endpoint), journal=journal)
+    venue = attrs.evolve(
+        venue, lookup=asked_lookup(look_up, rest_url, venue.endpoint, proxy), journal=journal, look_up_closed=look_up
+    )
     output = Output(found.total, as_json=json)
     run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline))
     await output.cancel(run)
     return output.summarize(run, skipped=found.bad_lines, left_out=len(found.skipped))
+
+
+def _quiet(seconds: float | None) -> float:
+    if seconds is None:
+        return QUIET
+    if not 0 < seconds <= WITHIN:
+        raise CommandError(f"--quiet-for needs a number of seconds greater than 0, at most {WITHIN:g}.")
+    return seconds
 
 
 def _name_bad(found: Input, skip_bad: bool) -> None:

@@ -14,7 +14,6 @@ import attrs
 
 from trio_cancel._cli._checks import Check, Result, Tell, judge_clock
 from trio_cancel._cli._failure import shell_words
-from trio_cancel._net.stream import Dial
 from trio_cancel._values.errors import ConfigurationError, LookupFailed
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, CancelRequest, Credentials
 from trio_cancel.lookup import RestLookup
@@ -26,7 +25,6 @@ NAMES = ("rest", "rest clock", "rest login")
 async def examine_rest(
     lookup: RestLookup,
     ssl_context: ssl.SSLContext | None,
-    dial: Dial | None,
     find_credentials: Callable[[], Credentials],
     tell: Tell,
 ) -> None:
@@ -36,7 +34,7 @@ async def examine_rest(
         credentials = find_credentials()
     except ConfigurationError as error:
         missing, credentials = error, Credentials("no token", "no secret")  # server-time is not signed
-    async with lookup.opened(credentials=credentials, ssl_context=ssl_context, dial=dial) as look_up:
+    async with lookup.opened(credentials=credentials, ssl_context=ssl_context) as look_up:
         started = time.perf_counter()
         try:
             offset = await look_up.server_time()

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from trio_cancel._cli._checks import Check, Result, examine
 from trio_cancel._cli._checks_rest import examine_rest
 from trio_cancel._cli._failure import clean, shell_words
-from trio_cancel._cli._lookups import RestUrl, rest_url_of
+from trio_cancel._cli._lookups import RestUrl, lookup_at, rest_url_of
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
@@ -53,14 +53,14 @@ async def doctor(
     lookup: RestLookup | None = None
     if base_url is not None:
         try:
-            lookup = RestLookup(base_url=base_url)
+            lookup = lookup_at(base_url, proxy, quiet=True)
         except ConfigurationError as error:
             if rest_url is not None:
                 raise
             tell(Check("rest", Result.SKIPPED, shell_words(str(error))))
     await examine(endpoint, ssl_context, Credentials.from_env, tell, tunnel)
     if lookup is not None:
-        await examine_rest(lookup, ssl_context, tunnel, Credentials.from_env, tell)
+        await examine_rest(lookup, ssl_context, Credentials.from_env, tell)
     return Status.LEFT if Result.FAILED in results else Status.OK
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
+import attrs
 from cyclopts import Parameter
 
 from trio_cancel._cli._failure import CommandError
+from trio_cancel._cli._venue import find_tunnel
 from trio_cancel._client import DEFAULT_URL
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._net.names import Names
 from trio_cancel.lookup import BASE_URL, RestLookup
 
 REST_VARIABLE = "TRIO_CANCEL_REST_URL"
@@ -42,7 +45,7 @@ def rest_url_of(rest_url: str | None, endpoint: Endpoint | None) -> str | None:
     return chosen
 
 
-def asked_lookup(look_up: bool, rest_url: str | None, endpoint: Endpoint) -> RestLookup | None:
+def asked_lookup(look_up: bool, rest_url: str | None, endpoint: Endpoint, proxy: str | None) -> RestLookup | None:
     """Return the lookup of --look-up; None without it.
 
     Raises:
@@ -52,15 +55,16 @@ def asked_lookup(look_up: bool, rest_url: str | None, endpoint: Endpoint) -> Res
         if rest_url is not None:
             raise CommandError("--rest-url says where to look orders up: give --look-up as well.")
         return None
-    return find_lookup(rest_url, endpoint)
+    return find_lookup(rest_url, endpoint, proxy)
 
 
-def find_lookup(rest_url: str | None, endpoint: Endpoint | None) -> RestLookup:
-    """Return the lookup that the options and the environment name.
+def find_lookup(rest_url: str | None, endpoint: Endpoint | None, proxy: str | None) -> RestLookup:
+    """Return the lookup that the options and the environment name, with its own way to connect.
 
     Args:
         rest_url: that of the option.
         endpoint: where cancels go to; None if there are none.
+        proxy: that of the option.
 
     Raises:
         ConfigurationError: it cannot be used.
@@ -72,4 +76,21 @@ def find_lookup(rest_url: str | None, endpoint: Endpoint | None) -> RestLookup:
         raise CommandError(
             f"Where to look orders up is not known for {endpoint.origin}: name it with --rest-url or ${REST_VARIABLE}."
         )
-    return RestLookup(base_url=url)
+    return lookup_at(url, proxy, quiet=endpoint is not None)
+
+
+def lookup_at(url: str, proxy: str | None, *, quiet: bool) -> RestLookup:
+    """Return the lookup at a url, through the proxy or directly as its own host wants it.
+
+    Args:
+        url: the REST API.
+        proxy: that of the option.
+        quiet: do not tell of a proxy that is not used: that was told for the cancels.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
+    lookup = RestLookup(base_url=url)
+    # A proxy is chosen by scheme and host alone, and https is to proxies what wss is.
+    there = parse_endpoint(url.replace("http", "ws", 1))
+    return attrs.evolve(lookup, dial=find_tunnel(there, proxy, quiet=quiet) or Names().connect)

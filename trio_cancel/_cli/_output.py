@@ -67,6 +67,11 @@ class Output:
         if meter is not None:
             meter.advance(places)
 
+    def expect(self, total: int) -> None:
+        """Note how many orders there are, as far as it is known now."""
+        if self._meter is not None:
+            self._meter.expect(total)
+
     async def room(self) -> None:
         """Wait until there is room for more lines."""
         await self._stdout.room()

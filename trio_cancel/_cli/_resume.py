@@ -67,7 +67,7 @@ async def resume(
     endpoint = parse_endpoint(contents.url if url is None else url)
     credentials, ssl_context = Credentials.from_env(), trust(ca_file)
     tunnel = find_tunnel(endpoint, proxy)
-    lookup = asked_lookup(look_up, rest_url, endpoint)
+    lookup = asked_lookup(look_up, rest_url, endpoint, proxy)
     failed = False
 
     @asynccontextmanager

@@ -14,7 +14,7 @@ from __future__ import annotations
 import signal
 import time
 from array import array
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import attrs
@@ -191,9 +191,12 @@ class Run:
             self._settle(NotSent(request, cause=why))
 
     async def _cancel_all(self, ws: TradingWS) -> None:
+        await self._stream(ws, self.requests.keys())
+
+    async def _stream(self, ws: TradingWS, requests: Iterable[CancelRequest] | AsyncIterable[CancelRequest]) -> None:
         stream: CancelStream | None = None
         try:
-            async with ws.open_cancel_stream(self.requests.keys()) as stream:
+            async with ws.open_cancel_stream(requests) as stream:
                 async for outcome in stream:
                     self._settle(outcome)
                     await self.room()

@@ -51,6 +51,10 @@ class Meter:
         self._lines: list[Text] = []
         self._scope = trio.CancelScope()
 
+    def expect(self, total: int) -> None:
+        """Note how many orders there are now."""
+        self._progress.update(self._task, total=total)
+
     def advance(self, count: int) -> None:
         """Count orders that are settled."""
         self._progress.advance(self._task, count)

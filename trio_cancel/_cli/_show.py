@@ -18,8 +18,7 @@ from trio_cancel._cli._records import KEY_WIDTH, plain
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, Proxy, find_tunnel, trust
-from trio_cancel._net.endpoint import parse_endpoint
+from trio_cancel._cli._venue import CaFile, Proxy, trust
 from trio_cancel._values.errors import LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
 from trio_cancel._values.order_state import OrderState
@@ -57,16 +56,14 @@ async def show(
         say(f"{where}: {why}")
     if found.bad or not found.requests:
         raise CommandError("There is nothing to show: give order ids or --external-id.")
-    lookup = find_lookup(rest_url, None)
-    # A tunnel is chosen by scheme and host alone, and https is to proxies what wss is.
-    tunnel = find_tunnel(parse_endpoint(lookup.base_url.replace("http", "ws", 1)), proxy)
+    lookup = find_lookup(rest_url, None, proxy)
     credentials, context = Credentials.from_env(), trust(ca_file)
     halt = Halt()
     as_json = json or not is_terminal(sys.stdout)
     status = Status.OK
     async with hear_signals(halt) as nursery:
         with halt.scope:
-            async with lookup.opened(credentials=credentials, ssl_context=context, dial=tunnel) as look_up:
+            async with lookup.opened(credentials=credentials, ssl_context=context) as look_up:
                 if not as_json:
                     write_stdout(HEAD)
                 for request in found.requests:
@@ -94,6 +91,12 @@ async def _look_up(look_up: OpenRestLookup, request: CancelRequest) -> tuple[Ord
 
 
 HEAD = f"{'status':<21}{'order':<{KEY_WIDTH}}  {'executed':<24} {'updated':<20} pair, side, price\n"
+
+
+def order_line(state: OrderState, *, as_json: bool) -> str:
+    """Return a line about an order that was listed."""
+    request = CancelRequest(state.id)
+    return _json_line(request, state, None) if as_json else _text_line(request, state, None)
 
 
 def _text_line(request: CancelRequest, state: OrderState | None, failed: LookupFailed | None) -> str:

@@ -52,6 +52,7 @@ class Venue:
     dial: Tunnel | None = None
     lookup: RestLookup | None = None
     journal: str | None = None
+    look_up_closed: bool = False
 
     def open(self, observer: Observer | None = None) -> AbstractAsyncContextManager[TradingWS]:
         """Open a session; see :func:`trio_cancel.open_trading_ws`."""
@@ -63,7 +64,7 @@ class Venue:
             proxy=None,
             observer=observer,
             lookup=self.lookup,
-            look_up_closed=self.lookup is not None,
+            look_up_closed=self.look_up_closed,
             journal=self.journal,
         )
 
@@ -80,10 +81,10 @@ def find_venue(url: str | None, ca_file: str | None, proxy: str | None) -> Venue
     return Venue(endpoint, credentials, context, find_tunnel(endpoint, proxy))
 
 
-def find_tunnel(endpoint: Endpoint, proxy: str | None) -> Tunnel | None:
+def find_tunnel(endpoint: Endpoint, proxy: str | None, *, quiet: bool = False) -> Tunnel | None:
     """Return the way through the proxy of --proxy or the environment, None for a direct connection.
 
-    A proxy of the environment that cannot be used is told.
+    A proxy of the environment that cannot be used is told, unless ``quiet``.
 
     Raises:
         ConfigurationError: --proxy cannot be used.
@@ -91,7 +92,7 @@ def find_tunnel(endpoint: Endpoint, proxy: str | None) -> Tunnel | None:
     if proxy == NO_PROXY:
         return None
     choice = choose_proxy(endpoint, True if proxy is None else proxy, os.environ)
-    if choice.unused is not None:
+    if choice.unused is not None and not quiet:
         say(choice.unused)
     return None if choice.proxy is None else Tunnel(choice.proxy)
 

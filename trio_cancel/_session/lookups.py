@@ -14,7 +14,7 @@ import math
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import trio
 
@@ -53,6 +53,7 @@ class OpensLookup(Protocol):
         credentials: Credentials,
         ssl_context: ssl.SSLContext | None,
         dial: Dial | None,
+        proxy: str | Literal[True] | None,
         wall_clock: Callable[[], float],
         correction: Callable[[], float],
     ) -> AbstractAsyncContextManager[OrderLookup]:

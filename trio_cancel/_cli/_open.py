@@ -1,0 +1,219 @@
+"""``trio-cancel cancel --open``: cancel what the venue lists as open, for the hour when ids are lost.
+
+Which orders are meant must be said, and that they are meant confirmed: at a terminal, where the list is shown first, or
+with ``--yes``. Both happen before anything is canceled, and before there is a session. The first list (of a dry run, or
+for the question) is had over REST alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+import attrs
+import trio
+
+from trio_cancel._cancels.open_orders import WITHIN, OpenOrders, Sweep
+from trio_cancel._cli._failure import CommandError, clean, say, write_stderr
+from trio_cancel._cli._output import Output, is_terminal
+from trio_cancel._cli._run import Halt, Run, hear_signals
+from trio_cancel._cli._show import HEAD, order_line
+from trio_cancel._cli._stdout import write_stdout
+from trio_cancel._cli._tally import Status
+from trio_cancel._cli._venue import Venue
+from trio_cancel._client import TradingWS
+from trio_cancel._values.errors import ConfigurationError
+from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.open_report import OpenScope
+from trio_cancel._values.outcomes import Outcome
+
+SHOWN = 20
+"""Orders that the question shows."""
+UNAUTHORIZED = 401
+
+
+def scope_of(pair: str | None, side: Literal["buy", "sell"] | None, everything: bool) -> OpenScope:
+    """Return which orders are meant.
+
+    Raises:
+        CommandError: that was not said, or contradicts itself.
+    """
+    if pair is None and side is None and not everything:
+        raise CommandError("--open needs to know which orders: give --pair, --side or both, or --everything.")
+    if everything and (pair is not None or side is not None):
+        raise CommandError("--everything means all markets and both sides: give it without --pair and --side.")
+    try:
+        return OpenScope.of(pair, side, everything)
+    except ConfigurationError:
+        raise CommandError("--pair needs the name of a market, such as BTC_BRL.") from None
+
+
+def need_answer(scope: OpenScope, *, yes: bool) -> None:
+    """Refuse a run that nobody has confirmed and nobody can.
+
+    Raises:
+        CommandError: it is not confirmed, and there is no terminal to ask at.
+    """
+    if not yes and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        raise CommandError(
+            f"Nothing was sent: without a terminal nobody can be asked whether all open {scope} are to be canceled; "
+            "add --yes, or look first with --dry-run."
+        )
+
+
+async def cancel_open(
+    venue: Venue,
+    scope: OpenScope,
+    *,
+    quiet: float,
+    deadline: float | None,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Cancel the open orders of the scope, or list them; return the exit status."""
+    if not yes or dry_run:
+        halt = Halt(deadline)
+        sweep = Sweep(scope, quiet, trio.current_time())
+        agreed = False
+        async with hear_signals(halt) as nursery:
+            with halt.scope:
+                await _list_once(venue, sweep)
+                agreed = dry_run or await _confirm(sweep, scope, quiet)
+            nursery.cancel_scope.cancel()
+        if not agreed:
+            say(f"{'nothing was canceled' if halt.why is None else f'{halt.why}; nothing was canceled'}")
+            return halt.status(Status.LEFT)
+        if dry_run:
+            return _show_list(sweep, as_json=as_json)
+    output = Output(0, as_json=as_json)
+    halt = Halt(deadline)
+    run = _OpenRun(venue.open, {}, output.tell, output.room, halt, scope=scope, quiet=quiet, expect=output.expect)
+    await output.cancel(run)
+    status = output.summarize(run)
+    return run.conclude(status)
+
+
+async def _list_once(venue: Venue, sweep: Sweep) -> None:
+    lookup = venue.lookup
+    assert lookup is not None
+    async with lookup.opened(credentials=venue.credentials, ssl_context=venue.ssl_context) as source:
+        async for _ in OpenOrders(sweep, source.open_orders, time.time, WITHIN, once=True):
+            pass
+    if sweep.failure is not None and sweep.failure.status == UNAUTHORIZED:
+        raise CommandError(f"{sweep.failure} Check the token, the secret and the clock.")
+
+
+def _show_list(sweep: Sweep, *, as_json: bool) -> Status:
+    as_json = as_json or not is_terminal(sys.stdout)
+    if not as_json:
+        write_stdout(HEAD)
+    for state in sweep.orders:
+        write_stdout(order_line(state, as_json=as_json))
+    count = len(sweep.orders)
+    say(f"{count} open order{'s' if count != 1 else ''} listed, nothing was canceled{_outside(sweep)}")
+    if sweep.failure is not None:
+        say(f"the list is not complete: {sweep.failure}")
+    return Status.OK if sweep.failure is None else Status.LEFT
+
+
+def _outside(sweep: Sweep) -> str:
+    count = sweep.outside
+    return f"; {count} other open order{'s are' if count != 1 else ' is'} not meant" if count else ""
+
+
+async def _confirm(sweep: Sweep, scope: OpenScope, quiet: float) -> bool:
+    orders = sweep.orders
+    lines = [HEAD, *(order_line(state, as_json=False) for state in orders[:SHOWN])] if orders else []
+    if len(orders) > SHOWN:
+        lines.append(f"and {len(orders) - SHOWN} more\n")
+    count = f"{len(orders)} open order{'s' if len(orders) != 1 else ''}{_outside(sweep)}"
+    lines.append(f"{count}\n")
+    if sweep.failure is not None:
+        lines.append(f"The list is not complete: {clean(str(sweep.failure))}\n")
+    lines.append(
+        f"Cancel all open {clean(str(scope))}, and what else comes up there until {quiet:g} s bring nothing new? [y/N] "
+    )
+    write_stderr("".join(lines))
+    answer = await _read_line()
+    return answer.strip().lower() in ("y", "yes")
+
+
+async def _read_line() -> str:
+    """Return a line of the terminal; read without a thread, which would stay behind if nobody answers."""
+    descriptor = sys.stdin.fileno()
+    read = b""
+    while not read.endswith(b"\n"):
+        await trio.lowlevel.wait_readable(descriptor)
+        piece = os.read(descriptor, 1024)
+        if not piece:
+            break
+        read += piece
+    return read.decode("utf-8", "replace")
+
+
+@attrs.define(eq=False)
+class _OpenRun(Run):
+    """A run whose orders the venue's list names as it goes on. An order is told once, when no more is done for it.
+
+    Attributes:
+        scope: which orders are meant.
+        quiet: seconds.
+        expect: told how many orders there are so far.
+    """
+
+    scope: OpenScope = attrs.field(kw_only=True)
+    quiet: float = attrs.field(kw_only=True)
+    expect: Callable[[int], None] = attrs.field(kw_only=True)
+    _sweep: Sweep | None = attrs.field(default=None, init=False)
+    _told: set[CancelRequest] = attrs.field(factory=set, init=False)
+    _ending: bool = attrs.field(default=False, init=False)
+
+    async def _cancel_all(self, ws: TradingWS) -> None:
+        lookups = ws._session.lookups
+        assert lookups is not None
+        self._sweep = sweep = Sweep(self.scope, self.quiet, trio.current_time())
+        orders = OpenOrders(sweep, lookups.open_orders, ws._session.wall, WITHIN)
+        try:
+            await self._stream(ws, orders)
+        finally:
+            # What no list will bring up again is told; what is under way may still be answered while the session ends.
+            self._ending = True
+            self.expect(len(sweep.orders))
+            for request, outcome in sweep.outcomes():
+                if request not in self._told:
+                    self._left[request] = 1
+                    if outcome is not None:
+                        self._told.add(request)
+                        super()._settle(outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
+        sweep = self._sweep
+        assert sweep is not None
+        self.expect(len(sweep.orders))
+        outcome = sweep.settled(outcome, trio.current_time())
+        if outcome.request in self._told or not (outcome.off_book or self._ending):
+            return
+        self._told.add(outcome.request)
+        self._left[outcome.request] = 1
+        super()._settle(outcome)
+
+    def conclude(self, status: int) -> int:
+        """Tell what the lists came to; return the exit status."""
+        sweep = self._sweep
+        if sweep is None or self.halt.why is not None:
+            return status or Status.LEFT  # no connection, or ended early: both were told
+        if sweep.none_seen_since is not None:
+            since = datetime.fromtimestamp(sweep.none_seen_since, UTC).isoformat(timespec="seconds")
+            say(f"none of the {self.scope} seen since {since[:-6]}Z{_outside(sweep)}")
+        if sweep.failure is None:
+            return status
+        say(f"the list is not complete: {sweep.failure}")
+        if sweep.failure.status == UNAUTHORIZED and not sweep.orders:
+            say("check the token, the secret and the clock (trio-cancel doctor)")
+            return Status.USAGE
+        return status or Status.LEFT
