@@ -193,7 +193,7 @@ def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
         (["--fault", "drop_after=2"], "The chance of drop_after must be a number from 0 to 1, not '2'."),
         (["--fault", "drop_after="], "The chance of drop_after must be a number from 0 to 1, not ''."),
         (["--fault", "drop_after=0.6", "--fault", "cut=0.6"], "--fault: The chances of all faults at the point"),
-        (["--seed", "x"], 'Invalid value for --seed: unable to convert "x" into int.'),
+        (["--seed", "x"], '--seed takes a whole number, not "x".'),
         (["--dialect", "x"], 'Invalid value "x" for --dialect. Choose from: "page", "openapi".'),
         (["--env-file="], "--env-file needs the name of a file."),
         (["--env-file", "/"], "--env-file / is there already, and trio-cancel sandbox has not written it"),

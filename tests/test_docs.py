@@ -30,7 +30,8 @@ import trio
 
 import trio_cancel
 from trio_cancel import open_trading_ws
-from trio_cancel._cli._app import COMMANDS, Call
+from trio_cancel._cli._app import Call
+from trio_cancel._cli._help import MANUALS
 from trio_cancel._engine import rate as _pacing
 from trio_cancel._engine import replies as _inbox
 from trio_cancel._journal import journal as _journal
@@ -299,7 +300,7 @@ def test_names_of_the_library_that_are_mentioned_exist(name: str) -> None:
     for mentioned in re.findall(r"`orders\.(\w+)", text):
         assert mentioned == "report" or hasattr(trio_cancel.OrderScope, mentioned), mentioned
     for mentioned in re.findall(r"`trio-cancel (\w+)", text):
-        assert mentioned in COMMANDS, mentioned
+        assert mentioned in MANUALS, mentioned
 
 
 def default(name: str) -> float:

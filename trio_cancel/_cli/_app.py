@@ -1,4 +1,4 @@
-"""The commands, and what they have in common: ``--debug``, and errors as one line and a status.
+"""The commands, and what they have in common: logs, ``--debug``, and errors as one line and a status.
 
 The commands are named by their import path, so that each is loaded when it is run or when help is asked for.
 """
@@ -17,23 +17,17 @@ from typing import Annotated, TextIO
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from trio_cancel._cli._failure import CommandError, lone, say, write_stderr
+from trio_cancel._cli._completion import completing
+from trio_cancel._cli._env_file import kept_environment
+from trio_cancel._cli._failure import CommandError, UsageError, lone, say, write_stderr
+from trio_cancel._cli._help import COMMON, MANUALS, OWN, PROGRAM
+from trio_cancel._cli._log import Level, logged
 from trio_cancel._cli._stdout import why_of
 from trio_cancel._cli._tally import Status
+from trio_cancel._cli._usage import usage_text
 from trio_cancel._values.errors import TradingError
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EAGAIN, errno.EBADF}
-
-COMMANDS = {
-    "demo": "Cancel a thousand orders at an exchange of its own, and show how that went.",
-    "cancel": "Cancel orders and tell what became of each.",
-    "show": "Tell what the venue says of orders now.",
-    "resume": "Cancel what a dead process left held or unsettled in its journal.",
-    "journal": "Tell what happened to each order in a journal.",
-    "sandbox": "Serve an exchange to try things on, on the loopback interface.",
-    "fault": "Have a running sandbox misbehave, from another process.",
-    "doctor": "Check the way to the venue, the clock and the credentials.",
-}
 
 
 def version() -> str:
@@ -52,45 +46,84 @@ class Call:
     def __init__(self) -> None:
         self.status: int = Status.OK
         self.debug = False
+        self.command = ""
         self.app = App(
             name="trio-cancel",
-            help="Cancel orders at Ripio Trade, and know what became of every one.",
+            help=PROGRAM.text,
+            help_epilogue=PROGRAM.epilogue(),
+            help_format="plaintext",
+            usage=f"Usage: trio-cancel {PROGRAM.usage}",
             version=version,
+            version_flags=("--version", "-V"),
+            default_parameter=Parameter(show_default=_shown_default),
             backend="trio",
             result_action="return_value",
             exit_on_error=False,
             print_error=False,
             suppress_keyboard_interrupt=False,
         )
-        for name, text in COMMANDS.items():
-            self.app.command(f"trio_cancel._cli._{name}:{name}", name=name, help=text)
+        for name, manual in MANUALS.items():
+            self.app.command(
+                f"trio_cancel._cli._{name}:{name}" if name != "completion" else completing(self.app.meta),
+                name=name,
+                help=manual.text,
+                help_epilogue=manual.epilogue(),
+                usage=f"Usage: trio-cancel {name} {manual.usage}",
+                group_parameters=Group(OWN, sort_key=1),
+            )
         self.app.meta.suppress_keyboard_interrupt = False  # it has a status of its own here, too
-        self.app.meta.group_parameters = Group("For every command", sort_key=9)
+        self.app.meta.group_parameters = COMMON
         self.app.meta.default(self._launch)
 
     async def _launch(
         self,
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-        debug: Annotated[bool, Parameter(negative="", help="Show the traceback of an error.")] = False,
+        verbose: Annotated[
+            bool,
+            Parameter(
+                name=("--verbose", "-v"),
+                group=COMMON,
+                negative="",
+                help="Log what happens; the same as --log-level info.",
+            ),
+        ] = False,
+        log_level: Annotated[
+            Level | None, Parameter(group=COMMON, metavar="LEVEL", help="Log to stderr from this level on.")
+        ] = None,
+        debug: Annotated[bool, Parameter(group=COMMON, negative="", help="Show the traceback of an error.")] = False,
     ) -> int:
         self.debug = debug
-        return int(await self.app.run_async(tokens) or 0)
+        level = log_level or ("info" if verbose else None)
+        if level is None:
+            return int(await self.app.run_async(tokens) or 0)
+        with logged(level):
+            return int(await self.app.run_async(tokens) or 0)
+
+    def begin(self, arguments: Sequence[str]) -> None:
+        """Note which command it is: errors name its help."""
+        self.command = next((word for word in arguments if word in MANUALS), "")
+
+    def _say_usage(self, text: str) -> None:
+        say(f"{text} See trio-cancel {self.command + ' ' if self.command else ''}--help.")
 
     @contextmanager
     def guarded(self) -> Generator[None]:
         """Turn whatever comes out of the block into one line and ``status``; cancellation passes."""
         try:
-            yield
+            with kept_environment():
+                yield
         except ImportError as error:
             # Perhaps of the extra: that is explained where the extra need not be there. cyclopts wraps what is lazy.
             if isinstance(error.__cause__, ModuleNotFoundError):
                 raise error.__cause__ from None
             raise
-        except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
+        except (Exception, KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
             self._explain(error)
 
     def _explain(self, error: BaseException) -> None:
         cause = lone(error)
+        if isinstance(cause, SystemExit) and isinstance(cause.__context__, BrokenPipeError):
+            cause = cause.__context__  # rich makes that of a reader who wants no more
         if not isinstance(cause, Exception | KeyboardInterrupt):
             raise error
         if self.debug:
@@ -100,16 +133,18 @@ class Call:
             say("interrupted")
         elif isinstance(cause, CommandError):
             self.status = cause.status
-            say(str(cause))
+            if isinstance(cause, UsageError):
+                self._say_usage(str(cause))
+            else:
+                say(str(cause))
         elif isinstance(cause, CycloptsError):
             self.status = Status.USAGE
-            say(f"{cause} See trio-cancel --help.")
+            self._say_usage(usage_text(cause))
         elif isinstance(cause, TradingError):
             self.status = Status.USAGE
             say(str(cause))
         elif isinstance(cause, BrokenPipeError):
-            self.status = Status.LEFT
-            _forget(sys.stdout)
+            _forget(sys.stdout)  # its reader wanted no more: what was asked for was done
         elif isinstance(cause, OSError) and cause.filename is None and cause.errno in _OF_WRITING:
             # Of stdout: whatever else a command writes to, it names itself, and stderr never raises.
             self.status = Status.LEFT
@@ -120,6 +155,19 @@ class Call:
             say(f"it failed in a way that it should not: {type(cause).__name__}: {cause}. --debug shows where.")
 
 
+def _shown_default(default: object) -> str | None:
+    """Return a default as the help shows it: None where it says nothing."""
+    return None if default is False or default in ((), None, "") else f"{default}"
+
+
+def _as_help(arguments: Sequence[str]) -> list[str]:
+    """Return the words, with ``help COMMAND`` as the ``COMMAND --help`` that it is short for."""
+    words = list(arguments)
+    if words[:1] != ["help"]:
+        return words
+    return [*words[1:], "--help"] if not words[1:] or words[1] in MANUALS else words[1:]
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; return its exit status. It never raises for what the command does."""
     for stream in (sys.stdout, sys.stderr):
@@ -127,9 +175,10 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # an old terminal must not make an order's name an error
     call = Call()
     with call.guarded():
-        call.status = call.app.meta(list(arguments)) or 0
+        call.begin(arguments)
+        call.status = call.app.meta(_as_help(arguments)) or 0
     why = _flush(sys.stdout)
-    if why is not None:
+    if why is not None and not isinstance(why, BrokenPipeError):  # else its reader wanted no more
         call.status = call.status or Status.LEFT
         _say_full(why)
     _flush(sys.stderr)  # one that is closed or full changes no status
@@ -140,13 +189,13 @@ async def run_async(arguments: Sequence[str]) -> int:
     """The same as :func:`run`, from within a trio program: for tests."""
     call = Call()
     with call.guarded():
-        call.status = await call.app.meta.run_async(list(arguments)) or 0
+        call.begin(arguments)
+        call.status = await call.app.meta.run_async(_as_help(arguments)) or 0
     return int(call.status)
 
 
 def _say_full(why: Exception) -> None:
-    if not isinstance(why, BrokenPipeError):  # its reader wanted no more
-        say(f"stdout takes no more ({why_of(why)})")
+    say(f"stdout takes no more ({why_of(why)})")
 
 
 def _flush(stream: TextIO | None) -> Exception | None:

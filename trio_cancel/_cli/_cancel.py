@@ -13,27 +13,34 @@ import attrs
 from cyclopts import Group, Parameter
 
 from trio_cancel._cancels.open_orders import QUIET, WITHIN
-from trio_cancel._cli._failure import CommandError, say
+from trio_cancel._cli._env_file import use_env_file
+from trio_cancel._cli._failure import CommandError, UsageError, say
 from trio_cancel._cli._input import Input, read_arguments, read_file
 from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup, find_lookup
 from trio_cancel._cli._open import cancel_open, need_answer, scope_of
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
-from trio_cancel._cli._venue import CaFile, Proxy, Url, find_venue
+from trio_cancel._cli._venue import CaFile, EnvFile, GiveUpAfter, NoRetry, Proxy, Rate, Url, find_venue
 
-OPEN = Group("For what is open (--open)", sort_key=10)
+OPEN = Group("For what is open (--open)", sort_key=2)
 
 
 async def cancel(
     *ids: Annotated[str, Parameter(name="ID", help="The venue's order ids.")],
     external_id: Annotated[
         tuple[str, ...],
-        Parameter(negative="", help="Your own id of an order; may be given several times.", allow_leading_hyphen=True),
+        Parameter(
+            metavar="ID",
+            negative="",
+            help="Your own id of an order; may be given several times.",
+            allow_leading_hyphen=True,
+        ),
     ] = (),
     from_: Annotated[
         str | None,
         Parameter(
             name="--from",
+            metavar="FILE",
             allow_leading_hyphen=True,
             help="A file (- for stdin): one id a line, a table with a header (CSV), or JSON lines, with id and/or "
             "external_id.",
@@ -54,18 +61,24 @@ async def cancel(
     url: Url = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
+    env_file: EnvFile = None,
+    rate: Rate = None,
+    give_up_after: GiveUpAfter = None,
+    no_retry: NoRetry = False,
     look_up: LookUp = False,
     rest_url: RestUrl = None,
     journal: Annotated[
         str | None,
         Parameter(
+            metavar="FILE",
             allow_leading_hyphen=True,
             help="A file in which each cancel stands before it is sent, and then its outcome: if this run is killed, "
             "trio-cancel resume FILE does the rest. It is made if it is missing.",
         ),
     ] = None,
     deadline: Annotated[
-        float | None, Parameter(help="Seconds for the whole run; what is not done then is told as it stands.")
+        float | None,
+        Parameter(metavar="SECONDS", help="Seconds for the whole run; what is not done then is told as it stands."),
     ] = None,
     open_: Annotated[
         bool,
@@ -77,7 +90,9 @@ async def cancel(
             "--pair, --side or --everything. It lists again until a while has brought nothing new.",
         ),
     ] = False,
-    pair: Annotated[str | None, Parameter(group=OPEN, help="Only orders of this market, such as BTC_BRL.")] = None,
+    pair: Annotated[
+        str | None, Parameter(metavar="MARKET", group=OPEN, help="Only orders of this market, such as BTC_BRL.")
+    ] = None,
     side: Annotated[Literal["buy", "sell"] | None, Parameter(group=OPEN, help="Only buy or only sell orders.")] = None,
     everything: Annotated[bool, Parameter(negative="", group=OPEN, help="All open orders of the account.")] = False,
     yes: Annotated[
@@ -86,30 +101,29 @@ async def cancel(
     dry_run: Annotated[bool, Parameter(negative="", group=OPEN, help="List them once and cancel nothing.")] = False,
     quiet_for: Annotated[
         float | None,
-        Parameter(group=OPEN, help=f"Seconds without anything new after which it ends; {QUIET:g} if left out."),
+        Parameter(
+            metavar="SECONDS",
+            group=OPEN,
+            help=f"Seconds without anything new after which it ends; {QUIET:g} if left out.",
+        ),
     ] = None,
 ) -> int:
-    """Cancel orders and tell what became of each.
-
-    Exit status: 0 every order was canceled or already closed; 1 at least one was not found, rejected or not sent, a
-    line of the input was skipped (a bad one, a comment, a repeated header), or the list of --open is not complete;
-    3 at least one is unknown; 2 usage, credentials, or everything was refused for the signature; 130 interrupted by
-    Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
-    """
+    """Cancel orders and tell what became of each."""
+    use_env_file(env_file)
     if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
-        raise CommandError("--deadline needs a number of seconds greater than 0.")
+        raise UsageError("--deadline needs a number of seconds greater than 0.")
     if open_:
         if ids or external_id or from_ is not None or literal or skip_bad:
-            raise CommandError("--open cancels what the venue lists: give it without ids, --external-id and --from.")
+            raise UsageError("--open cancels what the venue lists: give it without ids, --external-id and --from.")
         scope = scope_of(pair, side, everything)
         quiet = _quiet(quiet_for)
         need_answer(scope, yes=yes or dry_run)
-        venue = find_venue(url, ca_file, proxy)
+        venue = find_venue(url, ca_file, proxy).with_terms(rate, give_up_after, retry=not no_retry)
         lookup = find_lookup(rest_url, venue.endpoint, proxy)
         venue = attrs.evolve(venue, lookup=lookup, journal=journal, look_up_closed=look_up)
         return await cancel_open(venue, scope, quiet=quiet, deadline=deadline, yes=yes, dry_run=dry_run, as_json=json)
     if pair is not None or side is not None or everything or yes or dry_run or quiet_for is not None:
-        raise CommandError("--pair, --side, --everything, --yes, --dry-run and --quiet-for belong to --open: add it.")
+        raise UsageError("--pair, --side, --everything, --yes, --dry-run and --quiet-for belong to --open: add it.")
     found = Input(literal)
     read_arguments(found, ids, external_id)
     if from_ is not None:
@@ -117,7 +131,7 @@ async def cancel(
     _name_bad(found, skip_bad)
     if not found.requests:
         raise CommandError("There is nothing to cancel: give order ids, --external-id, --from FILE or --open.")
-    venue = find_venue(url, ca_file, proxy)
+    venue = find_venue(url, ca_file, proxy).with_terms(rate, give_up_after, retry=not no_retry)
     venue = attrs.evolve(
         venue, lookup=asked_lookup(look_up, rest_url, venue.endpoint, proxy), journal=journal, look_up_closed=look_up
     )

@@ -30,7 +30,7 @@ async def _nothing() -> None:
     pass
 
 
-async def demo(*, orders: Annotated[int, Parameter(help="How many orders.")] = 1000) -> int:
+async def demo(*, orders: Annotated[int, Parameter(metavar="NUMBER", help="How many orders.")] = 1000) -> int:
     """Cancel orders at an exchange of its own, and show how that went. It needs no credentials and no network.
 
     The exchange runs in this process, over TLS; it checks every signature and keeps a book.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import msgspec
@@ -10,12 +11,13 @@ from cyclopts import Parameter
 
 from trio_cancel._cli._checks import Check, Result, examine
 from trio_cancel._cli._checks_rest import examine_rest
+from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import clean, shell_words
 from trio_cancel._cli._lookups import RestUrl, lookup_at, rest_url_of
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, Proxy, Url, find_endpoint, find_tunnel, trust
+from trio_cancel._cli._venue import CaFile, EnvFile, Proxy, Url, find_endpoint, find_tunnel, trust
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import Credentials
 from trio_cancel.lookup import RestLookup
@@ -28,15 +30,15 @@ async def doctor(
     url: Url = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
+    env_file: EnvFile = None,
     rest_url: RestUrl = None,
     json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each check.")] = False,
 ) -> int:
     """Check the way to the venue, the clock and the credentials, one line a check. No order is touched.
 
     The REST side, where orders are looked up, is checked where it is known: the venue's, or what --rest-url names.
-
-    Exit status: 0 nothing failed; 1 something did; 2 usage.
     """
+    use_env_file(env_file)
     endpoint, ssl_context = find_endpoint(url), trust(ca_file)
     tunnel = find_tunnel(endpoint, proxy)
     results: list[Result] = []
@@ -44,11 +46,15 @@ async def doctor(
 
     def tell(check: Check) -> None:
         results.append(check.result)
-        write_stdout(_json_line(check) if json else _text_line(check, coloured))
+        put(_json_line(check) if json else _text_line(check, coloured))
+
+    def put(text: str) -> None:
+        with suppress(BrokenPipeError):  # its reader wants no more; the status still tells how the checks went
+            write_stdout(text)
 
     if not json:
         through = "" if tunnel is None else f" through the proxy {tunnel.proxy.origin} ({tunnel.proxy.source})"
-        write_stdout(f"{endpoint.origin}{shell_words(through)}\n")
+        put(f"{endpoint.origin}{shell_words(through)}\n")
     base_url = rest_url_of(rest_url, endpoint)
     lookup: RestLookup | None = None
     if base_url is not None:

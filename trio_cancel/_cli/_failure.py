@@ -28,6 +28,10 @@ class CommandError(Exception):
         self.status = status
 
 
+class UsageError(CommandError):
+    """The command was called in a way that makes no sense; whoever tells it adds where help is."""
+
+
 # The library's advice names its keywords; here is what a person at a shell does instead.
 _SHELL_WORDS = {
     "(proxy=)": "(--proxy)",
@@ -35,7 +39,7 @@ _SHELL_WORDS = {
     "in proxy=": "in --proxy",
     ", or pass ssl_context=": ", or name its authority with --ca-file",
     ", or pass allow_insecure=True": "",
-    ", or pass credentials=Credentials(token, secret)": "",
+    ", or pass credentials=Credentials(token, secret)": ", or give --env-file FILE",
     "; pass credentials=Credentials(...) instead": "; set RIPIO_API_TOKEN and RIPIO_API_SECRET instead",
     ', or pass clock_offset="auto"': "",
     " with token_field or TRIO_CANCEL_TOKEN_FIELD": " with TRIO_CANCEL_TOKEN_FIELD",

@@ -36,11 +36,13 @@ async def fault(
         ),
     ],
     url: Annotated[
-        str | None, Parameter(help=f"The sandbox, as it prints its url: ws://127.0.0.1:port. Else ${URL_VARIABLE}.")
+        str | None,
+        Parameter(metavar="URL", help=f"The sandbox, as it prints its url: ws://127.0.0.1:port. Else ${URL_VARIABLE}."),
     ] = None,
     ca_file: CaFile = None,
     order: Annotated[
-        str | None, Parameter(help="The id or external id of an order: only requests that name it are hit.")
+        str | None,
+        Parameter(metavar="ID", help="The id or external id of an order: only requests that name it are hit."),
     ] = None,
     clear: Annotated[
         bool, Parameter(negative="", help="First take away every fault that was set, so that the sandbox behaves.")

@@ -58,13 +58,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 def journal(
-    journal: Annotated[str, Parameter(name="JOURNAL", help="The file that open_trading_ws(journal=...) wrote.")],
+    journal: Annotated[str, Parameter(name="FILE", help="The file that open_trading_ws(journal=...) wrote.")],
     /,
     *,
     left: Annotated[bool, Parameter(negative="", help="Only orders that were left held or unsettled.")] = False,
     order: Annotated[
         tuple[str, ...],
         Parameter(
+            metavar="ID",
             negative="",
             allow_leading_hyphen=True,
             help="Only this order, by either of its ids; may be given several times.",
@@ -73,16 +74,22 @@ def journal(
     since: Annotated[
         str | None,
         Parameter(
+            metavar="TIME",
             help="Only orders to which something happened since then: 2026-01-31, 2026-01-31T12:00 (UTC, unless it "
             "says another zone), or so long ago: 90s, 30m, 2h, 7d.",
         ),
     ] = None,
-    session: Annotated[int | None, Parameter(help="Only orders that the session of this number dealt with.")] = None,
+    session: Annotated[
+        int | None, Parameter(metavar="NUMBER", help="Only orders that the session of this number dealt with.")
+    ] = None,
     json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each order.")] = False,
     csv: Annotated[bool, Parameter(negative="", help="Print CSV, a line for each event.")] = False,
     html: Annotated[
         str | None,
-        Parameter(help="Write a page to FILE (to look at in a browser, without a network): a timeline of each order."),
+        Parameter(
+            metavar="FILE",
+            help="Write a page to FILE (to look at in a browser, without a network): a timeline of each order.",
+        ),
     ] = None,
     compact: Annotated[
         bool,
@@ -92,7 +99,9 @@ def journal(
             "session writes the journal.",
         ),
     ] = False,
-    days: Annotated[float, Parameter(help="With --compact: how old what is forgotten is at least.")] = HISTORY,
+    days: Annotated[
+        float, Parameter(metavar="NUMBER", help="With --compact: how old what is forgotten is at least.")
+    ] = HISTORY,
 ) -> int:
     """Tell what happened to each order in a journal, each attempt, with times (UTC; to the second on a terminal).
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import attrs
 from cyclopts import Parameter
 
-from trio_cancel._cli._failure import CommandError
+from trio_cancel._cli._failure import CommandError, UsageError
+from trio_cancel._cli._help import CONNECTION
 from trio_cancel._cli._venue import find_tunnel
 from trio_cancel._client import DEFAULT_URL
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
@@ -21,6 +22,8 @@ RestUrl = Annotated[
     str | None,
     Parameter(
         name="--rest-url",
+        metavar="URL",
+        group=CONNECTION,
         help=f"The venue's REST API, to look orders up: https://host/path. Else ${REST_VARIABLE}, else {BASE_URL}.",
     ),
 ]
@@ -28,6 +31,7 @@ LookUp = Annotated[
     bool,
     Parameter(
         name="--look-up",
+        group=CONNECTION,
         negative="",
         help="Look up over REST what would be unknown or not found, and how much was executed of what was closed.",
     ),
@@ -53,7 +57,7 @@ def asked_lookup(look_up: bool, rest_url: str | None, endpoint: Endpoint, proxy:
     """
     if not look_up:
         if rest_url is not None:
-            raise CommandError("--rest-url says where to look orders up: give --look-up as well.")
+            raise UsageError("--rest-url says where to look orders up: give --look-up as well.")
         return None
     return find_lookup(rest_url, endpoint, proxy)
 

@@ -16,12 +16,14 @@ import msgspec
 from cyclopts import Parameter
 
 from trio_cancel._cancels.resuming import Errands, why_old
+from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, clean, say
+from trio_cancel._cli._help import CONNECTION
 from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, Proxy, find_tunnel, trust
+from trio_cancel._cli._venue import CaFile, EnvFile, Proxy, find_tunnel, trust
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._journal.opening import MovedJournal
 from trio_cancel._journal.reading import read_journal
@@ -33,15 +35,18 @@ from trio_cancel._values.outcomes import NotSent, Outcome
 
 
 async def resume(
-    journal: Annotated[str, Parameter(name="JOURNAL", help="The file that open_trading_ws(journal=...) wrote.")],
+    journal: Annotated[str, Parameter(name="FILE", help="The file that open_trading_ws(journal=...) wrote.")],
     /,
     *,
     missing_ok: Annotated[
         bool, Parameter(negative="", help="Status 0 if there is no such file yet: the bot has not run before.")
     ] = False,
-    url: Annotated[str | None, Parameter(help="The venue, if it is not where the journal says.")] = None,
+    url: Annotated[
+        str | None, Parameter(metavar="URL", group=CONNECTION, help="The venue, if it is not where the journal says.")
+    ] = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
+    env_file: EnvFile = None,
     look_up: LookUp = False,
     rest_url: RestUrl = None,
     old_external_ids: Annotated[
@@ -55,6 +60,7 @@ async def resume(
     It may be run again without harm. External ids older than an hour are listed and left alone. Exit status: as that of
     cancel; 2 also if the journal cannot be used, is another account's, or its process lives.
     """
+    use_env_file(env_file)
     if missing_ok and _is_missing(journal):
         say(f"there is no journal at {clean(journal)} yet: nothing was left")
         return Status.OK

@@ -46,29 +46,42 @@ async def sandbox(
             help="After --: run this with the variables set; the sandbox ends with it, and with its exit status.",
         ),
     ],
-    port: Annotated[int, Parameter(help="The port to listen on; 0 takes a free one.")] = 0,
-    rest_port: Annotated[int, Parameter(help="The port of its REST API, for lookups; 0 takes a free one.")] = 0,
-    orders: Annotated[int, Parameter(help="Open orders on its book.")] = 10,
+    port: Annotated[int, Parameter(metavar="NUMBER", help="The port to listen on; 0 takes a free one.")] = 0,
+    rest_port: Annotated[
+        int, Parameter(metavar="NUMBER", help="The port of its REST API, for lookups; 0 takes a free one.")
+    ] = 0,
+    orders: Annotated[int, Parameter(metavar="NUMBER", help="Open orders on its book.")] = 10,
     tls: Annotated[bool, Parameter(negative="", help="Speak TLS, with a certificate made on the spot.")] = False,
     env_file: Annotated[
         str | None,
-        Parameter(help="Write the variables to this file as NAME=value lines, once it listens; removed at the end."),
+        Parameter(
+            metavar="FILE",
+            help="Write the variables to this file as NAME=value lines, once it listens; removed at the end.",
+        ),
     ] = None,
-    json_file: Annotated[str | None, Parameter(help="The same, as a JSON object.")] = None,
-    rate: Annotated[float | None, Parameter(help="Requests per second; over it, it refuses with 429.")] = None,
+    json_file: Annotated[str | None, Parameter(metavar="FILE", help="The same, as a JSON object.")] = None,
+    rate: Annotated[
+        float | None, Parameter(metavar="NUMBER", help="Requests per second; over it, it refuses with 429.")
+    ] = None,
     delay: Annotated[
-        str, Parameter(help="Seconds that it takes for a request: 0.02, or 0.01-0.05 drawn for each.")
+        str,
+        Parameter(metavar="SECONDS", help="Seconds that it takes for a request: 0.02, or 0.01-0.05 drawn for each."),
     ] = "0",
     fault: Annotated[
         list[str] | None,
         Parameter(
+            metavar="NAME",
             negative="",
             help="Misbehave: drop_after hits the next request, drop_after=0.1 a tenth of them. May be given again. "
             "trio-cancel fault switches faults while it runs, and lists them.",
         ),
     ] = None,
-    seed: Annotated[int | None, Parameter(help="Make ids, delays and faults the same in each run.")] = None,
-    skew: Annotated[float, Parameter(help="Seconds that its clock is ahead; negative for behind.")] = 0.0,
+    seed: Annotated[
+        int | None, Parameter(metavar="NUMBER", help="Make ids, delays and faults the same in each run.")
+    ] = None,
+    skew: Annotated[
+        float, Parameter(metavar="SECONDS", help="Seconds that its clock is ahead; negative for behind.")
+    ] = 0.0,
     dialect: Annotated[
         Literal["page", "openapi"],
         Parameter(help="Answer as the venue's page of order.cancel says, or as its OpenAPI text does."),
@@ -77,12 +90,7 @@ async def sandbox(
         Literal["api_token", "apiToken"], Parameter(help="The name under which requests must carry the token.")
     ] = "api_token",  # noqa: S107 - the name of a field, not a token
 ) -> int:
-    """Serve an exchange to try things on, on the loopback interface, until interrupted.
-
-    It prints its urls, its credentials, some order ids and commands that cancel them and look them up. The variables
-    for programs are TRIO_CANCEL_URL, TRIO_CANCEL_REST_URL, RIPIO_API_TOKEN, RIPIO_API_SECRET, TRIO_CANCEL_TOKEN_FIELD,
-    with TLS SSL_CERT_FILE, and SANDBOX_ORDER_IDS: up to 100 order ids, with commas between them.
-    """
+    """Serve an exchange to try things on, on the loopback interface, until interrupted or while a command runs."""
     asked = parse_faults(fault or ())
     options: SandboxOptions = {
         "port": _port("--port", port),

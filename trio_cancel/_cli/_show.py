@@ -10,6 +10,7 @@ import msgspec
 import trio
 from cyclopts import Parameter
 
+from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, clean, say, short
 from trio_cancel._cli._input import Input, read_arguments
 from trio_cancel._cli._lookups import RestUrl, find_lookup
@@ -18,7 +19,7 @@ from trio_cancel._cli._records import KEY_WIDTH, plain
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, Proxy, trust
+from trio_cancel._cli._venue import CaFile, EnvFile, Proxy, trust
 from trio_cancel._values.errors import LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
 from trio_cancel._values.order_state import OrderState
@@ -36,20 +37,24 @@ async def show(
     *ids: Annotated[str, Parameter(name="ID", help="The venue's order ids.")],
     external_id: Annotated[
         tuple[str, ...],
-        Parameter(negative="", help="Your own id of an order; may be given several times.", allow_leading_hyphen=True),
+        Parameter(
+            metavar="ID",
+            negative="",
+            help="Your own id of an order; may be given several times.",
+            allow_leading_hyphen=True,
+        ),
     ] = (),
     json: Annotated[bool, Parameter(negative="", help="Print JSON lines also on a terminal.")] = False,
     rest_url: RestUrl = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
+    env_file: EnvFile = None,
 ) -> int:
     """Tell what the venue says of these orders now. Nothing is canceled.
 
     An order that is shown as open may have been closed meanwhile: the venue's answers may be outdated.
-
-    Exit status: 0 every order was shown; 1 at least one was not found or could not be looked up; 2 usage or
-    credentials; 130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
+    use_env_file(env_file)
     found = Input(literal=False)
     read_arguments(found, ids, external_id)
     for where, why in found.bad:

@@ -105,19 +105,60 @@ class Credentials:
     def from_env(cls) -> Credentials:
         """Return the credentials in ``RIPIO_API_TOKEN`` and ``RIPIO_API_SECRET``.
 
+        Instead of each, ``RIPIO_API_TOKEN_FILE`` and ``RIPIO_API_SECRET_FILE`` may name a file that holds nothing else,
+        as container platforms mount secrets. One line end at its end is left out.
+
         Raises:
-            ConfigurationError: naming every variable that is missing or empty, or the one whose value cannot be right.
+            ConfigurationError: naming every variable that is missing or empty, or the one whose value cannot be right:
+                a file that cannot be read or is empty, or both the value and a file.
         """
-        found = {name: os.environ.get(name, "") for name in (TOKEN_VARIABLE, SECRET_VARIABLE)}
-        missing = [name for name, value in found.items() if not value]
+        found = {name: _from_env(name) for name in (TOKEN_VARIABLE, SECRET_VARIABLE)}
+        missing = [name for name, (value, _) in found.items() if not value]
         if missing:
             raise ConfigurationError(
                 f"No credentials: set the environment variable{'s' if len(missing) > 1 else ''} "
                 f"{' and '.join(missing)}, or pass credentials=Credentials(token, secret)."
             )
-        for name, value in found.items():
-            _check_credential(f"The environment variable {name}", name, value)
-        return cls(found[TOKEN_VARIABLE], found[SECRET_VARIABLE])
+        for name, (value, called) in found.items():
+            _check_credential(called, name, value)
+        return cls(found[TOKEN_VARIABLE][0], found[SECRET_VARIABLE][0])
+
+
+_CREDENTIAL_MOST = 65_536
+"""Bytes of a file with a credential, at most: what is longer is another file."""
+
+
+def _from_env(name: str) -> tuple[str, str]:
+    """Return a credential and what to call it in a message; it is empty if it is not given.
+
+    Raises:
+        ConfigurationError: it is given twice, or its file is of no use.
+    """
+    value, variable = os.environ.get(name, ""), f"{name}_FILE"
+    path = os.environ.get(variable)
+    if path is None:
+        return value, f"The environment variable {name}"
+    if value:
+        raise ConfigurationError(f"Both {name} and {variable} are set; which one is meant is not known. Unset one.")
+    if not path:
+        raise ConfigurationError(f"The environment variable {variable} is empty: name a file in it, or unset it.")
+    called = f"The file {path!r} that {variable} names"
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_CREDENTIAL_MOST + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "that cannot be a name"
+        raise ConfigurationError(f"{called} cannot be read: {why}.") from None
+    if len(data) > _CREDENTIAL_MOST:
+        raise ConfigurationError(f"{called} is too long to be one.")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{called} is not UTF-8.") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise ConfigurationError(f"{called} is empty.")
+    return text, called
 
 
 SHOWN_MOST = 60

@@ -1,0 +1,217 @@
+"""What ``--help`` of each command says besides its options: exit statuses, environment variables, examples (pure)."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+
+import attrs
+from cyclopts import Group
+
+OWN = "Options"
+CONNECTION = Group("Connection", sort_key=5)
+"""What the commands that contact a venue have in common."""
+COMMON = Group("For every command", sort_key=9)
+WIDTH_MOST, WIDTH_LEAST = 100, 30
+
+_CREDENTIALS = (
+    ("RIPIO_API_TOKEN, RIPIO_API_SECRET", "the credentials"),
+    ("RIPIO_API_TOKEN_FILE, RIPIO_API_SECRET_FILE", "files that hold them, instead"),
+)
+_WAY = (
+    ("TRIO_CANCEL_URL", "the venue, without --url"),
+    ("TRIO_CANCEL_CA_FILE", "the certificate authority, without --ca-file"),
+    ("HTTPS_PROXY, ALL_PROXY, NO_PROXY", "the proxy, without --proxy"),
+)
+_REST = (("TRIO_CANCEL_REST_URL", "the REST API, without --rest-url"),)
+_FIELD = (("TRIO_CANCEL_TOKEN_FIELD", "the name under which requests carry the token: api_token or apiToken"),)
+_SIGNALS = (("130, 143, 129", "ended by Ctrl-C, SIGTERM or SIGHUP"),)
+_OUTCOMES = (
+    ("0", "every order was canceled or already closed"),
+    ("1", "at least one was not found, rejected or not sent, or a line of the input was skipped"),
+    ("2", "usage, credentials, or everything was refused for the signature"),
+    ("3", "it is not known of at least one whether it is off the book"),
+)
+_SIMPLE = (("0", "done"), ("2", "usage"))
+
+
+@attrs.frozen
+class Manual:
+    """What is said of a command.
+
+    Attributes:
+        summary: what it does, in a line.
+        usage: its arguments.
+        about: what else a user must know, in a paragraph.
+        statuses: exit statuses and what they mean.
+        variables: of the environment.
+        examples: command lines.
+    """
+
+    summary: str
+    usage: str = ""
+    about: str = ""
+    statuses: tuple[tuple[str, str], ...] = _SIMPLE
+    variables: tuple[tuple[str, str], ...] = ()
+    examples: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The help above the options."""
+        return f"{self.summary}\n\n{self.about}" if self.about else self.summary
+
+    def epilogue(self, width: int | None = None) -> str:
+        """Return the help below the options, in lines of at most ``width`` columns (the terminal's if None)."""
+        if width is None:
+            width = shutil.get_terminal_size().columns
+        width = max(WIDTH_LEAST, min(WIDTH_MOST, width))
+        lines: list[str] = []
+        for title, entries in (("Exit status", self.statuses), ("Environment", self.variables)):
+            lines += (
+                [f"{title}:", *(line for entry in entries for line in _entry(*entry, width)), ""] if entries else []
+            )
+        title = f"Example{'s' if len(self.examples) > 1 else ''}:"
+        lines += [title, *(line for example in self.examples for line in _command(example, width))]
+        return "\n".join(lines)
+
+
+def _entry(name: str, meaning: str, width: int) -> list[str]:
+    return textwrap.wrap(f"{name}: {meaning}", width, initial_indent="  ", subsequent_indent="    ")
+
+
+def _command(line: str, width: int) -> list[str]:
+    """Return a command line in lines that a shell takes as one."""
+    wrapped = textwrap.wrap(
+        line,
+        width - 2,
+        initial_indent="  ",
+        subsequent_indent="      ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [f"{part} \\" for part in wrapped[:-1]] + wrapped[-1:]
+
+
+MANUALS = {
+    "demo": Manual(
+        "Cancel a thousand orders at an exchange of its own, and show how that went.",
+        "[OPTIONS]",
+        "The exchange runs in this process, over TLS; it checks every signature and keeps a book. It needs no "
+        "credentials and no network.",
+        (*_OUTCOMES, *_SIGNALS),
+        examples=("trio-cancel demo", "trio-cancel demo --orders 20000"),
+    ),
+    "cancel": Manual(
+        "Cancel orders and tell what became of each.",
+        "[OPTIONS] [ID...]",
+        "All input is read and checked before anything is sent. Each outcome is a line on stdout as it comes: JSON "
+        "with --json or when stdout is not a terminal, else text. Progress and the summary go to stderr.",
+        (
+            _OUTCOMES[0],
+            ("1", f"{_OUTCOMES[1][1]}, or the list of --open is not complete"),
+            *_OUTCOMES[2:],
+            ("4", "the input named no order: an empty file or pipe, or nothing but comments"),
+            *_SIGNALS,
+        ),
+        (*_CREDENTIALS, *_WAY, *_REST, *_FIELD),
+        (
+            "trio-cancel cancel 7155ED34-9EC4-4733-8B32-1E4319CB662F",
+            "trio-cancel cancel --external-id my-order-123 --json",
+            "grep BTC ids.txt | trio-cancel cancel --from - --journal bot.journal",
+            "trio-cancel cancel --env-file ripio.env --from orders.csv --rate 20",
+        ),
+    ),
+    "show": Manual(
+        "Tell what the venue says of orders now.",
+        "[OPTIONS] [ID...]",
+        "Nothing is canceled. An order that is shown as open may have been closed meanwhile: the venue's answers may "
+        "be outdated.",
+        (
+            ("0", "every order was shown"),
+            ("1", "at least one was not found or could not be looked up"),
+            ("2", "usage or credentials"),
+            *_SIGNALS,
+        ),
+        (*_CREDENTIALS, *_REST, *_WAY[1:]),
+        ("trio-cancel show 7155ED34-9EC4-4733-8B32-1E4319CB662F", "trio-cancel show --external-id my-order-123"),
+    ),
+    "resume": Manual(
+        "Cancel what a dead process left held or unsettled in its journal.",
+        "[OPTIONS] FILE",
+        "It tells what became of each order, and may be run again without harm. External ids older than an hour are "
+        "listed and left alone.",
+        (
+            *_OUTCOMES[:2],
+            ("2", "usage, credentials, or the journal cannot be used, is another account's, or its process lives"),
+            _OUTCOMES[3],
+            *_SIGNALS,
+        ),
+        (*_CREDENTIALS, *_WAY[1:], *_REST, *_FIELD),
+        ("trio-cancel resume bot.journal", "trio-cancel resume bot.journal --missing-ok && python bot.py"),
+    ),
+    "journal": Manual(
+        "Tell what happened to each order in a journal.",
+        "[OPTIONS] FILE",
+        "Times are UTC; on a terminal they are to the second.",
+        (("0", "done"), ("1", "--order names an order that is not in it"), ("2", "usage, or it cannot be read")),
+        examples=("trio-cancel journal bot.journal --left", "trio-cancel journal bot.journal --since 2h --json"),
+    ),
+    "sandbox": Manual(
+        "Serve an exchange to try things on, on the loopback interface.",
+        "[OPTIONS] [-- COMMAND...]",
+        "It serves until interrupted, or while COMMAND runs. It prints its urls, its credentials, some order ids and "
+        "commands that cancel them and look them up. The variables for programs are TRIO_CANCEL_URL, "
+        "TRIO_CANCEL_REST_URL, RIPIO_API_TOKEN, RIPIO_API_SECRET, TRIO_CANCEL_TOKEN_FIELD, with TLS SSL_CERT_FILE, and "
+        "SANDBOX_ORDER_IDS: up to 100 order ids, with commas between them.",
+        (
+            ("0", "it was ended by a signal"),
+            ("2", "usage, or the port or a file cannot be used"),
+            ("with COMMAND", "that of the command; 128 and the signal's number if a signal ended it"),
+        ),
+        examples=(
+            "trio-cancel sandbox --orders 100 --tls",
+            "trio-cancel sandbox --rate 20 --fault drop_after=0.1 -- python bot.py",
+        ),
+    ),
+    "fault": Manual(
+        "Have a running sandbox misbehave, from another process.",
+        "[OPTIONS] [NAME...]",
+        "Without a NAME it lists the faults there are, the chance of each, and how often it has fired. Several faults "
+        "that hit once come one after another.",
+        (("0", "done"), ("2", "usage, or there is no such sandbox")),
+        _WAY[:2],
+        ("trio-cancel fault drop_after", "trio-cancel fault --clear silent_after=0.1"),
+    ),
+    "doctor": Manual(
+        "Check the way to the venue, the clock and the credentials.",
+        "[OPTIONS]",
+        "No order is touched. The REST side, where orders are looked up, is checked where it is known: the venue's, or "
+        "what --rest-url names.",
+        (("0", "nothing failed"), ("1", "something failed"), ("2", "usage")),
+        (*_CREDENTIALS, *_WAY, *_REST, *_FIELD),
+        ("trio-cancel doctor", "trio-cancel doctor --env-file ripio.env --json"),
+    ),
+    "completion": Manual(
+        "Print a script that completes commands and options in a shell.",
+        "SHELL",
+        "SHELL is bash, zsh or fish. Run the script when the shell starts, as below.",
+        examples=(
+            "trio-cancel completion bash > ~/.local/share/bash-completion/completions/trio-cancel",
+            "trio-cancel completion zsh > ~/.zfunc/_trio-cancel",
+            "trio-cancel completion fish > ~/.config/fish/completions/trio-cancel.fish",
+        ),
+    ),
+}
+
+PROGRAM = Manual(
+    "Cancel orders at Ripio Trade, and know what became of every one.",
+    "COMMAND [OPTIONS]",
+    statuses=(
+        ("0", "done"),
+        ("1", "something is left; 3: something is unknown; 4: there was nothing to do"),
+        ("2", "usage, configuration or credentials"),
+        *_SIGNALS,
+    ),
+    variables=(*_CREDENTIALS, *_WAY, *_REST),
+    examples=("trio-cancel demo", "trio-cancel help cancel"),
+)

@@ -1,0 +1,35 @@
+"""The library's log on stderr, for ``-v`` and ``--log-level``: one line each, as everything else that is told there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Literal
+
+from trio_cancel._cli._failure import say
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class Told(logging.Handler):
+    """Tells each record on stderr, which may be closed, full or slow without any harm."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {self.format(record)}")
+
+
+@contextmanager
+def logged(level: Level) -> Generator[None]:
+    """Tell what is logged in the block from a level on."""
+    root = logging.getLogger()
+    library = logging.getLogger("trio_cancel")
+    handler = Told()
+    before = library.level
+    root.addHandler(handler)
+    library.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        library.setLevel(before)
+        root.removeHandler(handler)

@@ -1,0 +1,28 @@
+"""What is wrong with the words of a command line, in words of our own where cyclopts' are a program's (pure)."""
+
+from __future__ import annotations
+
+from cyclopts import CoercionError, CycloptsError, UnusedCliTokensError
+from cyclopts.exceptions import MissingArgumentError, UnknownCommandError
+
+from trio_cancel._cli._failure import clean, short
+
+_SHOWN = 3
+
+
+def usage_text(error: CycloptsError) -> str:
+    """Return what is wrong, as a sentence."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        tokens = [f'"{short(clean(token), 60)}"' for token in error.unused_tokens]
+        more = f" and {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
+        return f"Unexpected argument{'s' * (len(tokens) > 1)}: {', '.join(tokens[:_SHOWN])}{more}."
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name
+        return f"{name} needs a value." if name.startswith("-") else f"{name} is missing."
+    if isinstance(error, CoercionError) and error.token is not None and error.token.keyword is not None:
+        wanted = {float: "a number", int: "a whole number", bool: "no value"}.get(error.target_type or object)
+        if wanted is not None:
+            return f'{error.token.keyword} takes {wanted}, not "{short(clean(error.token.value), 60)}".'
+    if isinstance(error, UnknownCommandError) and error.unused_tokens:
+        return f"{error}"
+    return short(clean(str(error)), 500)
