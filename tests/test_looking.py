@@ -282,7 +282,7 @@ async def test_an_order_that_is_active_is_canceled_again(priority: bool, autojum
     assert table.not_seen(pending, True) == AGAIN_FIRST
     assert looking.failures == 1
     assert table.seen(pending, state("open", id="7")) is None
-    assert (pending.state, pending.not_before, looking.failures) == (State.RETRYING, 2 + 2 * AGAIN_FIRST, 0)
+    assert (pending.state, pending.not_before, looking.failures) == (State.RETRYING, 2 + AGAIN_FIRST, 0)
     assert (list(table.active), table.active_priority, table.looked_up) == ([pending], int(priority), {})
     assert looking.asks == CancelRequest("7")
     assert table.queue.retrying() == [pending]

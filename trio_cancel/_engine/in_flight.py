@@ -20,6 +20,7 @@ import trio
 
 from trio_cancel._engine.held import HeldOrders
 from trio_cancel._engine.looking import (
+    AGAIN_FIRST,
     BUDGET,
     FAILURES_MOST,
     Looking,
@@ -237,6 +238,9 @@ class InFlight:
         if closed is not None:
             self._end_lookup(pending, closed)
             return None
+        before = looking.outcome.seen
+        if state.on_book and (before is None or not before.on_book):
+            looking.wait = AGAIN_FIRST  # it has just come onto the book: it is canceled at once, not at leisure
         looking.outcome = with_seen(looking.outcome, state)
         follows = after_lookup(state, pending, now)
         if follows is Next.LOOK_AGAIN:
