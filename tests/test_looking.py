@@ -111,7 +111,8 @@ def test_a_final_status_of_this_very_order_settles_it(status: str, closed_as: st
         ({"external_id": None}, 0.0, None, False),
         ({"status": OrderStatus.EXECUTED}, 0.0, None, False),
         ({"status": OrderStatus.OPEN}, 0.0, None, False),
-        ({"update_date": at(4.0)}, 0.0, OffsetInterval(4000, 5000), True),  # its clock is ahead of ours
+        ({"update_date": at(5.0)}, 0.0, OffsetInterval(4000, 5000), True),  # its clock is ahead of ours
+        ({"update_date": at(4.9)}, 0.0, OffsetInterval(4000, 5000), False),  # perhaps by 5 s, and it was before ours
         ({"update_date": at(3.999)}, 0.0, OffsetInterval(4000, 5000), False),
         ({"update_date": at(-4.0)}, 0.0, OffsetInterval(-5000, -4000), True),
         ({"update_date": at(-4.001)}, 0.0, OffsetInterval(-5000, -4000), False),

@@ -523,9 +523,9 @@ def open_trading_ws(
         observer: told what happens.
         lookup: says where an order stands: a ``trio_cancel.lookup.RestLookup``, or any async callable from a
             :class:`CancelRequest` to an :class:`OrderState` (see :class:`OrderLookup`). Orders whose cancels would end
-            as :class:`Unknown` or :class:`NotFound` are looked up before. Lookups begin until 5 s after an order's
-            time and take at most 5 s each; later ones are made only where cancels or the account's limit hold them
-            back, or where very many are due and the source goes on answering.
+            as :class:`Unknown` or :class:`NotFound` are looked up before, for at most 5 s after their time, and longer
+            only where cancels or the account's limit hold lookups back, or where very many orders are to be looked up
+            and answers keep coming.
         look_up_closed: look up what is :class:`AlreadyClosed`, too, for how much of it was executed. Needs ``lookup``.
 
     Returns:

@@ -16,6 +16,7 @@ from .record import Told
 
 EXACT_TO = 2
 """Milliseconds: dates are cut to whole ones, on either side."""
+UNSEEN_MOST = 2_000
 CLOSED_AS = {OrderStatus.CANCELED: "canceled", OrderStatus.EXECUTED_COMPLETELY: "executed"}
 
 
@@ -44,6 +45,15 @@ def meant(book: Iterable[Order], request: CancelRequest, since: int, until: int)
 def closed_by(order: Order, at: int) -> bool:
     """Return True if an order, as it stood in the end, was off the book for good by then."""
     return order.status in CLOSED_AS and order.update_date <= at + EXACT_TO
+
+
+def unseen(skew: int) -> int:
+    """Return by how many milliseconds the venue's clock can be ahead of ours without a sign of it.
+
+    The venue's ``Date`` has whole seconds, and takes its time. What such a difference makes possible is allowed: an
+    order that was canceled as shortly before our first write may be taken for one that was canceled after it.
+    """
+    return skew if 0 < skew <= UNSEEN_MOST else 0
 
 
 def check_truth(

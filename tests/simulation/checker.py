@@ -35,7 +35,7 @@ from trio_cancel import (
     Unknown,
 )
 
-from .book_truth import check_truth
+from .book_truth import check_truth, unseen
 from .harness import CREDENTIALS
 from .record import OpResult, Run, Stamp
 from .scenario import Kind
@@ -45,8 +45,8 @@ from .truth import CLOSED_AS, NOT_FOUND, NUMBERS, Answer, Place, Says, Truth, am
 
 SILENCE_BOUND = 5.0
 """Seconds after ``give_up_after`` by which everything has an outcome where the venue gives no sign of life."""
-BUDGET, PATIENCE = 5.0, 5.0
-"""Seconds for lookups after an order's own time, and for the last of them."""
+BUDGET = 5.0
+"""Seconds for lookups after an order's own time, and for one that begins later because others were before it."""
 FOR_GOOD = (Says.REFUSED, Says.UNLISTED)
 DEFINITE = {Says.CANCELED: "canceled", Says.CLOSED: "already_closed", Says.NOT_FOUND: "not_found"}
 
@@ -290,11 +290,10 @@ class Checker:
             self._say(12, f"{who}, and the venue applied {applied}")
         assert result.started is not None
         since = min((run.offered[request_id].time for request_id in place.ids), default=result.started.time)
-        since_ms, until_ms = (1000 * (run.began + time) + run.scenario.skew for time in (since, at.time))
-        self.found += [
-            f"{text} ({who})"
-            for text in check_truth(run.orders.values(), run.told, outcome, int(since_ms), int(until_ms), at.time)
-        ]
+        skew = run.scenario.skew
+        since_ms, until_ms = (int(1000 * (run.began + time)) + skew for time in (since, at.time))
+        said = check_truth(run.orders.values(), run.told, outcome, since_ms - unseen(skew), until_ms, at.time)
+        self.found += [f"{text} ({who})" for text in said]
 
     def _check_closed(self, who: str, place: Place, request_id: str, code: int | None, outcome: AlreadyClosed) -> None:
         if outcome.order is None and outcome.closed_as != CLOSED_AS.get(code or 0):
@@ -398,8 +397,8 @@ class Checker:
             return 0.0
         answered = self.run.lookups_answered
         index = bisect_right(answered, at.time + ROUNDING)
-        goes_on = index and at.time - answered[index - 1] <= BUDGET + PATIENCE + ROUNDING
-        return math.inf if goes_on else BUDGET + PATIENCE
+        goes_on = index and at.time - answered[index - 1] <= 2 * BUDGET + ROUNDING
+        return math.inf if goes_on else BUDGET
 
     def _heard(self, result: OpResult, at: Stamp, *, surely: bool = True) -> float:
         """Return the later of an operation's call and the last sign of life before ``at``.

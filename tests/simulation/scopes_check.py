@@ -24,7 +24,7 @@ from trio_cancel._cancels.resuming import SETTLE
 from trio_cancel._journal.journal import PATIENCE
 from trio_cancel._journal.opening import CLOSING
 
-from .book_truth import check_truth
+from .book_truth import check_truth, unseen
 from .harness import CREDENTIALS, BodyError
 from .life import Life
 from .scenario import ExitKind, Kind
@@ -260,8 +260,9 @@ def _check_book(whole: ScopeRun) -> Iterator[str]:
             if intent and outcome.off_book is False and intent in applied:
                 yield f"I12: {request} is {outcome.kind}, and the venue applied {applied[intent]}"
             since = first.get(intent, at.time)
-            since_ms, until_ms = (int(1000 * (run.began + time) + run.scenario.skew) for time in (since, at.time))
-            yield from check_truth(run.orders.values(), run.told, outcome, since_ms, until_ms, at.time)
+            skew = run.scenario.skew
+            since_ms, until_ms = (int(1000 * (run.began + time)) + skew for time in (since, at.time))
+            yield from check_truth(run.orders.values(), run.told, outcome, since_ms - unseen(skew), until_ms, at.time)
 
 
 def _check_time(whole: ScopeRun) -> Iterator[str]:

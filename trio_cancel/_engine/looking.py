@@ -125,7 +125,8 @@ def _is_surely(state: OrderState, outcome: Outcome, clock: OffsetInterval | None
     if state.update_date is None or written is None:
         return False
     # Both in whole milliseconds, as exact as the venue's dates are, by our clock as far as the difference is known.
-    ahead = 0.0 if clock is None else clock.nearest_to_zero
+    # Where the clocks surely differ, the venue's may be ahead by the most that agrees with what was seen.
+    ahead = clock.high if clock is not None and clock.excludes_zero else 0.0
     return 1000 * state.update_date.timestamp() - ahead >= int(1000 * written)
 
 

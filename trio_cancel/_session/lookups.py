@@ -3,8 +3,9 @@
 Whoever looks an order up does so in a task of their own; nothing here runs in the way of a cancel. A lookup may be any
 callable of the user's, so that whatever it raises ends in :class:`LookupFailed`, with its cause.
 
-Each lookup of an order that waits for its outcome takes at most ``BUDGET``. An order whose turn comes after its time is
-looked up once more if the source goes on answering; if it answers nothing, such orders end at once, however many.
+A lookup of an order that waits for its outcome takes at most ``BUDGET``, and as long as the source answers nothing it
+ends with the order's time for lookups. An order whose turn comes later is looked up all the same if the source goes on
+answering; if it does not, such orders end at once, however many.
 """
 
 from __future__ import annotations
@@ -179,7 +180,9 @@ class Lookups:
             # Where cancels hold it back it waits for its turn, but not for ever.
             with trio.move_on_at(looking.ends_at + pending.terms.give_up_after):
                 await self._admission()
-                state = await self._ask(looking.asks or pending.request, BUDGET)
+                left = looking.ends_at - trio.current_time()
+                patience = min(left, BUDGET) if left > 0 and self._is_dead() else BUDGET
+                state = await self._ask(looking.asks or pending.request, patience)
         except LookupFailed as error:
             logger.info("%s", error)
             again = error.status not in FINAL
