@@ -22,6 +22,7 @@ from .record import Run
 from .scenario import (
     CLOSE_FAULTS,
     DIAL_FAULTS,
+    ODD_FAULTS,
     REQUEST_FAULTS,
     UPGRADE_FAULTS,
     WIRE_FAULTS,
@@ -35,6 +36,7 @@ from .scenario import (
 from .stream import NetFault, Road
 
 OPERATIONS = ("cancel", "batch", "stream", "connect", "close")
+ODD_STREAMS = tuple(fault for fault in ODD_FAULTS if not fault.at_dial)
 EVERY_FEW = 17
 """The stride for 100 orders."""
 
@@ -89,7 +91,7 @@ class Case:
     def _road(self) -> Road:
         if not isinstance(self.fault, NetFault):
             return Road()
-        downward = self.fault is NetFault.CUT
+        downward = self.fault in (NetFault.CUT, NetFault.ODD_RECEIVE)
         # In the middle of the first request or reply; when connecting, of the upgrade.
         at_byte = 80 if self.operation == "connect" else 450 if downward else 260
         narrow = self.fault in (NetFault.STALL, NetFault.BLACKHOLE)
@@ -99,6 +101,7 @@ class Case:
             upward=not downward,
             at_byte=at_byte,
             seconds=0.5 if self.fault.at_dial else 7.0,
+            direct=not self.fault.odd,
         )
 
     def steps(self) -> tuple[int, list[str]]:
@@ -119,9 +122,9 @@ def _length(operation: str, done: Run) -> int:
 def cases(numbers: tuple[int, ...] = (1, 3, 100)) -> Iterator[Case]:
     """Yield every case."""
     for operation in OPERATIONS:
-        faults: tuple[Fault | NetFault, ...] = (*REQUEST_FAULTS, *WIRE_FAULTS)
+        faults: tuple[Fault | NetFault, ...] = (*REQUEST_FAULTS, *WIRE_FAULTS, *ODD_STREAMS)
         if operation == "connect":
-            faults = (*UPGRADE_FAULTS, *WIRE_FAULTS, *DIAL_FAULTS)
+            faults = (*UPGRADE_FAULTS, *WIRE_FAULTS, *DIAL_FAULTS, *ODD_FAULTS)
         elif operation == "close":
             faults += CLOSE_FAULTS
         for fault in (None, *faults):
