@@ -341,3 +341,44 @@ def test_the_installed_script_is_the_same_program() -> None:
         pytest.skip("run from a checkout that is not installed")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout == run("--version").stdout
+
+
+KILLED = """
+import os, signal, ssl, sys
+import trio
+from trio_cancel import open_trading_ws
+
+async def main():
+    context = ssl.create_default_context(cafile=sys.argv[2])
+    async with open_trading_ws(ssl_context=context, journal=sys.argv[1]) as ws:
+        async with ws.open_order_scope() as orders:
+            for order_id in sys.argv[3:]:
+                await orders.add(order_id)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+trio.run(main)
+"""
+
+
+def test_resume_looks_up(served: Served, tmp_path: Path) -> None:
+    first, second, *_ = ids = Path(served.ids_file).read_text().split()
+    partly = ids[9]  # some of it was executed
+    journal, trust = str(tmp_path / "the.journal"), ["--ca-file", served.ca_file]
+    words = [sys.executable, "-c", KILLED, journal, served.ca_file, first, second, partly, "never"]
+    killed = subprocess.run(words, env=served.environment, capture_output=True, timeout=PATIENCE, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = run("cancel", first, partly, *trust, env=served.environment)
+    assert done.returncode == 0, done.stderr
+    done = run("resume", journal, "--rest-url", served.rest_url, *trust, env=served.environment)
+    assert done.returncode == 2
+    assert "--look-up" in done.stderr
+    done = run("resume", journal, "--look-up", "--rest-url", served.rest_url, *trust, env=served.environment)
+    records = {record["id"]: record for record in map(json.loads, done.stdout.splitlines())}
+    told = {key: (record["status"], record["closed_as"], record["executed_amount"]) for key, record in records.items()}
+    assert told == {
+        first: ("already_closed", "canceled", "0"),
+        second: ("canceled", None, "0"),
+        partly: ("already_closed", "canceled", "0.0004"),
+        "never": ("not_found", None, None),
+    }, done.stderr
+    assert done.returncode == 1

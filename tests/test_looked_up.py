@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -32,7 +33,7 @@ from trio_cancel import (
     open_trading_ws,
 )
 from trio_cancel.lookup import RestLookup
-from trio_cancel.sandbox import Fault, Faults, RestFault, open_sandbox
+from trio_cancel.sandbox import CustomReply, Fault, Faults, RequestRecord, RestFault, open_sandbox
 
 Clock = trio.testing.MockClock
 SILENT = Faults({Fault.SILENT_BEFORE: 1.0})
@@ -250,6 +251,52 @@ async def test_an_execution_by_external_id_does_not_settle(autojump_clock: Clock
         assert isinstance(outcome, Unknown)
         assert outcome.seen is not None
         assert outcome.seen.status is OrderStatus.EXECUTED
+
+
+@pytest.mark.parametrize("way", ["single", "bulk", "stream", "scope"])
+async def test_an_id_that_an_answer_has_named_settles(
+    way: str, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name's executed order settles nothing, unless the venue has said that the name is this order's."""
+    one_clock(monkeypatch)
+    async with open_venue(clock=venue_clock) as venue, session(venue) as ws:
+        order = venue.book.create(external_id="mine", amount="0.3")
+        request = CancelRequest(external_id="mine")
+
+        def contradicts_itself(record: RequestRecord) -> CustomReply | Fault:
+            """200 with the order and a status that is none of a success; then nothing at all."""
+            if record.number:
+                return Fault.SILENT_BEFORE
+            said = {"id": order.id, "external_id": "mine", "status": "open"}
+            return CustomReply(json.dumps({"id": record.request_id, "status": 200, "result": said}), applies=False)
+
+        venue.sandbox.script(contradicts_itself)
+        outcomes: list[Outcome] = []
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _() -> None:
+                await trio.sleep(3)
+                venue.book.fill(order.id)
+
+            if way == "single":
+                outcomes.append(await ws.try_cancel(request))
+            elif way == "bulk":
+                outcomes += (await ws.cancel_many([request])).outcomes
+            elif way == "stream":
+                async with ws.open_cancel_stream([request]) as stream:
+                    outcomes += [outcome async for outcome in stream]
+            else:
+                async with ws.open_order_scope(grace=12.0) as orders:
+                    await orders.add(external_id="mine")
+                    orders.placed(external_id="mine")
+                assert orders.report is not None
+                outcomes += orders.report.outcomes
+        (outcome,) = outcomes
+        assert isinstance(outcome, AlreadyClosed), outcome
+        assert outcome.order is not None
+        assert (outcome.closed_as, outcome.order.id) == ("executed", order.id)
+        assert outcome.order.executed_amount == Decimal("0.3")
 
 
 async def test_our_own_cancel_by_external_id_settles(autojump_clock: Clock) -> None:

@@ -234,7 +234,8 @@ class InFlight:
             return None
         now = trio.current_time()
         looking.failures = 0
-        closed = settled_by(state, msgspec.structs.replace(looking.outcome, attempts=pending.attempts()), self.clock)
+        so_far = msgspec.structs.replace(looking.outcome, attempts=pending.attempts())
+        closed = settled_by(state, so_far, self.clock, pending.learned)
         if closed is not None:
             self._end_lookup(pending, closed)
             return None
@@ -249,7 +250,7 @@ class InFlight:
             self._end_lookup(pending, looking.outcome)
             return None
         if pending.request.id is None and state.id:
-            looking.asks = CancelRequest(state.id)
+            looking.asks = pending.learned or CancelRequest(state.id)
         self.looked_up.pop(pending, None)
         self.active[pending] = None
         self.active_priority += pending.priority

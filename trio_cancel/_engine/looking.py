@@ -4,8 +4,9 @@ A cancel that would end as Unknown or NotFound is looked up first. A final statu
 off the book for good, however old the answer is. An active status proves nothing, for the venue's replicas lag by any
 time; it is a reason to cancel again. Whatever else a lookup says, or if it fails, the cancel ends as it would have.
 
-By external id a lookup may be about another order that had the name before. It settles a cancel only if that order was
-canceled at or after our first write: then it was active, and so was the order of this name, when we asked.
+By external id a lookup may be about another order that had the name before. It settles a cancel only if an answer to
+our request has named this order by the venue's id, or if the order was canceled at or after our first write: then it
+was active, and so was the order of this name, when we asked.
 """
 
 from __future__ import annotations
@@ -95,15 +96,19 @@ def needs_lookup(outcome: Outcome, *, closed_too: bool) -> TypeGuard[Open]:
     return isinstance(outcome, Unknown | NotFound)
 
 
-def settled_by(state: OrderState, outcome: Outcome, clock: OffsetInterval | None) -> AlreadyClosed | None:
+def settled_by(
+    state: OrderState, outcome: Outcome, clock: OffsetInterval | None, learned: CancelRequest | None = None
+) -> AlreadyClosed | None:
     """Return what an order ends as if the state settles it.
 
     Args:
         state: what a lookup saw of an order of this id or name.
         outcome: what the cancel would end as.
         clock: where the venue's clock minus ours lies; None if nothing is known.
+        learned: the venue's id of this order, as an answer named it.
     """
-    if state.on_book is not False or not _is_surely(state, outcome, clock):
+    surely = (learned is not None and state.is_of(learned)) or _is_surely(state, outcome, clock)
+    if state.on_book is not False or not surely:
         return None
     return AlreadyClosed(
         outcome.request,

@@ -111,6 +111,7 @@ class OrderCancel:
         handed_in: trio's clock when it was handed in; None as long as ``held_since`` says so.
         intent: its number in the journal, once it has one.
         looking: its lookups; None if there was none.
+        learned: the venue's id of the order, where it was canceled by external id and an answer named it.
     """
 
     __slots__ = (
@@ -121,6 +122,7 @@ class OrderCancel:
         "handed_in",
         "held_since",
         "intent",
+        "learned",
         "looked_again",
         "looking",
         "not_before",
@@ -155,6 +157,7 @@ class OrderCancel:
         self.handed_in: float | None = None
         self.intent: int = 0
         self.looking: Looking | None = None
+        self.learned: CancelRequest | None = None
 
     def deliver(self) -> None:
         """Hand ``self.outcome`` to whoever waits; never raises, never blocks."""

@@ -11,6 +11,7 @@ import logging
 import math
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 
 from msgspec.structs import force_setattr
 
@@ -18,7 +19,8 @@ from trio_cancel._engine.in_flight import InFlight
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
 from trio_cancel._engine.rate import WINDOW_MOST, AdaptiveRate
 from trio_cancel._engine.silence import Silence
-from trio_cancel._values.errors import InvalidReply, UnlistedRefusal, VenueUnavailable
+from trio_cancel._values.errors import InvalidReply, InvalidRequest, UnlistedRefusal, VenueUnavailable
+from trio_cancel._values.models import CanceledOrder, CancelRequest
 from trio_cancel._values.observer import logger
 from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, VenueReply, not_surely
 from trio_cancel._venue.codec import BadReply, Reply, decode_reply
@@ -104,6 +106,8 @@ class ReplyHandler:
         table = self._table
         pending = flight.pending
         error = None
+        if isinstance(reply, Reply) and reply.order is not None and pending.request.id is None:
+            _learn(pending, flight, reply.order)
         if reply.status is not None and (isinstance(reply, BadReply) or reply.status != 200):
             code, message = (reply.error_code, reply.message) if isinstance(reply, Reply) else (None, "")
             error = VenueReply(reply.status, code, message)
@@ -121,7 +125,8 @@ class ReplyHandler:
             attempts = pending.attempts()
             outcome = AlreadyClosed(pending.request, attempts, error=error, after_unanswered=after, closed_as=closed)
             looking = pending.looking
-            if looking is not None and flight.request_id in looking.by_id:
+            by_seen_id = looking is not None and flight.request_id in looking.by_id
+            if by_seen_id and pending.learned is None:
                 # The id came from a lookup by external id: it may be of an older order of this name.
                 table.settle(pending, not_surely(outcome))
             else:
@@ -268,6 +273,16 @@ class ReplyHandler:
             logger.warning("the venue limits requests (429); going on with %.3g a second", rate)
             if self._table.notify is not None:
                 self._table.notify("paced", rate)
+
+
+def _learn(pending: OrderCancel, flight: LiveAttempt, order: CanceledOrder) -> None:
+    """Keep the venue's id of an order that was asked for by its external id, if an answer names it."""
+    looking = pending.looking
+    if looking is not None and flight.request_id in looking.by_id:
+        return  # asked for by an id that a lookup saw: the answer does not tell whose name it is
+    if pending.learned is None and order.id and order.external_id == pending.request.external_id:
+        with suppress(InvalidRequest):
+            pending.learned = CancelRequest(order.id)
 
 
 def _says(reply: Reply | BadReply) -> str | None:

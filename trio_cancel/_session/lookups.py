@@ -182,7 +182,7 @@ class Lookups:
                 await self._admission()
                 left = looking.ends_at - trio.current_time()
                 patience = min(left, BUDGET) if left > 0 and self._is_dead() else BUDGET
-                state = await self._ask(looking.asks or pending.request, patience)
+                state = await self._ask(looking.asks or pending.learned or pending.request, patience)
         except LookupFailed as error:
             logger.info("%s", error)
             again = error.status not in FINAL
