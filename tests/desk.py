@@ -1,4 +1,4 @@
-"""A engine without sockets: its writer, reader and timer are played here, on a clock that is a number."""
+"""An engine without sockets: its writer, reader and timer are played here, on a clock that is a number."""
 
 from __future__ import annotations
 
@@ -123,6 +123,7 @@ class Desk:
         auto: bool = True,
     ) -> None:
         self.now = 0.0
+        self.suspended = 0.0  # seconds for which the machine has slept so far; the clock stands still meanwhile
         self.terms = terms or RetryPolicy()
         self.auto = auto
         self.up = up
@@ -140,6 +141,7 @@ class Desk:
             jitter=random.Random(7),
             wake_writer=self._wake_writer,
             wake_timer=self._wake_timer,
+            suspended=lambda: self.suspended,
         )
         if up:
             self.engine.connection_up(self.now)
