@@ -155,7 +155,7 @@ def test_a_bulk_cancel_gives_up_what_came_before_the_sleep() -> None:
     desk.now += 2
     sleep(desk, 30)
     told = "the machine was suspended for 30 s, and its time was over", 9.0
-    assert (ending.gave_up, going_on.gave_up, patient.gave_up) == (told, told, None)
+    assert [source.gave_up for source in (ending, going_on, patient)] == [told, told, None]
     assert desk.engine.queue.sources() == [patient, going_on]
 
 
