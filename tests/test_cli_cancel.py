@@ -283,12 +283,59 @@ async def test_credentials_with_a_newline_are_named(name: str, shell: Shell, mon
     assert not shell.sandbox.log.connections
 
 
-async def test_skipping_everything_leaves_nothing(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_skipping_everything_leaves_nothing(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     feed(monkeypatch, "x y\n")
-    assert await shell("--from", "-", "--skip-bad") == (2, [])
+    assert await shell("--from", "-", "--skip-bad") == (4, [])
+    assert "There is nothing to cancel: stdin names no order (its lines: 1 bad)." in shell.error
     feed(monkeypatch, "\n\n")
+    assert await shell("--from", "-") == (4, [])
+    assert shell.error == "trio-cancel: There is nothing to cancel: stdin names no order (it is empty).\n"
+    feed(monkeypatch, "# one\n# two\n")
+    assert await shell("--from", "-") == (4, [])
+    assert "(its lines: 2 skipped (comments, repeated headers))" in shell.error
+    (tmp_path / "none.txt").touch()
+    assert await shell("--from", str(tmp_path / "none.txt")) == (4, [])
+    assert f"the file {tmp_path / 'none.txt'} names no order (it is empty)" in shell.error
+    assert await shell() == (2, [])
+    assert shell.error.endswith("See trio-cancel cancel --help.\n")
+
+
+async def test_a_wrong_file_of_many_lines_is_told_in_few(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed(monkeypatch, "not an id\n" * 20_000)
     assert await shell("--from", "-") == (2, [])
-    assert "nothing to cancel" in shell.error
+    lines = shell.error.splitlines()
+    assert len(lines) == 12
+    assert lines[10] == "trio-cancel: and 19,990 more like these"
+    assert "20,000 bad lines" in lines[11]
+    feed(monkeypatch, "# a comment\n" * 11 + f"{NOBODY}\n")
+    assert (await shell("--from", "-"))[0] == 1
+    assert shell.error.count("a comment; skipped") == 10
+    assert "and 1 more like these" in shell.error
+
+
+async def test_lines_can_be_joined_to_the_input(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = shell.sandbox.book.create(external_id="venue's")
+    feed(monkeypatch, f"id,external_id\n{order.id},a\n{order.id.lower()},b\n{NOBODY},c\n{NOBODY},\n,only\n")
+    status, records = await shell("--from", "-")
+    assert status == 1
+    assert {(record["id"], record["external_id"], record["repeated"]) for record in records} == {
+        (order.id, "a", False),
+        (order.id.lower(), "b", True),
+        (NOBODY, "c", False),
+        (NOBODY, None, True),
+        (None, "only", False),
+    }
+    assert "3 orders (2 named again): 1 canceled, 2 not found" in shell.error
+    assert "2 orders are not surely off the book" in shell.error
+    assert " more" not in shell.error
+
+
+async def test_a_blank_in_an_argument_is_told_as_that(shell: Shell) -> None:
+    assert await shell("a b") == (2, [])
+    assert "no order id does; give each id as a word of its own" in shell.error
+    assert "CSV" not in shell.error
 
 
 # What is told
@@ -306,7 +353,11 @@ async def test_ids_from_everywhere_are_each_told_once_for_each_place(shell: Shel
     assert len(records) == 6
     assert sum(record["id"] == orders[0].id for record in records) == 3
     assert len(shell.sandbox.log.requests) == 4
-    assert shell.error == "trio-cancel: 6 orders: 6 canceled\n"
+    assert shell.error == "trio-cancel: 4 orders (2 named again): 4 canceled\n"
+    assert [record["id"] for record in records if not record["repeated"]] == [
+        record["id"] for record in records[:1]
+    ] + [record["id"] for record in records[3:]]
+    assert {(record["id"], record["external_id"]) for record in records} >= {(orders[1].id, "x")}
 
 
 async def test_an_external_id_may_look_like_an_option(shell: Shell) -> None:

@@ -35,7 +35,7 @@ from trio_cancel._cli._failure import clean, lone, say, shell_words, short
 from trio_cancel._cli._figures import histogram, percentile
 from trio_cancel._cli._records import json_line, left_lines, plain, text_line
 from trio_cancel._cli._screen import seconds
-from trio_cancel._cli._tally import LEFT_NAMED, Status, Tally
+from trio_cancel._cli._tally import NAMED_MOST, Status, Tally
 from trio_cancel._net import stream as _transport
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._venue.codec import decode_reply
@@ -92,12 +92,12 @@ def test_the_status_says_the_worst(outcomes: list[Outcome], skipped: int, status
     assert tally.status(skipped=skipped) is status
 
 
-def test_places_count() -> None:
+def test_an_order_counts_once_however_often_it_is_named() -> None:
     tally = Tally()
     tally.add(canceled("0.5"), 3)
     tally.add(DOUBT, 2)
-    assert (tally.total, tally.off_book, tally.left_count, tally.partly_filled) == (5, 3, 2, 3)
-    assert tally.sentence() == "5 orders: 3 canceled, 2 unknown"
+    assert (tally.total, tally.off_book, tally.left_count, tally.partly_filled) == (2, 1, 1, 1)
+    assert tally.sentence() == "2 orders (3 named again): 1 canceled, 1 unknown"
     assert Tally().sentence() == "no orders"
 
 
@@ -109,12 +109,20 @@ def test_left_orders_are_named_up_to_a_point() -> None:
         "1 order is not surely off the book:",
         f"  unknown    {ASKED.key}  no answer within 12 s",
     ]
-    for _ in range(LEFT_NAMED + 5):
+    for _ in range(NAMED_MOST + 5):
         tally.add(MISSING)
     lines = left_lines(tally)
     assert lines[0] == "16 orders are not surely off the book:"
     assert lines[-1] == "  and 6 more"
-    assert len(lines) == LEFT_NAMED + 2
+    assert len(lines) == NAMED_MOST + 2
+
+
+def test_what_is_left_is_counted_by_orders() -> None:
+    tally = Tally()
+    tally.add(DOUBT, 3)
+    lines = left_lines(tally)
+    assert lines[0] == "1 order is not surely off the book:"
+    assert len(lines) == 2
 
 
 def test_json_says_everything_exactly() -> None:
@@ -124,6 +132,7 @@ def test_json_says_everything_exactly() -> None:
     assert json.loads(line) == {
         "id": ASKED.id,
         "external_id": "mine",
+        "repeated": False,
         "off_book": True,
         "status": "canceled",
         "closed_as": None,

@@ -7,6 +7,7 @@ with ``--json`` or when stdout is no terminal, else text. Progress, the summary 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import attrs
@@ -14,12 +15,13 @@ from cyclopts import Group, Parameter
 
 from trio_cancel._cancels.open_orders import QUIET, WITHIN
 from trio_cancel._cli._env_file import use_env_file
-from trio_cancel._cli._failure import CommandError, UsageError, say
+from trio_cancel._cli._failure import CommandError, UsageError, clean, say
 from trio_cancel._cli._input import Input, read_arguments, read_file
 from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup, find_lookup
 from trio_cancel._cli._open import cancel_open, need_answer, scope_of
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
+from trio_cancel._cli._tally import NAMED_MOST, Status
 from trio_cancel._cli._venue import CaFile, EnvFile, GiveUpAfter, NoRetry, Proxy, Rate, Url, find_venue
 
 OPEN = Group("For what is open (--open)", sort_key=2)
@@ -130,12 +132,12 @@ async def cancel(
         read_file(found, from_)
     _name_bad(found, skip_bad)
     if not found.requests:
-        raise CommandError("There is nothing to cancel: give order ids, --external-id, --from FILE or --open.")
+        _name_empty(found, from_)
     venue = find_venue(url, ca_file, proxy).with_terms(rate, give_up_after, retry=not no_retry)
     venue = attrs.evolve(
         venue, lookup=asked_lookup(look_up, rest_url, venue.endpoint, proxy), journal=journal, look_up_closed=look_up
     )
-    output = Output(found.total, as_json=json)
+    output = Output(len(found.requests), as_json=json, given=found.given)
     run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline))
     await output.cancel(run)
     return output.summarize(run, skipped=found.bad_lines, left_out=len(found.skipped))
@@ -149,16 +151,39 @@ def _quiet(seconds: float | None) -> float:
     return seconds
 
 
-def _name_bad(found: Input, skip_bad: bool) -> None:
-    for where, why in found.bad:
-        say(f"{where}: {why}")
-    for where, why in found.skipped:
-        say(f"{where}: {why}; skipped")
-    for where, what in found.notes:
+def _tell_first(entries: Sequence[tuple[str, str]], count: int | None = None) -> None:
+    count = len(entries) if count is None else count
+    for where, what in entries[:NAMED_MOST]:
         say(f"{where}: {what}")
+    if count > NAMED_MOST:
+        say(f"and {count - NAMED_MOST:,} more like these")
+
+
+def _name_empty(found: Input, name: str | None) -> None:
+    """Say that no order was named, and where.
+
+    Raises:
+        UsageError: no input was given at all.
+        CommandError: the input that was given names none.
+    """
+    if name is None and not found.bad:
+        raise UsageError("There is nothing to cancel: give order ids, --external-id, --from FILE or --open.")
+    where = "the arguments name" if name is None else "stdin names" if name == "-" else f"the file {clean(name)} names"
+    why = "it is empty"
+    if found.bad_lines or found.skipped:
+        parts = [f"{found.bad_lines:,} bad"] if found.bad_lines else []
+        parts += [f"{len(found.skipped):,} skipped (comments, repeated headers)"] if found.skipped else []
+        why = f"its lines: {', '.join(parts)}"
+    raise CommandError(f"There is nothing to cancel: {where} no order ({why}).", status=Status.NOTHING)
+
+
+def _name_bad(found: Input, skip_bad: bool) -> None:
+    _tell_first(found.bad)
+    _tell_first([(where, f"{why}; skipped") for where, why in found.skipped[: NAMED_MOST + 1]], len(found.skipped))
+    _tell_first(found.notes)
     if found.bad and not skip_bad:
         many = found.bad_lines != 1
         raise CommandError(
-            f"Nothing was sent: {found.bad_lines} bad line{'s' if many else ''}. "
+            f"Nothing was sent: {found.bad_lines:,} bad line{'s' if many else ''}. "
             f"Correct {'them' if many else 'it'}, or go on without {'them' if many else 'it'} with --skip-bad."
         )

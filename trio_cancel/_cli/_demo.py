@@ -77,7 +77,7 @@ def _show_result(console: Console, exchange: Sandbox, tally: Tally, run: Run, to
     still_open = len(exchange.book.open_orders())
     agrees = "agrees" if still_open == tally.left_count else "does not agree"
     left = f"{still_open} open order{'s' * (still_open != 1)} left"
-    verdict = f"{tally.off_book} of {tally.total} orders are off the book"
+    verdict = f"{tally.off_book} of {tally.total} orders {'are' if tally.off_book != 1 else 'is'} off the book"
     show(
         console,
         outcome_table(tally),

@@ -18,8 +18,9 @@ from typing import Any, BinaryIO
 import attrs
 
 from trio_cancel._cli import _table
-from trio_cancel._cli._failure import CommandError, clean, say
+from trio_cancel._cli._failure import CommandError, UsageError, clean, say, short
 from trio_cancel._cli._lines import Line, Lines
+from trio_cancel._cli._records import Given
 from trio_cancel._cli._table import BadRow, Header, Unreadable, lines_of, shown
 from trio_cancel._values.errors import InvalidRequest
 from trio_cancel._values.models import CancelRequest
@@ -30,7 +31,7 @@ HEADER_MOST = 100
 # What no venue's id holds, and what shows that a line is of another format.
 _NOT_IN_ID = frozenset("\"'`,;{}[]<>")
 
-Parse = Callable[[str], CancelRequest]
+Parse = Callable[[str], tuple[CancelRequest, Given]]
 
 
 class BadLine(ValueError):
@@ -44,6 +45,7 @@ class Input:
     Attributes:
         literal: take ids and external ids as they stand: no comments, missing values, other names of columns.
         requests: each order with the number of times that it was asked for, in the order of first mention.
+        given: of orders that the input names in another way than their request does, what stands in each place.
         bad: ("line 3", why) for each that names no order.
         bad_lines: how many lines these are.
         skipped: ("line 4", why) for each that is left out and is not bad: comments, repeated headers.
@@ -52,6 +54,7 @@ class Input:
 
     literal: bool = False
     requests: dict[CancelRequest, int] = attrs.field(factory=dict)
+    given: dict[CancelRequest, list[Given]] = attrs.field(factory=dict)
     bad: list[tuple[str, str]] = attrs.field(factory=list)
     bad_lines: int = 0
     skipped: list[tuple[str, str]] = attrs.field(factory=list)
@@ -60,18 +63,22 @@ class Input:
     def take(self, where: str, parse: Parse, text: str) -> None:
         """Take one request in, or note where it is bad."""
         try:
-            self.add(where, parse(text))
+            self.add(where, *parse(text))
         except (BadLine, BadRow, InvalidRequest) as error:
             self.refuse(where, str(error))
 
-    def add(self, where: str, request: CancelRequest) -> None:
+    def add(self, where: str, request: CancelRequest, given: Given) -> None:
         """Take one request in."""
         external_id = request.external_id
         if external_id is not None and external_id != external_id.strip():
             self.notes.append(
                 (where, f"the external id {shown(external_id)} has white space at its ends; it is sent as it is")
             )
-        self.requests[request] = self.requests.get(request, 0) + 1
+        before = self.requests.get(request, 0)
+        own = (request.id, request.external_id)
+        if given != own or request in self.given:
+            self.given.setdefault(request, [own] * before).append(given)
+        self.requests[request] = before + 1
 
     def refuse(self, where: str, why: str, lines: int = 1) -> None:
         """Note what is bad."""
@@ -99,9 +106,9 @@ class Input:
 def read_arguments(into: Input, ids: Iterable[str], external_ids: Iterable[str]) -> None:
     """Take requests from the command's own words."""
     for number, word in enumerate(ids, 1):
-        into.take(f"ID {number}", plain_id, word)
+        into.take(f"ID {number}", _argument, word)
     for number, word in enumerate(external_ids, 1):
-        into.take(f"--external-id {number}", lambda text: CancelRequest(external_id=text), word)
+        into.take(f"--external-id {number}", lambda text: (CancelRequest(external_id=text), (None, text)), word)
 
 
 def read_file(into: Input, name: str) -> None:
@@ -118,6 +125,8 @@ def read_file(into: Input, name: str) -> None:
             say("reading ids from the terminal, one a line; end with Ctrl-D")
         read_lines(into, stdin.buffer)
         return
+    if not name:
+        raise UsageError("--from needs the name of a file, or - for stdin.")
     try:
         with Path(name).open("rb") as file:
             read_lines(into, file)
@@ -216,7 +225,7 @@ def _read_table(into: Input, lines: Lines, header: Header) -> None:
                     continue
                 if header.is_another(cells):
                     raise Unreadable("the header of another table stands here")
-            into.add(where, _request_of(header, cells, literal=into.literal))
+            into.add(where, *_request_of(header, cells, literal=into.literal))
         except (BadLine, BadRow, InvalidRequest) as error:
             into.refuse(where, str(error))
         except Unreadable as error:
@@ -224,17 +233,18 @@ def _read_table(into: Input, lines: Lines, header: Header) -> None:
             return
 
 
-def _request_of(header: Header, cells: list[str], *, literal: bool) -> CancelRequest:
+def _request_of(header: Header, cells: list[str], *, literal: bool) -> tuple[CancelRequest, Given]:
     order_id, external_id = header.cells_of(cells)
+    other = external_id if external_id and (literal or external_id.strip()) else None
     if order_id is not None:
         order_id = order_id.strip() if literal else _table.id_of(order_id)
     if order_id:
-        return plain_id(order_id)
+        return plain_id(order_id)[0], (order_id.strip(), other)
     if not external_id or not (literal or external_id.strip()):
         raise BadLine(f"it has no {header.missing}")
     if not literal and not external_id.strip().isprintable():
         raise BadLine(f"the external_id {shown(external_id)} holds a control character")
-    return CancelRequest(external_id=external_id)
+    return CancelRequest(external_id=external_id), (None, external_id)
 
 
 def _read_plain(into: Input, first: Line, lines: Lines) -> None:
@@ -280,7 +290,7 @@ def _take_line(into: Input, line: Line, parse: Parse) -> None:
         into.take(f"line {line.number}", parse, line.text)
 
 
-def _listed_id(text: str) -> CancelRequest:
+def _listed_id(text: str) -> tuple[CancelRequest, Given]:
     """Return the request for a line of a list of ids."""
     order_id = _table.id_of(text)
     if order_id is None:
@@ -290,7 +300,14 @@ def _listed_id(text: str) -> CancelRequest:
     return plain_id(order_id)
 
 
-def plain_id(text: str) -> CancelRequest:
+def _argument(text: str) -> tuple[CancelRequest, Given]:
+    """Return the request for a word of the command line."""
+    if text.strip() != text or any(map(str.isspace, text)):
+        raise BadLine(f"{shown(text)} holds a blank, which no order id does; give each id as a word of its own")
+    return plain_id(text)
+
+
+def plain_id(text: str) -> tuple[CancelRequest, Given]:
     """Return the request for an order id that stands alone."""
     text = text.strip()
     if any(character.isspace() or character in _NOT_IN_ID for character in text):
@@ -300,27 +317,31 @@ def plain_id(text: str) -> CancelRequest:
         )
     if not text.isprintable():
         raise BadLine(f"{shown(text)} holds a control character")
-    return CancelRequest(text)
+    return CancelRequest(text), (text, None)
 
 
-def json_object(text: str) -> CancelRequest:
+def json_object(text: str) -> tuple[CancelRequest, Given]:
     """Return the request for a JSON object with ``id`` and/or ``external_id``."""
     try:
         value = json.loads(text, object_pairs_hook=_members)
     except BadLine:
         raise
     except json.JSONDecodeError as error:
-        raise BadLine(f"it is no JSON: {error.msg} (column {error.colno})") from None
+        raise BadLine(f"it is not JSON: {error.msg} (column {error.colno})") from None
     except (ValueError, RecursionError):
-        raise BadLine("it is no JSON that can be read") from None
+        raise BadLine("it is not JSON that can be read") from None
     if not isinstance(value, dict):
-        raise BadLine(f"it is no JSON object but {shown(text.strip())}")
+        raise BadLine(f"it is not a JSON object but {shown(text.strip())}")
     for field in FIELDS:
         found = value.get(field)
         if found is not None:
+            if isinstance(found, int | float) and not isinstance(found, bool):
+                written = short(json.dumps(found), 40)
+                raise BadLine(f'{field} is the number {written}, and ids are text: write "{field}": "{written}"')
             if not isinstance(found, str):
-                raise BadLine(f"{field} must be a string, not {shown(json.dumps(found))}")
-            return CancelRequest(**{field: found})
+                raise BadLine(f"{field} must be text in quotation marks, not {clean(short(json.dumps(found), 60))}")
+            other = value.get("external_id")
+            return CancelRequest(**{field: found}), (value.get("id"), other if isinstance(other, str) else None)
     raise BadLine("it has neither id nor external_id")
 
 

@@ -7,14 +7,16 @@ terminal; if stdout is one, too, the lines go above the bar. rich is loaded only
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
 from trio_cancel._cli._failure import StderrFile, encoded, say, write_stderr
-from trio_cancel._cli._records import json_line, left_lines, text_line
+from trio_cancel._cli._records import Given, json_line, left_lines, text_line
 from trio_cancel._cli._run import Run, hear_signals
 from trio_cancel._cli._stdout import Stdout, why_of
 from trio_cancel._cli._tally import Status, Tally
+from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -33,8 +35,11 @@ def is_terminal(stream: TextIO | None) -> bool:
 class Output:
     """Tells outcomes as they come, and the summary in the end."""
 
-    def __init__(self, total: int, *, as_json: bool) -> None:
+    def __init__(
+        self, total: int, *, as_json: bool, given: Mapping[CancelRequest, Sequence[Given]] | None = None
+    ) -> None:
         self.tally = Tally()
+        self._given = given or {}
         self._stdout = Stdout()
         self._on_terminal = is_terminal(sys.stdout)
         self._as_json = as_json or not self._on_terminal
@@ -50,22 +55,26 @@ class Output:
             self._meter = Meter(total, self._console)
 
     def tell(self, outcome: Outcome, places: int) -> None:
-        """Tell an outcome: a line for each place in which its order was asked for. Never blocks, never raises."""
+        """Tell an outcome of an order that was asked for in some places. Never blocks, never raises."""
         self.tally.add(outcome, places)
-        if self._as_json:
-            line = json_line(outcome)
-            text = line.decode().rstrip("\n")
-        else:
-            text = text_line(outcome)
-            line = encoded(sys.stdout, f"{text}\n")
         meter = self._meter
-        for _ in range(places):
+        for line in self._lines(outcome, places):
             if meter is not None and self._on_terminal:
-                meter.put(outcome, text)
+                meter.put(outcome, line.decode(errors="replace").rstrip("\n"), plain=self._as_json)
             else:
                 self._stdout.put(line)
         if meter is not None:
-            meter.advance(places)
+            meter.advance(1)
+
+    def _lines(self, outcome: Outcome, places: int) -> Iterator[bytes]:
+        """Yield a line of JSON for each place in which the order was asked for, or one of text."""
+        if not self._as_json:
+            again = f"  (named {places} times)" if places > 1 else ""
+            yield encoded(sys.stdout, f"{text_line(outcome)}{again}\n")
+            return
+        given = self._given.get(outcome.request)
+        for place in range(places):
+            yield json_line(outcome, None if given is None else given[place], repeated=place > 0)
 
     def expect(self, total: int) -> None:
         """Note how many orders there are, as far as it is known now."""

@@ -15,42 +15,46 @@ from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotSe
 
 _encode = msgspec.json.Encoder().encode
 
+Given = tuple[str | None, str | None]
+"""The id and the external id by which an input names an order."""
 KEY_WIDTH = 36
 """Columns for an order's id: those of a UUID."""
 PLAIN_MOST = 60
 """Places before or behind the point that are written out: one number must not fill the memory."""
 
 
-def json_line(outcome: Outcome) -> bytes:
+def json_line(outcome: Outcome, given: Given | None = None, *, repeated: bool = False) -> bytes:
     """Return the outcome as a line of JSON (UTF-8, with its newline).
 
-    Fields: ``id`` and ``external_id`` (as they were given; null where unknown), ``off_book`` (true, false, null for
-    "don't know"), ``status`` (the outcome's kind), ``closed_as`` ("canceled" or "executed" for an order that was closed
-    before, where the venue says which; else null), ``executed_amount`` and ``remaining_amount`` (strings, exact; null
-    unless the venue or a lookup told them), ``attempts`` (request_id, written_at and answered_at in ISO 8601 UTC,
-    status), ``error`` (status, error_code, message; or null), ``cause`` (why it is unknown or was not sent, or what may
-    be wrong on our side where it was refused; or null), ``cause_type`` (the name of
-    the exception that says why: ``NotSurelyThisOrder`` if an order of this external id is closed, and perhaps it is
-    another one; or null), ``after_unanswered``, and ``seen`` only where a lookup saw what
+    Fields: ``id`` and ``external_id`` (as they were given; what was not is the venue's, null where unknown),
+    ``repeated`` (true where an earlier line is about the same order, which was asked for several times), ``off_book``
+    (true, false, null for "don't know"), ``status`` (the outcome's kind), ``closed_as`` ("canceled" or "executed" for
+    an order that was closed before, where the venue says which; else null), ``executed_amount`` and
+    ``remaining_amount`` (strings, exact; null unless the venue or a lookup told them), ``attempts`` (request_id,
+    written_at and answered_at in ISO 8601 UTC, status), ``error`` (status, error_code, message; or null), ``cause``
+    (why it is unknown or was not sent, or what may be wrong on our side where it was refused; or null),
+    ``cause_type`` (the name of the exception that says why: ``NotSurelyThisOrder`` if an order of this external id is
+    closed, and perhaps it is another one; or null), ``after_unanswered``, and ``seen`` only where a lookup saw what
     did not settle it: id, status, seen_at.
     """
     request = outcome.request
-    record: dict[str, Any] = {"id": request.id, "external_id": request.external_id}
+    order_id, external_id = (request.id, request.external_id) if given is None else given
+    record: dict[str, Any] = {"id": order_id, "external_id": external_id, "repeated": repeated}
     record |= {"off_book": outcome.off_book, "status": outcome.kind}
     record["closed_as"] = outcome.closed_as if isinstance(outcome, AlreadyClosed) else None
     record |= {"executed_amount": None, "remaining_amount": None}
     if isinstance(outcome, Canceled):
         order = outcome.order
         record |= {
-            "id": request.id or order.id,
-            "external_id": request.external_id or order.external_id,
+            "id": order_id or order.id,
+            "external_id": external_id or order.external_id,
             "executed_amount": plain(order.executed_amount),
             "remaining_amount": plain(order.remaining_amount),
         }
     elif isinstance(outcome, AlreadyClosed) and (state := outcome.order) is not None:
         record |= {
-            "id": request.id or state.id,
-            "external_id": request.external_id or state.external_id,
+            "id": order_id or state.id,
+            "external_id": external_id or state.external_id,
             "executed_amount": plain(state.executed_amount),
             "remaining_amount": plain(state.remaining_amount),
         }

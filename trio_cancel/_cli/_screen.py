@@ -59,10 +59,11 @@ class Meter:
         """Count orders that are settled."""
         self._progress.advance(self._task, count)
 
-    def put(self, outcome: Outcome, line: str) -> None:
-        """Show a line about an outcome above the bar, with the next refresh."""
+    def put(self, outcome: Outcome, line: str, *, plain: bool = False) -> None:
+        """Show a line about an outcome above the bar, with the next refresh; its kind, which begins it, is coloured."""
         text = Text(line)
-        text.highlight_words([outcome.kind.replace("_", " "), outcome.kind], _STYLES[outcome.off_book])
+        if not plain:
+            text.stylize(_STYLES[outcome.off_book], 0, len(outcome.kind))
         self._lines.append(text)
 
     async def run(self) -> None:

@@ -6,8 +6,8 @@ import enum
 
 from trio_cancel._values.outcomes import KINDS, Canceled, Outcome, Rejected
 
-LEFT_NAMED = 10
-"""Orders not surely off the book that a summary names, at most."""
+NAMED_MOST = 10
+"""What a list on stderr names of a kind, at most; a count of the rest follows."""
 
 
 class Status(enum.IntEnum):
@@ -21,6 +21,8 @@ class Status(enum.IntEnum):
     """Usage, or everything was refused for the credentials (40011 or 401): nothing was done."""
     UNKNOWN = 3
     """At least one order is unknown; or the program itself failed, which comes to the same."""
+    NOTHING = 4
+    """The input that was given names no order."""
     HUNG_UP = 129
     """SIGHUP, the terminal was closed; the report was given."""
     INTERRUPTED = 130
@@ -30,26 +32,33 @@ class Status(enum.IntEnum):
 
 
 class Tally:
-    """Counts of outcomes; an order that was asked for several times counts that often."""
+    """Counts of outcomes; an order that was asked for several times counts once.
+
+    Attributes:
+        counts: orders of each kind.
+        repeats: how many times more than once orders were asked for, all in all.
+    """
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(KINDS, 0)
+        self.repeats = 0
         self.partly_filled = 0
         self.credentials_refused = 0
         self.left: list[Outcome] = []  # the first of them
         self.left_count = 0
 
     def add(self, outcome: Outcome, places: int = 1) -> None:
-        """Count an outcome for ``places`` inputs."""
-        self.counts[outcome.kind] += places
+        """Count an outcome of an order that was asked for in ``places`` places."""
+        self.counts[outcome.kind] += 1
+        self.repeats += places - 1
         if isinstance(outcome, Canceled):
             if (outcome.order.executed_amount or 0) > 0:
-                self.partly_filled += places
+                self.partly_filled += 1
         elif isinstance(outcome, Rejected) and outcome.error and outcome.error.refuses_credentials:
-            self.credentials_refused += places
+            self.credentials_refused += 1
         if not outcome.off_book:
-            self.left_count += places
-            if len(self.left) < LEFT_NAMED:
+            self.left_count += 1
+            if len(self.left) < NAMED_MOST:
                 self.left.append(outcome)
 
     @property
@@ -83,4 +92,5 @@ class Tally:
         if not total:
             return "no orders"
         parts = [f"{count} {kind.replace('_', ' ')}" for kind, count in self.counts.items() if count]
-        return f"{total} order{'s' if total != 1 else ''}: {', '.join(parts)}"
+        repeats = f" ({self.repeats:,} named again)" if self.repeats else ""
+        return f"{total} order{'s' if total != 1 else ''}{repeats}: {', '.join(parts)}"
