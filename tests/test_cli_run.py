@@ -294,7 +294,7 @@ async def test_the_sandbox_serves_until_interrupted(capsys: pytest.CaptureFixtur
     assert "2 open orders" in printed
 
 
-@pytest.mark.parametrize("words", [["--port", "65536"], ["--orders", "-1"], ["--orders", "100001"], ["--tls=x"], ["x"]])
+@pytest.mark.parametrize("words", [["--port", "65536"], ["--orders", "-1"], ["--orders", "100001"], ["--tls=x"]])
 async def test_wrong_usage_of_the_sandbox(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert await run_async(["sandbox", *words]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -23,7 +23,7 @@ from trio_cancel._cli._failure import shell_words
 from trio_cancel._cli._figures import percentile
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._net.endpoint import Endpoint
-from trio_cancel._net.names import Names
+from trio_cancel._net.names import Names, system_words
 from trio_cancel._net.proxy import Tunnel
 from trio_cancel._net.tls import default_ssl_context
 from trio_cancel._values.clock import OffsetInterval
@@ -314,4 +314,6 @@ def reason(error: BaseException) -> str:
         return f"the certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return str(error.reason or error)
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return system_words(error)
+    return str(error) or type(error).__name__

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
-from trio_cancel._cli._failure import StderrFile, encoded, say, write_stderr
+from trio_cancel._cli._failure import StderrFile, clean, encoded, say, shell_words, write_stderr
 from trio_cancel._cli._records import Given, json_line, left_lines, text_line
 from trio_cancel._cli._run import Run, hear_signals
 from trio_cancel._cli._stdout import Stdout, why_of
@@ -119,15 +119,17 @@ class Output:
             left_out: other lines that were: comments, repeated headers.
         """
         tally = self.tally
-        if run.failure is not None:
-            say(str(run.failure))
+        failed = None if run.failure is None else clean(shell_words(str(run.failure)))
+        if failed is not None:
+            if tally.total != 1 or self._as_json:  # else the one line says it
+                say(failed)
         elif run.halt.why is not None:
             say(f"{run.halt.why}; what it left is told as it stands")
         if self._console is not None:
             self._show_table(self._console)
         else:
             say(tally.sentence())
-        for line in left_lines(tally) if tally.total > 1 else ():
+        for line in left_lines(tally, failed) if tally.total > 1 else ():
             write_stderr(f"{line}\n")
         if skipped:
             say(f"{skipped} bad line{'s were' if skipped != 1 else ' was'} skipped")

@@ -133,15 +133,21 @@ def _moment(unix: float | None) -> str | None:
     return None if unix is None else datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds")
 
 
-def left_lines(tally: Tally) -> list[str]:
-    """Return lines that name the orders not surely off the book, at most the tally's first ones."""
+def left_lines(tally: Tally, told: str | None = None) -> list[str]:
+    """Return lines that name the orders not surely off the book, at most the tally's first ones.
+
+    Args:
+        tally: the counts.
+        told: a cause that was told already.
+    """
     if not tally.left_count:
         return []
     many = tally.left_count != 1
     lines = [f"{tally.left_count} order{'s are' if many else ' is'} not surely off the book:"]
     for outcome in tally.left:
         name = short(clean(outcome.request.key), 200)
-        lines.append(f"  {outcome.kind.replace('_', ' '):<10} {name}  {why(outcome)}")
+        said = why(outcome)
+        lines.append(f"  {outcome.kind.replace('_', ' '):<10} {name}  {'' if said == told else said}".rstrip())
     if tally.left_count > len(tally.left):
-        lines.append(f"  and {tally.left_count - len(tally.left)} more")
+        lines.append(f"  and {tally.left_count - len(tally.left):,} more")
     return lines

@@ -13,6 +13,7 @@ Cancellation: a lookup is left behind in its thread, sockets are closed.
 
 from __future__ import annotations
 
+import os
 import socket
 from ipaddress import ip_address
 from typing import Any
@@ -173,3 +174,9 @@ async def _connect_to_one(addresses: list[Address]) -> tuple[trio.socket.SocketT
     if len(errors) == 1:
         raise errors[0]
     raise OSError("no address could be connected to") from ExceptionGroup("one of each address", errors)
+
+
+def system_words(error: OSError) -> str:
+    """Return the system's words for an error, without the address in Python's notation that trio writes before them."""
+    words = error.strerror or str(error)
+    return os.strerror(error.errno) if words.startswith("Error connecting to (") and error.errno else words

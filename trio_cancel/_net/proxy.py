@@ -21,7 +21,7 @@ import h11
 import trio
 
 from trio_cancel._net.endpoint import Endpoint, is_loopback
-from trio_cancel._net.names import Names
+from trio_cancel._net.names import Names, system_words
 from trio_cancel._net.tls import default_ssl_context
 from trio_cancel._values.errors import ConfigurationError, HandshakeFailed
 
@@ -367,4 +367,4 @@ def _root(error: BaseException) -> str:
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return str(error.reason or error)
-    return getattr(error, "strerror", None) or str(error)
+    return system_words(error) if isinstance(error, OSError) and error.strerror else str(error)

@@ -26,7 +26,7 @@ import attrs
 import trio
 
 from trio_cancel._net.endpoint import Endpoint
-from trio_cancel._net.names import Names
+from trio_cancel._net.names import Names, system_words
 from trio_cancel._net.sockets import CLOSE_GRACE, Raw, SocketRaw, StreamRaw
 from trio_cancel._net.tls import TLSCodec, default_ssl_context
 from trio_cancel._values.errors import HandshakeFailed
@@ -353,5 +353,5 @@ def _reason(exc: BaseException) -> str:
     if isinstance(first, ssl.SSLError):
         return str(first.reason or first)
     if isinstance(first, OSError) and first.strerror:
-        return first.strerror
+        return system_words(first)
     return str(first)

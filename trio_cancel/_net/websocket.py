@@ -276,16 +276,25 @@ def _handshake_failure(tap: TapStream, endpoint: Endpoint) -> HandshakeFailed:
     if status not in {0, 101}:
         retry_after = _retry_after(tap)
         asks = "" if retry_after is None else f" (it asks us to wait {retry_after:.0f} s)"
-        remedy = _REMEDIES.get(status, _OTHER_REMEDY)
+        remedy = _REMEDIES.get(
+            status, _OTHER_REMEDY if endpoint.secure else f"{_OTHER_REMEDY}, perhaps {_secure(origin)}"
+        )
         return HandshakeFailed(
             f"{origin} refused the WebSocket upgrade with status {status}{asks}; {remedy}.",
             status=status,
             retry_after=retry_after,
             final=status == 401,
         )
+    perhaps = "" if endpoint.secure else f"perhaps the port speaks TLS ({_secure(origin)}), else "
     if tap.failure is None or isinstance(tap.failure, trio.BrokenResourceError):
-        return HandshakeFailed(f"{origin} dropped the connection during the WebSocket upgrade; try again later.")
-    return HandshakeFailed(f"{origin} did not answer as a WebSocket server; check the url's port and path.")
+        return HandshakeFailed(
+            f"{origin} dropped the connection during the WebSocket upgrade; {perhaps}try again later."
+        )
+    return HandshakeFailed(f"{origin} did not answer as a WebSocket server; {perhaps}check the url's port and path.")
+
+
+def _secure(origin: str) -> str:
+    return origin.replace("ws://", "wss://", 1)
 
 
 _OTHER_REMEDY = "check the url"

@@ -1,0 +1,46 @@
+"""What is told where there is no connection: the cause, once, without the notation of a program, and what helps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trio_cancel._cli import run_async
+from trio_cancel.sandbox import open_sandbox
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIPIO_API_TOKEN", "a")
+    monkeypatch.setenv("RIPIO_API_SECRET", "b")
+
+
+async def test_ws_to_a_port_that_speaks_tls_suggests_wss(capsys: pytest.CaptureFixture[str]) -> None:
+    async with open_sandbox(tls=True) as venue:
+        assert await run_async(["cancel", "A", "--url", venue.url.replace("wss://", "ws://")]) == 1
+        printed = capsys.readouterr()
+        assert f"perhaps the port speaks TLS ({venue.url})" in printed.err
+        assert await run_async(["doctor", "--url", venue.url.replace("wss://", "ws://")]) == 1
+        assert f"perhaps the port speaks TLS ({venue.url})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["cancel", "A", "B", "C"], ["doctor"]])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_refused_connection_is_told_in_words(
+    words: list[str], host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run_async([*words, "--url", f"ws://{host}:9"]) == 1
+    printed = capsys.readouterr()
+    said = printed.out + printed.err
+    assert "Connection refused" in said
+    assert "('" not in said
+    assert "Errno" not in said
+
+
+async def test_the_cause_of_a_failure_stands_once_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await run_async(["cancel", "A", "B", "--url", "ws://127.0.0.1:9"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("Connection refused") == 1
+    assert "2 orders are not surely off the book:\n  not sent   A\n  not sent   B\n" in printed.err
+    assert [json.loads(line)["status"] for line in printed.out.splitlines()] == ["not_sent"] * 2
