@@ -384,6 +384,8 @@ class Checker:
             return
         if at.time >= self._heard(result, at) + scenario.give_up_after - ROUNDING:
             return
+        if self._looks and self._longest_silence(result, at) >= scenario.give_up_after - ROUNDING:
+            return  # it was given up in a silence, and looked up while the venue came back
         if scenario.retry and at.time < began + scenario.give_up_after - ROUNDING:
             self._say(6, f"{who} was given up {at.time - began:.3f} s after its first write")
         answered = bool(place.answers_by(at))
@@ -413,6 +415,13 @@ class Checker:
         index = bisect_right(signs, at.time + ROUNDING)
         return max(result.started.time, signs[index - 1]) if index else result.started.time
 
+    def _longest_silence(self, result: OpResult, at: Stamp) -> float:
+        """Return the seconds of the longest time without a sign of life between an operation's call and ``at``."""
+        assert result.started is not None
+        begun = result.started.time
+        moments = [begun, *(sign for sign in self._sure_signs if begun < sign < at.time), at.time]
+        return max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
+
     def _check_silence(self, who: str, result: OpResult, place: Place, at: Stamp, outcome: Outcome) -> None:
         """A venue that gives no sign of life ends every order in time, and refuses none untried before."""
         run, op = self.run, result.op
@@ -426,11 +435,8 @@ class Checker:
         gone = run.failed or op.leave_after is not None or run.hung
         if gone or (run.body_ended is not None and at.order > run.body_ended.order):
             return
-        assert result.started is not None
-        begun = result.started.time
         # When it was given up is not on record for what was never written: it must have been in some silence.
-        moments = [begun, *(sign for sign in self._sure_signs if begun < sign < at.time), at.time]
-        longest = max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
+        longest = self._longest_silence(result, at)
         again = run.scenario.retry or not place.ids  # else it ends with its one write that broke
         # A write that was begun starts the order's own clock, though no whole frame of it came out.
         tried = min((run.offered[request_id].time for request_id in place.ids), default=at.time)

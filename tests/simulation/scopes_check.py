@@ -131,6 +131,7 @@ def _check_resume(whole: ScopeRun, resume: Resume) -> Iterator[str]:
             continue  # a mere cancel by this name
         if outcome.off_book and _order_id(whole, outcome.request) in resume.on_book:
             yield f"S4: resume said {outcome.kind} of {outcome.request}, which is on the book"
+    by_order = {_order_id(whole, outcome.request): outcome for outcome in resume.told}
     held = {each.request for each in _held_at_death(whole)}
     first = next(resume for resume in whole.resumes if resume.finished)
     since = {  # what a resume that died had found out; if it had found a mere cancel's order missing, that was settled
@@ -141,13 +142,15 @@ def _check_resume(whole: ScopeRun, resume: Resume) -> Iterator[str]:
     }
     mere = {request for request in _unsettled_at_death(whole) if request.external_id not in _reused(whole)}
     for request in held | (mere - since):
-        if _order_id(whole, request) not in resume.on_book:
+        order_id = _order_id(whole, request)
+        if order_id not in resume.on_book:
             continue
-        if request not in told and resume is first:
+        said = told.get(request) or by_order.get(order_id)  # it is asked for once, and told under one of its names
+        if said is None and resume is first:
             yield f"S3: {request} was held or unsettled and is on the book, and resume did not tell of it"
-        elif request in told and told[request].off_book:
-            yield f"S3: {request} is on the book, and resume said {told[request].kind}"
-        elif request in held and request in told and resume.failure is None and _can_reach(whole):
+        elif said is not None and said.off_book:
+            yield f"S3: {request} is on the book, and resume said {said.kind}"
+        elif request in held and said is not None and resume.failure is None and _can_reach(whole):
             yield f"S3: {request} was held and is on the book after a resume that nothing hindered"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from trio_cancel import CancelRequest
-from trio_cancel.sandbox import RequestRecord
+from trio_cancel.sandbox import Fault, RequestRecord
 
 from .record import Run, Stamp
 from .stream import Wire
@@ -72,7 +72,8 @@ class Answer:
     status: int | None
     document: Any
     optional: bool = False
-    """It was read in the moment in which the user's own stream failed: which came first nobody can say."""
+    """It was read, in fragments or from a stream of the user's, in the moment in which that broke: which came first
+    nobody can say."""
 
 
 @attrs.define
@@ -158,8 +159,9 @@ def classify(document: Any, request: CancelRequest, age: float) -> Says:
     return Says.REFUSED if code == 40010 else Says.UNLISTED
 
 
-def _fails_at(wire: Wire, stamp: Stamp) -> bool:
-    return wire.road.fault is not None and wire.road.fault.odd and wire.struck_at == stamp.time
+def _breaks_at(wire: Wire, stamp: Stamp, *, fragmented: bool) -> bool:
+    odd = wire.road.fault is not None and wire.road.fault.odd
+    return (odd or fragmented) and wire.struck_at == stamp.time
 
 
 def find(run: Run) -> Truth:
@@ -210,6 +212,7 @@ def find(run: Run) -> Truth:
         if request_id in first:
             message, document = first[request_id], documents[request_id]
             status = document.get("status")
+            fragmented = bool(records) and records[0].fault is Fault.FRAGMENTED
             age = message.read.time - by_id[request_id].offered.time
             here.answers.append(
                 Answer(
@@ -218,7 +221,7 @@ def find(run: Run) -> Truth:
                     classify(document, by_id[request_id].asked, age),
                     status if isinstance(status, int) and not isinstance(status, bool) else None,
                     document,
-                    optional=_fails_at(run.wires[message.wire], message.read),
+                    optional=_breaks_at(run.wires[message.wire], message.read, fragmented=fragmented),
                 )
             )
     for here in places.values():
