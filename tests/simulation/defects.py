@@ -26,7 +26,6 @@ from trio_cancel import (
     CanceledOrder,
     CancelRequest,
     LookupFailed,
-    OffsetInterval,
     OrderState,
     OrderStatus,
     Rejected,
@@ -259,10 +258,10 @@ def closed_as_guessed() -> Generator[None]:
 def lagging_open_believed() -> Generator[None]:
     """An order that a lookup sees on the book is said not to be off it."""
 
-    def believe(state: OrderState, outcome: Any, clock: OffsetInterval | None) -> Any:
+    def believe(state: OrderState, outcome: Any, *known: Any) -> Any:
         if state.on_book:
             return Rejected(outcome.request, outcome.attempts)
-        return settled_by(state, outcome, clock)
+        return settled_by(state, outcome, *known)
 
     with swap_everywhere(settled_by, believe):
         yield
@@ -271,7 +270,7 @@ def lagging_open_believed() -> Generator[None]:
 def any_order_of_the_name_believed() -> Generator[None]:
     """A final status that was looked up by external id settles the cancel, whichever order of that name it is about."""
 
-    def believe(state: OrderState, outcome: Any, clock: OffsetInterval | None) -> AlreadyClosed | None:
+    def believe(state: OrderState, outcome: Any, *_: Any) -> AlreadyClosed | None:
         if state.on_book is not False:
             return None
         closed_as: Any = "canceled" if state.status is OrderStatus.CANCELED else "executed"
