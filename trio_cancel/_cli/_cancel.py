@@ -139,6 +139,8 @@ async def cancel(
     )
     output = Output(len(found.requests), as_json=json, given=found.given)
     run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline))
+    if rate is not None:
+        run.watch.waiting.paced(rate, "--rate")
     await output.cancel(run)
     return output.summarize(run, skipped=found.bad_lines, left_out=len(found.skipped))
 

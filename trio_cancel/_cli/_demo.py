@@ -13,7 +13,7 @@ from rich.text import Text
 
 from trio_cancel._cli._failure import CommandError, StderrFile
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
-from trio_cancel._cli._output import is_terminal
+from trio_cancel._cli._output import has_bar
 from trio_cancel._cli._records import left_lines
 from trio_cancel._cli._run import Halt, Run, hear_signals
 from trio_cancel._cli._screen import Meter, latency_table, outcome_table, percentile_line, seconds, show
@@ -39,11 +39,7 @@ async def demo(*, orders: Annotated[int, Parameter(metavar="NUMBER", help="How m
     need_trustme()
     tally = Tally()
     console = Console(file=sys.stdout)
-    meter = (
-        Meter(orders, Console(file=cast("TextIO", StderrFile()), force_terminal=True))
-        if is_terminal(sys.stderr)
-        else None
-    )
+    meter = Meter(orders, Console(file=cast("TextIO", StderrFile()), force_terminal=True)) if has_bar() else None
 
     def tell(outcome: Outcome, places: int) -> None:
         tally.add(outcome, places)
@@ -62,6 +58,7 @@ async def demo(*, orders: Annotated[int, Parameter(metavar="NUMBER", help="How m
         started = time.perf_counter()
         async with hear_signals(run.halt) as nursery:
             if meter is not None:
+                meter.waiting = run.watch.waiting
                 nursery.start_soon(meter.run)
             try:
                 await run.run()
@@ -95,5 +92,5 @@ def _show_result(console: Console, exchange: Sandbox, tally: Tally, run: Run, to
             f"throughput   {len(ordered) / took:.0f} orders/s ({len(ordered)} in {seconds(took)})",
             f"latency      {percentile_line(ordered)}",
             "",
-            latency_table(ordered),
+            latency_table(ordered, console),
         )

@@ -92,6 +92,11 @@ def _write_to(stream: TextIO, text: str) -> None:
             _stderr.write(descriptor, encoded(stream, text))
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return True if there is a terminal at the other end."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
 def stderr_is_ready() -> bool:
     """Return True if a write to stderr would not have to wait."""
     try:

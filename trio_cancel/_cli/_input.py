@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 import attrs
 
 from trio_cancel._cli import _table
-from trio_cancel._cli._failure import CommandError, UsageError, clean, say, short
+from trio_cancel._cli._failure import CommandError, UsageError, clean, is_terminal, say, short, write_stderr
 from trio_cancel._cli._lines import Line, Lines
 from trio_cancel._cli._records import Given
 from trio_cancel._cli._table import BadRow, Header, Unreadable, lines_of, shown
@@ -111,6 +112,31 @@ def read_arguments(into: Input, ids: Iterable[str], external_ids: Iterable[str])
         into.take(f"--external-id {number}", lambda text: (CancelRequest(external_id=text), (None, text)), word)
 
 
+class _Reading:
+    """Shows on stderr that a long input is being read: at a terminal in one place, else a line now and then."""
+
+    def __init__(self, name: str) -> None:
+        self._name = "stdin" if name == "-" else clean(name)
+        self._moves = is_terminal(sys.stderr)
+        self._every = 0.5 if self._moves else 10.0
+        self._next = time.monotonic() + self._every
+        self._shown = 0
+
+    def __call__(self, lines: int) -> None:
+        """Show how many lines were read, if it is time."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._every
+        text = f"trio-cancel: reading {self._name}: {lines:,} lines"
+        self._shown = len(text) if self._moves else 0
+        write_stderr(f"\r{text}" if self._moves else f"{text}\n")
+
+    def end(self) -> None:
+        """Take it away."""
+        if self._shown:
+            write_stderr(f"\r{' ' * self._shown}\r")
+
+
 def read_file(into: Input, name: str) -> None:
     """Take requests from a file, ``-`` being stdin.
 
@@ -123,21 +149,29 @@ def read_file(into: Input, name: str) -> None:
             raise CommandError("Nothing can be read: stdin is closed.")
         if stdin.isatty():
             say("reading ids from the terminal, one a line; end with Ctrl-D")
-        read_lines(into, stdin.buffer)
+        _read(into, stdin.buffer, name)
         return
     if not name:
         raise UsageError("--from needs the name of a file, or - for stdin.")
     try:
         with Path(name).open("rb") as file:
-            read_lines(into, file)
+            _read(into, file, name)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         why = getattr(error, "strerror", None) or str(error)
         raise CommandError(f"The file {clean(name)} cannot be read: {why}.") from error
 
 
-def read_lines(into: Input, file: BinaryIO) -> None:
-    """Take requests from the lines of a file."""
-    lines = Lines(file)
+def _read(into: Input, file: BinaryIO, name: str) -> None:
+    reading = _Reading(name)
+    try:
+        read_lines(into, file, reading)
+    finally:
+        reading.end()
+
+
+def read_lines(into: Input, file: BinaryIO, progress: Callable[[int], None] | None = None) -> None:
+    """Take requests from the lines of a file; ``progress`` is told now and then how many were read."""
+    lines = Lines(file, progress)
     separator: str | None = None
     for line in lines:
         text = line.text

@@ -7,7 +7,7 @@ bounded by the longest line that is taken.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import attrs
@@ -18,6 +18,8 @@ LINE_MOST = 65_536
 """Characters of a line, at most: no order's name is that long."""
 LINES_MOST = 1_000_000
 """Lines of an input, at most: it is held in memory, so that every bad line is known before anything is sent."""
+PROGRESS_EVERY = 10_000
+"""Lines between two times that the progress is told."""
 _PIECE = 65_536
 # The longer marks first: that of UTF-32 begins with that of UTF-16.
 _MARKS = {
@@ -68,7 +70,8 @@ class Lines:
         CommandError: there are too many of them, or the encoding cannot be known.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, progress: Callable[[int], None] | None = None) -> None:
+        self._progress = progress
         self._pieces = _pieces(file)
         self._number = 0
         self.filled = 0
@@ -102,6 +105,8 @@ class Lines:
 
     def _line(self, text: str, dropped: bool, quoted: bool) -> Line:
         self._number += 1
+        if self._progress is not None and not self._number % PROGRESS_EVERY:
+            self._progress(self._number)
         if self._number > LINES_MOST:
             raise CommandError(f"The input has more than {LINES_MOST} lines; split it.")
         quoted = quoted or '"' in text

@@ -19,6 +19,11 @@ class Told(logging.Handler):
         say(f"{record.levelname.lower()}: {self.format(record)}")
 
 
+def is_logging() -> bool:
+    """Return True if log lines go to stderr, between which a bar would be in the way."""
+    return any(isinstance(handler, Told) for handler in logging.getLogger().handlers)
+
+
 @contextmanager
 def logged(level: Level) -> Generator[None]:
     """Tell what is logged in the block from a level on."""

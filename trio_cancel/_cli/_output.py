@@ -6,16 +6,22 @@ terminal; if stdout is one, too, the lines go above the bar. rich is loaded only
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
+import trio
+
 from trio_cancel._cli._failure import StderrFile, clean, encoded, say, shell_words, write_stderr
+from trio_cancel._cli._failure import is_terminal as is_terminal
+from trio_cancel._cli._log import is_logging
 from trio_cancel._cli._records import Given, json_line, left_lines, text_line
 from trio_cancel._cli._run import Run, hear_signals
 from trio_cancel._cli._stdout import Stdout, why_of
 from trio_cancel._cli._tally import Status, Tally
+from trio_cancel._cli._waiting import Waiting
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
 
@@ -25,11 +31,13 @@ if TYPE_CHECKING:
     from trio_cancel._cli._screen import Meter
 
 UNAUTHORIZED = 401
+TOLD_EVERY = 10.0
+"""Seconds between two lines about the progress, where no bar shows it."""
 
 
-def is_terminal(stream: TextIO | None) -> bool:
-    """Return True if there is a terminal at the other end."""
-    return stream is not None and not stream.closed and stream.isatty()
+def has_bar() -> bool:
+    """Return True if stderr can show what moves: a terminal that knows how, and without log lines."""
+    return is_terminal(sys.stderr) and os.environ.get("TERM") not in {"dumb", "unknown"} and not is_logging()
 
 
 class Output:
@@ -39,6 +47,7 @@ class Output:
         self, total: int, *, as_json: bool, given: Mapping[CancelRequest, Sequence[Given]] | None = None
     ) -> None:
         self.tally = Tally()
+        self._total = total
         self._given = given or {}
         self._stdout = Stdout()
         self._on_terminal = is_terminal(sys.stdout)
@@ -52,7 +61,8 @@ class Output:
             from trio_cancel._cli._screen import Meter
 
             self._console = Console(file=cast("TextIO", StderrFile()), force_terminal=True)
-            self._meter = Meter(total, self._console)
+            if has_bar():
+                self._meter = Meter(total, self._console)
 
     def tell(self, outcome: Outcome, places: int) -> None:
         """Tell an outcome of an order that was asked for in some places. Never blocks, never raises."""
@@ -60,7 +70,8 @@ class Output:
         meter = self._meter
         for line in self._lines(outcome, places):
             if meter is not None and self._on_terminal:
-                meter.put(outcome, line.decode(errors="replace").rstrip("\n"), plain=self._as_json)
+                text = line.decode("utf-8" if self._as_json else sys.stdout.encoding or "utf-8", "replace")
+                meter.put(outcome, text.rstrip("\n"), plain=self._as_json)
             else:
                 self._stdout.put(line)
         if meter is not None:
@@ -78,6 +89,7 @@ class Output:
 
     def expect(self, total: int) -> None:
         """Note how many orders there are, as far as it is known now."""
+        self._total = total
         if self._meter is not None:
             self._meter.expect(total)
 
@@ -90,7 +102,10 @@ class Output:
         async with hear_signals(run.halt) as nursery:
             nursery.start_soon(self._stdout.run)
             if self._meter is not None:
+                self._meter.waiting = run.watch.waiting
                 nursery.start_soon(self._show, self._meter)
+            else:
+                nursery.start_soon(self._tell_progress, run.watch.waiting)
             try:
                 await run.run()
             finally:
@@ -99,6 +114,14 @@ class Output:
             self._stdout.close()
             await run.halt.wait_printed(self._stdout.ended)
             nursery.cancel_scope.cancel()
+
+    async def _tell_progress(self, waiting: Waiting) -> None:
+        """Tell every ``TOLD_EVERY`` seconds how far it is and what it waits for."""
+        while True:
+            await trio.sleep(TOLD_EVERY)
+            done, wait = self.tally.total, waiting.text(trio.current_time())
+            if done < self._total:
+                say(f"{done:,} of {self._total:,} order{'s' * (self._total != 1)} done{f'; {wait}' if wait else ''}")
 
     async def _show(self, meter: Meter) -> None:
         """Show the progress; if that fails, in whatever way, the lines go straight to stdout from then on."""

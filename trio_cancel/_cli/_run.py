@@ -23,6 +23,7 @@ import trio
 
 from trio_cancel._cancels.stream import CancelStream
 from trio_cancel._cli._tally import Status
+from trio_cancel._cli._waiting import Waiting
 from trio_cancel._client import TradingWS
 from trio_cancel._trio.signals import Hearing, ending_signals
 from trio_cancel._trio.wakeup import Wakeup
@@ -125,14 +126,16 @@ async def hear_signals(halt: Halt) -> AsyncGenerator[trio.Nursery]:
 
 
 class Watch(Observer):
-    """Sees what a stream of outcomes does not tell: those that come after its block was left, and the latencies.
+    """Sees what a stream of outcomes does not tell: those that come after its block was left, latencies, and waits.
 
     Attributes:
         latencies: seconds from the write of a request to its answer.
+        waiting: what the run waits for.
     """
 
     def __init__(self) -> None:
         self.latencies = array("d")
+        self.waiting = Waiting(trio.current_time())
         self.bell = Wakeup()
         self.settle: Callable[[Outcome], None] = lambda _: None
 
@@ -145,6 +148,27 @@ class Watch(Observer):
     ) -> None:
         """Note the latency."""
         self.latencies.append(seconds)
+        self.waiting.answered(trio.current_time())
+
+    def request_written(self, request: CancelRequest, request_id: str) -> None:  # noqa: ARG002 - as said
+        """Note that an answer is due."""
+        self.waiting.written(trio.current_time())
+
+    def connection_opened(self, number: int) -> None:  # noqa: ARG002 - as said
+        """Note that there is a connection."""
+        self.waiting.opened(trio.current_time())
+
+    def connection_lost(self, number: int, cause: BaseException | None) -> None:  # noqa: ARG002 - as said
+        """Note why there is none."""
+        self.waiting.lost(cause, trio.current_time())
+
+    def connection_failed(self, error: BaseException) -> None:
+        """Note why there is none."""
+        self.waiting.lost(error, trio.current_time())
+
+    def paced(self, rate: float) -> None:
+        """Note what holds requests back."""
+        self.waiting.paced(rate)
 
     def settled_late(self, outcome: Outcome) -> None:
         """Note the outcome."""

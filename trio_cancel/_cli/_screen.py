@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import trio
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from trio_cancel._cli._failure import stderr_is_ready
 from trio_cancel._cli._figures import Row, histogram, percentile
 from trio_cancel._cli._tally import Tally
+from trio_cancel._cli._waiting import Waiting
 from trio_cancel._values.outcomes import Outcome
 
 REFRESH = 0.1
 """Seconds between two refreshes of what is live."""
 BAR = 32
 """Columns of the longest bar of a histogram."""
+BAR_OF_METER = 28
+WIDE = 76
+"""Columns from which on the progress has a bar."""
 PERCENTS = (50, 90, 99)
 _STYLES = {True: "green", False: "red", None: "yellow"}
 _MEANING = {
@@ -32,17 +45,37 @@ _MEANING = {
 }
 
 
+class _Progress(Progress):
+    """A bar with a line below it that says what is waited for."""
+
+    wait = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.wait:
+            yield Text(self.wait, style="yellow")
+
+
+class _AsciiBar(ProgressColumn):
+    """A bar for a terminal that has nothing but ASCII."""
+
+    def render(self, task: Task) -> Text:
+        share = task.completed / task.total if task.total else 1.0
+        done = min(BAR_OF_METER, int(share * BAR_OF_METER))
+        return Text("#" * done + "." * (BAR_OF_METER - done))
+
+
 class Meter:
     """A live progress bar on a terminal, with lines above it. The task that runs :meth:`run` owns the terminal."""
 
     def __init__(self, total: int, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("canceling"),
-            BarColumn(bar_width=28),  # the line has room for the ^C that a terminal echoes
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+        self.waiting: Waiting | None = None
+        bar = _AsciiBar() if console.options.ascii_only else BarColumn(bar_width=BAR_OF_METER)
+        columns: list[ProgressColumn] = [MofNCompleteColumn(), TimeElapsedColumn()]
+        if console.width >= WIDE:  # it has room for the ^C that a terminal echoes
+            columns = [TextColumn("canceling"), bar, *columns, TextColumn("left"), TimeRemainingColumn()]
+        self._progress = _Progress(
+            *columns,
             console=console,
             auto_refresh=False,
             transient=True,
@@ -89,6 +122,8 @@ class Meter:
     def _refresh(self) -> None:
         if stderr_is_ready():  # else the terminal is stopped; the lines wait
             self._print_lines()
+            waiting = None if self.waiting is None else self.waiting.text(trio.current_time())
+            self._progress.wait = "" if self._progress.finished else waiting or ""
             self._progress.refresh()
 
     def _print_lines(self) -> None:
@@ -99,7 +134,7 @@ class Meter:
 
 def outcome_table(tally: Tally) -> Table:
     """Return a table of the outcomes."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("outcome", min_width=15)
     table.add_column("orders", justify="right", min_width=8)
     table.add_column("off the book")
@@ -110,17 +145,21 @@ def outcome_table(tally: Tally) -> Table:
     return table
 
 
-def latency_table(ordered: Sequence[float]) -> Table:
+def latency_table(ordered: Sequence[float], console: Console) -> Table:
     """Return percentiles and a histogram of latencies in seconds, in ascending order."""
-    unit, scale = ("ms", 1000.0) if ordered[-1] >= 0.001 else ("µs", 1e6)
+    ascii_only = console.options.ascii_only
+    longest = max(8, min(BAR, console.width - 24))
+    unit, scale = ("ms", 1000.0) if ordered[-1] >= 0.001 else ("us" if ascii_only else "µs", 1e6)
     rows = histogram([value * scale for value in ordered])
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(justify="right")
-    table.add_column(min_width=BAR)
+    table.add_column(min_width=longest)
     table.add_column(justify="right")
     most = max(row.count for row in rows)
     for row in rows:
-        table.add_row(_span(row, unit), Text(_bar(row.count / most), style="cyan"), f"{row.count}")
+        table.add_row(
+            _span(row, unit), Text(_bar(row.count / most, longest, ascii_only=ascii_only), style="cyan"), f"{row.count}"
+        )
     return table
 
 
@@ -148,13 +187,17 @@ def _span(row: Row, unit: str) -> str:
     return f"{row.low:g}-{row.high:g} {unit}"
 
 
-def _bar(share: float) -> str:
-    """Return a bar in eighths of a column; whatever is not nothing shows."""
-    eighths = max(1, round(share * BAR * 8)) if share else 0
+def _bar(share: float, longest: int, *, ascii_only: bool) -> str:
+    """Return a bar, in eighths of a column or of whole ``#``; whatever is not nothing shows."""
+    if ascii_only:
+        return "#" * (max(1, round(share * longest)) if share else 0)
+    eighths = max(1, round(share * longest * 8)) if share else 0
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
 def show(console: Console, *parts: RenderableType) -> None:
     """Print parts one below the other, as they are."""
     for part in parts:
+        if isinstance(part, str) and console.options.ascii_only:
+            part = part.replace("µ", "u")  # noqa: PLW2901 - the same text, as this terminal can show it
         console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))

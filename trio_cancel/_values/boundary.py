@@ -44,6 +44,8 @@ def describe(error: BaseException) -> str:
     name = type(error).__name__
     if not text:
         return name
+    if isinstance(error, OSError) and text.startswith("[Errno "):
+        return text.partition("] ")[2] or text
     if isinstance(error, OSError | trio.BrokenResourceError) or type(error).__module__.startswith("trio_cancel."):
         return text
     return f"{name}: {text}"
