@@ -35,6 +35,12 @@ def test_one_seed(request: pytest.FixtureRequest) -> None:
     assert check(done) == []
 
 
+@pytest.mark.parametrize("seed", [5816, 8214])
+def test_an_order_without_time_costs_no_connection(seed: int) -> None:
+    """It was written in the last moment of its time, to a socket that could not take it in that moment."""
+    assert judge_seed(seed).violations == ()
+
+
 def test_a_thousand_seeds() -> None:
     summary = Summary()
     for verdict in judge_seeds(range(SEEDS)):

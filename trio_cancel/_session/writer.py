@@ -31,6 +31,8 @@ from trio_cancel._values.errors import ConnectionLost
 
 WRITE_DEADLINE = 5.0
 """Seconds that one write may be stalled by a peer that does not read, at most."""
+WRITE_LEAST = 0.02
+"""Seconds at least, also for an order that has no time left: a connection that is well must not be lost for it."""
 
 
 @attrs.frozen
@@ -160,7 +162,8 @@ class Writer:
         unfinished = self._unfinished
         assert unfinished is not None
         try:
-            most = min(WRITE_DEADLINE, self._engine.time_left(unfinished.flights, trio.current_time()))
+            left = self._engine.time_left(unfinished.flights, trio.current_time())
+            most = min(WRITE_DEADLINE, max(WRITE_LEAST, left))
             with trio.move_on_after(most) as scope:
                 await self.link.stream.finish_send()
                 self._unfinished = None
