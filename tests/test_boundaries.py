@@ -350,6 +350,9 @@ async def test_what_ends_the_program_ends_the_block_and_comes_out_of_it(
 
 # Observers
 
+CALLED = pytest.mark.parametrize("error", [*odd_errors(), GeneratorExit()], ids=lambda error: type(error).__name__)
+"""What a plain call may raise besides: a coroutine's end is the call's own there."""
+
 
 class RaisingObserver(Observer):
     """Raises whatever it is told."""
@@ -368,7 +371,7 @@ class RaisingObserver(Observer):
         return call
 
 
-@ODD
+@CALLED
 async def test_an_observer_that_raises_hurts_nothing(autojump_clock: MockClock, error: BaseException) -> None:
     observer = RaisingObserver(error)
     async with open_venue() as venue:
@@ -433,7 +436,7 @@ def broken_logging(kind: str, error: BaseException) -> Iterator[RaisingHandler |
 
 
 @pytest.mark.parametrize("kind", ["handler", "filter", "root handler"])
-@ODD
+@CALLED
 async def test_a_logging_handler_or_filter_that_raises_hurts_nothing(
     autojump_clock: MockClock, error: BaseException, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -451,6 +454,50 @@ async def test_a_logging_handler_or_filter_that_raises_hurts_nothing(
                     async with ws.open_order_scope(grace=1) as left:
                         await left.add("nobody knows it")
             assert broken.calls > 2
+
+
+class RaisingOnce(logging.Handler):
+    """Raises for one line."""
+
+    def __init__(self, line: str, error: BaseException) -> None:
+        super().__init__()
+        self.line = line
+        self.error: BaseException | None = error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.error is not None and record.getMessage().startswith(self.line):
+            error, self.error = self.error, None
+            raise error
+
+
+@ENDS
+@pytest.mark.parametrize("line", ["connection 1 ended", "no connection", "connection 2 to"])
+async def test_a_handler_that_ends_the_program_leaves_scopes_a_connection_to_drain_over(
+    autojump_clock: MockClock, line: str, error: BaseException
+) -> None:
+    async with open_venue() as venue:
+        dial = OddDial(venue)
+        (held,) = venue.orders(1)
+        raising = RaisingOnce(line, error)
+        logger = logging.getLogger("trio_cancel")
+        logger.addHandler(raising)
+        level, began = logger.level, trio.current_time()
+        logger.setLevel(logging.DEBUG)
+        try:
+            with pytest.raises(type(error)) as caught:
+                async with open_odd(venue, dial) as ws, ws.open_order_scope(grace=8) as orders:
+                    await orders.add(held)
+                    dial.next = [raising_later(OSError("down"))]
+                    await venue.cut()
+                    await trio.sleep(1000)
+        finally:
+            logger.removeHandler(raising)
+            logger.setLevel(level)
+        assert caught.value is error
+        assert trio.current_time() - began < 5
+        assert orders.report is not None
+        assert not orders.report.left
+        assert venue.log.applied(held)
 
 
 def test_a_broken_handler_is_told_once_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -323,7 +323,9 @@ class Session:
                 tries += 1
             if boundary.error is not None:
                 self._log_failure("the session's connections task failed", boundary.error)
-                await trio.sleep(BACKOFF_MOST)
+                # As soon as after any other failure: what ends the block needs a connection for its scopes.
+                await trio.sleep(min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(tries, 10)))
+                tries += 1
 
     async def _pause(self, backoff: float, retry_after: float | None) -> None:
         """Wait before the next try to connect: for the backoff, and for what the venue asked unless an order waits."""

@@ -20,6 +20,16 @@ def goes_on(error: BaseException) -> bool:
     return isinstance(error, trio.Cancelled | GeneratorExit)
 
 
+def goes_on_from_call(error: BaseException) -> bool:
+    """Return True for what goes on although a plain call raised it: a coroutine's end can then only be the call's own.
+
+    A cancellation is raised by trio alone, and never from a plain call of somebody else's; if it is, it is not ours.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return any(goes_on_from_call(each) for each in error.exceptions)
+    return isinstance(error, trio.Cancelled)
+
+
 def ends_program(error: BaseException | None) -> BaseException | None:
     """Return the KeyboardInterrupt or SystemExit in ``error``, which may be a group or caused by one; else None."""
     for _ in range(8):  # causes may go in a circle

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import attrs
 
-from trio_cancel._values.boundary import describe, ends_program, goes_on
+from trio_cancel._values.boundary import describe, ends_program, goes_on_from_call
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
 
@@ -32,7 +32,7 @@ class Log:
         try:
             self._logger.log(level, text, *args, exc_info=exc_info, stacklevel=depth)
         except BaseException as error:  # noqa: ASYNC103 - a boundary: it raises what must go on
-            if goes_on(error) or ends_program(error):
+            if goes_on_from_call(error) or ends_program(error):
                 raise
             self._tell(error)
 
@@ -133,7 +133,7 @@ class Notifier:
             fatal = ends_program(error)
             if fatal is not None and self._hand_on is not None:
                 self._hand_on(fatal)
-            elif fatal is not None or goes_on(error):
+            elif fatal is not None or goes_on_from_call(error):
                 raise
             else:
                 logger.exception("the observer failed in %s; the cancel goes on", event)
