@@ -7,10 +7,13 @@ import math
 from collections.abc import Callable
 
 import pytest
+import trio
 from desk import Bulk, Desk, Order, canceled, refusal
+from trio.testing import MockClock
 
 from trio_cancel import NotWritten, Rejected, Unknown
 from trio_cancel._engine.engine import Engine
+from trio_cancel._engine.in_flight import LATE_KEPT
 from trio_cancel._engine.order import OrderCancel, RetryPolicy, State
 from trio_cancel._engine.queue import Queue
 from trio_cancel._engine.rate import Pacer
@@ -147,7 +150,7 @@ def test_stopped_while_it_waits_for_a_look_it_is_a_rejection() -> None:
     desk = Desk()
     waiting = refused_signature(desk)
     assert isinstance(waiting.conclude(None, FAST, final=False), Rejected)
-    assert not waiting.conclude(None, FAST, final=False).final
+    assert waiting.conclude(None, FAST, final=False).final is False
     desk.engine.stop(NotWritten("over"))
     outcome = desk.only(waiting)
     assert isinstance(outcome, Rejected)
@@ -168,11 +171,14 @@ def test_signed_anew_once_and_only_for_its_latest_attempt() -> None:
     desk.answer(refusal(desk.ids[1], 400, 40011))
     assert numbers == [1]
     assert desk.only(one).kind == "rejected"
+    desk.terms = RetryPolicy(reply_timeout=2)
     other = desk.submit("b")
-    desk.wait(12.5)
+    desk.wait(2.5)
     assert len(other.flights) == 2
     desk.answer(refusal(other.flights[0].request_id, 400, 40011))
     assert numbers == [1]
+    desk.wait(4)
+    assert len(other.flights) == 2  # refused for good
     desk.terms = RetryPolicy(retry=False)
     once = desk.submit("c")
     desk.answer(refusal(once.flights[0].request_id, 400, 40011))
@@ -260,7 +266,48 @@ def test_only_what_waits_for_a_look_is_released_by_it() -> None:
     assert [queue.next_retry(9.0), queue.next_retry(9.0), queue.next_retry(9.0)] == [sooner, later, None]
 
 
+def test_a_lookup_waits_for_an_attempt_that_is_due() -> None:
+    desk = Desk(auto=False, pacer=Pacer(1000))
+    desk.submit()
+    desk.write()
+    desk.wait(11)
+    assert desk.engine.admit_lookup(desk.now) == desk.now
+    desk.wait(1.5)
+    assert desk.engine.admit_lookup(desk.now) > desk.now
+
+
 # What is told
+
+
+@pytest.mark.parametrize("signed", [0.0, 20.0])
+def test_how_long_the_venue_has_been_silent(signed: float) -> None:
+    async def main() -> None:
+        desk = Desk()
+        assert not desk.engine.is_silent(30)
+        await trio.sleep(signed)
+        desk.engine.silence.sign(signed)
+        await trio.sleep(5)
+        desk.engine.silence.ask(trio.current_time())
+        await trio.sleep(7.9)
+        assert not desk.engine.is_silent(8)  # for such patience it began with the question
+        await trio.sleep(0.1)
+        assert desk.engine.is_silent(8)
+        await trio.sleep(16.9)
+        assert not desk.engine.is_silent(30)
+        await trio.sleep(0.1)
+        assert desk.engine.is_silent(30)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_what_settled_is_remembered_for_a_while() -> None:
+    desk = Desk()
+    for number in range(LATE_KEPT + 10):
+        desk.submit(f"o{number}")
+        desk.answer(canceled(desk.ids[-1], f"o{number}"))
+    for number in (0, LATE_KEPT + 9):
+        desk.answer(canceled(desk.ids[number], f"o{number}"))
+    assert (desk.engine.counters.duplicates, desk.engine.counters.unknown_id) == (2, 0)
 
 
 def test_who_settles_late_is_named(caplog: pytest.LogCaptureFixture) -> None:

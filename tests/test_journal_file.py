@@ -508,6 +508,17 @@ def test_a_lock_that_is_no_file_is_refused(path: Path, make: Callable[[Path], No
     assert not path.exists()
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("make", [_fifo, _directory, _socket])
+def test_what_is_no_file_where_sqlite_has_its_own_is_refused_at_once(
+    path: Path, make: Callable[[Path], None], suffix: str
+) -> None:
+    make(Path(f"{path}{suffix}"))
+    with pytest.raises(JournalError, match=rf"{suffix}, which SQLite uses with it, is a \w+, not a regular file"):
+        open_store(path)
+    assert not path.exists()
+
+
 # Files that move
 
 
@@ -536,7 +547,11 @@ def _delete_the_lock(path: Path) -> None:
     Path(f"{path}.lock").unlink()
 
 
-MOVES = [_delete, _move, _replace, _move_the_directory, _delete_the_log, _delete_the_lock]
+def _empty(path: Path) -> None:
+    os.truncate(path, 0)  # as whoever rotates logs may do
+
+
+MOVES = [_delete, _move, _replace, _move_the_directory, _delete_the_log, _delete_the_lock, _empty]
 
 
 @pytest.mark.parametrize("move", MOVES)
@@ -548,7 +563,7 @@ async def test_a_file_that_moves_while_it_is_open_is_noticed_at_the_next_commit(
     async with open_venue() as venue, venue.open(journal=path) as ws, ws.open_order_scope() as orders:
         await orders.add(*venue.orders(1))
         move(path)
-        with pytest.raises(JournalError, match=r"was (moved or deleted|replaced) while it was open"):
+        with pytest.raises(JournalError, match=r"was (moved or deleted|replaced|emptied) while it was open"):
             await orders.add("new")
         assert "new" not in orders
         assert ws.journal_failed

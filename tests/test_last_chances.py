@@ -9,7 +9,7 @@ import pytest
 from desk import Bulk, Desk, Order, canceled
 
 from trio_cancel import NoReply, NotSent, NotWritten, Unknown
-from trio_cancel._engine.engine import WRITE_MOST
+from trio_cancel._engine.engine import SLICE, WRITE_MOST
 from trio_cancel._engine.order import RetryPolicy, State
 from trio_cancel._engine.rate import WINDOW_START, Pacer
 from trio_cancel._values.models import CancelRequest
@@ -193,7 +193,55 @@ def test_a_last_chance_that_was_not_written_waits_for_a_place_when_the_venue_is_
     assert order in desk.engine.table.active
 
 
+def test_what_turns_are_left_go_to_what_was_written_before() -> None:
+    for early, both in ((None, True), (2, False)):
+        desk = Desk(auto=False, pacer=Pacer(10, burst=5 if early is None else 1))
+        before = desk.submit("before")
+        desk.write()
+        desk.engine.governor.window = 0
+        untried = desk.submit("untried")
+        desk.wait(24.5)
+        assert before.state is State.RETRYING
+        admitted, _ = desk.engine.take(desk.now, early, 0.25 if early else 0.0)
+        assert admitted == ([untried, before] if both else [untried])
+
+
+def test_very_many_new_ones_are_looked_at_in_several_steps() -> None:
+    desk = silent_desk()
+    desk.engine.governor.window = 0
+    for number in range(SLICE + 1):
+        desk.engine.submit(Order(CancelRequest(f"o{number}"), RetryPolicy()), 0.0)
+    assert desk.engine.expire(1.0) == 1.0
+    assert desk.engine.expire(1.0) > 20
+
+
 # How it ends
+
+
+def test_withdrawn_and_without_its_connection_it_is_settled_at_its_deadline() -> None:
+    desk = silent_desk()
+    fill_window(desk)
+    order = desk.submit("last")
+    desk.wait(24.5)
+    desk.write()
+    assert order in desk.engine.table.last
+    desk.abandon(order)
+    desk.down()
+    desk.wait(0.1)
+    desk.wait(30)
+    assert desk.only(order).kind == "unknown"
+    assert desk.engine.pending_count == 0
+
+
+def test_its_answer_that_comes_too_late_is_no_noise() -> None:
+    desk = silent_desk()
+    fill_window(desk)
+    desk.submit("last")
+    desk.wait(24.5)
+    (flight,) = desk.write()
+    desk.wait(10)
+    desk.answer(canceled(flight.request_id, "last"))
+    assert (desk.engine.counters.late, desk.engine.counters.unknown_id) == (1, 0)
 
 
 def test_why_a_last_chance_was_of_no_use() -> None:

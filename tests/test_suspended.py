@@ -176,3 +176,12 @@ def test_an_order_that_slept_between_admission_and_signature_is_not_written() ->
     assert desk.engine.sign(admitted, 1, desk.now, desk.wall) == ([], [])
     assert desk.only(order).kind == "not_sent"
     assert desk.engine.signed == 0
+
+
+def test_an_answer_that_says_nothing_is_the_last_word_after_a_sleep() -> None:
+    desk = Desk()
+    order = desk.submit()
+    desk.suspended = 31
+    desk.engine.awaken(desk.now)
+    desk.engine.read([refusal(desk.ids[0], 503)], 1, desk.now, desk.wall)
+    assert order.kind == "unknown"

@@ -241,6 +241,7 @@ class Store:
         """
         _size(path)  # before anything is made beside it
         real = os.path.realpath(path)
+        _check_beside(real)
         if fork.is_parents(real):
             raise JournalError(
                 f"The journal {real} was open when this process was forked, so that SQLite cannot write it safely "
@@ -319,10 +320,12 @@ class Store:
         if self._process != os.getpid():
             raise StoreFailed("this process was forked from the one that opened it")
         for name, identity in self._files.items():
-            found = _identity(name)
+            found, size = _look(name)
             if found != identity:
                 what = "moved or deleted" if found is None else "replaced"
                 raise StoreFailed(f"{name} was {what} while it was open")
+            if not size and name == self.path:  # its log may be emptied, by whoever moves all of it into the file
+                raise StoreFailed(f"{name} was emptied while it was open")
 
 
 def read_tables(path: str | os.PathLike[str]) -> Tables:
@@ -336,6 +339,7 @@ def read_tables(path: str | os.PathLike[str]) -> Tables:
     if _size(path) is None:
         raise JournalError(f"There is no journal at {os.path.realpath(path)}; check the path.")
     real = os.path.realpath(path)
+    _check_beside(real)
     lost = _lacks_log(real)
     with _explained(real):
         tables = _read(real)
@@ -436,6 +440,18 @@ def _size(path: str | os.PathLike[str]) -> int | None:
     return found.st_size
 
 
+def _check_beside(real: str) -> None:
+    """Refuse what SQLite would take for its own file beside the journal, and might wait for without end."""
+    for suffix in ("-wal", "-shm", "-journal"):
+        with suppress(FileNotFoundError):
+            mode = os.stat(real + suffix).st_mode
+            if not stat.S_ISREG(mode):
+                raise JournalError(
+                    f"The journal {real} cannot be opened: {real}{suffix}, which SQLite uses with it, is a "
+                    f"{_kind(mode)}, not a regular file. Move that away, or name another file."
+                )
+
+
 def _kind(mode: int) -> str:
     kinds = {
         stat.S_IFDIR: "directory",
@@ -449,11 +465,16 @@ def _kind(mode: int) -> str:
 
 def _identity(path: str) -> tuple[int, int] | None:
     """Return what tells a file from every other, None if there is none of this name."""
+    return _look(path)[0]
+
+
+def _look(path: str) -> tuple[tuple[int, int] | None, int]:
+    """Return what tells a file from every other, None if there is none of this name; and its size."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found.st_dev, found.st_ino
+        return None, 0
+    return (found.st_dev, found.st_ino), found.st_size
 
 
 def _lacks_log(real: str) -> bool:
@@ -708,6 +729,7 @@ def compact(path: str | os.PathLike[str], before: int) -> int:
     real = os.path.realpath(path)
     if fork.is_parents(real):
         raise JournalError(f"The journal {real} was open when this process was forked; compact it in another process.")
+    _check_beside(real)
     held = _lock(real)
     try:
         with fork.using(real), _explained(real):
