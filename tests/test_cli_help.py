@@ -67,6 +67,8 @@ def test_help_command_is_short_for_the_option(name: str, capsys: pytest.CaptureF
         (["cancel", "A", "--rate", "0"], "--rate needs a number of requests a second greater than 0."),
         (["cancel", "A", "--give-up-after", "nan"], "--give-up-after needs a number of seconds greater than 0."),
         (["cancel", "A", "--env-file="], "--env-file needs the name of a file. See trio-cancel cancel --help."),
+        (["cancel", "A", "--journal="], "--journal needs the name of a file. See trio-cancel cancel --help."),
+        (["cancel", "--from="], "--from needs the name of a file, or - for stdin. See trio-cancel cancel --help."),
         (["cancel", "A", "--ca-file="], "--ca-file needs the name of a file."),
         (["journal"], "FILE is missing. See trio-cancel journal --help."),
         (["completion", "tcsh"], 'Invalid value "tcsh" for SHELL. Choose from: "bash", "zsh", "fish".'),

@@ -7,6 +7,9 @@
     _run        a bulk cancel that signals and a deadline can end, and that accounts for every order
     _checks     what the doctor looks at
     _input      files and arguments into requests (no network)
+    _help       what --help says besides the options     _usage      what is wrong with the words
+    _env_file   variables from a file                    _log        the library's log on stderr
+    _waiting    what a run waits for, in words (sans-I/O)
     _tally      what has become of the orders, and the exit status that follows (pure)
     _records    an outcome as a line of JSON or of text (pure)
     _figures    percentiles and a histogram (pure)

@@ -112,6 +112,8 @@ async def cancel(
 ) -> int:
     """Cancel orders and tell what became of each."""
     use_env_file(env_file)
+    if journal == "":
+        raise UsageError("--journal needs the name of a file.")
     if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
         raise UsageError("--deadline needs a number of seconds greater than 0.")
     if open_:
