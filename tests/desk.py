@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
+
+import trio
 
 from trio_cancel._engine.engine import WRITE_MOST, Engine
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy, State
 from trio_cancel._engine.rate import Pacer
+from trio_cancel._engine.venue_clock import VenueClock
+from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import Notifier, Observer
 from trio_cancel._values.outcomes import Outcome
@@ -51,16 +56,20 @@ def refusal(request_id: str | None, status: int, code: int | None = None, messag
 
 
 class Order(OrderCancel):
-    """A cancel whose outcome is kept."""
+    """A cancel with a channel of its own, whose outcome is kept when a test looks for it."""
 
     def __init__(self, request: CancelRequest, terms: RetryPolicy, *, priority: bool = True) -> None:
-        super().__init__(request, terms)
-        self.priority = priority
-        self.delivered: list[Outcome] = []
+        send, self._receive = trio.open_memory_channel[OrderCancel](8)
+        super().__init__(request, terms, send, priority=priority)
+        self._delivered: list[Outcome] = []
 
-    def deliver(self) -> None:
-        assert self.outcome is not None
-        self.delivered.append(self.outcome)
+    @property
+    def delivered(self) -> list[Outcome]:
+        """What was delivered; an outcome comes once."""
+        with suppress(trio.WouldBlock):
+            while True:
+                self._delivered.append(self._receive.receive_nowait().result)
+        return self._delivered
 
     @property
     def kind(self) -> str | None:
@@ -106,6 +115,39 @@ class Bulk:
         return self._give_up
 
 
+class CountedWakeup(Wakeup):
+    """A doorbell that knows how often it was rung."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def ring(self) -> None:
+        self.count += 1
+        super().ring()
+
+
+def bare(request: CancelRequest, terms: RetryPolicy | None = None) -> OrderCancel:
+    """An order that nobody waits for."""
+    send, _ = trio.open_memory_channel[OrderCancel](8)
+    return OrderCancel(request, terms or RetryPolicy(), send)
+
+
+class StubClock(VenueClock):
+    """A venue's clock; whether a refused signature is made anew is for the test to say: never, unless it says so."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self, wall: Callable[[], float], steady: Callable[[], float]) -> None:
+        super().__init__(wall, steady)
+        self.answer: Callable[[int], float | None] = lambda _: None
+
+    def look_again(self, number: int, now: float) -> float | None:
+        return self.answer(number)
+
+
 class Desk:
     """One engine with its clock.
 
@@ -130,27 +172,19 @@ class Desk:
         self.connection = 1 if up else 0
         self.written: list[tuple[float, str, str]] = []
         self.flights: list[LiveAttempt] = []
-        self._timer_at = math.inf
         self._ask_at = math.inf
-        self._rung = False
+        self.clock = StubClock(lambda: self.wall, lambda: self.now)
         self.engine = Engine(
             sign=lambda orders, at: [f"{request_id} {request.key} {at}".encode() for request_id, request in orders],
             id_prefix="r",
             pacer=pacer,
             notify=None if observer is None else Notifier(observer),
             jitter=random.Random(7),
-            wake_writer=self._wake_writer,
-            wake_timer=self._wake_timer,
+            clock=self.clock,
             suspended=lambda: self.suspended,
         )
         if up:
             self.engine.connection_up(self.now)
-
-    def _wake_timer(self, at: float) -> None:
-        self._timer_at = min(self._timer_at, at)
-
-    def _wake_writer(self) -> None:
-        self._rung = True
 
     @property
     def wall(self) -> float:
@@ -184,9 +218,10 @@ class Desk:
         """Let the writer take and sign once."""
         if not self.up:
             return []
-        self._rung = False
+        self.engine.wakeup._rung = False
         admitted, self._ask_at = self.engine.take(self.now)
-        self._rung |= len(admitted) == WRITE_MOST  # as the writer, who asks again
+        if len(admitted) == WRITE_MOST:
+            self.engine.wakeup.ring()  # as the writer, who asks again
         flights, texts = self.engine.sign(admitted, self.connection, self.now, self.wall)
         assert len(flights) == len(texts)
         for flight in flights:
@@ -198,8 +233,7 @@ class Desk:
         """Let the reader take one message."""
         number = self.connection if connection is None else connection
         self.engine.read([text], number, self.now, self.wall)
-        if self.engine.queue:
-            self.engine.table.wake_writer()
+        self.engine.after_reading()
         self._after()
 
     def down(self, cause: BaseException | None = None) -> None:
@@ -219,7 +253,7 @@ class Desk:
         """Let the clock go on; timer and writer act when their time comes."""
         end = self.now + seconds
         for _ in range(100_000):
-            at = min(self._timer_at, self._ask_at if self.auto and self.up else math.inf)
+            at = min(self.engine.alarm.at, self._ask_at if self.auto and self.up else math.inf)
             if at > end:
                 break
             self.now = max(self.now, at)
@@ -233,11 +267,12 @@ class Desk:
         """Let timer and writer act as often as they want to, now."""
         for _ in range(1000):
             acted = False
-            if self._timer_at <= self.now:
-                self._timer_at = math.inf
-                self._wake_timer(self.engine.expire(self.now))
+            alarm = self.engine.alarm
+            if alarm.at <= self.now:
+                alarm.clear()
+                alarm.set(self.engine.expire(self.now))
                 acted = True
-            if self.auto and self.up and (self._rung or self._ask_at <= self.now):
+            if self.auto and self.up and (self.engine.wakeup._rung or self._ask_at <= self.now):
                 self.write()
                 acted = True
             if not acted:
@@ -260,6 +295,6 @@ class Desk:
         """The outcome of an order that has settled; nothing of it is left in the tables."""
         assert order.state is State.SETTLED
         (outcome,) = order.delivered
-        assert order not in self.engine.table.active
-        assert all(flight.request_id not in self.engine.table.flights for flight in order.flights)
+        assert order not in self.engine._in_flight.active
+        assert all(flight.request_id not in self.engine._in_flight.flights for flight in order.flights)
         return outcome

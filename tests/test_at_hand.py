@@ -55,7 +55,7 @@ async def scope(ws: TradingWS, order_id: str) -> None:
 
 
 async def until_written(ws: TradingWS) -> None:
-    while not ws._session.engine.flight_count:  # noqa: ASYNC110 - nobody rings for it
+    while not len(ws._session.engine.unanswered()):  # noqa: ASYNC110 - nobody rings for it
         await trio.sleep(0.0001)
 
 

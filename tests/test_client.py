@@ -457,7 +457,7 @@ async def test_auto_corrects_by_the_least_amount(autojump_clock: MockClock, skew
 
 async def test_without_skew_nothing_is_corrected(autojump_clock: MockClock) -> None:
     async with open_venue() as venue, venue.open(clock_offset="auto") as ws:
-        assert ws._session.engine.correction == 0.0
+        assert ws._session.engine.clock.correction == 0.0
 
 
 async def test_a_venue_whose_own_clock_is_fine_gets_plain_words(autojump_clock: MockClock) -> None:

@@ -208,15 +208,15 @@ async def test_a_journals_intents_that_slept_are_not_written(
         async def cancel() -> None:
             outcomes.append(await ws.try_cancel(order_id))
 
-        writer = engine.write_now
-        engine.write_now = lambda: None
+        write_now = ws._session.write_now
+        ws._session.write_now = lambda: None  # type: ignore[method-assign]  # it is for the test to write
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel)
             await trio.testing.wait_all_tasks_blocked()
             admitted, _ = engine.take(trio.current_time())
             clocks.slept += 3600
             assert engine.sign(admitted, 1, trio.current_time(), clocks.wall()) == ([], [])
-        engine.write_now = writer
+        ws._session.write_now = write_now  # type: ignore[method-assign]  # as it was
         assert isinstance(outcomes[0], NotSent)
 
 

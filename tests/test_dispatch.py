@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import pytest
 from desk import WALL, Bulk, Desk, Order, canceled, refusal, result
@@ -274,7 +275,7 @@ def test_a_refusal_for_now_is_tried_again_and_leaves_no_doubt() -> None:
     outcome = desk.only(order)
     assert outcome.kind == "already_closed"
     assert not outcome.after_unanswered
-    assert desk.engine.counters.limited == 1
+    assert desk.engine.statistics().limited == 1
 
 
 def test_nothing_but_refusals_for_now_is_a_rejection_in_the_end() -> None:
@@ -340,7 +341,7 @@ def test_an_answer_to_a_lost_connections_request_does_not_match_on_the_next() ->
     desk.come_up()
     desk.answer(canceled(desk.ids[0]))
     assert order.kind is None
-    assert desk.engine.counters.unknown_id == 1
+    assert desk.engine.statistics().unknown_id == 1
 
 
 def test_a_request_of_this_connection_cannot_be_answered_on_another() -> None:
@@ -348,7 +349,7 @@ def test_a_request_of_this_connection_cannot_be_answered_on_another() -> None:
     order = desk.submit()
     desk.answer(canceled(desk.ids[0]), connection=2)
     assert order.kind is None
-    assert desk.engine.counters.unknown_id == 1
+    assert desk.engine.statistics().unknown_id == 1
     desk.answer(canceled(desk.ids[0]))
     assert order.kind == "canceled"
 
@@ -357,7 +358,7 @@ def test_what_was_not_written_was_no_attempt() -> None:
     desk = Desk()
     order = desk.submit()
     desk.engine.not_written([desk.flights[0]], ConnectionLost("broke"), desk.now)
-    assert desk.engine.counters.written == 0
+    assert desk.engine.statistics().written == 0
     desk.down()
     desk.come_up()
     desk.answer(CLOSED(desk.ids[-1]))
@@ -592,7 +593,7 @@ def test_an_answer_may_come_while_the_next_attempt_is_about_to_be_signed() -> No
 def test_the_clock_is_told_with_a_wrong_signature_only_if_it_is_surely_off(refused: Answer) -> None:
     for interval, told in [(OffsetInterval(4000, 5200), True), (OffsetInterval(-300, 900), False)]:
         desk = Desk(terms=ONCE)
-        desk.engine.table.clock = interval
+        desk.engine.clock.interval = interval
         order, other = desk.submit(), desk.submit("other")
         desk.answer(refused(desk.ids[0]))
         desk.answer(MISSING(desk.ids[1]))
@@ -613,7 +614,7 @@ def test_a_second_answer_is_counted_and_changes_nothing(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING, "trio_cancel"):
         desk.answer(canceled(desk.ids[0]))
     assert order.kind == "canceled"
-    counters = desk.engine.counters
+    counters = desk.engine.statistics()
     assert (counters.duplicates, counters.contradictions, counters.answered) == (1, 0, 1)
     assert "second answer" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -642,7 +643,7 @@ def test_a_contradicting_answer_is_an_error_in_the_log(
     with caplog.at_level(logging.ERROR, "trio_cancel"):
         desk.answer(second(desk.ids[0]))
     assert order.kind == kind
-    assert desk.engine.counters.contradictions == contradicts
+    assert desk.engine.statistics().contradictions == contradicts
     assert any(record.levelno >= logging.ERROR for record in caplog.records) is contradicts
 
 
@@ -652,7 +653,7 @@ def test_a_second_answer_to_an_attempt_while_the_order_waits_is_a_duplicate() ->
     desk.answer(BROKEN(desk.ids[0]))
     desk.answer(BROKEN(desk.ids[0]))
     assert order.kind is None
-    assert desk.engine.counters.duplicates == 1
+    assert desk.engine.statistics().duplicates == 1
 
 
 def test_an_answer_after_the_end_is_late_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -661,9 +662,10 @@ def test_an_answer_after_the_end_is_late_once(caplog: pytest.LogCaptureFixture) 
     desk.wait(12)
     assert order.kind == "unknown"
     desk.answer(canceled(desk.ids[0]))
-    counters = desk.engine.counters
+    counters = desk.engine.statistics()
     assert (counters.late, counters.duplicates, counters.contradictions) == (1, 0, 0)
     desk.answer(canceled(desk.ids[0]))
+    counters = desk.engine.statistics()
     assert (counters.late, counters.duplicates) == (1, 1)
     assert order.kind == "unknown"
 
@@ -673,7 +675,7 @@ def test_a_null_id_is_nobodys() -> None:
     order = desk.submit()
     desk.answer(refusal(None, 400, 40408))
     assert order.kind is None
-    assert desk.engine.counters.null_id == 1
+    assert desk.engine.statistics().null_id == 1
     desk.answer(canceled(desk.ids[0]))
     assert order.kind == "canceled"
 
@@ -684,8 +686,8 @@ def test_what_is_no_answer_is_counted(text: str) -> None:
     order = desk.submit()
     desk.answer(text)
     assert order.kind is None
-    assert desk.engine.counters.malformed == 1
-    assert not desk.engine.inbox.over_budget
+    assert desk.engine.statistics().malformed == 1
+    assert not desk.engine._replies.over_budget
 
 
 def test_a_connection_may_carry_a_hundred_bad_messages_a_minute() -> None:
@@ -693,20 +695,20 @@ def test_a_connection_may_carry_a_hundred_bad_messages_a_minute() -> None:
     engine = desk.engine
     for _ in range(BAD_PER_MINUTE - 1):
         desk.answer("noise")
-    engine.inbox.count_binary(desk.now)
-    assert engine.counters.binary == 1
-    assert not engine.inbox.over_budget
+    engine.count_binary(desk.now)
+    assert engine.statistics().binary == 1
+    assert not engine._replies.over_budget
     desk.answer("noise")
-    budget = [engine.inbox.over_budget]
+    budget = [engine._replies.over_budget]
     desk.wait(61)
     desk.answer("noise")
-    budget.append(engine.inbox.over_budget)
+    budget.append(engine._replies.over_budget)
     for _ in range(BAD_PER_MINUTE):
         desk.answer("noise")
-    budget.append(engine.inbox.over_budget)
+    budget.append(engine._replies.over_budget)
     desk.down()
     desk.come_up()  # the next connection has a budget of its own
-    budget.append(engine.inbox.over_budget)
+    budget.append(engine._replies.over_budget)
     assert budget == [True, False, True, False]
 
 
@@ -716,8 +718,8 @@ def test_late_answers_are_no_noise() -> None:
         desk.submit(f"o{index}")
         desk.wait(12)
         desk.answer(canceled(desk.ids[-1], f"o{index}"))
-    assert desk.engine.counters.late == BAD_PER_MINUTE + 50
-    assert not desk.engine.inbox.over_budget
+    assert desk.engine.statistics().late == BAD_PER_MINUTE + 50
+    assert not desk.engine._replies.over_budget
 
 
 def test_settled_orders_are_remembered_within_bounds() -> None:
@@ -725,13 +727,13 @@ def test_settled_orders_are_remembered_within_bounds() -> None:
     for index in range(3 * LATE_KEPT + 10):
         desk.submit(f"o{index}")
         desk.answer(canceled(desk.ids[-1], f"o{index}"))
-    kept = [request_id for request_id in desk.ids if desk.engine.table.settled_as(request_id)]
+    kept = [request_id for request_id in desk.ids if desk.engine._in_flight.settled_as(request_id)]
     assert LATE_KEPT <= len(kept) <= 2 * LATE_KEPT
     assert kept == desk.ids[-len(kept) :]
     desk.answer(canceled(desk.ids[0], "o0"))
-    assert desk.engine.counters.unknown_id == 1
+    assert desk.engine.statistics().unknown_id == 1
     desk.answer(canceled(desk.ids[-1], f"o{LATE_KEPT + 9}"))
-    assert desk.engine.counters.duplicates == 1
+    assert desk.engine.statistics().duplicates == 1
 
 
 # Callers who leave
@@ -851,7 +853,7 @@ def test_an_abandoned_order_gives_its_place_back_and_is_still_matched() -> None:
         desk.abandon(order)
     desk.wait(12)
     assert desk.written[-1][2] == "stuck"
-    assert desk.engine.pending_count == WINDOW_START + 1
+    assert desk.engine.statistics().pending == WINDOW_START + 1
     desk.answer(canceled(desk.ids[0], "o0"))
     assert leavers[0].kind == "canceled"
     desk.answer(canceled(desk.ids[-1], "stuck"))
@@ -867,7 +869,7 @@ def test_the_abandoned_are_kept_within_bounds() -> None:
         for order in batch:
             desk.abandon(order)
         desk.wait(12)
-    assert desk.engine.pending_count == LATE_KEPT
+    assert desk.engine.statistics().pending == LATE_KEPT
     assert orders[0].kind == "unknown"
     assert orders[-1].kind is None
 
@@ -912,15 +914,15 @@ def test_the_clock_stands_still_while_the_pacer_holds_the_next_attempt() -> None
     order = desk.submit()
     desk.wait(1)
     desk.answer(BROKEN(desk.ids[0]))  # 1 s spent, the next may start at 20 s
-    desk.engine.silence.sign(desk.now)  # the venue lives: it has answered something else
+    desk.engine._silence.sign(desk.now)  # the venue lives: it has answered something else
     desk.wait(20)
     assert desk.times == [0, 20]
     desk.wait(11)
     desk.answer(BROKEN(desk.ids[1]))  # at 32 s; 13 s spent
-    desk.engine.silence.sign(desk.now)
+    desk.engine._silence.sign(desk.now)
     desk.wait(8)
     assert desk.times == [0, 20, 40]
-    desk.engine.silence.sign(desk.now)
+    desk.engine._silence.sign(desk.now)
     desk.wait(20)
     assert desk.times == [0, 20, 40, 60]  # no answer to the third: 25 s spent
     desk.wait(4.5)
@@ -944,14 +946,14 @@ def test_the_clock_stands_still_under_a_pace_found_out() -> None:
     desk = Desk()
     desk.submit_bulk(*(f"o{index}" for index in range(WINDOW_START)))
     desk.answer(TOO_MANY(desk.ids[0]))
-    desk.engine.governor.rate = 0.2  # a slow venue: eight orders take 40 s
+    desk.engine._rate.rate = 0.2  # a slow venue: eight orders take 40 s
     desk.down()
     desk.come_up()
     for _ in range(9):
         desk.wait(5.2)
         *_, (_, request_id, key) = desk.written
         desk.answer(canceled(request_id, key))
-    assert desk.engine.counters.settled == WINDOW_START
+    assert desk.engine.statistics().settled == WINDOW_START
 
 
 def test_an_attempt_about_to_be_signed_is_stopped_by_a_refusal_of_an_earlier_one() -> None:
@@ -1065,11 +1067,11 @@ def test_the_window_starts_small_and_grows_with_each_answer() -> None:
     assert len(desk.ids) == WINDOW_START + 6  # a place each, and one more each
     for index in range(3, 700):
         desk.answer(canceled(desk.ids[index], f"o{index}"))
-    assert desk.engine.governor.window == WINDOW_MOST
-    assert desk.engine.pending_count == WINDOW_MOST
+    assert desk.engine._rate.window == WINDOW_MOST
+    assert desk.engine.statistics().pending == WINDOW_MOST
     desk.down()
     desk.come_up()
-    assert desk.engine.governor.window == WINDOW_START
+    assert desk.engine._rate.window == WINDOW_START
 
 
 def test_what_is_given_up_leaves_its_place_to_the_next() -> None:
@@ -1180,7 +1182,7 @@ def test_what_was_admitted_and_not_signed_comes_back() -> None:
 
 def test_the_correction_of_the_clock_goes_into_the_timestamp() -> None:
     desk = Desk()
-    desk.engine.correction = -2.5
+    desk.engine.clock.correction = -2.5
     timestamps: list[int] = []
 
     def sign(orders: Iterable[tuple[str, CancelRequest]], timestamp: int) -> list[bytes]:
@@ -1210,8 +1212,8 @@ def test_stopping_settles_all_at_once_with_the_cause() -> None:
         assert isinstance(outcome, Unknown)
         assert outcome.cause is cause
     assert waiting.kind in ("unknown", "not_sent")
-    assert desk.engine.pending_count == desk.engine.flight_count == 0
-    assert source.refused is cause or isinstance(source, Bulk)
+    assert desk.engine.statistics().pending == len(desk.engine.unanswered()) == 0
+    assert source.orders == [] or source.refused is cause
     late = Order(CancelRequest("late"), desk.terms)
     desk.engine.submit(late, desk.now)
     assert isinstance(late.outcome, NotSent)
@@ -1250,7 +1252,7 @@ def test_a_settled_order_cannot_settle_again() -> None:
     desk.answer(canceled(desk.ids[0]))
     with pytest.raises(AssertionError, match="once"):
         assert isinstance(order.outcome, Canceled)
-        desk.engine.table.settle(order, Canceled(order.request, order=order.outcome.order))
+        desk.engine._in_flight.settle(order, Canceled(order.request, order=order.outcome.order))
 
 
 def test_everything_is_counted() -> None:
@@ -1258,9 +1260,9 @@ def test_everything_is_counted() -> None:
     desk.submit("a")
     desk.submit("b")
     desk.answer(canceled(desk.ids[0], "a"))
-    counters = desk.engine.counters
+    counters = desk.engine.statistics()
     assert (counters.queued, counters.written, counters.answered, counters.settled) == (2, 2, 1, 1)
-    assert desk.engine.pending_count == desk.engine.flight_count == 1
+    assert desk.engine.statistics().pending == len(desk.engine.unanswered()) == 1
 
 
 def test_the_result_of_a_partly_filled_order_is_exact() -> None:
@@ -1286,7 +1288,7 @@ class Nobody:
 
 def test_an_answer_without_an_order_id_settles_while_scopes_hold_orders() -> None:
     desk = Desk()
-    desk.engine.table.holds.hold(CancelRequest("another"), Nobody())
+    desk.engine.holds.hold(CancelRequest("another"), Nobody())
     order = desk.submit(external_id="mine")
     desk.answer(canceled(desk.ids[-1], "", external_id="mine"))
     assert order.kind == "canceled"
@@ -1301,12 +1303,12 @@ def test_what_has_settled_is_delivered_whatever_fails_beside_it() -> None:
             raise OSError("no space left")
 
     desk = Desk()
-    desk.engine.table.log = FullLog()
+    desk.engine._in_flight._journal = cast("Any", FullLog())
     order = desk.submit()
     with pytest.raises(OSError, match="no space left"):
         desk.answer(canceled(desk.ids[-1]))
     assert order.kind == "canceled"
-    assert desk.engine.pending_count == 0
+    assert desk.engine.statistics().pending == 0
 
 
 def test_cancels_that_ended_in_an_outage_are_forgotten() -> None:
@@ -1316,10 +1318,10 @@ def test_cancels_that_ended_in_an_outage_are_forgotten() -> None:
         desk.abandon(desk.submit(f"left{index}"))
     desk.submit("given up")
     desk.wait(31)
-    assert len(desk.engine.queue.priority) <= 1
+    assert len(desk.engine._queue.priority) <= 1
     waiting = desk.submit("waiting")
-    assert desk.engine.queue.heads() == [waiting]
-    assert list(desk.engine.queue.priority) == [waiting]
+    assert desk.engine._queue.heads() == [waiting]
+    assert list(desk.engine._queue.priority) == [waiting]
 
 
 def test_what_comes_over_the_budget_in_one_piece_is_not_logged_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -1328,15 +1330,15 @@ def test_what_comes_over_the_budget_in_one_piece_is_not_logged_line_by_line(capl
     texts = ["" for _ in range(10_000)]
     with caplog.at_level(logging.WARNING):
         desk.engine.read([*texts, canceled(desk.ids[-1])], 1, desk.now, desk.wall)
-    assert desk.engine.inbox.over_budget
+    assert desk.engine._replies.over_budget
     assert len(caplog.records) <= BAD_PER_MINUTE + 1
-    assert desk.engine.counters.malformed == 10_000  # and yet all are counted
+    assert desk.engine.statistics().malformed == 10_000  # and yet all are counted
     assert order.kind == "canceled"  # what is an answer is read all the same
 
 
 def test_late_answers_to_a_window_full_of_orders_are_known_however_late() -> None:
     desk = Desk()
-    desk.engine.governor.window = WINDOW_MOST
+    desk.engine._rate.window = WINDOW_MOST
     orders = [desk.submit(f"o{index}") for index in range(210)]
     desk.wait(31)
     assert {order.kind for order in orders} == {"unknown"}
@@ -1347,9 +1349,9 @@ def test_late_answers_to_a_window_full_of_orders_are_known_however_late() -> Non
             desk.submit(f"fresh {count}")
             desk.answer(canceled(desk.ids[-1], f"fresh {count}"))
         desk.answer(canceled(request_id, key))
-    assert desk.engine.counters.late == len(late)
-    assert desk.engine.counters.unknown_id == 0
-    assert not desk.engine.inbox.over_budget
+    assert desk.engine.statistics().late == len(late)
+    assert desk.engine.statistics().unknown_id == 0
+    assert not desk.engine._replies.over_budget
 
 
 def test_what_is_known_is_told_over_the_budget_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -1358,6 +1360,6 @@ def test_what_is_known_is_told_over_the_budget_too(caplog: pytest.LogCaptureFixt
     desk.answer(refusal(desk.ids[-1], 404, 40401))
     for _ in range(BAD_PER_MINUTE + 1):
         desk.answer("noise")
-    assert desk.engine.inbox.over_budget
+    assert desk.engine._replies.over_budget
     desk.answer(canceled(desk.ids[-1]))
-    assert desk.engine.counters.contradictions == 1
+    assert desk.engine.statistics().contradictions == 1

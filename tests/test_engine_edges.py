@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 import trio
-from desk import Bulk, Desk, Order, canceled, refusal
+from desk import Bulk, Desk, Order, bare, canceled, refusal
 from trio.testing import MockClock
 
 from trio_cancel import NotWritten, Rejected, Unknown
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.in_flight import LATE_KEPT
-from trio_cancel._engine.order import OrderCancel, RetryPolicy, State
+from trio_cancel._engine.order import RetryPolicy, State
 from trio_cancel._engine.queue import Queue
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._values.clock import OffsetInterval
@@ -30,8 +30,8 @@ def order(name: str = "x") -> Order:
 
 def refused_signature(desk: Desk) -> Order:
     """An order whose signature was refused, and that waits for a look at the venue's clock."""
-    desk.engine.table.clock = FAST
-    desk.engine.table.look_again = lambda _: math.inf
+    desk.engine.clock.interval = FAST
+    desk.clock.answer = lambda _: math.inf
     waiting = desk.submit()
     desk.answer(refusal(desk.ids[-1], 400, 40011))
     assert waiting.state is State.RETRYING
@@ -93,7 +93,7 @@ def test_a_loss_gives_no_time_to_what_waits_for_its_next_attempt() -> None:
     desk.answer(refusal(desk.ids[0], 503))
     waiting.not_before = math.inf
     desk.wait(1)
-    desk.engine.queue.release(50.0)
+    desk.engine._queue.release(50.0)
     desk.answer(canceled(answered.flights[-1].request_id, "b"))
     desk.wait(9)
     assert waiting.kind is None
@@ -118,10 +118,10 @@ def test_of_what_was_not_written_each_is_undone() -> None:
     desk = Desk()
     answered, one, two = (desk.submit(name) for name in "abc")
     desk.answer(canceled(desk.ids[0], "a"))
-    written = desk.engine.counters.written
+    written = desk.engine.statistics().written
     desk.engine.not_written(desk.flights, NotWritten("x"), desk.now)
     assert [len(each.flights) for each in (one, two)] == [0, 0]
-    assert desk.engine.counters.written == written - 2
+    assert desk.engine.statistics().written == written - 2
     assert answered.kind == "canceled"
 
 
@@ -165,7 +165,7 @@ def test_signed_anew_once_and_only_for_its_latest_attempt() -> None:
         return 0.0
 
     desk = Desk()
-    desk.engine.table.look_again = look_again
+    desk.clock.answer = look_again
     one = desk.submit("a")
     desk.answer(refusal(desk.ids[0], 400, 40011))
     desk.answer(refusal(desk.ids[1], 400, 40011))
@@ -208,7 +208,7 @@ def test_what_waits_for_a_look_is_let_go_when_it_has_been_made() -> None:
 
 def test_single_cancels_have_the_room_that_single_cancels_leave() -> None:
     desk = Desk()
-    governor = desk.engine.governor
+    governor = desk.engine._rate
     governor.window = 3
     _, bulk = desk.submit_bulk("x", "y", "z")
     first = [desk.submit(name) for name in "abc"]
@@ -224,7 +224,7 @@ def test_single_cancels_have_the_room_that_single_cancels_leave() -> None:
 
 
 def test_what_is_a_single_cancel_says_so_itself() -> None:
-    assert not OrderCancel(CancelRequest("o"), RetryPolicy()).priority
+    assert not bare(CancelRequest("o")).priority
 
 
 def test_bulk_cancels_take_their_turns_in_the_order_in_which_they_came() -> None:
@@ -285,9 +285,9 @@ def test_how_long_the_venue_has_been_silent(signed: float) -> None:
         desk = Desk()
         assert not desk.engine.is_silent(30)
         await trio.sleep(signed)
-        desk.engine.silence.sign(signed)
+        desk.engine._silence.sign(signed)
         await trio.sleep(5)
-        desk.engine.silence.ask(trio.current_time())
+        desk.engine._silence.ask(trio.current_time())
         await trio.sleep(7.9)
         assert not desk.engine.is_silent(8)  # for such patience it began with the question
         await trio.sleep(0.1)
@@ -307,7 +307,7 @@ def test_what_settled_is_remembered_for_a_while() -> None:
         desk.answer(canceled(desk.ids[-1], f"o{number}"))
     for number in (0, LATE_KEPT + 9):
         desk.answer(canceled(desk.ids[number], f"o{number}"))
-    assert (desk.engine.counters.duplicates, desk.engine.counters.unknown_id) == (2, 0)
+    assert (desk.engine.statistics().duplicates, desk.engine.statistics().unknown_id) == (2, 0)
 
 
 def test_who_settles_late_is_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from trio_cancel._values.models import CancelRequest
 
 
 def down_since(desk: Desk) -> float | None:
-    return desk.engine.down_since  # which mypy takes for what it was
+    return desk.engine._down_since  # which mypy takes for what it was
 
 
 def cause_of(order: Order) -> str:
@@ -72,7 +72,7 @@ def test_what_was_never_written_says_why() -> None:
     desk.wait(30.1)
     assert cause_of(order) == "there was no connection in time: cut"
     desk = Desk(auto=False)
-    desk.engine.silence.ask(desk.now)
+    desk.engine._silence.ask(desk.now)
     order = desk.submit()
     desk.wait(30.1)
     assert cause_of(order) == "the venue gave no sign of life for 30 s"
@@ -117,15 +117,15 @@ def test_only_the_attempts_on_the_lost_connection_are_lost() -> None:
     desk = Desk()
     order = desk.submit()
     desk.engine.connection_down(7, None, desk.now)
-    assert (order.state, order.doubt, desk.engine.flight_count) == (State.IN_FLIGHT, None, 1)
+    assert (order.state, order.doubt, len(desk.engine.unanswered())) == (State.IN_FLIGHT, None, 1)
     assert down_since(desk) == 0
     desk.wait(1)
     desk.down()
     assert down_since(desk) == 0  # since the first loss
-    assert desk.engine.flight_count == 0
+    assert len(desk.engine.unanswered()) == 0
     desk.come_up()
     assert down_since(desk) is None
-    assert desk.engine.down_because is None
+    assert desk.engine._down_because is None
 
 
 def test_a_doubt_that_was_there_before_the_loss_stays() -> None:
@@ -140,10 +140,10 @@ def test_a_doubt_that_was_there_before_the_loss_stays() -> None:
 
 def test_a_new_connection_begins_with_a_small_window() -> None:
     desk = Desk()
-    desk.engine.governor.window = WINDOW_MOST
+    desk.engine._rate.window = WINDOW_MOST
     desk.down()
     desk.come_up()
-    assert desk.engine.governor.window == WINDOW_START
+    assert desk.engine._rate.window == WINDOW_START
 
 
 def test_in_an_outage_the_time_of_what_a_pace_held_back_runs() -> None:
@@ -166,23 +166,24 @@ def test_in_an_outage_the_time_of_what_a_pace_held_back_runs() -> None:
 
 def test_a_single_cancel_rings_where_it_is_heard() -> None:
     desk = Desk(auto=False)
-    rings: list[str] = []
-    desk.engine.write_now = lambda: rings.append("now")
-    desk.engine.table.wake_writer = lambda: rings.append("writer")
-    desk.engine.submit(Order(CancelRequest("a"), RetryPolicy()), 0.0)
+    bell = desk.engine.wakeup
+    bell._rung = False
+    assert desk.engine.submit_lone(Order(CancelRequest("a"), RetryPolicy()), 0.0)
+    assert not bell._rung  # whoever hands it in has it written at once
     desk.write()
-    desk.engine.submit(Order(CancelRequest("b"), RetryPolicy()), 0.0)
-    assert rings == ["now", "writer"]
+    assert not desk.engine.submit_lone(Order(CancelRequest("b"), RetryPolicy()), 0.0)
+    assert bell._rung
 
 
 def test_everything_that_is_handed_in_is_counted_and_told() -> None:
     watch = Remembering()
     desk = Desk(observer=watch)
     order = desk.submit()
-    desk.engine.count_queued([CancelRequest("a"), CancelRequest("b")])
+    desk.engine.count_queued(2)
+    desk.engine.tell_queued([CancelRequest("a"), CancelRequest("b")])
     assert watch.of("request_queued") == [(order.request,), (CancelRequest("a"),), (CancelRequest("b"),)]
     assert watch.of("request_written") == [(order.request, desk.ids[0])]
-    assert (desk.engine.counters.queued, desk.engine.counters.written) == (3, 1)
+    assert (desk.engine.statistics().queued, desk.engine.statistics().written) == (3, 1)
     assert desk.engine.signed == 1
     assert desk.ids == ["r-1"]
 
@@ -197,8 +198,8 @@ def test_after_the_end_nothing_is_taken() -> None:
     (outcome,) = order.delivered
     assert isinstance(outcome, NotSent)
     assert outcome.cause is cause
-    assert not desk.engine.queue
-    assert desk.engine.counters.queued == 1
+    assert not desk.engine._queue
+    assert desk.engine.statistics().queued == 1
 
 
 def test_who_waits_for_a_connection() -> None:
@@ -206,7 +207,7 @@ def test_who_waits_for_a_connection() -> None:
     engine = desk.engine
 
     def told() -> tuple[bool, int, int]:
-        return engine.waiting, engine.pending_count, engine.flight_count
+        return engine.waiting, engine.statistics().pending, len(engine.unanswered())
 
     assert told() == (False, 0, 0)
     order = desk.submit()
@@ -263,9 +264,9 @@ def test_what_was_not_written_wholly_is_undone() -> None:
         (outcome,) = other.delivered
         assert isinstance(outcome, NotSent)
         assert outcome.cause is cause
-    assert (desk.engine.counters.written, desk.engine.flight_count) == (0, 0)
+    assert (desk.engine.statistics().written, len(desk.engine.unanswered())) == (0, 0)
     desk.engine.not_written(list(desk.flights), cause, desk.now)  # they are known no more
-    assert desk.engine.counters.written == 0
+    assert desk.engine.statistics().written == 0
 
 
 def test_an_earlier_attempt_may_still_be_answered_when_a_later_one_was_not_written() -> None:
@@ -313,7 +314,7 @@ def test_without_a_pace_all_are_let_through_at_once() -> None:
 
 def test_one_write_has_its_bounds() -> None:
     desk = Desk(auto=False)
-    desk.engine.governor.window = 1000
+    desk.engine._rate.window = 1000
     desk.submit_bulk(*(f"o{index}" for index in range(600)))
     admitted, _ = desk.engine.take(0.0)
     assert len(admitted) == WRITE_MOST
@@ -349,7 +350,7 @@ def test_the_correction_of_the_clock_is_in_seconds() -> None:
     desk = Desk()
     texts: list[int] = []
     desk.engine._sign = lambda orders, at: texts.append(at) or [b"" for _ in orders]  # type: ignore[func-returns-value]
-    desk.engine.correction = -1.5
+    desk.engine.clock.correction = -1.5
     desk.submit()
     assert texts == [int((WALL - 1.5) * 1000)]
 
@@ -360,7 +361,7 @@ def test_the_correction_of_the_clock_is_in_seconds() -> None:
 def test_a_lookup_waits_for_nothing_where_no_limit_is_known() -> None:
     desk = Desk()
     assert desk.engine.admit_lookup(5.0) == 5.0
-    assert desk.engine.governor.ready_at() == -math.inf
+    assert desk.engine._rate.ready_at() == -math.inf
 
 
 def test_a_lookup_takes_its_turn_behind_cancels() -> None:
@@ -380,7 +381,7 @@ def test_a_lookups_429_is_the_accounts() -> None:
     watch = Remembering()
     desk = Desk(observer=watch)
     desk.engine.lookup_limited(1.0, 0.5)
-    assert desk.engine.governor.rate == PACED_START
+    assert desk.engine._rate.rate == PACED_START
     assert watch.of("paced") == [(PACED_START,)]
     desk.engine.lookup_limited(1.1, 0.5)
     assert len(watch.of("paced")) == 1
@@ -404,7 +405,7 @@ def test_the_timer_says_when_to_look_again() -> None:
     desk.abandon(order)
     assert engine.expire(11.5) == 12
     engine.expire(12.0)
-    assert order in engine.table.overdue
+    assert order in engine._in_flight.overdue
 
 
 def test_an_order_is_given_up_at_its_time_and_the_timer_knows_it() -> None:
@@ -436,7 +437,7 @@ def test_sources_are_given_their_last_chance_and_then_given_up() -> None:
     source = Bulk([Order(CancelRequest("a"), RetryPolicy(), priority=False)])
     engine.submit_source(source, 0.0)
     assert engine.expire(0.0) == math.inf  # there is no silence yet
-    engine.silence.ask(0.0)
+    engine._silence.ask(0.0)
     assert engine.expire(0.0) == pytest.approx(24, abs=0.01)
     assert engine.expire(23.9) == pytest.approx(24, abs=0.01)
     assert engine._chances == {}
@@ -445,7 +446,7 @@ def test_sources_are_given_their_last_chance_and_then_given_up() -> None:
     engine.expire(30.0)
     assert isinstance(source.refused, NotWritten)
     assert engine._chances == {}
-    assert engine.queue.sources() == []
+    assert engine._queue.sources() == []
 
 
 def test_a_bulk_cancel_gets_its_last_chance_early_enough_for_its_pace() -> None:
@@ -454,9 +455,9 @@ def test_a_bulk_cancel_gets_its_last_chance_early_enough_for_its_pace() -> None:
         desk.up = False
         orders = [Order(CancelRequest(f"o{index}"), RetryPolicy(), priority=False) for index in range(100)]
         desk.engine.submit_source(Bulk(orders), 0.0)
-        desk.engine.silence.ask(0.0)
+        desk.engine._silence.ask(0.0)
         assert desk.engine.expire(0.0) == pytest.approx(chance_at)
-        desk.engine.governor.rate = 10.0
+        desk.engine._rate.rate = 10.0
         assert desk.engine.expire(0.0) == pytest.approx(14.0)  # the slower of the two
 
 
@@ -472,7 +473,7 @@ def test_a_last_chance_ends_with_the_orders_time_or_its_only_reply_timeout(
     desk.wait(23.9)
     assert not order.flights
     desk.wait(0.2)
-    assert order in desk.engine.table.last
+    assert order in desk.engine._in_flight.last
     desk.wait(ends - 0.1 - desk.now)
     early = order.kind
     desk.wait(0.2)
@@ -493,7 +494,7 @@ def test_a_last_chance_that_is_not_answered_by_a_venue_that_is_back_is_tried_aga
     desk.wait(0.02)
     assert [one.written for one in order.flights] == [flight.written, flight.deadline]
     assert order.not_before == flight.deadline
-    assert order in desk.engine.table.active
+    assert order in desk.engine._in_flight.active
 
 
 def test_last_chances_keep_the_pace() -> None:

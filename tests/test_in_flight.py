@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from desk import WALL, Bulk, Order
+from desk import WALL, Bulk, CountedWakeup, Order
 from venues import Remembering
 
 from trio_cancel import CancelRequest, ConnectionLost, NoReply, NotSent, NotWritten, Outcome, SessionClosed, Unknown
 from trio_cancel._engine.in_flight import LATE_KEPT, InFlight
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy, State
 from trio_cancel._engine.queue import Queue
+from trio_cancel._engine.venue_clock import VenueClock
 from trio_cancel._values.observer import Notifier
 
 
@@ -33,11 +34,13 @@ class Rings:
     """A table, and how often its writer was woken."""
 
     def __init__(self, watch: Remembering | None = None) -> None:
-        self.count = 0
-        self.table = InFlight(None if watch is None else Notifier(watch), self.ring)
+        self._wakeup = CountedWakeup()
+        clock = VenueClock(lambda: WALL, lambda: 0.0)
+        self.table = InFlight(None if watch is None else Notifier(watch), self._wakeup, clock)
 
-    def ring(self) -> None:
-        self.count += 1
+    @property
+    def count(self) -> int:
+        return self._wakeup.count
 
 
 def order(key: str = "o", *, priority: bool = True) -> Order:
@@ -46,8 +49,11 @@ def order(key: str = "o", *, priority: bool = True) -> Order:
 
 def written(table: InFlight, pending: OrderCancel, request_id: str = "r-1") -> LiveAttempt:
     flight = LiveAttempt(pending, request_id, 1, 0.0, WALL, 12.0)
-    pending.flights = (*pending.flights, flight)
-    pending.state = State.IN_FLIGHT
+    if pending.state is State.IN_FLIGHT:
+        pending.retry(0.0)
+    if pending.state is not State.ADMITTED:
+        pending.admit()
+    pending.write(flight)
     table.flights[request_id] = flight
     return flight
 
@@ -65,14 +71,15 @@ def outcome_of(pending: Order) -> Outcome:
 def test_an_order_is_admitted_to_one_place_once() -> None:
     table = Rings().table
     single, bulk = order("single"), order("bulk", priority=False)
-    for _ in range(2):
-        table.admit(single)
-        table.admit(bulk)
+    table.admit(single)
+    table.admit(bulk)
+    single.retry(0.0)
+    table.admit(single)  # it keeps its place
     assert (list(table.active), table.active_priority) == ([single, bulk], 1)
     last = order("last")
-    table.admit_last(last)
+    table.admit_last(last, [last])
     assert (places(table, last), last.state) == ("last", State.ADMITTED)
-    last.state = State.RETRYING
+    last.retry(0.0)
     table.admit(last)  # the venue has come back, and it is tried again as any other
     assert (places(table, last), last.state, table.active_priority) == ("active", State.ADMITTED, 2)
     group: list[OrderCancel] = [order("a"), order("b")]
@@ -88,7 +95,7 @@ def test_an_order_settles_out_of_whatever_place_it_has() -> None:
     single, bulk, last, late, nowhere = orders = [order(str(i), priority=i != 1) for i in range(5)]
     table.admit(single)
     table.admit(bulk)
-    table.admit_last(last)
+    table.admit_last(last, [last])
     table.overdue[late] = None
     for left, pending in enumerate((single, bulk, last, late, nowhere)):
         assert table.counters.settled == left
@@ -149,12 +156,12 @@ def test_an_answer_can_come_only_where_one_is_awaited() -> None:
 def test_what_waits_for_its_next_attempt_waits_in_the_line_of_its_kind() -> None:
     rings = Rings()
     table, log = rings.table, Log()
-    table.log = log
+    table._journal = cast("Any", log)
     plain, once, never = order("plain"), order("once"), order("never")
     table.admit(plain)
-    table.admit_last(once)
+    table.admit_last(once, [once])
     written(table, once)
-    table.admit_last(never)
+    table.admit_last(never, [never])
     for pending in (plain, once, never):
         table.retry(pending, 7.0)
         assert (pending.state, pending.not_before) == (State.RETRYING, 7.0)
@@ -166,7 +173,8 @@ def test_what_waits_for_its_next_attempt_waits_in_the_line_of_its_kind() -> None
 
 def test_nothing_is_tried_again_once_all_was_stopped() -> None:
     table = Rings().table
-    log = table.log = Log()
+    log = Log()
+    table._journal = cast("Any", log)
     table.stopped = cause = SessionClosed("over")
     pending, may_have_applied = order(), order()
     table.admit(pending)
@@ -204,7 +212,7 @@ def test_who_leaves_when_nothing_more_can_come_gets_what_is_known(answered: bool
         flight.answered_at, flight.may_have_applied = WALL, True
     else:
         rings.table.flights.clear()
-    pending.state = State.RETRYING
+    pending.retry(0.0)
     rings.table.abandon(pending)
     assert (outcome_of(pending).kind, pending.abandoned, rings.count) == ("unknown", True, 1)
 
@@ -215,7 +223,7 @@ def test_who_leaves_while_an_answer_can_come_is_told_of_late() -> None:
     pending = order()
     rings.table.admit(pending)
     written(rings.table, pending)
-    pending.state = State.RETRYING
+    pending.retry(0.0)
     rings.table.abandon(pending)
     assert (pending.state, pending.abandoned, pending.delivered, rings.count) == (State.IN_FLIGHT, True, [], 0)
     rings.table.settle(pending, pending.conclude(None, None))
@@ -232,7 +240,7 @@ def test_an_abandoned_order_gives_its_place_back_and_stays_matched() -> None:
     single, bulk, last = order("single"), order("bulk", priority=False), order("last")
     table.admit(single)
     table.admit(bulk)
-    table.admit_last(last)
+    table.admit_last(last, [last])
     for number, pending in enumerate((single, bulk, last), 1):
         written(table, pending, f"r-{number}")
         table.let_go(pending)
@@ -312,7 +320,7 @@ def test_next_attempts_come_in_the_order_of_their_times_and_single_ones_first() 
     assert queue.next_retry(7.0) is single
     assert queue.next_retry(7.0) is same
     assert queue.next_retry(7.0) is None
-    late.state = State.SETTLED
+    late.settle(NotSent(late.request))
     assert queue.retrying() == []
     assert queue.next_due(8.0) == math.inf
     assert queue.next_retry(9.0) is None
@@ -321,7 +329,7 @@ def test_next_attempts_come_in_the_order_of_their_times_and_single_ones_first() 
 def test_what_was_settled_meanwhile_is_passed_over() -> None:
     queue = Queue()
     gone, there = order("gone"), order("there")
-    gone.state = State.SETTLED
+    gone.settle(NotSent(gone.request))
     for pending in (gone, there):
         queue.add(pending)
     assert queue.heads() == [there]
@@ -333,7 +341,7 @@ def test_what_was_settled_meanwhile_is_passed_over() -> None:
         first, second = waiting("first", 1.0), waiting("second", 1.0)
         line(first)
         line(second)
-        first.state = State.SETTLED
+        first.settle(NotSent(first.request))
         take: Any = queue.next_returning if line == queue.returning.append else lambda: queue.next_retry(1.0)
         assert take() is second
         assert take() is None
@@ -364,7 +372,7 @@ def test_what_could_be_written_now_waits(kind: str) -> None:
         queue.retry(waiting("r", 3.0))
         assert not queue.waiting(2.9)
     else:
-        pending.state = State.SETTLED
+        pending.settle(NotSent(pending.request))
         queue.add(pending)
         queue.add_source(Bulk([]))
         queue.retry(waiting("r", 9.0))
@@ -374,7 +382,7 @@ def test_what_could_be_written_now_waits(kind: str) -> None:
 def test_clearing_takes_all_out_that_was_not_tried_yet() -> None:
     queue = Queue()
     gone, single, source = order("gone"), order("single"), Bulk([order()])
-    gone.state = State.SETTLED
+    gone.settle(NotSent(gone.request))
     queue.add(gone)
     queue.add(single)
     queue.add_source(source)

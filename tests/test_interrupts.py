@@ -20,8 +20,8 @@ from trio.testing import MockClock
 from venues import Venue, open_venue
 
 from trio_cancel import OrderScope, OrdersLeft, TradingWS
-from trio_cancel._cancels.single import Single
 from trio_cancel._cancels.stream import run_stream
+from trio_cancel._engine.order import OrderCancel
 from trio_cancel._session.session import run_session
 from trio_cancel._trio.signals import ears
 from trio_cancel.sandbox import Fault
@@ -470,9 +470,9 @@ def test_ctrl_c_at_every_instruction_of_opening_and_leaving(
 def test_ctrl_c_while_the_session_ends_leaves_no_caller_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     pressed = False
-    deliver = Single.deliver
+    deliver = OrderCancel.deliver
 
-    def press_once(single: Single) -> None:
+    def press_once(single: OrderCancel) -> None:
         nonlocal pressed
         deliver(single)
         if not pressed:
@@ -492,7 +492,7 @@ def test_ctrl_c_while_the_session_ends_leaves_no_caller_waiting(monkeypatch: pyt
                     for order in venue.orders(20):
                         callers.start_soon(call, ws, order)  # noqa: ASYNC111 - they outlive the session: that is tested
                     await trio.testing.wait_all_tasks_blocked()
-                    monkeypatch.setattr(Single, "deliver", press_once)
+                    monkeypatch.setattr(OrderCancel, "deliver", press_once)
             await trio.sleep(10)
             callers.cancel_scope.cancel()
 

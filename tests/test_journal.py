@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import trio
+from desk import bare
 from journals import ACCOUNT, Executor, MemoryStore
 
 from trio_cancel import CancelRequest, JournalError
-from trio_cancel._engine.order import OrderCancel, RetryPolicy
+from trio_cancel._engine.order import OrderCancel
 from trio_cancel._journal.journal import LATE_MOST, LAZY, PATIENCE, RETRY, SIGN_OF_LIFE, Journal
 from trio_cancel._journal.opening import CLOSING, open_journal
 from trio_cancel._journal.rows import Changes
@@ -37,7 +38,7 @@ async def journal_on(store: MemoryStore, executor: Executor | None = None) -> As
 
 
 def pendings(*keys: str) -> list[OrderCancel]:
-    return [OrderCancel(CancelRequest(key), RetryPolicy()) for key in keys]
+    return [bare(CancelRequest(key)) for key in keys]
 
 
 def failed(journal: Journal) -> bool:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from desk import bare
 from journals import ACCOUNT, Executor, MemoryStore
 
 from trio_cancel import (
@@ -21,18 +22,13 @@ from trio_cancel import (
     Unknown,
     VenueReply,
 )
-from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy, State
+from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
 from trio_cancel._journal.journal import LAZY, Journal
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Begun
 
 MICRO = 1_000_000
 BY_ID, BY_NAME = CancelRequest("o"), CancelRequest(external_id="x")
-
-
-class Late(OrderCancel):
-    def deliver(self) -> None:
-        raise AssertionError
 
 
 def failed(journal: Journal) -> bool:
@@ -59,8 +55,10 @@ def tried(
     flight = LiveAttempt(pending, f"pre-{number}", 2, trio.current_time(), 1000 + written, math.inf)
     flight.answered_at = None if answered is None else 1000 + answered
     flight.status = status
-    pending.flights = (*pending.flights, flight)
-    pending.state = State.IN_FLIGHT
+    if pending.state is State.IN_FLIGHT:
+        pending.retry(0.0)
+    pending.admit()
+    pending.write(flight)
 
 
 async def test_holds_intents_and_releases_by_their_values(autojump_clock: trio.testing.MockClock) -> None:
@@ -73,7 +71,7 @@ async def test_holds_intents_and_releases_by_their_values(autojump_clock: trio.t
         journal.placed(BY_ID, None)
         journal.placed(CancelRequest("never held"), "v-8")
         await trio.sleep(1)
-        orders: list[OrderCancel] = [Late(BY_ID, RetryPolicy()), Late(BY_NAME, RetryPolicy())]
+        orders: list[OrderCancel] = [bare(BY_ID), bare(BY_NAME)]
         await journal.intend(orders)
         await journal.intend(orders)
         journal.release(BY_ID)
@@ -110,7 +108,7 @@ async def test_an_end_by_its_values(
     store = store_at()
     async with journal_on(store) as journal:
         await trio.sleep(7)
-        pending = Late(BY_ID, RetryPolicy())
+        pending = bare(BY_ID)
         await journal.intend([pending])
         tried(pending, 3, 6.25, answered, None if answered is None else 400)
         pending.outcome = outcome
@@ -132,7 +130,7 @@ async def test_an_end_by_its_values(
 async def test_after_several_attempts_all_of_them_are_written(autojump_clock: trio.testing.MockClock) -> None:
     store = store_at()
     async with journal_on(store) as journal:
-        pending = Late(BY_ID, RetryPolicy())
+        pending = bare(BY_ID)
         await journal.intend([pending])
         tried(pending, 1, 1.0, 2.0, 503)
         journal.retried(pending)
@@ -148,11 +146,11 @@ async def test_after_several_attempts_all_of_them_are_written(autojump_clock: tr
 async def test_what_was_not_intended_is_not_written(autojump_clock: trio.testing.MockClock) -> None:
     store = store_at()
     async with journal_on(store) as journal:
-        pending = Late(BY_ID, RetryPolicy())
+        pending = bare(BY_ID)
         pending.outcome = NotSent(BY_ID)
         journal.settled(pending)
         journal.retried(pending)
-        journal.written([])
+        journal.written([], ())
         await trio.sleep(LAZY + 0.1)
     assert [len(changes) for changes in store.commits] == [1]  # its end, and nothing before
 
@@ -160,17 +158,15 @@ async def test_what_was_not_intended_is_not_written(autojump_clock: trio.testing
 async def test_an_attempt_that_is_not_answered_soon_is_written_as_open(autojump_clock: trio.testing.MockClock) -> None:
     store = store_at()
     async with journal_on(store) as journal:
-        first, second = Late(BY_ID, RetryPolicy()), Late(BY_NAME, RetryPolicy())
+        first, second = bare(BY_ID), bare(BY_NAME)
         await journal.intend([first, second])
         tried(first, 1, 0.0)
-        journal.open = list(first.flights)
-        journal.written([first])
+        journal.written([first], first.flights)
         await trio.sleep(LAZY + 0.1)
         assert list(store.changes.attempts) == [(71, 11, 2, micros_of(0), None, None)]
         tried(second, 2, 0.5)
-        journal.open = [*first.flights, *second.flights]
-        journal.written([second])
-        await journal.intend([Late(CancelRequest("p"), RetryPolicy())])  # a transaction in which it is not old enough
+        journal.written([second], (*first.flights, *second.flights))
+        await journal.intend([bare(CancelRequest("p"))])  # a transaction in which it is not old enough
         assert len(store.changes.attempts) == 1
         await trio.sleep(LAZY + 0.1)
         assert [row[0] for row in store.changes.attempts] == [71, 72]  # each once
@@ -179,11 +175,10 @@ async def test_an_attempt_that_is_not_answered_soon_is_written_as_open(autojump_
 async def test_the_end_writes_every_open_attempt(autojump_clock: trio.testing.MockClock) -> None:
     store = store_at()
     async with journal_on(store) as journal:
-        pending = Late(BY_ID, RetryPolicy())
+        pending = bare(BY_ID)
         await journal.intend([pending])
         tried(pending, 1, 0.0)
-        journal.open = list(pending.flights)
-        journal.written([pending])
+        journal.written([pending], pending.flights)
     assert list(store.changes.attempts) == [(71, 11, 2, micros_of(0), None, None)]
     assert store.changes.closed == micros_of(0)
 

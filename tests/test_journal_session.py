@@ -90,10 +90,10 @@ async def test_the_proof_sees_a_write_before_the_commit(
             admitted, _ = intake._engine.take(trio.current_time())
             if admitted:
                 intake._bulk.extend(admitted)
-                intake._wake_writer()
-                await intake._intents.intend(admitted)
+                intake._to_write.ring()
+                await intake._journal.intend(admitted)
             else:
-                await intake.bell.wait()
+                await intake._engine.wakeup.wait()
 
     monkeypatch.setattr(WriteAhead, "run", write_first)
     async with session() as (venue, ws):

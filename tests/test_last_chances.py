@@ -24,7 +24,7 @@ def bulk(count: int, held_since: float = 0.0) -> Bulk:
 def silent_desk(pacer: Pacer | None = None) -> Desk:
     """A desk in a silence that began at 0, whose writer writes when it is told to."""
     desk = Desk(auto=False, pacer=pacer)
-    desk.engine.silence.ask(0.0)
+    desk.engine._silence.ask(0.0)
     return desk
 
 
@@ -98,7 +98,7 @@ def test_ahead_of_their_turns_no_more_are_admitted_than_have_one_soon(
             desk.submit(f"o{number}")
     else:
         desk.engine.submit_source(bulk(300), 0.0)
-    desk.engine.governor.window = 0
+    desk.engine._rate.window = 0
     desk.wait(10)
     before = desk.engine._pacer.full_at if desk.engine._pacer else 0
     admitted, ask_at = desk.engine.take(desk.now, early, 0.25)
@@ -134,13 +134,13 @@ def test_what_was_written_or_withdrawn_meanwhile_gets_none_and_hides_none() -> N
     filling = fill_window(desk)
     written, withdrawn, third = (desk.submit(name) for name in "abc")
     desk.wait(24.5)
-    assert list(desk.engine.queue.last_chance) == [written, withdrawn, third]
+    assert list(desk.engine._queue.last_chance) == [written, withdrawn, third]
     desk.abandon(withdrawn)
-    desk.engine.governor.window += 1
+    desk.engine._rate.window += 1
     admitted, _ = desk.engine.take(desk.now)
     assert admitted == [written, third]
-    assert written in desk.engine.table.active  # in its place in the window
-    assert third in desk.engine.table.last
+    assert written in desk.engine._in_flight.active  # in its place in the window
+    assert third in desk.engine._in_flight.last
     assert all(order.kind is None for order in filling)
 
 
@@ -151,10 +151,10 @@ def test_in_a_silence_that_began_anew_it_has_to_come_anew() -> None:
     source = bulk(5)
     desk.engine.submit_source(source, 0.0)
     desk.wait(24.5)
-    desk.engine.governor.window = 0
+    desk.engine._rate.window = 0
     desk.answer(canceled(first.flights[0].request_id, "w0"))
-    desk.engine.governor.window = 0
-    desk.engine.silence.ask(desk.now)  # and is silent again
+    desk.engine._rate.window = 0
+    desk.engine._silence.ask(desk.now)  # and is silent again
     desk.wait(7.4)
     assert desk.engine.take(desk.now)[0] == []
     assert (order.kind, source.refused, source.behind()) == (None, None, 5)
@@ -164,7 +164,7 @@ def test_in_a_silence_that_began_anew_it_has_to_come_anew() -> None:
 
 def test_what_comes_into_a_bulk_after_its_chance_has_its_own_time() -> None:
     desk = silent_desk()
-    desk.engine.governor.window = 0
+    desk.engine._rate.window = 0
     source = bulk(2)
     desk.engine.submit_source(source, 0.0)
     desk.wait(24.5)
@@ -182,15 +182,15 @@ def test_a_last_chance_that_was_not_written_waits_for_a_place_when_the_venue_is_
     (flight,) = desk.write()
     assert flight.pending is order
     desk.engine.not_written([flight], NotWritten("the peer does not read"), desk.now)
-    assert list(desk.engine.queue.last_chance) == [order]
+    assert list(desk.engine._queue.last_chance) == [order]
     desk.answer(canceled(first.flights[0].request_id, "w0"))  # a sign of life
-    desk.engine.silence.ask(desk.now)
-    desk.engine.governor.window = len(others)
+    desk.engine._silence.ask(desk.now)
+    desk.engine._rate.window = len(others)
     assert desk.engine.take(desk.now)[0] == []
     assert desk.engine.take(desk.now)[0] == []  # there is no room for it
-    desk.engine.governor.window += 1
+    desk.engine._rate.window += 1
     assert desk.engine.take(desk.now)[0] == [order]
-    assert order in desk.engine.table.active
+    assert order in desk.engine._in_flight.active
 
 
 def test_what_turns_are_left_go_to_what_was_written_before() -> None:
@@ -198,7 +198,7 @@ def test_what_turns_are_left_go_to_what_was_written_before() -> None:
         desk = Desk(auto=False, pacer=Pacer(10, burst=5 if early is None else 1))
         before = desk.submit("before")
         desk.write()
-        desk.engine.governor.window = 0
+        desk.engine._rate.window = 0
         untried = desk.submit("untried")
         desk.wait(24.5)
         assert before.state is State.RETRYING
@@ -208,7 +208,7 @@ def test_what_turns_are_left_go_to_what_was_written_before() -> None:
 
 def test_very_many_new_ones_are_looked_at_in_several_steps() -> None:
     desk = silent_desk()
-    desk.engine.governor.window = 0
+    desk.engine._rate.window = 0
     for number in range(SLICE + 1):
         desk.engine.submit(Order(CancelRequest(f"o{number}"), RetryPolicy()), 0.0)
     assert desk.engine.expire(1.0) == 1.0
@@ -224,13 +224,13 @@ def test_withdrawn_and_without_its_connection_it_is_settled_at_its_deadline() ->
     order = desk.submit("last")
     desk.wait(24.5)
     desk.write()
-    assert order in desk.engine.table.last
+    assert order in desk.engine._in_flight.last
     desk.abandon(order)
     desk.down()
     desk.wait(0.1)
     desk.wait(30)
     assert desk.only(order).kind == "unknown"
-    assert desk.engine.pending_count == 0
+    assert desk.engine.statistics().pending == 0
 
 
 def test_its_answer_that_comes_too_late_is_no_noise() -> None:
@@ -241,12 +241,12 @@ def test_its_answer_that_comes_too_late_is_no_noise() -> None:
     (flight,) = desk.write()
     desk.wait(10)
     desk.answer(canceled(flight.request_id, "last"))
-    assert (desk.engine.counters.late, desk.engine.counters.unknown_id) == (1, 0)
+    assert (desk.engine.statistics().late, desk.engine.statistics().unknown_id) == (1, 0)
 
 
 def test_why_a_last_chance_was_of_no_use() -> None:
     desk = Desk()
-    desk.engine.silence.ask(0.0)
+    desk.engine._silence.ask(0.0)
     fill_window(desk)
     order = desk.submit("last")
     desk.wait(31)
@@ -286,7 +286,7 @@ def test_bulks_are_given_up_each_for_what_came_in_time() -> None:
     for source in (ending, going_on, another):
         assert source.gave_up == [pytest.approx(0.0, abs=1e-5)]
         assert source.gave_up[0] >= 0.0
-    assert desk.engine.queue.sources() == [going_on]
+    assert desk.engine._queue.sources() == [going_on]
 
 
 def test_a_pace_gives_no_time_in_a_silence() -> None:
@@ -307,11 +307,11 @@ def test_a_full_window_with_more_that_waits_is_an_open_question() -> None:
         desk.submit(f"w{number}")
     order = desk.submit("waits")
     desk.wait(1)
-    desk.engine.governor.window = WINDOW_START
+    desk.engine._rate.window = WINDOW_START
     desk.answer(canceled(desk.ids[0], "early"))  # too late for its order, but a sign of life
     assert not order.flights
-    assert desk.engine.silence.asked_at == desk.now
-    assert desk.engine.silence.since(30.0) < math.inf
+    assert desk.engine._silence.asked_at == desk.now
+    assert desk.engine._silence.since(30.0) < math.inf
 
 
 # Between admission and signature
@@ -344,7 +344,7 @@ def test_an_attempt_that_is_out_of_time_leaves_the_one_before_its_answer() -> No
     desk.engine.abandon(withdrawn)
     young.running_from = 29.0
     young.handed_in = young.held_since = 29.0
-    desk.engine.silence.sign(12.5)
+    desk.engine._silence.sign(12.5)
     flights, texts = desk.engine.sign([order, withdrawn, young], 1, 30.5, desk.wall)
     assert [flight.pending for flight in flights] == [young]
     assert len(texts) == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from desk import WALL, Desk, Order, canceled, refusal
+from desk import WALL, CountedWakeup, Desk, Order, canceled, refusal
 
 from trio_cancel import (
     AlreadyClosed,
@@ -42,6 +42,7 @@ from trio_cancel._engine.looking import (
     with_seen,
 )
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy, State
+from trio_cancel._engine.venue_clock import VenueClock
 
 BY_ID, BY_NAME = CancelRequest("o"), CancelRequest(external_id="x")
 ERROR = VenueReply(404, 40401)
@@ -188,29 +189,25 @@ def test_what_follows_a_lookup_that_settles_nothing(
 # In the table
 
 
-class Looks:
-    def __init__(self, *, closed_too: bool = False) -> None:
-        self.closed_too = closed_too
-        self.begun: list[OrderCancel] = []
-
-    def begin(self, pending: OrderCancel) -> None:
-        self.begun.append(pending)
-
-
 class Wakes:
     def __init__(self) -> None:
-        self.count = 0
-        self.table = InFlight(None, self._wake)
-        self.looks = self.table.looks = Looks()
+        self._wakeup = CountedWakeup()
+        self.table = InFlight(None, self._wakeup, VenueClock(lambda: WALL, lambda: 0.0), lookups=True)
 
-    def _wake(self) -> None:
-        self.count += 1
+    @property
+    def count(self) -> int:
+        return self._wakeup.count
+
+    @property
+    def begun(self) -> list[OrderCancel]:
+        return list(self.table.to_look_up)
 
     def written(self, request: CancelRequest = BY_ID, *, priority: bool = True) -> Order:
         pending = Order(request, RetryPolicy(), priority=priority)
         self.table.admit(pending)
         flight = LiveAttempt(pending, f"r-{len(self.table.flights)}", 1, 0.0, WALL, 12.0)
-        pending.flights, pending.state, pending.running_from = (flight,), State.IN_FLIGHT, trio.current_time()
+        pending.write(flight)
+        pending.running_from = trio.current_time()
         self.table.flights[flight.request_id] = flight
         return pending
 
@@ -231,13 +228,13 @@ async def test_what_would_end_in_doubt_leaves_its_place_and_is_looked_up(autojum
     table.settle(pending, doubt)
     assert (pending.state, pending.delivered) == (State.LOOKED_UP, [])
     assert (list(table.looked_up), list(table.active), table.active_priority) == ([pending], [], 0)
-    assert (wakes.looks.begun, wakes.count) == ([pending], 1)
+    assert (wakes.begun, wakes.count) == ([pending], 1)
     looking = pending.looking
     assert looking is not None
     assert (looking.began, looking.ends_at, looking.outcome) == (112, 112 + 18 + BUDGET, doubt)
     late = NotFound(BY_ID, pending.attempts(), error=ERROR)
     table.settle(pending, late)  # a late answer that says no more
-    assert (looking.outcome, wakes.looks.begun, wakes.count) == (late, [pending], 1)
+    assert (looking.outcome, wakes.begun, wakes.count) == (late, [pending], 1)
     table.settle(pending, AlreadyClosed(BY_ID))  # and one that says all
     assert [outcome.kind for outcome in pending.delivered] == ["already_closed"]
     assert (table.looked_up, pending.state) == ({}, State.SETTLED)
@@ -251,7 +248,7 @@ async def test_what_is_not_looked_up_settles_at_once(why: str, autojump_clock: M
     pending = wakes.written()
     outcome: Outcome = Unknown(BY_ID)
     if why == "nobody looks":
-        wakes.table.looks = None
+        wakes.table._lookups = False
     elif why == "abandoned":
         pending.abandoned = True
     elif why == "stopped":
@@ -259,7 +256,7 @@ async def test_what_is_not_looked_up_settles_at_once(why: str, autojump_clock: M
     else:
         outcome = Rejected(BY_ID)
     wakes.table.settle(pending, outcome)
-    assert (pending.delivered, wakes.looks.begun) == ([outcome], [])
+    assert (pending.delivered, wakes.begun) == ([outcome], [])
 
 
 async def test_a_state_that_is_final_ends_it_with_all_attempts(autojump_clock: MockClock) -> None:

@@ -19,7 +19,7 @@ from trio_cancel import (
     Unknown,
     VenueReply,
 )
-from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy
+from trio_cancel._engine.order import LiveAttempt, RetryPolicy
 
 
 def pending(now: float = 0.0) -> Order:
@@ -174,8 +174,3 @@ def test_the_doubt_that_came_first_is_the_cause() -> None:
     outcome = order.conclude(ConnectionLost("second"), None)
     assert isinstance(outcome, Unknown)
     assert str(outcome.cause) == "first"
-
-
-def test_a_pending_order_does_not_deliver_by_itself() -> None:
-    with pytest.raises(AssertionError):
-        OrderCancel(CancelRequest("o"), RetryPolicy()).deliver()

@@ -108,7 +108,7 @@ def paced_desk() -> Desk:
     desk.submit("limited")
     desk.submit("o")
     desk.answer(refusal(desk.ids[0], 429))
-    assert desk.engine.governor.rate == PACED_START
+    assert desk.engine._rate.rate == PACED_START
     desk.wait(0.1)
     return desk
 
@@ -128,16 +128,16 @@ def paced_desk() -> Desk:
 )
 def test_every_answer_but_a_429_lets_the_pace_grow(answer: Answer, counts: bool) -> None:
     desk = paced_desk()
-    window = desk.engine.governor.window
+    window = desk.engine._rate.window
     desk.answer(answer(desk.ids[1]))
-    rate = desk.engine.governor.rate
+    rate = desk.engine._rate.rate
     assert rate is not None
     assert (rate > PACED_START) is counts
-    assert (desk.engine.governor.window > window) is counts
+    assert (desk.engine._rate.window > window) is counts
     fresh = Desk()
     fresh.submit()
     fresh.answer(answer(fresh.ids[0]))
-    assert (fresh.engine.governor.window == WINDOW_START + 1) is counts
+    assert (fresh.engine._rate.window == WINDOW_START + 1) is counts
 
 
 def test_a_429_is_counted_and_the_new_pace_told() -> None:
@@ -147,17 +147,17 @@ def test_a_429_is_counted_and_the_new_pace_told() -> None:
         desk.submit(name)
     desk.answer(refusal(desk.ids[0], 429))
     desk.answer(refusal(desk.ids[1], 429))  # of the same burst
-    assert desk.engine.counters.limited == 2
+    assert desk.engine.statistics().limited == 2
     assert watch.of("paced") == [(PACED_START,)]
     quiet = Desk()
     quiet.submit()
     quiet.answer(refusal(quiet.ids[0], 429))
-    assert quiet.engine.counters.limited == 1
+    assert quiet.engine.statistics().limited == 1
 
 
 def test_whoever_waits_after_a_429_waits_for_the_pace_while_others_get_through() -> None:
     desk = paced_desk()
-    (waiting,) = desk.engine.queue.retrying()
+    (waiting,) = desk.engine._queue.retrying()
     assert waiting.running_from == 0
     desk.answer(canceled(desk.ids[1]))
     assert waiting.running_from == desk.now == 0.1
@@ -167,7 +167,7 @@ def test_whoever_waits_after_a_429_waits_for_the_pace_while_others_get_through()
 @pytest.mark.parametrize("error", [None, VenueReply(500)])
 def test_whoever_waits_for_another_reason_goes_on_ageing(error: VenueReply | None) -> None:
     desk = paced_desk()
-    (waiting,) = desk.engine.queue.retrying()
+    (waiting,) = desk.engine._queue.retrying()
     waiting.error = error
     desk.answer(canceled(desk.ids[1]))
     assert waiting.running_from == 0
@@ -187,14 +187,14 @@ def test_answers_are_told_to_the_observer_with_their_time() -> None:
         (order.request, desk.ids[0], 503, 0.5),
         (order.request, desk.ids[1], None, pytest.approx(wait)),
     ]
-    assert desk.engine.counters.answered == 2
+    assert desk.engine.statistics().answered == 2
 
 
 def test_the_next_attempt_waits_longer_each_time_and_only_where_the_venue_is_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     desk = Desk()
-    monkeypatch.setattr(desk.engine.inbox._jitter, "uniform", lambda low, high: (low + 2 * high) / 3)
+    monkeypatch.setattr(desk.engine._replies._jitter, "uniform", lambda low, high: (low + 2 * high) / 3)
     order = desk.submit()
     waits = []
     for _ in range(7):
@@ -222,9 +222,9 @@ def test_noise_is_a_warning_until_there_is_too_much_of_it(text: str, caplog: pyt
         for _ in range(BAD_PER_MINUTE + 3):
             desk.answer(text)
     assert levels(caplog) == [logging.WARNING] * (BAD_PER_MINUTE + 1) + [logging.DEBUG] * 2
-    counters = desk.engine.counters
+    counters = desk.engine.statistics()
     assert sorted((counters.malformed, counters.null_id, counters.unknown_id)) == [0, 0, BAD_PER_MINUTE + 3]
-    assert desk.engine.inbox.over_budget
+    assert desk.engine._replies.over_budget
 
 
 @pytest.mark.parametrize(("kind", "counted"), [("late", 0), ("second", 1), ("binary", 1), ("other connection", 1)])
@@ -236,11 +236,11 @@ def test_what_counts_towards_the_budget(kind: str, counted: int) -> None:
     elif kind == "second":
         desk.answer(canceled(desk.ids[0]))
     if kind == "binary":
-        desk.engine.inbox.count_binary(desk.now)
+        desk.engine.count_binary(desk.now)
     else:
         desk.answer(canceled(desk.ids[0]), connection=2 if kind == "other connection" else None)
-    assert desk.engine.inbox._bad_count == counted
-    counters = desk.engine.counters
+    assert desk.engine._replies._bad_count == counted
+    counters = desk.engine.statistics()
     by_kind = {
         "late": counters.late,
         "second": counters.duplicates,
@@ -251,7 +251,7 @@ def test_what_counts_towards_the_budget(kind: str, counted: int) -> None:
 
 
 def test_the_budget_is_one_of_each_minute() -> None:
-    inbox = Desk().engine.inbox
+    inbox = Desk().engine._replies
 
     def count(at: float) -> tuple[int, bool]:
         inbox.count_bad(at)
@@ -308,7 +308,7 @@ def test_which_second_answers_contradict_the_first(
     with caplog.at_level(logging.WARNING, "trio_cancel"):
         desk.answer(second(desk.ids[0]))
     assert levels(caplog) == [logging.ERROR] * contradicts + [logging.WARNING]
-    assert desk.engine.counters.contradictions == contradicts
+    assert desk.engine.statistics().contradictions == contradicts
     if contradicts:
         named = {EXECUTED: "executed", canceled: "canceled", CLOSED: "already_closed", NOT_FOUND: "not_found"}
         assert f" says {named[second]};" in caplog.text
@@ -323,13 +323,13 @@ def test_which_late_answers_are_a_sign_of_life(answer: Answer, alive: bool) -> N
     desk.submit()
     desk.wait(12)
     desk.answer(f'{{"id":"{desk.ids[0]}","status":"?"}}')
-    assert desk.engine.silence.last_sign != desk.now
-    assert desk.engine.counters.late == 1
+    assert desk.engine._silence.last_sign != desk.now
+    assert desk.engine.statistics().late == 1
     desk.submit()
     desk.wait(12)
     desk.answer(answer(desk.ids[1]))
-    assert (desk.engine.silence.last_sign == desk.now) is alive
-    assert desk.engine.counters.late == 2
+    assert (desk.engine._silence.last_sign == desk.now) is alive
+    assert desk.engine.statistics().late == 2
 
 
 def test_what_results_lack_is_told_once_for_each_field(caplog: pytest.LogCaptureFixture) -> None:

@@ -56,14 +56,14 @@ def test_each_of_a_piece_is_counted() -> None:
     order = desk.submit()
     one = desk.ids[0]
     read(desk, canceled(one), canceled(one), canceled(one), refusal(one, 404, 40401), refusal(one, 404, 40401))
-    counters = desk.engine.counters
+    counters = desk.engine._counters
     assert order.kind == "canceled"
     assert (counters.answered, counters.duplicates, counters.contradictions) == (1, 4, 2)
     for _ in range(3):
-        desk.engine.inbox.count_binary(desk.now)
+        desk.engine.count_binary(desk.now)
     assert counters.binary == 3
     waiting = desk.submit("b")
-    desk.engine.table.looks = None
+    desk.engine._in_flight._lookups = False
     for _ in range(2):
         read(desk, "?", canceled(None), canceled("x"))
     assert (counters.malformed, counters.null_id, counters.unknown_id) == (2, 2, 2)
@@ -75,7 +75,7 @@ def test_second_answers_to_one_that_still_waits_are_counted() -> None:
     order = desk.submit()
     read(desk, refusal(desk.ids[0], 503))
     read(desk, refusal(desk.ids[0], 503), canceled(desk.ids[0]))
-    assert desk.engine.counters.duplicates == 2
+    assert desk.engine.statistics().duplicates == 2
     assert order.kind is None  # the first answer to an attempt counts
 
 
@@ -84,12 +84,12 @@ def test_an_answer_without_an_id_is_nobodys_whatever_ids_there_are() -> None:
     order = desk.submit()
     read(desk, json.dumps({"id": "", "status": 200, "result": result("o")}))
     assert order.kind is None
-    assert desk.engine.counters.unknown_id == 1
+    assert desk.engine.statistics().unknown_id == 1
 
 
 def test_the_window_grows_with_each_answer_to_its_most() -> None:
     desk = Desk()
-    governor = desk.engine.governor
+    governor = desk.engine._rate
     orders = [desk.submit(f"o{number}") for number in range(2)]
     read(desk, canceled(desk.ids[0], "o0"), canceled(desk.ids[1], "o1"))
     assert governor.window == WINDOW_START + 2

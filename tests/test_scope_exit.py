@@ -90,7 +90,7 @@ async def test_nothing_is_tried_again_once_the_session_has_ended_a_drain_early(a
         assert orders.report.counts["unknown"] == 1
         await trio.sleep(60)
         assert len(venue.log.requests) == written
-        assert not ws._session.engine.table.active
+        assert all(order.abandoned for order in ws._session.engine.under_way())
 
 
 # Other cancels of the same order
@@ -130,7 +130,7 @@ async def test_a_refusal_beside_a_cancel_that_may_have_worked_is_unknown(
                         await ws.try_cancel(other)
                     if how == "overdue":
                         await trio.sleep(10)
-                        assert ws._session.engine.table.overdue
+                        assert list(ws._session.engine.under_way())
         assert orders.report is not None
         (outcome,) = orders.report.outcomes
         assert isinstance(outcome, Unknown)
@@ -201,7 +201,7 @@ async def test_a_yes_while_the_name_is_added_again_releases_nothing(autojump_clo
             assert ws.statistics().settled == 1
             disk.executor.seconds = 0
             assert orders.held == (MM,)
-            assert ws._session.engine.table.holds.holder(MM) is orders
+            assert ws._session.engine.holds.holder(MM) is orders
             await trio.sleep(1)
             assert disk.held == {"mm-1"}
             new = venue.book.create(external_id="mm-1")
@@ -251,7 +251,7 @@ async def test_no_hold_is_taken_while_the_journal_has_failed(autojump_clock: Moc
             with pytest.raises(JournalError, match="do not place it"):
                 await orders.add(MM)
             assert MM not in orders
-            assert not ws._session.engine.table.holds.holders
+            assert not ws._session.engine.holds.holders
         assert disk.executor.calls - before <= 1  # it does not even ask the disk
         disk.store.failure = None
         await trio.sleep(5)

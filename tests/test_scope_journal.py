@@ -208,7 +208,7 @@ async def test_an_add_under_way_when_the_block_is_left_is_refused(
         assert orders.report is not None
         assert len(orders.report.outcomes) == held_before
         assert len(orders) == 0
-        assert not ws._session.engine.table.holds.holders
+        assert not ws._session.engine.holds.holders
 
 
 async def test_what_is_left_stays_recorded_though_it_was_being_added_again(

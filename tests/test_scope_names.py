@@ -231,7 +231,7 @@ async def test_after_a_release_the_name_is_free_again(autojump_clock: MockClock)
             orders.placed(external_id="mm-1", id=order.id)
             await ws.cancel(MM)
             assert MM not in orders
-            assert not ws._session.engine.table.holds.holders
+            assert not ws._session.engine.holds.holders
             await ws.try_cancel(order.id)
         await two.add(MM)
         new = venue.book.create(external_id="mm-1")

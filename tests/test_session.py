@@ -79,6 +79,7 @@ async def test_the_tasks_at_rest_are_those_that_are_drawn(autojump_clock: MockCl
         assert sorted(task_names(tasks)) == [
             "_connections_task",
             "_keep_alive",
+            "_look_task",
             "_read",
             "_read_slow",
             "_tasks",
@@ -86,9 +87,9 @@ async def test_the_tasks_at_rest_are_those_that_are_drawn(autojump_clock: MockCl
             "_watch_reader",
             "write",
         ]
-        for word in ("connections", "reader", "writer", "slow reader", "keepalive", "watcher", "timer"):
+        for word in ("connections", "reader", "writer", "slow reader", "keepalive", "watcher", "look", "timer"):
             assert f"── {word}" in drawn or f"s {word}" in drawn
-        assert drawn.count("──") == 9
+        assert drawn.count("──") == 10
         await ws.ping()
 
 
@@ -100,7 +101,7 @@ async def test_nothing_is_left_when_the_block_has_ended(autojump_clock: MockCloc
             await ws.cancel_many(venue.orders(20))
         statistics = ws.statistics()
         assert statistics.pending == 0
-        assert ws._session.engine.flight_count == 0
+        assert len(ws._session.engine.unanswered()) == 0
         assert sum(len(nursery.child_tasks) for nursery in me.child_nurseries) == before
         await trio.sleep(1)
         assert venue.log.connections[0].closed_at is not None

@@ -104,7 +104,7 @@ def test_a_sign_of_life_is_an_answer_to_us_and_nothing_else(answer: Callable[[st
     desk.submit_bulk(*(f"o{index}" for index in range(50)))
     desk.wait(3)
     desk.answer(answer(desk.ids[0]))
-    assert (desk.engine.silence.last_sign == 3) is alive
+    assert (desk.engine._silence.last_sign == 3) is alive
 
 
 def test_a_late_answer_is_a_sign_of_life() -> None:
@@ -114,7 +114,7 @@ def test_a_late_answer_is_a_sign_of_life() -> None:
     desk.submit("later")
     desk.wait(1)
     desk.answer(canceled(desk.ids[0], "early"))
-    assert desk.engine.silence.last_sign == 4
+    assert desk.engine._silence.last_sign == 4
 
 
 @pytest.mark.parametrize("up", [True, False])
@@ -155,11 +155,11 @@ def test_the_last_chance_is_over_when_the_venue_comes_back() -> None:
     for _, request_id, key in list(desk.written):
         desk.answer(canceled(request_id, key))
     assert {order.kind for order in orders} == {"canceled"}
-    assert desk.engine.pending_count == 0
+    assert desk.engine.statistics().pending == 0
     source, _ = desk.submit_bulk(*(f"p{index}" for index in range(700)))
     before = len(desk.ids)
     desk.wait(20)
-    assert len(desk.ids) - before == desk.engine.governor.window  # the window, once more
+    assert len(desk.ids) - before == desk.engine._rate.window  # the window, once more
     assert source.behind() > 0
 
 
@@ -168,7 +168,7 @@ def test_what_was_written_as_a_last_chance_is_tried_again_once_the_venue_is_back
     _, orders = desk.submit_bulk(*(f"o{index}" for index in range(50)))
     desk.wait(25)
     last = [(request_id, key) for at, request_id, key in desk.written if at >= 23]
-    assert len(desk.engine.table.last) == 50 - WINDOW_START
+    assert len(desk.engine._in_flight.last) == 50 - WINDOW_START
     times = Counter(key for _, _, key in desk.written)
     assert {times[key] for _, key in last if times[key] == 1} == {1}
     desk.answer(canceled(*last[-1]))  # it is back, and has lost the others
@@ -178,10 +178,10 @@ def test_what_was_written_as_a_last_chance_is_tried_again_once_the_venue_is_back
     for at, request_id, key in list(desk.written):
         if at > 26 and next(order for order in orders if order.request.key == key).kind is None:
             desk.answer(canceled(request_id, key))
-    assert desk.engine.table.last or {order.kind for order in orders} <= {"canceled", "unknown"}
+    assert desk.engine._in_flight.last or {order.kind for order in orders} <= {"canceled", "unknown"}
     desk.wait(60)
     assert all(order.kind is not None for order in orders)
-    assert desk.engine.pending_count == 0
+    assert desk.engine.statistics().pending == 0
 
 
 def test_a_last_chance_that_was_not_written_is_had_on_the_next_connection() -> None:
@@ -207,9 +207,9 @@ def test_withdrawn_in_its_last_chance_it_is_forgotten() -> None:
     for order in orders:
         desk.abandon(order)
     desk.wait(60)
-    assert desk.engine.table.last == {}
-    assert desk.engine.table.active == {}
-    assert not desk.engine.queue.priority
+    assert desk.engine._in_flight.last == {}
+    assert desk.engine._in_flight.active == {}
+    assert not desk.engine._queue.priority
     assert not desk.engine._looks
 
 
@@ -426,7 +426,7 @@ async def test_what_has_its_outcome_hurries_no_connection(how: str, autojump_clo
         before = len(venue.dials)
         await trio.sleep(600)
         assert 60 <= len(venue.dials) - before <= 120  # as often as the backoff says
-        queue = ws._session.engine.queue
+        queue = ws._session.engine._queue
         assert not queue.last_chance
         assert not queue.returning
 
@@ -481,7 +481,7 @@ async def test_what_gets_a_place_in_its_last_chance_is_written_once_and_forgotte
         assert len(times) >= 10
         assert sum(times.values()) <= len(times) + 5
         nursery.cancel_scope.cancel()
-        table = ws._session.engine.table
+        table = ws._session.engine._in_flight
         assert not table.last
         assert not table.active
         assert ws.statistics().pending == 0
@@ -491,7 +491,7 @@ def test_a_new_single_cancel_comes_before_the_last_chances_of_a_bulk_one() -> No
     desk = Desk(pacer=Pacer(1))
     desk.submit_bulk(*(f"o{index}" for index in range(100)))
     desk.wait(12)
-    for pending in list(desk.engine.table.active)[4:]:
+    for pending in list(desk.engine._in_flight.active)[4:]:
         desk.abandon(pending)  # type: ignore[arg-type]  # the desk's own orders
     desk.wait(5)
     before = len(desk.written)
@@ -614,9 +614,9 @@ def test_late_answers_to_very_many_last_chances_are_not_noise() -> None:
     assert {order.kind for order in orders} == {"unknown"}
     for _, request_id, key in list(desk.written):
         desk.answer(canceled(request_id, key))
-    assert not desk.engine.inbox.over_budget
-    assert desk.engine.counters.unknown_id == 0
-    assert desk.engine.counters.late == len(desk.written)
+    assert not desk.engine._replies.over_budget
+    assert desk.engine.statistics().unknown_id == 0
+    assert desk.engine.statistics().late == len(desk.written)
 
 
 # No long step

@@ -397,7 +397,7 @@ async def test_a_scope_may_fire_at_any_time_and_nothing_is_lost(autojump_clock: 
 
 async def test_nothing_of_a_stream_or_a_batch_stays_in_the_queue(autojump_clock: MockClock) -> None:
     async with open_venue(delay=0.5) as venue, venue.open() as ws:
-        queue = ws._session.engine.queue
+        queue = ws._session.engine._queue
         for patience in (0.1, 60):
             with trio.move_on_after(patience):
                 await ws.cancel_many(venue.orders(20))

@@ -26,7 +26,7 @@ def last_chance(desk: Desk, order: Order) -> None:
     """Let the venue be silent until an order has been written as its last chance, without a place in the window."""
     desk.wait(25)
     assert order.state is State.IN_FLIGHT
-    assert order not in desk.engine.table.active
+    assert order not in desk.engine._in_flight.active
 
 
 def test_what_waits_has_spent_the_time_of_every_sleep() -> None:
@@ -104,7 +104,7 @@ def test_a_doubt_from_before_the_sleep_is_told() -> None:
 
 def test_a_last_chance_that_slept_is_ended_at_once() -> None:
     desk = Desk()
-    desk.engine.silence.ask(0)
+    desk.engine._silence.ask(0)
     for number in range(WINDOW_START):
         desk.submit(f"o{number}")
     beyond = desk.submit()
@@ -118,8 +118,8 @@ def test_a_last_chance_that_slept_is_ended_at_once() -> None:
 
 def test_what_waits_for_its_next_attempt_ends_as_its_answers_say() -> None:
     desk = Desk()
-    desk.engine.table.clock = FAST
-    desk.engine.table.look_again = lambda _: math.inf
+    desk.engine.clock.interval = FAST
+    desk.clock.answer = lambda _: math.inf
     order = desk.submit()
     desk.answer(refusal(desk.ids[0], 400, 40011))
     assert order.state is State.RETRYING
@@ -156,7 +156,7 @@ def test_a_bulk_cancel_gives_up_what_came_before_the_sleep() -> None:
     sleep(desk, 30)
     told = "the machine was suspended for 30 s, and its time was over", 9.0
     assert [source.gave_up for source in (ending, going_on, patient)] == [told, told, None]
-    assert desk.engine.queue.sources() == [patient, going_on]
+    assert desk.engine._queue.sources() == [patient, going_on]
 
 
 def test_the_timer_judges_at_once_whoever_noticed_the_sleep() -> None:

@@ -16,12 +16,12 @@ from desk import Order, canceled
 from trio_cancel import CancelRequest
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.order import RetryPolicy
+from trio_cancel._engine.venue_clock import VenueClock
 from trio_cancel._net.stream import ByteStream
 from trio_cancel._net.tls import TLSCodec
 from trio_cancel._session import writer as _writer
 from trio_cancel._session.writer import Writer
 from trio_cancel._trio.environment import Environment
-from trio_cancel._trio.wakeup import Wakeup
 
 ONCE = RetryPolicy(reply_timeout=5.0, give_up_after=10.0, retry=False)
 
@@ -91,26 +91,27 @@ class Bench:
     def __init__(self, tls: Any = None) -> None:
         self.raw = Raw()
         self.link = Link(ByteStream(cast("Any", self.raw), tls))
-        self.bell = Wakeup()
         self.ended: list[BaseException] = []
+        self.at_once = False  # whether what finds nothing else under way is written by whoever hands it in
         self.engine = Engine(
             sign=lambda orders, at: [f"{request_id} {request.key} {at}".encode() for request_id, request in orders],
             id_prefix="r",
             pacer=None,
             notify=None,
             jitter=random.Random(7),
-            wake_writer=self.bell.ring,
-            wake_timer=lambda at: None,
+            clock=VenueClock(lambda: 0.0, trio.current_time),
         )
         world = Environment(random_bytes=lambda count: b"\1\2\3\4" * (count // 4), jitter=random.Random(7))
-        self.writer = Writer(1, self.engine, world, None, self.bell)
-        self.writer.link = cast("Any", self.link)
-        self.writer.end = self.ended.append
+        link = cast("Any", self.link)
+        self.writer = Writer(1, self.engine, world, None, self.engine.wakeup, link, self.ended.append)
         self.engine.connection_up(trio.current_time())
 
     def submit(self, order_id: str, terms: RetryPolicy = ONCE) -> Order:
         order = Order(CancelRequest(order_id), terms)
-        self.engine.submit(order, trio.current_time())
+        if not self.at_once:
+            self.engine.submit(order, trio.current_time())
+        elif self.engine.submit_lone(order, trio.current_time()):
+            self.writer.write_now()
         return order
 
 
@@ -170,7 +171,7 @@ async def test_the_rest_of_a_partial_write_goes_out_before_anything_else(
         await trio.testing.wait_all_tasks_blocked()
         second = bench.submit("second")  # while the first is half out: it must not be written into it
         bench.link.control.append(b"PONG")
-        bench.bell.ring()
+        bench.engine.wakeup.ring()
         await trio.testing.wait_all_tasks_blocked()
         assert len(bench.raw.data) == 20
         bench.raw.let(math.inf)
@@ -230,7 +231,7 @@ async def test_a_peer_that_does_not_read_is_left(
 async def test_nothing_is_written_after_a_close(autojump_clock: trio.testing.MockClock) -> None:
     """A Close frame that is queued or out ends the sending of requests; a lone cancel must not overtake it, either."""
     bench = Bench()
-    bench.engine.write_now = bench.writer.write_now
+    bench.at_once = True
     async with writing(bench):
         bench.link.closing = True
         bench.link.control.append(b"CLOSE")
@@ -245,7 +246,7 @@ async def test_a_lone_cancel_is_written_at_once_and_only_by_a_parked_writer(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     bench = Bench()
-    bench.engine.write_now = bench.writer.write_now
+    bench.at_once = True
     async with writing(bench):
         order = bench.submit("a")
         assert order.flights  # before any other task ran
@@ -266,7 +267,7 @@ async def test_a_lone_cancel_is_written_at_once_and_only_by_a_parked_writer(
 
 async def test_a_lone_cancel_whose_write_breaks_is_not_sent(autojump_clock: trio.testing.MockClock) -> None:
     bench = Bench()
-    bench.engine.write_now = bench.writer.write_now
+    bench.at_once = True
     async with writing(bench):
         bench.raw.break_it()
         order = bench.submit("a")
@@ -300,7 +301,7 @@ async def test_what_tls_has_to_say_goes_out_though_there_is_nothing_else(
     async with writing(bench):
         assert bench.raw.data == b""
         tls.output = b"KEYUPDATE"
-        bench.bell.ring()  # as `on_output` does
+        bench.engine.wakeup.ring()  # as `on_output` does
         await trio.testing.wait_all_tasks_blocked()
         assert bench.raw.data == b"KEYUPDATE"
         assert bench.link.stream.accepted == 0

@@ -18,15 +18,16 @@ import trio
 from trio_cancel._cancels.batch import Batch, Input, Invalid, check_invalid
 from trio_cancel._cancels.open_orders import QUIET, WITHIN, OpenOrders, Sweep
 from trio_cancel._cancels.scope import OrderScope
-from trio_cancel._cancels.single import NEAR, Channels, Single, look
+from trio_cancel._cancels.single import Channels, cancel_one
 from trio_cancel._cancels.stream import CancelStream, run_stream
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._engine.rate import Pacer
+from trio_cancel._engine.venue_clock import VenueClock
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
 from trio_cancel._net.proxy import Choice, Tunnel, choose_proxy
 from trio_cancel._net.stream import Dial
 from trio_cancel._session.connection import ConnectOptions
-from trio_cancel._session.lookups import Lookups, OpensLookup
+from trio_cancel._session.lookups import OpensLookup
 from trio_cancel._session.session import Session, SessionState, run_session
 from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.running import check_trio
@@ -245,34 +246,8 @@ class TradingWS:
         may be canceled all the same. ``trio.Cancelled`` comes out at once.
         """
         request = CancelRequest.of(id, external_id)
-        session = self._session
-        session.check_open()
-        await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
-        single = Single(request, self._terms)
-        channels = self._channels
-        try:
-            now = trio.current_time()
-            session.engine.submit(single, now)
-            if single.outcome is not None:
-                await trio.lowlevel.checkpoint()
-                return single.outcome
-            # Taken now, while the venue is at work: nothing can have been read before the first await.
-            channel = channels.take()
-            single.channel, receive = channel
-            alone = bool(single.flights)  # it was written at once, with nothing else under way
-            if alone and channels.near:
-                await look(single)
-            outcome = await receive.receive() if single.outcome is None else receive.receive_nowait()
-            channels.give_back(channel)
-            if alone:
-                channels.near = trio.current_time() - now < NEAR
-            return outcome
-        except BaseException:
-            if single.outcome is None:
-                session.engine.abandon(single)
-            else:  # it came, and so did what ends the wait
-                session.engine.table.tell_late(request, single.outcome)
-            raise
+        self._session.check_open()
+        return await cancel_one(self._session, request, self._terms, self._channels)
 
     def batch(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> Batch:
         """Make a bulk cancel that can be interrupted and still accounts for every order. Nothing is sent yet.
@@ -280,27 +255,22 @@ class TradingWS:
         While it runs, the bound of :meth:`cancel_many` holds; its time counts from the call of ``run``.
 
         Args:
-            requests: order ids or requests; any finite iterable. It is read whole, now, in one step: some 0.2 s for
-                200 000. Where that holds up other tasks, :meth:`cancel_many` reads in slices, and a stream reads on.
+            requests: order ids or requests; any finite iterable. A collection is copied now. The first 2 000 items are
+                read and checked now, the rest by :meth:`Batch.run`, in slices, before anything is sent.
             invalid: what becomes of an item that names no order: ``"raise"`` refuses the whole input, ``"report"``
                 cancels the rest and records the item in ``report.invalid``.
 
         Raises:
             InvalidRequest: a bare string or a mapping; with ``invalid="raise"`` an item that names no order, with its
-                index.
+                index. Beyond the first 2 000 items it comes out of :meth:`Batch.run`.
             ConfigurationError: another word for ``invalid``.
             SessionClosed: the session's block has ended.
         """
-        self._session.check_open()
-        check_invalid(invalid)
-        orders = Input()
-        for _ in orders.read(requests, invalid):
-            pass
-        return self._batch(orders)
-
-    def _batch(self, orders: Input) -> Batch:
         session = self._session
-        return Batch(orders, self._terms, session.engine, session.check_open, session.journal_failed)
+        session.check_open()
+        check_invalid(invalid)
+        items = Input(requests, invalid)
+        return Batch(items, self._terms, session.engine, session.check_open, session.journal_failed)
 
     async def cancel_many(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> CancelReport:
         """Cancel many orders; return one outcome for each, in the order given.
@@ -324,13 +294,7 @@ class TradingWS:
 
         Cancelled: no further order is written, and the report is lost; where you want it, use :meth:`batch`.
         """
-        self._session.check_open()
-        check_invalid(invalid)
-        orders = Input()
-        for _ in orders.read(requests, invalid):
-            if orders.is_large:  # others have their turn in between
-                await trio.lowlevel.checkpoint()
-        return await self._batch(orders).run()
+        return await self.batch(requests, invalid=invalid).run()
 
     def open_cancel_stream(
         self,
@@ -653,29 +617,25 @@ async def _open(
     prefix = world.id_prefix()
     async with AsyncExitStack() as stack:
         log = None if journal is None else await stack.enter_async_context(journal(prefix, world.wall))
+        clock = VenueClock(world.wall, world.steady, correct=correct_clock, correction=correction)
+        opened: OrderLookup | None = None
+        if lookup is not None:
+            opened = await stack.enter_async_context(
+                _opened(lookup, clock, dialing.ssl_context, lookups_by, credentials, world)
+            )
         session = Session(
             dialing,
             credentials,
             world,
             pacer=pacer,
             observer=observer,
-            correct_clock=correct_clock,
-            correction=correction,
+            clock=clock,
             id_prefix=prefix,
             journal=log,
             token_field=token_field,
+            lookup=opened,
+            look_up_closed=look_up_closed,
         )
-        if lookup is not None:
-            session.lookups = Lookups(
-                await stack.enter_async_context(
-                    _opened(lookup, session, dialing.ssl_context, lookups_by, credentials, world)
-                ),
-                session.engine,
-                session.spawn,
-                session.hand_on,
-                closed_too=look_up_closed,
-            )
-            session.engine.table.looks = session.lookups
         await stack.enter_async_context(run_session(session))
         yield TradingWS(session, terms)
 
@@ -683,7 +643,7 @@ async def _open(
 @asynccontextmanager
 async def _opened(
     lookup: OrderLookup | OpensLookup,
-    session: Session,
+    clock: VenueClock,
     ssl_context: ssl.SSLContext | None,
     reached_by: tuple[Dial | None, str | Literal[True] | None],
     credentials: Credentials,
@@ -699,6 +659,6 @@ async def _opened(
         dial=dial,
         proxy=proxy,
         wall_clock=world.wall,
-        correction=lambda: session.engine.correction,
+        correction=lambda: clock.correction,
     ) as opened:
         yield opened

@@ -105,7 +105,8 @@ def reply_of_the_wrong_connection() -> Generator[None]:
 
     def keep(self: Engine, connection: int, cause: BaseException | None, now: float) -> None:
         down(self, connection, cause, now)
-        self.table.flights.update({flight.request_id: flight for p in self.table.active for flight in p.flights})
+        table = self._in_flight
+        table.flights.update({flight.request_id: flight for p in table.active for flight in p.flights})
 
     with swap(ReplyHandler, "read", read_any), swap(Engine, "connection_down", keep):
         yield
@@ -169,8 +170,7 @@ def signed_when_queued() -> Generator[None]:
 
 
 def _handed_in(pending: OrderCancel) -> float:
-    source = getattr(pending, "batch", None) or getattr(pending, "_stream", None)
-    return pending.held_since if source is None else source.held_since
+    return pending.held_since
 
 
 def pending_leaked() -> Generator[None]:
@@ -188,7 +188,7 @@ def writing_on() -> Generator[None]:
             break_off(self, cause, text)
         else:
             self._drop(cause)
-            self.link.stream.poisoned = False
+            self._link.stream.poisoned = False
 
     with swap(Writer, "_break", go_on):
         yield

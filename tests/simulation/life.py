@@ -99,9 +99,10 @@ class Watch(Observer):
 
     def request_written(self, request: CancelRequest, request_id: str) -> None:
         life = self._life
-        if life.dead or life.journal is None:
+        if life.dead or life.ws is None:
             return
-        intent = next(flight.pending.intent for flight in life.journal.open if flight.request_id == request_id)
+        flights = life.ws._session.engine.unanswered()
+        intent = next(flight.pending.intent for flight in flights if flight.request_id == request_id)
         life.written[request_id] = request, intent, life.recorder.stamp()
         self._then.request_written(request, request_id)
         self._throw()

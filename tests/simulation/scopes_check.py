@@ -299,7 +299,7 @@ def _check_rest(whole: ScopeRun) -> Iterator[str]:
     for number, life in enumerate(whole.lives, 1):
         if life.ws is not None:
             session = life.ws._session
-            holders, pending = session.engine.table.holds.holders, life.ws.statistics().pending
+            holders, pending = session.engine.holds.holders, life.ws.statistics().pending
             if holders or pending or session.scopes:
                 yield f"S5: process {number} keeps {list(holders)}, {pending} pending, {len(session.scopes)} scopes"
         if life.journal is not None and not life.journal.ended.is_set():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from unittest.mock import patch
 
 from trio_cancel import CancelRequest, Outcome
 from trio_cancel._engine.order import OrderCancel
@@ -73,22 +73,11 @@ def deliveries(callers: Callers) -> Generator[None]:
 @contextmanager
 def before_delivery(note: Callable[[OrderCancel], None]) -> Generator[None]:
     """Call ``note`` with each order that has settled, before its outcome is delivered."""
-    saved: list[tuple[type[OrderCancel], Callable[[Any], None]]] = []
+    original = OrderCancel.deliver
 
-    def watch(cls: type[OrderCancel]) -> None:
-        original = cls.deliver
-        saved.append((cls, original))
+    def deliver(order: OrderCancel) -> None:
+        note(order)
+        original(order)
 
-        def deliver(pending: OrderCancel) -> None:
-            note(pending)
-            original(pending)
-
-        cls.deliver = deliver  # type: ignore[method-assign, assignment]  # that is the point
-
-    for cls in OrderCancel.__subclasses__():
-        watch(cls)
-    try:
+    with patch.object(OrderCancel, "deliver", deliver):
         yield
-    finally:
-        for cls, original in saved:
-            cls.deliver = original  # type: ignore[method-assign, assignment]  # as said

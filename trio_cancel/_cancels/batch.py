@@ -1,21 +1,23 @@
 """A bulk cancel that can be interrupted and still accounts for every order.
 
-A :class:`Batch` materialises its input before anything is sent and keeps one slot for each distinct order. The
-engine asks it for as many orders as there is room for (no task an order, no queue that grows) and settles them into
-their slots; a memory channel of size 1 only tells ``run`` that the last one has settled. If ``run`` is cancelled, what
-is not written is withdrawn, what is written goes on settling into its slot while the connection lives, and ``report``
-tells it all at any time.
+A :class:`Batch` keeps one slot for each distinct order. The engine asks it for as many orders as there is room for: no
+task per order, no queue that grows. They settle into one memory channel with room for all of them, from which ``run``
+puts the outcomes into their slots. If ``run`` is cancelled, what is not written is withdrawn, what is written goes on
+settling into the channel while the connection lives, and ``report`` takes it from there at any time.
+
+``run``'s task owns the slots; ``report`` and the engine's calls change them only between two awaits. Whatever concerns
+each order is done in slices, with other tasks' turns in between: reading and checking a large input, taking outcomes,
+withdrawing what was interrupted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
-import attrs
 import trio
 
 from trio_cancel._engine.engine import Engine
@@ -77,94 +79,84 @@ def check_iterable(requests: object) -> None:
         )
 
 
-@attrs.define
+SLICE = 2_000
+"""Items that are read, or outcomes that are taken or made, in one step at most."""
+
+
 class Input:
     """The input of a bulk cancel, as far as it has been read.
 
+    Args:
+        items: order ids or requests. A collection is copied: nobody can change it while it is read.
+        invalid: what becomes of an item that names no order.
+
+    Raises:
+        InvalidRequest: for a bare string or a mapping.
+
     Attributes:
         requests: the distinct orders, in the order in which they first came.
-        slot_of: for each item that names an order the index of that order in ``requests``.
+        slot_of: for each item that names an order the index of that order in ``requests``; None while each item names
+            another order, so that it is its own index.
         invalid: a record for each item that names none.
     """
 
-    requests: list[CancelRequest] = attrs.field(factory=list)
-    slot_of: list[int] = attrs.field(factory=list)
-    invalid: list[InvalidItem] = attrs.field(factory=list)
+    __slots__ = ("_index", "_iterator", "_raises", "_slots", "invalid", "requests", "slot_of")
 
-    @property
-    def is_large(self) -> bool:
-        """True if more than a slice has been read, or just one."""
-        return len(self.slot_of) + len(self.invalid) >= SLICE
-
-    def read(self, items: Iterable[str | CancelRequest], invalid: Invalid = "raise") -> Generator[None]:
-        """Materialise and check items, a slice with each step, so that others can have their turn in between.
-
-        Raises:
-            InvalidRequest: for a bare string or a mapping; unless ``invalid`` is ``"report"``, for an item that is not
-                a request, naming its index.
-        """
+    def __init__(self, items: Iterable[str | CancelRequest], invalid: Invalid = "raise") -> None:
         check_iterable(items)
+        self.requests: list[CancelRequest] = []
+        self.slot_of: list[int] | None = None
+        self.invalid: list[InvalidItem] = []
+        self._raises = invalid == "raise"
+        self._slots: dict[str | CancelRequest, int] = {}
+        self._index = 0
         try:
-            # What is there as a whole is copied: nobody can change it in between.
-            iterator = iter(list(items) if isinstance(items, Collection) else items)
+            self._iterator = iter(list(items) if isinstance(items, Collection) else items)
         except TypeError:
             if isinstance(items, Iterable):
                 raise  # its own failure
             raise InvalidRequest(f"A bulk cancel needs an iterable, not {type(items).__name__}.") from None
-        slots: dict[str | CancelRequest, int] = {}
-        index = 0
-        while some := list(islice(iterator, SLICE)):
-            try:
-                found = [item if isinstance(item, CancelRequest) else request_by_id(item) for item in some]
-            except InvalidRequest:
-                found = self._read_with_care(some, index, invalid)
-            index += len(some)
-            # An order that stands there twice is canceled once. Ids are compared as strings, which is far cheaper than
-            # to compare requests.
-            where = [
-                slots.setdefault(
-                    r if r.id is None else r.id.lower() if r.id.isascii() else canonical_id(r.id), len(slots)
-                )
-                for r in found
-            ]
-            if len(slots) == len(self.requests) + len(found):
-                self.requests += found
-            else:
-                for slot, request in zip(where, found, strict=True):
-                    if slot == len(self.requests):
-                        self.requests.append(request)
-            self.slot_of += where
-            yield
 
-    def _read_with_care(self, some: list[str | CancelRequest], index: int, invalid: Invalid) -> list[CancelRequest]:
+    def read_some(self) -> bool:
+        """Read and check a slice; return True if there may be more.
+
+        Raises:
+            InvalidRequest: unless ``invalid`` is ``"report"``, for an item that names no order, with its index.
+        """
+        some = list(islice(self._iterator, SLICE))
+        try:
+            found = [item if isinstance(item, CancelRequest) else request_by_id(item) for item in some]
+        except InvalidRequest:
+            found = self._read_with_care(some)
+        self._index += len(some)
+        # An order that stands there twice is canceled once. Ids are compared as strings, which is far cheaper than to
+        # compare requests.
+        slots, requests = self._slots, self.requests
+        where = [
+            slots.setdefault(r if r.id is None else r.id.lower() if r.id.isascii() else canonical_id(r.id), len(slots))
+            for r in found
+        ]
+        if len(slots) < len(requests) + len(found) and self.slot_of is None:
+            self.slot_of = list(range(len(requests)))
+        if self.slot_of is None:
+            requests += found
+        else:
+            self.slot_of += where
+            for slot, request in zip(where, found, strict=True):
+                if slot == len(requests):
+                    requests.append(request)
+        return len(some) == SLICE
+
+    def _read_with_care(self, some: list[str | CancelRequest]) -> list[CancelRequest]:
         good: list[CancelRequest] = []
-        for number, item in enumerate(some, index):
+        for number, item in enumerate(some, self._index):
             try:
                 good.append(as_request(item, number))
             except InvalidRequest as error:
-                if invalid == "raise":
+                if self._raises:
                     raise
                 self.invalid.append(InvalidItem(number, item, error))
         return good
-
-
-SLICE = 2_000
-"""Items that are read, and outcomes that are put into a report, in one step at most."""
-
-
-class _Item(OrderCancel):
-    """One order of a batch; who makes it sets ``batch`` and ``slot``, which saves a constructor of its own."""
-
-    __slots__ = ("batch", "slot")
-    batch: Batch
-    slot: int
-
-    def deliver(self) -> None:
-        batch = self.batch
-        batch._slots[self.slot] = self.outcome
-        batch._unsettled -= 1
-        if not batch._unsettled:
-            batch._tell_if_done()
 
 
 class Batch:
@@ -177,31 +169,60 @@ class Batch:
 
     def __init__(
         self,
-        orders: Input,
+        items: Input,
         terms: RetryPolicy,
         engine: Engine,
         check_open: Callable[[], None],
         journal_failed: Callable[[], bool],
     ) -> None:
-        self._invalid = tuple(orders.invalid)
-        self._slot_of = orders.slot_of
-        self._requests = orders.requests
-        # For each order: None until its turn has come, then what is under way, then its outcome.
-        self._slots: list[Outcome | _Item | None] = [None] * len(self._requests)
-        self._next = 0
-        self._unsettled = len(self._requests)
         self.terms = terms
+        self._input = items
         self._engine = engine
         self._check_open = check_open
         self._journal_failed = journal_failed
+        self._unread = items.read_some()
+        self._unreadable: BaseException | None = None  # why the rest of the input cannot be read
+        self._requests: list[CancelRequest] = []  # all of them, once they have been read
+        self._slots: list[Outcome | None] = []  # for each order its outcome
+        self._asked = 0  # how many of them the engine has asked for
+        self._filled = 0  # up to here there is an outcome for those that it never asked for
+        self._out: dict[OrderCancel, None] = {}  # asked for, and not back from the channel
+        self._send: trio.MemorySendChannel[OrderCancel]
+        self._settled: trio.MemoryReceiveChannel[OrderCancel]
         self._started = False
         self._ended = False
         self._refused: BaseException | None = None
-        self._done, self._wait_done = trio.open_memory_channel[None](1)
         self.held_since: float = math.inf  # trio's clock when it was handed in
+        if not self._unread:
+            self._have_read()
 
     def __len__(self) -> int:
-        return len(self._slot_of)
+        self._read_rest()
+        slot_of = self._input.slot_of
+        return len(self._requests) if slot_of is None else len(slot_of)
+
+    def _have_read(self) -> None:
+        """Note that the whole input has been read."""
+        self._unread = False
+        self._requests = self._input.requests
+        self._slots = [None] * len(self._requests)
+        self._send, self._settled = trio.open_memory_channel[OrderCancel](max(1, len(self._requests)))
+
+    def _read_on(self) -> None:
+        """Read another slice of the input; what is wrong with it is raised now and whenever it is needed."""
+        if self._unreadable is not None:
+            raise self._unreadable
+        try:
+            more = self._input.read_some()
+        except BaseException as error:
+            self._unreadable = error
+            raise
+        if not more:
+            self._have_read()
+
+    def _read_rest(self) -> None:
+        while self._unread:
+            self._read_on()
 
     async def run(self) -> CancelReport:
         """Cancel every order; return the report once each has its outcome.
@@ -209,87 +230,104 @@ class Batch:
         It never raises for what the venue says, and never because of one order.
 
         Raises:
+            InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`. Nothing was sent.
             SessionClosed: the session's block has ended.
             trio.BusyResourceError: it is running or has run; a batch runs once.
 
-        Cancelled: no further order is written; what is in flight is tracked on, see :meth:`report`.
+        Cancelled: no further order is written; what is in flight is tracked on, see :meth:`report`. Of very many orders
+        the rest is withdrawn in slices before ``trio.Cancelled`` comes out.
         """
         self._check_open()
         if self._started:
             raise trio.BusyResourceError("a batch runs once; make another for another run")
         self._started = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
-            if self._unsettled:
+            await trio.lowlevel.checkpoint_if_cancelled()  # a caller that is cancelled already has nothing written
+            while self._unread:
+                self._read_on()
+                await trio.lowlevel.checkpoint()
+            if self._requests:
                 self.held_since = trio.current_time()
-                self._engine.count_queued(self._requests)
+                self._engine.count_queued(len(self._requests))
                 self._engine.submit_source(self, self.held_since)
-                await self._wait_done.receive()
+                await self._take_all()
             else:
                 await trio.lowlevel.checkpoint()
         finally:
-            self._end()
-        building = self._build_report()
-        while True:
-            try:
-                next(building)
-            except StopIteration as end:
-                report: CancelReport = end.value
-                return report
-            await trio.lowlevel.cancel_shielded_checkpoint()  # all is done: what is known is not lost any more
+            await self._end()  # noqa: ASYNC102 - it shields itself, and ends by itself
+        return self.report()
+
+    async def _take_all(self) -> None:
+        """Take every outcome out of the channel, as they come."""
+        settled = self._settled
+        with suppress(trio.EndOfChannel):  # the rest was refused, and nothing else is under way
+            while self._out or self.waiting:
+                self._take(await settled.receive())
+                self._take_at_hand(SLICE)
+
+    def _take(self, order: OrderCancel) -> None:
+        del self._out[order]
+        self._slots[order.place] = order.outcome
+
+    def _take_at_hand(self, most: int) -> None:
+        out, slots, receive = self._out, self._slots, self._settled.receive_nowait
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            for _ in range(most):
+                order = receive()
+                del out[order]
+                slots[order.place] = order.outcome
 
     @trio.lowlevel.enable_ki_protection
-    def _end(self) -> None:
+    async def _end(self) -> None:
+        """Withdraw what has no outcome, in slices."""
         self._ended = True
         self._engine.remove_source(self)
-        if self._unsettled:
-            for slot in range(self._next):
-                content = self._slots[slot]
-                if isinstance(content, _Item):
-                    self._engine.abandon(content)
+        out = list(self._out)
+        for first in range(0, len(out), SLICE):
+            if first:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            for order in out[first : first + SLICE]:
+                self._engine.abandon(order)
+        self._filled = self._asked
+        cause, _ = self._why_not_written()  # one for all
+        while self._filled < len(self._requests):
+            first = self._filled
+            some = self._requests[first : first + SLICE]
+            self._slots[first : first + SLICE] = [NotSent(request, cause=cause) for request in some]
+            self._filled = min(first + SLICE, len(self._requests))
+            if self._filled < len(self._requests):
+                await trio.lowlevel.cancel_shielded_checkpoint()
 
     def report(self) -> CancelReport:
         """Return one outcome for every input that names an order, in their order, as far as is known now.
 
         What is in flight is :class:`Unknown`, what has not been written :class:`NotSent`; such an outcome is not
-        ``final`` while it can still change. Each call tells the latest. It is made in one step: some 0.1 s for 200 000
-        orders; the one that :meth:`run` returns is made in slices, so that other tasks go on.
+        ``final`` while it can still change. Each call tells the latest. It takes some milliseconds for 200 000 orders,
+        and before ``run`` has returned some 0.1 s more, because outcomes are made then that do not stay.
+
+        Raises:
+            InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`.
         """
-        building = self._build_report()
-        while True:
-            try:
-                next(building)
-            except StopIteration as end:
-                report: CancelReport = end.value
-                return report
+        self._read_rest()
+        if self._out:
+            self._take_at_hand(len(self._out))
+        outcomes = list(self._slots)
+        cause, final = self._why_not_written()  # one for all
+        for order in self._out:
+            outcomes[order.place] = self._outcome_now(order, cause, final)
+        first = max(self._asked, self._filled)
+        outcomes[first:] = [NotSent(request, cause=cause, final=final) for request in self._requests[first:]]
+        told = cast("list[Outcome]", outcomes)  # nothing is missing now
+        if self._input.slot_of is not None:
+            told = [told[slot] for slot in self._input.slot_of]
+        return CancelReport(tuple(told), journal_failed=self._journal_failed(), invalid=tuple(self._input.invalid))
 
-    def _build_report(self) -> Generator[None, None, CancelReport]:
-        """Make the report, a slice with each step; what changes meanwhile is told as it is when its slice is made."""
-        outcomes: list[Outcome] = []
-        slots = self._slots
-        cause, final = self._why_not_written()
-        for first in range(0, len(slots), SLICE):
-            outcomes += [
-                NotSent(self._requests[slot], cause=cause, final=final)
-                if content is None
-                else self._outcome_now(content, cause, final)
-                if isinstance(content, _Item)
-                else content
-                for slot, content in enumerate(slots[first : first + SLICE], first)
-            ]
-            yield
-        told = outcomes
-        if len(self._slot_of) > len(outcomes):
-            told = []
-            for first in range(0, len(self._slot_of), SLICE):
-                told += [outcomes[slot] for slot in self._slot_of[first : first + SLICE]]
-                yield
-        return CancelReport(tuple(told), journal_failed=self._journal_failed(), invalid=self._invalid)
-
-    def _outcome_now(self, pending: _Item, cause: BaseException, final: bool) -> Outcome:
-        if pending.flights:
-            return pending.conclude(NoReply("no answer has come yet"), self._engine.table.clock, final=False)
-        return NotSent(pending.request, cause=cause, final=final)
+    def _outcome_now(self, order: OrderCancel, cause: BaseException, final: bool) -> Outcome:
+        if order.outcome is not None:
+            return order.outcome
+        if order.flights:
+            return order.conclude(NoReply("no answer has come yet"), self._engine.clock.interval, final=False)
+        return NotSent(order.request, cause=cause, final=final)
 
     def _why_not_written(self) -> tuple[BaseException, bool]:
         """Return why what has not been written is not, and whether that is final."""
@@ -304,21 +342,21 @@ class Batch:
     @property
     def waiting(self) -> bool:
         """Whether it has an order to give now."""
-        return self._next < len(self._requests)
+        return self._asked < len(self._requests) and self._refused is None
 
     def take(self, most: int) -> list[OrderCancel]:
         """Return the next orders, at most so many."""
-        begin = self._next
-        end = self._next = min(begin + most, len(self._requests))
-        requests, terms, held_since = self._requests, self.terms, self.held_since
-        taken: list[OrderCancel] = []
-        for slot in range(begin, end):
-            item = _Item(requests[slot], terms)
-            item.batch = self
-            item.slot = slot
-            item.held_since = held_since
-            self._slots[slot] = item
-            taken.append(item)
+        if self._refused is not None:
+            return []
+        begin = self._asked
+        some = self._requests[begin : begin + most]
+        self._asked += len(some)
+        terms, held_since, send = self.terms, self.held_since, self._send
+        taken = [
+            OrderCancel(request, terms, send, False, place, held_since) for place, request in enumerate(some, begin)
+        ]
+        self._out.update(dict.fromkeys(taken))
+        self._engine.tell_queued(some)
         return taken
 
     def take_last(self, most: int) -> list[OrderCancel]:
@@ -327,7 +365,7 @@ class Batch:
 
     def behind(self) -> int:
         """Return how many orders have not been asked for yet."""
-        return len(self._requests) - self._next
+        return len(self._requests) - self._asked if self._refused is None else 0
 
     def give_up(self, cause: BaseException, before: float) -> bool:  # noqa: ARG002 - all came at once
         """Settle everything that has not been asked for."""
@@ -336,16 +374,11 @@ class Batch:
 
     def refuse(self, cause: BaseException) -> None:
         """Settle everything that has not been asked for: it will never be sent."""
-        self._refused = cause
-        self._unsettled -= len(self._requests) - self._next
-        self._next = len(self._requests)
-        self._tell_if_done()
+        if self._refused is None:
+            self._refused = cause
+            if not self._out:
+                self._send.close()
 
     def give_up_after(self) -> float:
         """Return how many seconds it waits for a sign of life."""
         return self.terms.give_up_after
-
-    def _tell_if_done(self) -> None:
-        if not self._unsettled and not self._ended:
-            with suppress(trio.WouldBlock):  # it has been told already
-                self._done.send_nowait(None)

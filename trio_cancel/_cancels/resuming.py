@@ -125,7 +125,7 @@ def why_old(known_at: float, now: float, remedy: str) -> NotWritten:
 
 async def resume(session: Session, journal: Journal, terms: RetryPolicy, *, old_external_ids: bool) -> CancelReport:
     """Cancel what is left; see ``TradingWS.resume``. One at a time."""
-    left, holds, now = journal.left, session.engine.table.holds, session.wall()
+    left, holds, now = journal.left, session.engine.holds, session.wall()
     skipped: list[Outcome] = []
     free = []
     for order in left.orders:

@@ -14,16 +14,16 @@ document.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import trio
 
 from trio_cancel._cancels.scope_exit import ScopeExit
+from trio_cancel._engine.cancel_journal import CancelJournal
 from trio_cancel._engine.held import Hold
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._session.session import Session
 from trio_cancel._trio.signals import ears, is_interrupt
-from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import InvalidRequest, OrdersLeft, SessionClosed
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
@@ -31,31 +31,6 @@ from trio_cancel._values.outcomes import CancelReport, Outcome, describe_left
 
 LOGGED_TOGETHER = 100
 """Ids in one line of the log."""
-
-
-class HoldLog(Protocol):
-    """Where holds are made durable."""
-
-    def check_free(self, request: CancelRequest) -> None:
-        """Raise InvalidRequest if an order was left behind under this external id, and is not seen to yet."""
-
-    def ours(self, request: CancelRequest) -> None:
-        """Note that this session holds an order, or has learned the venue's id of one that it holds."""
-
-    async def hold(self, request: CancelRequest, clock: OffsetInterval | None) -> None:
-        """Return when the hold is durable; raise JournalError if it cannot be. One of the same order before is over.
-
-        ``clock`` is what is known of the venue's clock.
-        """
-
-    def placed(self, request: CancelRequest, order_id: str | None) -> None:
-        """Note that the venue has the order, and its id for it, if that is known."""
-
-    def release(self, request: CancelRequest, *, at_once: bool = False) -> None:
-        """Note that the order is held no more, and begin to record it now or soon."""
-
-    async def flush(self) -> None:
-        """Return when the releases so far are durable; raise JournalError if they cannot be."""
 
 
 class OrderScope:
@@ -78,7 +53,7 @@ class OrderScope:
     """
 
     def __init__(
-        self, session: Session, terms: RetryPolicy, grace: float, settle: float, journal: HoldLog | None
+        self, session: Session, terms: RetryPolicy, grace: float, settle: float, journal: CancelJournal | None
     ) -> None:
         self.report: CancelReport | None = None
         self._session = session
@@ -127,7 +102,7 @@ class OrderScope:
         """
         request = CancelRequest.of(id, external_id)
         self._check_can_add()
-        holds = self._session.engine.table.holds
+        holds = self._session.engine.holds
         if (holder := holds.holder(request)) is not None and holder is not self:
             raise InvalidRequest(f"Another scope holds {request} already; an order belongs to one scope.")
         if request in self._adding:
@@ -142,7 +117,7 @@ class OrderScope:
         durable = False
         try:
             if self._journal is not None:
-                await self._journal.hold(request, self._session.engine.table.clock)
+                await self._journal.hold(request, self._session.engine.clock.interval)
             await trio.lowlevel.checkpoint()
             self._check_can_add()
             durable = True
@@ -231,7 +206,7 @@ class OrderScope:
             hold.placed_at = trio.current_time()
         if order is not None:
             hold.order = order
-            self._session.engine.table.holds.place(request, order)
+            self._session.engine.holds.place(request, order)
         if self._journal is not None:
             self._journal.placed(request, None if hold.order is None else hold.order.id)
             if order is not None:
@@ -352,7 +327,7 @@ class OrderScope:
         hold = self._held.get(request)
         if hold is None or request in self._adding:  # in the second case its name is about to be another order's
             return
-        if hold.is_meant_by(outcome, self._session.engine.table.clock):
+        if hold.is_meant_by(outcome, self._session.engine.clock.interval):
             self._end_hold(hold, outcome)
 
     def _end_hold(self, hold: Hold, outcome: Outcome) -> None:
@@ -390,7 +365,7 @@ class OrderScope:
     def _concluded(self, outcomes: tuple[Outcome, ...]) -> None:
         """Note what the drain has come to; tell the log."""
         self.report = CancelReport(outcomes, journal_failed=self._session.journal_failed())
-        holds = self._session.engine.table.holds
+        holds = self._session.engine.holds
         for outcome in outcomes:
             if outcome.off_book and outcome.request in self._held:
                 self._release(outcome.request)
@@ -417,7 +392,7 @@ class OrderScope:
 
     def _new_hold(self, request: CancelRequest) -> Hold:
         session = self._session
-        return Hold(request, session.wall(), session.engine.table.clock, trio.current_time())
+        return Hold(request, session.wall(), session.engine.clock.interval, trio.current_time())
 
     def _hold_of(self, request: CancelRequest) -> Hold:
         if request not in self._held:
@@ -425,7 +400,7 @@ class OrderScope:
         return self._held[request]
 
     def _release(self, request: CancelRequest, *, at_once: bool = False) -> None:
-        self._session.engine.table.holds.release(request)
+        self._session.engine.holds.release(request)
         if self._journal is not None:
             self._journal.release(request, at_once=at_once)
 

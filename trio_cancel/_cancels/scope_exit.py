@@ -1,8 +1,9 @@
 """The end of an order scope: cancel what it held, within its grace, and know what became of each.
 
 A drain runs as a task of the session: shielded, protected from KeyboardInterrupt, out of the reach of whatever ended
-the scope's block. It owns the orders' outcomes; the engine settles them into it at once, so that none is lost
-however the drain ends: by the last outcome, by the end of the grace, early by a second Ctrl-C, or with the session.
+the scope's block. It owns the orders' outcomes. The engine settles them into its channel, which it empties before it
+concludes, so that none is lost however the drain ends: by the last outcome, by the end of the grace, early by a second
+Ctrl-C, or with the session.
 
 A yes for an external id may be about an older order of that name while the create of ours is still on its way. Unless
 it is surely about ours (``_engine.held``), or the venue had ours before it was asked, the order is asked for again as
@@ -24,7 +25,6 @@ from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.held import Hold
 from trio_cancel._engine.looking import BUDGET
 from trio_cancel._engine.order import OrderCancel, RetryPolicy, State
-from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import NoReply, NotWritten, UnlistedRefusal
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import (
@@ -45,23 +45,8 @@ AGAIN_FIRST, AGAIN_MOST = 0.25, 1.0
 unknown or not surely closed."""
 
 
-class _Turn(OrderCancel):
-    """One cancel of one order, by the venue's id where that is known: no other order can have it."""
-
-    __slots__ = ("_drain", "held")
-
-    def __init__(self, drain: ScopeExit, hold: Hold, terms: RetryPolicy) -> None:
-        super().__init__(hold.order or hold.request, terms)
-        self.priority = True
-        self.held = hold
-        self._drain = drain
-
-    def deliver(self) -> None:
-        self._drain.settled(self)
-
-
 class ScopeExit:
-    """See the module's docstring.
+    """Cancels what a scope held, in a task of the session.
 
     Attributes:
         early: cancel it to end the grace at once.
@@ -89,16 +74,17 @@ class ScopeExit:
         self._slept = engine.slept
         self._take_in = take_in
         # What has no answer by then is looked up in the rest of the grace.
-        self._for_lookups = 0.0 if engine.table.looks is None else min(BUDGET, grace / 4)
+        self._for_lookups = min(BUDGET, grace / 4) if engine.has_lookups else 0.0
         self._concluded = concluded
         self._outcomes: dict[Hold, Outcome | None] = dict.fromkeys(holds)
-        self._under_way: dict[Hold, _Turn] = {}
-        self._again: list[tuple[float, int, Hold]] = []  # a heap: when to ask again
+        self._holds = list(self._outcomes)
+        self._under_way: dict[Hold, OrderCancel] = {}
+        self._send, self._settled = trio.open_memory_channel[OrderCancel](max(1, len(self._holds)))
+        self._again: list[tuple[float, int, int]] = []  # a heap: when to ask again
         self._waits: dict[Hold, float] = {}
         self._surely: set[Hold] = set()  # off the book, and no other order of that name
         self._found: dict[Hold, Outcome] = {}  # a yes for each of those
         self._asked = 0  # breaks ties, so that equal times come in order
-        self._bell = Wakeup()
         # Other cancels than ours, by order, and after how many writes that was looked up.
         self._others: dict[CancelRequest, list[OrderCancel]] = {}
         self._others_at = -1
@@ -107,13 +93,14 @@ class ScopeExit:
         """Cancel everything, and conclude. If cancelled, it concludes at once with what is known."""
         try:
             with self.early:
-                for number, hold in enumerate(self._outcomes, 1):
-                    self._submit(hold)
-                    if number % SLICE == 0 and trio.current_time() < self._ends_at:
+                for place in range(len(self._holds)):
+                    self._submit(place)
+                    if place % SLICE == SLICE - 1 and trio.current_time() < self._ends_at:
                         await trio.lowlevel.checkpoint()
                 while self._under_way or self._again:
                     with trio.move_on_at(min(self._ends_at, self._again[0][0] if self._again else math.inf)):
-                        await self._bell.wait()
+                        self._take(await self._settled.receive())
+                        self._take_at_hand(SLICE)
                     self._awaken()
                     if trio.current_time() >= self._ends_at:
                         await self._take_in()  # an answer that lies in the socket is no missing one
@@ -123,6 +110,8 @@ class ScopeExit:
         finally:
             try:
                 with trio.CancelScope(shield=True):
+                    while self._take_at_hand(SLICE):
+                        await trio.lowlevel.checkpoint()
                     while self._under_way:
                         self._conclude_some()
                         await trio.lowlevel.checkpoint()
@@ -140,8 +129,9 @@ class ScopeExit:
 
     def give_up(self) -> None:
         """Conclude without waiting: the session has been ended."""
-        for hold in self._outcomes:
-            self._submit(hold)  # it settles at once
+        for place in range(len(self._holds)):
+            self._submit(place)  # it settles at once
+        self._take_at_hand(len(self._holds))
         self._conclude()
         self.done.set()
 
@@ -151,22 +141,34 @@ class ScopeExit:
             self._surely.add(hold)
             self._found[hold] = outcome
 
-    def _submit(self, hold: Hold) -> None:
+    def _submit(self, place: int) -> None:
+        hold = self._holds[place]
         now = trio.current_time()
         terms = attrs.evolve(self._terms, give_up_after=max(0.001, self._ends_at - self._for_lookups - now))
-        self._under_way[hold] = turn = _Turn(self, hold, terms)
+        # By the venue's id where that is known: no other order can have it.
+        request = hold.order or hold.request
+        self._under_way[hold] = turn = OrderCancel(request, terms, self._send, priority=True, place=place)
         self._engine.submit(turn, now)
 
-    def settled(self, turn: _Turn) -> None:
+    def _take_at_hand(self, most: int) -> bool:
+        """Take outcomes in that are at hand; return True if there may be more."""
+        for _ in range(most):
+            try:
+                turn = self._settled.receive_nowait()
+            except trio.WouldBlock:
+                return False
+            self._take(turn)
+        return True
+
+    def _take(self, turn: OrderCancel) -> None:
         """Take an outcome in; ask again where that can still change it."""
-        hold = turn.held
+        hold = self._holds[turn.place]
         if self._under_way.get(hold) is not turn:
             return  # reported as it was; whoever observes the session learns what came of it
-        assert turn.outcome is not None
         del self._under_way[hold]
-        if turn.outcome.off_book and self._is_sure(turn, turn.outcome):
+        if turn.result.off_book and self._is_sure(turn, turn.result):
             self._surely.add(hold)
-        outcome = self._outcomes[hold] = self._read(turn, turn.outcome)
+        outcome = self._outcomes[hold] = self._read(turn, turn.result)
         self._awaken()
         now = trio.current_time()
         until = self._ask_until(hold, outcome)
@@ -174,48 +176,46 @@ class ScopeExit:
             wait = self._waits.get(hold, AGAIN_FIRST)
             self._waits[hold] = min(AGAIN_MOST, 2 * wait)
             self._asked += 1
-            heapq.heappush(self._again, (min(now + wait, until), self._asked, hold))
-        self._bell.ring()
+            heapq.heappush(self._again, (min(now + wait, until), self._asked, turn.place))
 
-    def _is_sure(self, turn: _Turn, outcome: Outcome) -> bool:
+    def _is_sure(self, turn: OrderCancel, outcome: Outcome) -> bool:
         """Return True if a yes is about this very order."""
-        hold = turn.held
-        if hold.is_meant_by(outcome, self._engine.table.clock):
+        hold = self._holds[turn.place]
+        if hold.is_meant_by(outcome, self._engine.clock.interval):
             return True
         # Where the venue had it before it was asked, no older order has its name any more.
         return hold.order is None and hold.placed_at is not None and turn.flights[0].written >= hold.placed_at
 
-    def _read(self, turn: _Turn, outcome: Outcome) -> Outcome:
+    def _read(self, turn: OrderCancel, outcome: Outcome) -> Outcome:
         """Read an outcome together with those before, and with other cancels of the order that may have worked."""
-        hold = turn.held
+        hold = self._holds[turn.place]
         if outcome.request is not hold.request:  # it was asked for by the venue's id
             outcome = msgspec.structs.replace(outcome, request=hold.request)
         outcome = together(self._outcomes[hold], outcome, surely=hold in self._surely)
         if not isinstance(outcome, Rejected | NotSent):
             return outcome
-        if hold.request not in self._engine.table.holds.may_have_applied and not self._is_asked_elsewhere(turn):
+        if hold.request not in self._engine.holds.may_have_applied and not self._is_asked_elsewhere(turn):
             return outcome
         cause = NoReply("an earlier cancel of it was not answered, and this one was refused or not sent")
         return Unknown(hold.request, outcome.attempts, error=outcome.error, after_unanswered=True, cause=cause)
 
-    def _is_asked_elsewhere(self, turn: _Turn) -> bool:
+    def _is_asked_elsewhere(self, turn: OrderCancel) -> bool:
         """Return True if another cancel of the order is under way and has been written."""
-        table = self._engine.table
         signed = self._engine.signed
         if signed != self._others_at:
             # Looked up once for all that end together: a look at everything for each would hold the loop.
             self._others_at = signed
             self._others = {}
-            for other in (*table.active, *table.last, *table.overdue, *table.looked_up):
+            for other in self._engine.under_way():
                 self._others.setdefault(other.request, []).append(other)
-        hold = turn.held
+        hold = self._holds[turn.place]
         names = (hold.request,) if hold.order is None else (hold.request, hold.order)
         others = [other for name in names for other in self._others.get(name, ()) if other is not turn]
         return any(other.flights and other.state is not State.SETTLED for other in others)
 
     def _ask_until(self, hold: Hold, outcome: Outcome) -> float:
         """Return until when the same question may find another answer."""
-        if self._engine.table.stopped is not None or hold in self._surely:
+        if self._engine.stopped is not None or hold in self._surely:
             return -math.inf
         if isinstance(outcome, NotFound) and hold.placed_at is None:
             return self._settled_at  # its create may still be on the way; the venue may take that long
@@ -233,7 +233,7 @@ class ScopeExit:
             if self._under_way.pop(hold, None) is None:
                 continue  # settled by what was just done
             why = over if turn.flights else engine.why_not_written("the scope's grace was over before its turn came")
-            self._outcomes[hold] = self._read(turn, turn.conclude(why, engine.table.clock))
+            self._outcomes[hold] = self._read(turn, turn.conclude(why, engine.clock.interval))
             engine.abandon(turn)
 
     def _conclude(self) -> None:

@@ -3,9 +3,6 @@
 Each cancel that is under way has a memory channel of size 1 of its own, into which the reader's task delivers the one
 outcome. Making a channel takes as long as all else that waiting for it takes, so that one whose outcome has been taken
 serves a later cancel. A channel whose caller has left is never used again: its outcome may still come.
-
-An answer that is sooner here than this process could fall asleep and be woken (a venue on this machine or next door) is
-looked for at once, for some passes of the scheduler. Waking up takes longer than those passes, and costs as much.
 """
 
 from __future__ import annotations
@@ -15,48 +12,23 @@ from typing import TypeAlias
 import trio
 
 from trio_cancel._engine.order import OrderCancel, RetryPolicy
+from trio_cancel._session.session import Session
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
 
-NEAR = 0.0005
-"""Seconds within which the last answer must have come for the next one to be looked for at once."""
-LOOKS = 10
-"""Passes of the scheduler (some 10 µs each) for which it is looked for."""
 KEPT = 256
 """Channels that a session keeps."""
 
-Channel: TypeAlias = "tuple[trio.MemorySendChannel[Outcome], trio.MemoryReceiveChannel[Outcome]]"
-
-
-class Single(OrderCancel):
-    """A cancel with a channel of its own, once its caller waits."""
-
-    __slots__ = ("channel",)
-
-    def __init__(self, request: CancelRequest, terms: RetryPolicy) -> None:
-        super().__init__(request, terms)
-        self.priority = True
-        self.channel: trio.MemorySendChannel[Outcome] | None = None
-
-    def deliver(self) -> None:
-        assert self.outcome is not None
-        if self.channel is not None:
-            # If the caller has left, nobody takes it: the engine has logged it.
-            self.channel.send_nowait(self.outcome)
+Channel: TypeAlias = "tuple[trio.MemorySendChannel[OrderCancel], trio.MemoryReceiveChannel[OrderCancel]]"
 
 
 class Channels:
-    """The channels of a session's single cancels that are not in use.
+    """The channels of a session's single cancels that are not in use."""
 
-    Attributes:
-        near: the last cancel that was alone had its answer within ``NEAR``.
-    """
-
-    __slots__ = ("_idle", "near")
+    __slots__ = ("_idle",)
 
     def __init__(self) -> None:
         self._idle: list[Channel] = []
-        self.near = False
 
     def take(self) -> Channel:
         """Return a channel that nobody else uses."""
@@ -69,10 +41,24 @@ class Channels:
             self._idle.append(channel)
 
 
-async def look(single: Single) -> None:
-    """Wait for an outcome that comes almost at once, and no longer. Cancelled: only if none has come."""
-    for _ in range(LOOKS):
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        if single.outcome is not None:
-            return
-        await trio.lowlevel.checkpoint_if_cancelled()
+async def cancel_one(session: Session, request: CancelRequest, terms: RetryPolicy, channels: Channels) -> Outcome:
+    """Cancel one order; return what became of it.
+
+    Cancelled: what is not written is withdrawn, what is being written is finished and tracked on.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()  # a caller that is cancelled already has nothing written
+    channel = channels.take()
+    send, receive = channel
+    order = OrderCancel(request, terms, send, priority=True)
+    try:
+        if session.engine.submit_lone(order, trio.current_time()):
+            session.write_now()
+        outcome = (await receive.receive()).result
+        channels.give_back(channel)
+        return outcome
+    except BaseException:
+        if order.outcome is None:
+            session.engine.abandon(order)
+        else:  # it came, and so did what ends the wait
+            session.engine.tell_late(request, order.outcome)
+        raise

@@ -1,7 +1,7 @@
 """A bulk cancel of an input without end, in constant memory.
 
 One task (the intake) takes items from the user's iterable into a small shelf; the engine takes orders from the
-shelf when there is room; outcomes leave through a bounded memory channel in the order of completion. The intake stops
+shelf when there is room; outcomes leave through one bounded memory channel in the order of completion. The intake stops
 at a shelf that is full, and an order leaves the shelf only while what is in flight and what is not yet received fit
 into ``ROOM``, so that nothing grows with the input. Where the venue gives no sign of life, what gets its last chance
 (``_engine.silence``) may be more: ``LAST_ROOM``.
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sized
-from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext
 
 import trio
 
@@ -49,19 +49,6 @@ MANY = 1_000_000
 """How many items are taken to wait behind a full shelf, where the input does not say how many there are."""
 
 
-class _Item(OrderCancel):
-    """One order of a stream."""
-
-    __slots__ = ("_stream",)
-
-    def __init__(self, stream: CancelStream, request: CancelRequest, terms: RetryPolicy) -> None:
-        super().__init__(request, terms)
-        self._stream = stream
-
-    def deliver(self) -> None:
-        self._stream._settled(self)
-
-
 class CancelStream:
     """Outcomes in the order of completion, for ``async for``. Made by :meth:`TradingWS.open_cancel_stream`.
 
@@ -79,11 +66,11 @@ class CancelStream:
         self._shelf: deque[tuple[CancelRequest, float]] = deque()  # each with when it came
         self._total = total  # of the input, if it says so
         self._taken_in = 0
-        self._in_flight: dict[OrderCancel, None] = {}
-        self._send, self._receive = trio.open_memory_channel[Outcome](math.inf)  # bounded by `_waiting`
-        self._waiting = 0  # outcomes delivered and not yet received
+        self._out: dict[OrderCancel, None] = {}  # in flight, or settled and not yet received
+        self._send, self._receive = trio.open_memory_channel[OrderCancel](LAST_ROOM + 2 * ROOM)
+        self._received = 0
         self._unyielded = 0  # of those that were received since others could run
-        self._intake_bell = Wakeup()
+        self._intake_wakeup = Wakeup()
         self._exhausted = False
         self._closed = False
         self._error: BaseException | None = None
@@ -99,22 +86,29 @@ class CancelStream:
         Of outcomes that are at hand, each ``YIELD_EVERY``-th lets other tasks run; any raises if it is cancelled.
         """
         try:
-            outcome = await self._next_at_hand()
-            if outcome is None:
+            order = await self._next_at_hand()
+            if order is None:
                 self._unyielded = 0
-                outcome = await self._receive.receive()
+                self._tell_room()
+                order = await self._receive.receive()
         except trio.EndOfChannel:
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error from None
             raise StopAsyncIteration from None
-        self._waiting -= 1
-        if self._waiting % TOLD_EVERY == 0:  # not for each: one write for many is far cheaper
-            self._engine.table.wake_writer()
-            self._intake_bell.ring()
-        return outcome
+        self._out.pop(order, None)
+        self._received += 1
+        if self._received % TOLD_EVERY == 0:  # not for each: one write for many is far cheaper
+            self._tell_room()
+        self._finish_if_done()
+        return order.result
 
-    async def _next_at_hand(self) -> Outcome | None:
+    def _tell_room(self) -> None:
+        """Let the writer and the intake know that there is room again."""
+        self._engine.wakeup.ring()
+        self._intake_wakeup.ring()
+
+    async def _next_at_hand(self) -> OrderCancel | None:
         """Return an outcome without a pass of the scheduler; None if there is none, or others must have their turn."""
         self._unyielded += 1
         if self._unyielded >= YIELD_EVERY:
@@ -128,7 +122,7 @@ class CancelStream:
     @property
     def unsettled(self) -> tuple[CancelRequest, ...]:
         """The orders that are in flight now; after the block: that were when it was left and have not settled since."""
-        return tuple(pending.request for pending in self._in_flight if pending.flights)
+        return tuple(order.request for order in self._out if order.flights and order.outcome is None)
 
     @property
     def invalid(self) -> tuple[InvalidItem, ...]:
@@ -143,7 +137,7 @@ class CancelStream:
     @property
     def waiting(self) -> bool:
         """Whether it has an order to give now."""
-        return bool(self._shelf) and len(self._in_flight) + self._waiting < ROOM
+        return bool(self._shelf) and len(self._out) < ROOM
 
     @property
     def held_since(self) -> float:
@@ -158,11 +152,11 @@ class CancelStream:
 
     def take(self, most: int) -> list[OrderCancel]:
         """Return the next orders, at most so many."""
-        return self._take(min(most, ROOM - len(self._in_flight) - self._waiting))
+        return self._take(min(most, ROOM - len(self._out)))
 
     def take_last(self, most: int) -> list[OrderCancel]:
         """Return the next orders that get their last chance, at most so many."""
-        return self._take(min(most, LAST_ROOM - len(self._in_flight) - self._waiting))
+        return self._take(min(most, LAST_ROOM - len(self._out)))
 
     def _take(self, most: int) -> list[OrderCancel]:
         shelf = self._shelf
@@ -170,20 +164,19 @@ class CancelStream:
         taken: list[OrderCancel] = []
         for _ in range(min(most, before)):
             request, came = shelf.popleft()
-            item = _Item(self, request, self._terms)
-            item.held_since = came
-            taken.append(item)
-        self._in_flight.update(dict.fromkeys(taken))
-        self._engine.count_queued([pending.request for pending in taken])
+            taken.append(OrderCancel(request, self._terms, self._send, held_since=came))
+        self._out.update(dict.fromkeys(taken))
+        self._engine.count_queued(len(taken))
+        self._engine.tell_queued([order.request for order in taken])
         if before > SHELF // 2 >= len(shelf) or not shelf:
-            self._intake_bell.ring()
+            self._intake_wakeup.ring()
         return taken
 
     def give_up(self, cause: BaseException, before: float) -> bool:
         """Settle what came by ``before``. What comes after an outage gets a chance of its own."""
         while self._shelf and self._shelf[0][1] <= before:
             self._not_sent(cause)
-        self._intake_bell.ring()
+        self._intake_wakeup.ring()
         return False
 
     def refuse(self, cause: BaseException) -> None:
@@ -191,26 +184,25 @@ class CancelStream:
         while self._shelf:
             self._not_sent(cause)
         self._refused = cause
-        self._intake_bell.ring()
+        self._intake_wakeup.ring()
 
     def _not_sent(self, cause: BaseException) -> None:
-        self._waiting += 1
-        self._send.send_nowait(NotSent(self._shelf.popleft()[0], cause=cause))
+        order = OrderCancel(self._shelf.popleft()[0], self._terms, self._send)
+        self._out[order] = None
+        order.settle(NotSent(order.request, cause=cause))
+        order.deliver()
 
     def give_up_after(self) -> float:
         """Return how many seconds it waits for a sign of life."""
         return self._terms.give_up_after
 
-    def _settled(self, pending: OrderCancel) -> None:
-        self._in_flight.pop(pending, None)
-        if not self._closed:
-            assert pending.outcome is not None
-            self._waiting += 1
-            self._send.send_nowait(pending.outcome)
-            self._finish_if_done()
+    @property
+    def _unreceived(self) -> int:
+        """How many outcomes wait for the consumer."""
+        return self._send.statistics().current_buffer_used
 
     def _finish_if_done(self) -> None:
-        if self._exhausted and not self._in_flight:
+        if self._exhausted and not self._out:
             self._send.close()
 
     # The intake task
@@ -239,7 +231,7 @@ class CancelStream:
         self._engine.source_waits(self)
         while self._shelf:  # until the engine has taken every item, or never will
             if self._refused is None:
-                await self._intake_bell.wait()
+                await self._intake_wakeup.wait()
             await self._settle_shelf()
         self._exhausted = True
         self._finish_if_done()
@@ -259,25 +251,24 @@ class CancelStream:
             self._engine.source_waits(self)
         if (index + 1) % YIELD_EVERY == 0:
             await trio.lowlevel.checkpoint()
-        while self._refused is None and (len(self._shelf) >= SHELF or self._waiting >= ROOM):
-            await self._intake_bell.wait()
+        while self._refused is None and (len(self._shelf) >= SHELF or self._unreceived >= ROOM):
+            await self._intake_wakeup.wait()
         await self._settle_shelf()
 
     async def _settle_shelf(self) -> None:
         """If everything has ended, tell so for each order that waits, as the consumer takes it."""
         while self._refused is not None and self._shelf:
-            while self._waiting >= ROOM:
-                await self._intake_bell.wait()
-            with suppress(trio.ClosedResourceError):  # the block was left meanwhile
-                self._not_sent(self._refused)
+            while self._unreceived >= ROOM:
+                await self._intake_wakeup.wait()
+            self._not_sent(self._refused)
 
     @trio.lowlevel.enable_ki_protection
     def _close(self) -> None:
         self._closed = True
         self._shelf.clear()
         self._engine.remove_source(self)
-        for pending in list(self._in_flight):
-            self._engine.abandon(pending)
+        for order in list(self._out):
+            self._engine.abandon(order)
         self._send.close()
 
 

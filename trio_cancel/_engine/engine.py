@@ -12,21 +12,28 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 
 import trio
 
+from trio_cancel._engine.cancel_journal import CancelJournal
+from trio_cancel._engine.held import HeldOrders
 from trio_cancel._engine.in_flight import InFlight
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
-from trio_cancel._engine.queue import Queue, Source
+from trio_cancel._engine.queue import Source
 from trio_cancel._engine.rate import AdaptiveRate, Pacer
 from trio_cancel._engine.replies import ReplyHandler
-from trio_cancel._engine.silence import PACED_EARLIEST, Silence, last_chance_after
+from trio_cancel._engine.silence import PACED_EARLIEST, last_chance_after
+from trio_cancel._engine.venue_clock import VenueClock
+from trio_cancel._trio.wakeup import Alarm, Wakeup
 from trio_cancel._values.boundary import Boundary, describe
+from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.observer import Counters, Notifier, logger
+from trio_cancel._values.observer import Notifier, Statistics, logger
+from trio_cancel._values.order_state import OrderState
+from trio_cancel._values.outcomes import Outcome
 
 WRITE_MOST = 256
 """Requests in one write at most, so that their signatures are young when they leave."""
@@ -47,7 +54,33 @@ SignRequests = Callable[[Iterable[tuple[str, CancelRequest]], int], list[bytes]]
 
 
 class Engine:
-    """See the module's docstring."""
+    """Everything about a session's orders under way, behind one face: no other part touches what is in here.
+
+    Its tasks wait at its doorbells, one task at each: whoever admits orders (the writer, the task that has intents made
+    durable, or without a connection the one that is about to dial) at ``wakeup``, the timer at ``alarm``.
+
+    One call handles a bounded number of orders, so that other tasks have their turn in between: :meth:`take` and
+    :meth:`sign` ``WRITE_MOST``; :meth:`read` what 64 KiB hold; :meth:`expire`, :meth:`connection_down` and :meth:`stop`
+    ``SLICE`` beside the window, and the timer goes on with the rest at once.
+
+    Args:
+        sign: signs requests, given their ids and the milliseconds of the timestamp.
+        id_prefix: what the ids of this session's requests begin with.
+        pacer: the user's own rate limit, if there is one.
+        notify: tells the observer; None if there is none.
+        jitter: spreads repetitions.
+        clock: what is known of the venue's clock.
+        journal: where attempts and outcomes are recorded, if they are.
+        lookups: whether orders are looked up that would end without the truth.
+        look_up_closed: whether orders that are closed are, too.
+        suspended: returns the seconds for which the machine has been suspended so far.
+
+    Attributes:
+        wakeup: rings when there may be something to write.
+        alarm: when :meth:`expire` is due.
+        clock: what is known of the venue's clock.
+        slept: seconds for which the machine was suspended, as far as they have been taken into account.
+    """
 
     def __init__(
         self,
@@ -57,124 +90,196 @@ class Engine:
         pacer: Pacer | None,
         notify: Notifier | None,
         jitter: random.Random,
-        wake_writer: Callable[[], None],
-        wake_timer: Callable[[float], None],
+        clock: VenueClock,
+        journal: CancelJournal | None = None,
+        lookups: bool = False,
+        look_up_closed: bool = False,
         suspended: Callable[[], float] = lambda: 0.0,
-        check_clock: Callable[[], None] = lambda: None,
     ) -> None:
-        self.table: InFlight = InFlight(notify, wake_writer)
-        self.governor: AdaptiveRate = AdaptiveRate()
-        self.silence: Silence = self.table.silence
-        self.inbox: ReplyHandler = ReplyHandler(self.table, self.governor, self.silence, jitter)
-        self.queue: Queue = self.table.queue
-        self.counters: Counters = self.table.counters
-        self.read: Callable[[Iterable[bytes | str], int, float, float], None] = self.inbox.read
-        self.abandon: Callable[[OrderCancel], None] = self.table.abandon
-        self.write_now = wake_writer  # for a single cancel that finds nothing else under way
-        self.correction: float = 0.0  # seconds added to our clock before signing
-        self.down_since: float | None = 0.0
-        self.down_because: BaseException | None = None
+        self.wakeup: Wakeup = Wakeup()
+        self.alarm: Alarm = Alarm()
+        self.clock: VenueClock = clock
+        self.slept: float = suspended()
+        self._in_flight = InFlight(
+            notify, self.wakeup, clock, journal=journal, lookups=lookups, closed_too=look_up_closed
+        )
+        self._rate = AdaptiveRate()
+        self._silence = self._in_flight.silence
+        self._replies = ReplyHandler(self._in_flight, self._rate, self._silence, jitter)
+        self._queue = self._in_flight.queue
+        self._counters = self._in_flight.counters
+        self.read: Callable[[Iterable[bytes | str], int, float, float], None] = self._replies.read
+        self._down_since: float | None = 0.0
+        self._down_because: BaseException | None = None
         self._up_since = -math.inf
         self._chances: dict[Source, None] = {}  # the bulk cancels whose last chance has come in this silence
         self._patience = math.inf  # the shortest ``give_up_after`` that was seen
         # A heap of the orders without a place in the window: when to look at each again. The number breaks ties.
         self._looks: list[tuple[float, int, OrderCancel]] = []
         self._looked = 0
+        self._ending: deque[OrderCancel] = deque()  # what is to be concluded because everything has ended
         self._sign = sign
         self._id_prefix = id_prefix
         self._next_id = 0
         self._pacer = pacer
         self._notify = notify
-        self._wake_timer = wake_timer
         self._suspended = suspended
-        self._check_clock = check_clock
-        self.slept: float = suspended()  # as far as it has been taken into account
         self._awake_at = -math.inf  # when it last was
 
     # What callers do
 
     def submit(self, pending: OrderCancel, now: float) -> None:
         """Take a single cancel in; it settles at once if the session has failed or is closed."""
+        if self.submit_lone(pending, now):
+            self.wakeup.ring()
+
+    def submit_lone(self, pending: OrderCancel, now: float) -> bool:
+        """Take a single cancel in; return True if nothing else is under way and nobody has been woken to write it."""
         self.awaken(now)
         pending.held_since = now
-        self.count_queued((pending.request,))
-        if self.table.stopped is not None:
-            self.table.settle(pending, pending.conclude(self.table.stopped, None))
-            return
-        self.queue.add(pending)
-        if self.table.active:
-            self.table.wake_writer()
-        else:
-            self.write_now()
+        self.count_queued(1)
+        self.tell_queued((pending.request,))
+        if self._in_flight.stopped is not None:
+            self._in_flight.settle(pending, pending.conclude(self._in_flight.stopped, None))
+            return False
+        self._queue.add(pending)
         self._note_call(pending.terms.give_up_after, now)
+        if self._in_flight.active:
+            self.wakeup.ring()
+            return False
+        return True
 
-    def count_queued(self, requests: Sequence[CancelRequest]) -> None:
-        """Count orders that were handed in, and tell the observer."""
-        self.counters.queued += len(requests)
+    def count_queued(self, count: int) -> None:
+        """Count orders that were handed in; :meth:`tell_queued` follows for each of them."""
+        self._counters.queued += count
+
+    def tell_queued(self, requests: Sequence[CancelRequest]) -> None:
+        """Tell the observer of orders that were handed in."""
         if self._notify is not None:
             for request in requests:
                 self._notify("request_queued", request)
 
     def submit_source(self, source: Source, now: float) -> None:
         """Take a bulk cancel in."""
-        if self.table.stopped is not None:
-            source.refuse(self.table.stopped)
+        if self._in_flight.stopped is not None:
+            source.refuse(self._in_flight.stopped)
             return
         self.awaken(now)
-        self.queue.add_source(source)
-        self.table.wake_writer()
+        self._queue.add_source(source)
+        self.wakeup.ring()
         self._note_call(source.give_up_after(), now)
 
     def _note_call(self, give_up_after: float, now: float) -> None:
         if give_up_after < self._patience:
             self._patience = give_up_after
-        if self.down_since is not None:
-            self.silence.ask(now)
-        if self.silence.asked_at is not None:
-            self._wake_timer(now + PACED_EARLIEST * give_up_after)
+        if self._down_since is not None:
+            self._silence.ask(now)
+        if self._silence.asked_at is not None:
+            self.alarm.set(now + PACED_EARLIEST * give_up_after)
 
     def remove_source(self, source: Source) -> None:
         """Ask a bulk cancel no more."""
-        self.queue.remove_source(source)
+        self._queue.remove_source(source)
         self._chances.pop(source, None)
 
     def source_waits(self, source: Source) -> None:
         """Note that a source that had nothing has something, or sooner than it said."""
-        self.table.wake_writer()
-        if self.silence.asked_at is not None:
-            self._wake_timer(source.held_since + PACED_EARLIEST * source.give_up_after())
+        self.wakeup.ring()
+        if self._silence.asked_at is not None:
+            self.alarm.set(source.held_since + PACED_EARLIEST * source.give_up_after())
 
     @property
     def waiting(self) -> bool:
         """True if an order waits for a connection."""
-        return bool(self.table.active or self.table.last or self.queue.heads() or self.queue.sources())
+        in_flight, queue = self._in_flight, self._queue
+        return bool(in_flight.active or in_flight.last or queue.has_heads() or queue.sources())
 
     @property
-    def pending_count(self) -> int:
-        """How many orders wait for an answer or another attempt."""
-        table = self.table
-        return len(table.active) + len(table.last) + len(table.overdue) + len(table.looked_up)
+    def stopped(self) -> BaseException | None:
+        """Why no order is taken in any more; None while they are."""
+        return self._in_flight.stopped
+
+    @property
+    def holds(self) -> HeldOrders:
+        """The orders that scopes hold."""
+        return self._in_flight.holds
+
+    @property
+    def has_lookups(self) -> bool:
+        """True if orders are looked up that would end without the truth."""
+        return self._in_flight.has_lookups
+
+    def under_way(self) -> Iterator[OrderCancel]:
+        """Return the orders that wait for an answer or another attempt."""
+        in_flight = self._in_flight
+        return chain(in_flight.active, in_flight.last, in_flight.overdue, in_flight.looked_up)
+
+    def unanswered(self) -> Collection[LiveAttempt]:
+        """Return the attempts that can still be answered, in the order of their writes."""
+        return self._in_flight.flights.values()
+
+    def abandon(self, pending: OrderCancel) -> None:
+        """Note that the caller has left: withdraw what is not written, go on tracking what is."""
+        self._in_flight.abandon(pending)
+
+    def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:
+        """Tell of an outcome that its caller did not wait for."""
+        self._in_flight.tell_late(request, outcome)
+
+    def statistics(self) -> Statistics:
+        """Return what was seen so far."""
+        in_flight, rate = self._in_flight, self._rate
+        pending = len(in_flight.active) + len(in_flight.last) + len(in_flight.overdue) + len(in_flight.looked_up)
+        return self._counters.snapshot(pending=pending, rate=rate.rate, window=rate.window)
 
     def is_silent(self, seconds: float) -> bool:
         """Return True if the venue has given no sign of life for so long, though it was asked."""
-        return trio.current_time() - self.silence.since(seconds) >= seconds - MOMENT
+        return trio.current_time() - self._silence.since(seconds) >= seconds - MOMENT
 
     @property
     def last_chance(self) -> bool:
         """True if orders wait for their last chance: what they lack is a connection, or a turn."""
-        return bool(self._chances or self.queue.last_chance)
+        return bool(self._chances or self._queue.last_chance)
 
     @property
     def signed(self) -> int:
         """How many requests have been signed so far: it grows with each write."""
         return self._next_id
 
-    @property
-    def flight_count(self) -> int:
-        """How many attempts can still be answered."""
-        return len(self.table.flights)
+    def saw_clock(self, seen: OffsetInterval | None, now: float) -> None:
+        """Take note of what an upgrade told of the venue's clock; None if it told nothing."""
+        self.clock.saw(seen, self._next_id, now)
 
     # What lookups ask
+
+    @property
+    def lookup_wakeup(self) -> Wakeup:
+        """Rings when there may be an order to look up."""
+        return self._in_flight.lookup_wakeup
+
+    def take_to_look_up(self) -> list[OrderCancel]:
+        """Return the orders that are to be looked up now; each ends with :meth:`seen` or :meth:`not_seen`."""
+        waiting = self._in_flight.to_look_up
+        return [waiting.popleft() for _ in range(min(SLICE, len(waiting)))]
+
+    def end_lookups(self) -> None:
+        """Let everything that is being looked up end as what is known."""
+        self._in_flight.to_look_up.clear()
+        for pending in list(self._in_flight.looked_up):
+            self._in_flight.not_seen(pending, again=False)
+
+    def seen(self, pending: OrderCancel, state: OrderState) -> float | None:
+        """Take in what a lookup saw; return the seconds until the next one, None if there is none."""
+        return self._in_flight.seen(pending, state)
+
+    def not_seen(self, pending: OrderCancel, again: bool) -> float | None:
+        """Note that a lookup failed; return the seconds until the next one, None if there is none.
+
+        Args:
+            pending: the order.
+            again: whether another lookup may find more.
+        """
+        return self._in_flight.not_seen(pending, again)
 
     def admit_lookup(self, now: float) -> float:
         """Count a lookup that starts now, if the account's limit has room for it; else return when to ask again.
@@ -183,10 +288,10 @@ class Engine:
         none of a burst is used up, so that a later cancel loses at most the interval of one request. Where no limit is
         known nothing waits for one. Without a connection no cancel can be written now.
         """
-        pacer, governor = self._pacer, self.governor
+        pacer, governor = self._pacer, self._rate
         if pacer is None and governor.rate is None:
             return now
-        if self.down_since is None and self.queue.waiting(now):
+        if self._down_since is None and self._queue.waiting(now):
             return now + LOOKUP_YIELDS
         ready = governor.ready_at() if pacer is None else max(governor.ready_at(), pacer.full_at)
         if ready > now:
@@ -198,8 +303,8 @@ class Engine:
 
     def lookup_limited(self, now: float, asked_at: float) -> None:
         """Note a 429 for a lookup that was sent at ``asked_at``: the limit is the account's."""
-        if self.governor.limited(now, asked_at) and self._notify is not None:
-            self._notify("paced", self.governor.rate)
+        if self._rate.limited(now, asked_at) and self._notify is not None:
+            self._notify("paced", self._rate.rate)
 
     # What the writer does
 
@@ -214,7 +319,15 @@ class Engine:
         """
         self.awaken(now)
         admitted: list[OrderCancel] = []
-        silence = self.silence
+        try:
+            return admitted, self._take(admitted, now, early, ahead)
+        except BaseException:
+            self.put_back(admitted, now)
+            raise
+
+    def _take(self, admitted: list[OrderCancel], now: float, early: int | None, ahead: float) -> float:
+        """Admit what may be written now into ``admitted``; return when to ask again."""
+        silence = self._silence
         # Where turns are few, none is for what was written before as long as something has its last chance to be.
         untried_only = silence.asked_at is not None and self.last_chance and not self.unpaced
         ask_at = self._admit(admitted, now, early, ahead, untried_only=untried_only)
@@ -222,22 +335,22 @@ class Engine:
             # What is written is a question, and what keeps the window full is one that is open.
             if self._chances:
                 self._chances.clear()  # the silence in which they came has ended
-            if admitted or (self.queue and len(self.table.active) >= self.governor.window):
+            if admitted or (self._queue and len(self._in_flight.active) >= self._rate.window):
                 silence.ask(now)
-                self._wake_timer(now + PACED_EARLIEST * self._patience)
-        elif self._chances or self.queue.last_chance:
+                self.alarm.set(now + PACED_EARLIEST * self._patience)
+        elif self._chances or self._queue.last_chance:
             ask_at = min(ask_at, self._admit_last(admitted, now, early, ahead))
             if untried_only:
                 ask_at = min(ask_at, self._admit(admitted, now, early, ahead))
-        return admitted, ask_at
+        return ask_at
 
     def _admit(
         self, admitted: list[OrderCancel], now: float, early: int | None, ahead: float, *, untried_only: bool = False
     ) -> float:
         """Admit what has a place in the window, or gets one; only single cancels not tried yet if told so."""
-        table = self.table
-        queue = self.queue
-        window = self.governor.window
+        table = self._in_flight
+        queue = self._queue
+        window = self._rate.window
         unpaced = self.unpaced
         while (left := WRITE_MOST - len(admitted)) > 0:
             if not unpaced:
@@ -285,35 +398,35 @@ class Engine:
             if not group:
                 break
             for pending in group:
-                self.table.admit_last(pending)
+                self._in_flight.admit_last(pending, group)
                 patience = pending.terms.give_up_after
-                end_at = now + patience - pending.spent(now, self.silence.since(patience))
+                end_at = now + patience - pending.spent(now, self._silence.since(patience))
                 if not pending.terms.retry:
                     end_at = min(end_at, now + pending.terms.reply_timeout)
                 self._look_at(pending, end_at)
-                self._wake_timer(end_at)
+                self.alarm.set(end_at)
                 if early is None:
                     self._start(now)
             admitted += group
         return math.inf
 
     def _next_last(self, most: int, now: float) -> list[OrderCancel]:
-        queue = self.queue
+        queue = self._queue
         group: list[OrderCancel] = []
         while queue.last_chance and len(group) < most:
             pending = queue.last_chance.popleft()
             if pending.flights or pending.state not in (State.QUEUED, State.RETRYING):
                 continue  # it has been written meanwhile, in its place in the window
             terms = pending.terms
-            if pending.spent(now, self.silence.since(terms.give_up_after)) >= PACED_EARLIEST * terms.give_up_after:
+            if pending.spent(now, self._silence.since(terms.give_up_after)) >= PACED_EARLIEST * terms.give_up_after:
                 group.append(pending)
-            elif pending in self.table.last:
+            elif pending in self._in_flight.last:
                 queue.returning.append(pending)  # the venue has come back meanwhile
         for source in self._chances:
             if len(group) == most:
                 break
             patience = source.give_up_after()
-            if max(self.silence.since(patience), source.held_since) + PACED_EARLIEST * patience - MOMENT <= now:
+            if max(self._silence.since(patience), source.held_since) + PACED_EARLIEST * patience - MOMENT <= now:
                 group += source.take_last(most - len(group))
         return group
 
@@ -338,16 +451,16 @@ class Engine:
     @property
     def unpaced(self) -> bool:
         """True if neither the user nor the venue has set a pace."""
-        return self._pacer is None and self.governor.rate is None
+        return self._pacer is None and self._rate.rate is None
 
     def _ready_at(self, now: float, admitted: Sequence[OrderCancel], early: int | None) -> float:
         """Return when the next request may start, by both paces; ``admitted`` start before it if not counted yet."""
         before = 0 if early is None else early + len(admitted)
-        ready = self.governor.ready_at(now, before)
+        ready = self._rate.ready_at(now, before)
         return ready if self._pacer is None else max(ready, self._pacer.ready_at(now, before))
 
     def _start(self, now: float) -> None:
-        self.governor.start(now)
+        self._rate.start(now)
         if self._pacer is not None:
             self._pacer.start(now)
 
@@ -356,15 +469,17 @@ class Engine:
     ) -> tuple[list[LiveAttempt], list[bytes]]:
         """Sign and register what was admitted, if its time is not up; return the attempts with their texts."""
         self.awaken(now)
+        if self._in_flight.stopped is not None:
+            self.put_back(admitted, now)
         flights: list[LiveAttempt] = []
         to_sign: list[tuple[str, CancelRequest]] = []
         notify = self._notify
-        is_admitted, is_in_flight = State.ADMITTED, State.IN_FLIGHT
+        is_admitted = State.ADMITTED
         prefix = self._id_prefix
         number = self._next_id
-        by_id = self.table.flights
+        by_id = self._in_flight.flights
         earliest = math.inf
-        silence = self.silence
+        silence = self._silence
         silent = silence.asked_at is not None and now - silence.asked_at > self._patience / 4
         for pending in admitted:
             if pending.state is not is_admitted:
@@ -378,12 +493,12 @@ class Engine:
             if silent and terms.give_up_after - pending.spent(now, silence.since(terms.give_up_after)) < MOMENT:
                 left = 0.0
             if left < MOMENT:
-                if self.table.can_still_be_answered(pending):
+                if self._in_flight.can_still_be_answered(pending):
                     # The answer may lie in the socket: the timer judges, once that has been read.
-                    pending.state = is_in_flight
-                    self._wake_timer(now)
+                    pending.wait_for_answer()
+                    self.alarm.set(now)
                 else:
-                    self.table.settle(pending, pending.conclude(None, self.table.clock))
+                    self._in_flight.settle(pending, pending.conclude(None, self.clock.interval))
                 continue
             number += 1
             request_id = f"{prefix}-{number}"
@@ -397,16 +512,15 @@ class Engine:
             if deadline < earliest:
                 earliest = deadline
             flight = LiveAttempt(pending, request_id, connection, now, wall, deadline)
-            pending.state = is_in_flight
-            pending.flights = (*pending.flights, flight) if pending.flights else (flight,)
+            pending.write(flight)
             by_id[request_id] = flight
             flights.append(flight)
             if notify is not None:
                 notify("request_written", pending.request, request_id)
         self._next_id = number
-        self.counters.written += len(flights)
-        self._wake_timer(earliest)
-        return flights, self._sign(to_sign, int((wall + self.correction) * 1000))
+        self._counters.written += len(flights)
+        self.alarm.set(earliest)
+        return flights, self._sign(to_sign, int((wall + self.clock.correction) * 1000))
 
     def time_left(self, flights: list[LiveAttempt], now: float) -> float:
         """Return how many seconds the longest of these orders has left, a little less; inf if there is none.
@@ -415,97 +529,146 @@ class Engine:
         """
         left = -math.inf
         for flight in flights:
-            if self.table.flights.get(flight.request_id) is flight:
+            if self._in_flight.flights.get(flight.request_id) is flight:
                 pending = flight.pending
                 patience = pending.terms.give_up_after
-                left = max(left, patience - pending.spent(now, self.silence.since(patience)))
+                left = max(left, patience - pending.spent(now, self._silence.since(patience)))
         return max(0.0, left - max(0.001, left / 100)) if left > -math.inf else math.inf
 
     def put_back(self, admitted: list[OrderCancel], now: float) -> None:
         """Take back what was admitted and not signed: the connection ended between the two."""
         for pending in admitted:
             if pending.state is State.ADMITTED:
-                self.table.retry(pending, now)
+                self._in_flight.retry(pending, now)
 
     def not_written(self, flights: list[LiveAttempt], cause: BaseException, now: float) -> None:
         """Note that the last byte of these was never accepted by the socket: they were not sent."""
         for flight in flights:
-            if self.table.flights.pop(flight.request_id, None) is None:
+            if self._in_flight.flights.pop(flight.request_id, None) is None:
                 continue
             pending = flight.pending
-            pending.flights = tuple(f for f in pending.flights if f is not flight)
-            self.counters.written -= 1
+            pending.not_written(flight)
+            self._counters.written -= 1
             if pending.terms.retry and not pending.abandoned and not pending.refused_for_good:
-                self.table.retry(pending, now)
-            elif not self.table.can_still_be_answered(pending):
-                self.table.settle(pending, pending.conclude(cause, self.table.clock))
+                self._in_flight.retry(pending, now)
+            elif not self._in_flight.can_still_be_answered(pending):
+                self._in_flight.settle(pending, pending.conclude(cause, self.clock.interval))
 
     # What the connection and the timer do
 
     def connection_up(self, now: float) -> None:
         """Note that requests can be written again."""
-        self.down_since = self.down_because = None
+        self._counters.connections += 1
+        self._down_since = self._down_because = None
         self._up_since = now
-        self.governor.reset_window()
-        self.inbox.forget_bad()
-        self.table.wake_writer()
+        self._rate.reset_window()
+        self._replies.forget_bad()
+        self.wakeup.ring()
+
+    def connection_refused(self, why: BaseException) -> None:
+        """Note that a try to connect has failed."""
+        self._down_because = why
+
+    def after_reading(self) -> bool:
+        """Let what waits be written, now that answers have come; return True if too many of them were noise."""
+        if self._queue:
+            self.wakeup.ring()
+        return self._replies.over_budget
+
+    def count_binary(self, now: float) -> None:
+        """Count and log a binary message: the venue has none."""
+        self._replies.count_binary(now)
 
     def connection_down(self, connection: int, cause: BaseException | None, now: float) -> None:
         """Note that nothing more can come from ``connection``: its attempts stay unanswered."""
-        if self.down_since is None:
-            self.down_since = now
-        self.down_because = cause
-        self.silence.ask(now)
+        if self._down_since is None:
+            self._down_since = now
+        self._down_because = cause
+        self._silence.ask(now)
         error = ConnectionLost(f"the connection was lost before the answer came{f' ({cause})' if cause else ''}")
         error.__cause__ = cause
-        lost = [flight for flight in self.table.flights.values() if flight.connection == connection]
-        for flight in lost:
-            self.table.flights.pop(flight.request_id, None)
-            if flight.answered_at is None:
-                flight.pending.doubt = flight.pending.doubt or error
-        for pending in {flight.pending: None for flight in lost}:
-            if pending.state is not State.IN_FLIGHT or pending in self.table.last:
-                continue  # of the latter there may be very many: each is looked at in its time
-            if pending.terms.retry and not pending.abandoned and not pending.refused_for_good:
-                self.table.retry(pending, now)
-            else:
-                self.table.settle(pending, pending.conclude(error, self.table.clock))
-        for pending in self.table.active:
+        in_flight = self._in_flight
+        first = next(iter(in_flight.flights.values()), None)
+        if first is not None and first.connection == connection:  # all of them are of one connection
+            in_flight.lost.append((in_flight.flights, error))
+            in_flight.flights = {}
+            self._take_lost(now)
+        for pending in in_flight.active:
             if pending.state is State.RETRYING and pending.running_from is None:
                 pending.running_from = max(now, pending.held_since)  # no pace holds it back where no connection is
-        self._wake_timer(now)
+        self.alarm.set(now)
+
+    def _take_lost(self, now: float) -> float:
+        """Look at some of the attempts whose connection has ended; return when to look again."""
+        in_flight = self._in_flight
+        concerned: dict[OrderCancel, ConnectionLost] = {}
+        for _ in range(SLICE):
+            while in_flight.lost and not in_flight.lost[0][0]:
+                in_flight.lost.popleft()
+            if not in_flight.lost:
+                break
+            flights, error = in_flight.lost[0]
+            flight = flights.pop(next(iter(flights)))
+            if flight.answered_at is None:
+                flight.pending.doubt = flight.pending.doubt or error
+            concerned[flight.pending] = error
+        for pending, error in concerned.items():
+            if pending.state is not State.IN_FLIGHT or pending in in_flight.last:
+                continue  # of the latter there may be very many: each is looked at in its time
+            if pending.terms.retry and not pending.abandoned and not pending.refused_for_good:
+                in_flight.retry(pending, now)
+            else:
+                in_flight.settle(pending, pending.conclude(error, self.clock.interval))
+        return now if in_flight.lost else math.inf
 
     @trio.lowlevel.enable_ki_protection
     def stop(self, cause: BaseException) -> None:
-        """End everything at once, for good: what was written is Unknown, the rest NotSent, with ``cause``."""
-        self.table.stopped = cause
-        singles, sources = self.queue.clear()
+        """End everything, for good: what was written is Unknown, the rest NotSent, with ``cause``.
+
+        No further order is written from now on. Some are concluded at once, the rest by :meth:`stop_some`.
+        """
+        in_flight = self._in_flight
+        in_flight.stopped = cause
+        singles, sources = self._queue.clear()
         self._chances.clear()
         self._looks.clear()
-        table = self.table
-        for pending in [*table.active, *table.last, *table.overdue, *table.looked_up, *singles]:
+        self._ending.extend(self.under_way())
+        self._ending.extend(singles)
+        for source in sources:
+            source.refuse(cause)
+        self.stop_some()
+
+    @trio.lowlevel.enable_ki_protection
+    def stop_some(self) -> bool:
+        """Conclude some of what :meth:`stop` has ended; return True if there is more."""
+        cause = self._in_flight.stopped
+        for _ in range(min(SLICE, len(self._ending))):
+            pending = self._ending.popleft()
             with Boundary() as boundary:  # what fails beside one order must not keep the others from their outcomes
                 if pending.state is not State.SETTLED:
                     pending.doubt = cause
-                    self.table.settle(pending, pending.conclude(cause, self.table.clock))
+                    self._in_flight.settle(pending, pending.conclude(cause, self.clock.interval))
             if boundary.error is not None:
                 logger.error("what follows from an outcome failed: %s", describe(boundary.error))
-        for source in sources:
-            source.refuse(cause)
+        if self._ending:
+            self.alarm.set(-math.inf)
+        return bool(self._ending)
 
     def expire(self, now: float) -> float:
         """Act on what has its time up, in slices; return when to look again."""
+        if self._ending and self.stop_some():
+            return now
         self.awaken(now)
-        next_at = math.inf
-        silence = self.silence
-        for pending in list(self.table.active):
+        next_at = self._take_lost(now)
+        silence = self._silence
+        for pending in list(self._in_flight.active):
             if pending.state is State.SETTLED:
                 continue
             terms = pending.terms
             if pending.abandoned:
                 at = max((f.deadline for f in pending.flights), default=now)
                 if at <= now:
-                    self.table.let_go(pending)
+                    self._in_flight.let_go(pending)
                 else:
                     next_at = min(next_at, at)
                 continue
@@ -515,7 +678,7 @@ class Engine:
                 self._hold(pending)
                 left = terms.give_up_after - pending.spent(now, since)
             if left < MOMENT:
-                self.table.settle(pending, pending.conclude(self._why_silent(pending), self.table.clock))
+                self._in_flight.settle(pending, pending.conclude(self._why_silent(pending), self.clock.interval))
                 continue
             if pending.running_from is not None or since < math.inf:
                 next_at = min(next_at, now + left)
@@ -530,13 +693,13 @@ class Engine:
         else:
             next_at = min(next_at, self._expire_sources(now), self._take_fresh(now))
         next_at = min(next_at, self._look(now))
-        self.table.wake_writer()  # what was given up has left its place in the window
+        self.wakeup.ring()  # what was given up has left its place in the window
         return next_at
 
     def _expire_sources(self, now: float) -> float:
         """Give up the bulk cancels whose time is over in a silence; return when to look again."""
         next_at = math.inf
-        for source in self.queue.sources():
+        for source in self._queue.sources():
             chance_at, end_at = self._source_times(source)
             if end_at - MOMENT <= now:
                 patience = source.give_up_after()
@@ -554,18 +717,18 @@ class Engine:
     def _source_times(self, source: Source) -> tuple[float, float]:
         """Return when a bulk cancel gets its last chance in this silence, and when it is given up."""
         patience = source.give_up_after()
-        begin = max(self.silence.since(patience), source.held_since)
+        begin = max(self._silence.since(patience), source.held_since)
         if begin == math.inf:
             return math.inf, math.inf
         return begin + last_chance_after(patience, source.behind(), self._known_pace()), begin + patience
 
     def _known_pace(self) -> float | None:
-        rates = (self.governor.rate, None if self._pacer is None else self._pacer.rate)
+        rates = (self._rate.rate, None if self._pacer is None else self._pacer.rate)
         return min((rate for rate in rates if rate is not None), default=None)
 
     def _take_fresh(self, now: float) -> float:
         """Begin to look at single cancels that have not been written at once; return when to look again."""
-        fresh = self.queue.fresh
+        fresh = self._queue.fresh
         for _ in range(min(SLICE, len(fresh))):
             pending = fresh.popleft()
             if pending.state is State.QUEUED:
@@ -579,7 +742,7 @@ class Engine:
     def _look(self, now: float) -> float:
         """Look at the orders without a place in the window whose moment has come; return when to look again."""
         looks = self._looks
-        priority = self.queue.priority
+        priority = self._queue.priority
         for _ in range(SLICE):
             if not looks or looks[0][0] > now:
                 break
@@ -592,14 +755,16 @@ class Engine:
                 heapq.heapreplace(looks, (at, self._looked, pending))
         while priority and priority[0].state is not State.QUEUED:
             priority.popleft()
-        for line in (self.queue.last_chance, self.queue.returning):
-            while line and line[0].state is State.SETTLED:  # it hurries no connection any more
-                line.popleft()
+        for line in (self._queue.last_chance, self._queue.returning):
+            for _ in range(2 * SLICE):
+                if not line or line[0].state is not State.SETTLED:
+                    break
+                line.popleft()  # it hurries no connection any more
         return looks[0][0] if looks else math.inf
 
     def _look_one(self, pending: OrderCancel, now: float) -> float:
         """Act on an order without a place in the window; return when to look again, inf if never."""
-        table = self.table
+        table = self._in_flight
         if pending.state in (State.SETTLED, State.LOOKED_UP) or pending in table.active or pending in table.overdue:
             return math.inf
         if pending.abandoned:
@@ -609,22 +774,22 @@ class Engine:
             table.let_go(pending)
             return math.inf
         patience = pending.terms.give_up_after
-        since = self.silence.since(patience)
+        since = self._silence.since(patience)
         spent = pending.spent(now, since)
         left = patience - spent
         if left < MOMENT:
-            table.settle(pending, pending.conclude(self._why_silent(pending), table.clock))
+            table.settle(pending, pending.conclude(self._why_silent(pending), self.clock.interval))
             return math.inf
         if not pending.flights and pending.state in (State.QUEUED, State.RETRYING):
-            after = last_chance_after(patience, len(self.queue.priority), self._known_pace())
+            after = last_chance_after(patience, len(self._queue.priority), self._known_pace())
             if spent < after - MOMENT:
                 return now + after - spent
-            self.queue.last_chance.append(pending)
+            self._queue.last_chance.append(pending)
             return now + left
         if pending.state is State.IN_FLIGHT:
             latest = pending.flights[-1]
             # Once the venue has come back it is tried again as any other.
-            if self.silence.last_sign > latest.written or not pending.terms.retry:
+            if self._silence.last_sign > latest.written or not pending.terms.retry:
                 if latest.deadline > now and latest.request_id in table.flights:
                     return min(latest.deadline, now + left)
                 self._overdue_reply(pending, now)
@@ -634,11 +799,11 @@ class Engine:
         if pending.doubt is None:
             pending.doubt = NoReply(f"no answer within {pending.terms.reply_timeout:g} s")
         if not pending.terms.retry:
-            self.table.settle(pending, pending.conclude(None, self.table.clock))
+            self._in_flight.settle(pending, pending.conclude(None, self.clock.interval))
         elif pending.refused_for_good:
             return  # refused for good; an earlier attempt may still be answered until it is given up
         else:
-            self.table.retry(pending, now)
+            self._in_flight.retry(pending, now)
 
     # A suspended machine
 
@@ -648,7 +813,7 @@ class Engine:
         After a night's sleep the next attempt of an order by external id might cancel the next day's order of that
         name. So whatever has spent its time is not written any more. It is called before each write.
         """
-        self._check_clock()
+        self.clock.check(now)
         awake_at, self._awake_at = self._awake_at, now
         slept = self._suspended() - self.slept
         if slept < SUSPENDED_LEAST:
@@ -656,7 +821,7 @@ class Engine:
         self.slept += slept
         logger.warning("the machine was suspended for %.0f s", slept)
         why = NotWritten(f"the machine was suspended for {slept:.0f} s, and its time was over")
-        table, queue = self.table, self.queue
+        table, queue = self._in_flight, self._queue
         lines = (table.active, table.last, queue.heads(), queue.retrying(), queue.returning, queue.last_chance)
         for pending in dict.fromkeys(chain.from_iterable(lines)):
             if pending.state is State.SETTLED:
@@ -670,16 +835,17 @@ class Engine:
                 pending.refused_for_good = True
                 self._look_at(pending, now)
             else:
-                table.settle(pending, pending.conclude(why, table.clock))
+                table.settle(pending, pending.conclude(why, self.clock.interval))
         for source in queue.sources():
             if slept >= source.give_up_after() and source.give_up(why, awake_at):
                 self.remove_source(source)
-        self._wake_timer(now)
+        self.alarm.set(now)
 
     def looked(self, now: float) -> None:
         """Let those be written that wait for another look at the venue's clock: it has been made, or cannot be."""
-        self.queue.release(now)
-        self.table.wake_writer()
+        self.clock.looked()
+        self._queue.release(now)
+        self.wakeup.ring()
 
     # Shared steps
 
@@ -691,11 +857,11 @@ class Engine:
         """
         if self._pacer is not None:
             return True
-        return self.governor.rate is not None and (pending.error is None or pending.error.status != 429)
+        return self._rate.rate is not None and (pending.error is None or pending.error.status != 429)
 
     def _is_held(self, pending: OrderCancel, now: float) -> bool:
         """Return True if only the pace keeps its next attempt from being written now."""
-        if pending.state is not State.RETRYING or self.down_since is not None or not self._is_paced(pending):
+        if pending.state is not State.RETRYING or self._down_since is not None or not self._is_paced(pending):
             return False
         return pending.not_before <= now < self._ready_at(now, (), None)
 
@@ -707,18 +873,18 @@ class Engine:
         """Return why it is given up; None if nothing but its own attempts says that."""
         if not pending.flights:
             return self._why_not_written(pending.terms.give_up_after)
-        if pending in self.table.last:
+        if pending in self._in_flight.last:
             return NoReply(f"no answer came before its time of {pending.terms.give_up_after:g} s was over")
-        return None if self.down_since is None else self._why_not_written(pending.terms.give_up_after)
+        return None if self._down_since is None else self._why_not_written(pending.terms.give_up_after)
 
     def _why_not_written(self, patience: float) -> NotWritten:
         return self.why_not_written(f"the venue gave no sign of life for {patience:g} s")
 
     def why_not_written(self, otherwise: str) -> NotWritten:
         """Return why what waits was not written: there is no connection, or else what is said here."""
-        if self.down_since is None:
+        if self._down_since is None:
             return NotWritten(otherwise)
-        because = f": {self.down_because}" if self.down_because else ""
+        because = f": {self._down_because}" if self._down_because else ""
         error = NotWritten(f"there was no connection in time{because}")
-        error.__cause__ = self.down_because
+        error.__cause__ = self._down_because
         return error

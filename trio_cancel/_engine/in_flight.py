@@ -1,4 +1,4 @@
-"""Every order under way, by its place in the window and by its request ids (pure).
+"""Every order under way, by its place in the window and by its request ids (sans I/O).
 
 An order holds its place in the window from its admission until it settles. If its caller leaves, a request that is not
 written is withdrawn; one that is written stays in the table, so that a late answer still settles it while the
@@ -12,12 +12,13 @@ place only if the venue comes back and it has to be written again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Protocol
+from collections import deque
+from collections.abc import Iterable
 
 import msgspec
 import trio
 
+from trio_cancel._engine.cancel_journal import CancelJournal
 from trio_cancel._engine.held import HeldOrders
 from trio_cancel._engine.looking import (
     AGAIN_FIRST,
@@ -31,11 +32,12 @@ from trio_cancel._engine.looking import (
     settled_by,
     with_seen,
 )
-from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
+from trio_cancel._engine.order import IllegalStep, LiveAttempt, OrderCancel, State, admit_all
 from trio_cancel._engine.queue import Queue
 from trio_cancel._engine.silence import Silence
-from trio_cancel._values.clock import OffsetInterval
-from trio_cancel._values.errors import NoReply, NotWritten
+from trio_cancel._engine.venue_clock import VenueClock
+from trio_cancel._trio.wakeup import Wakeup
+from trio_cancel._values.errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import Counters, Notifier, logger
 from trio_cancel._values.order_state import OrderState
@@ -49,45 +51,43 @@ LOST_KEPT = 2**18
 """How many last chances that were not answered in time are remembered: a venue that comes back may answer them all, and
 such answers are not noise."""
 
-_SETTLED = State.SETTLED  # each look at a member of an enum's class takes as long as a small call
-
 # How an order settled, and whether the request was answered: two tables, so that no tuple is made for each request.
 _ANSWERED = {kind: (kind, True) for kind in KINDS}
 _UNANSWERED = {kind: (kind, False) for kind in KINDS}
 
 
-class CancelLog(Protocol):
-    """Where attempts and outcomes are recorded."""
-
-    def retried(self, pending: OrderCancel) -> None:
-        """Note that an order waits for its next attempt."""
-
-    def settled(self, pending: OrderCancel) -> None:
-        """Note that an order has its outcome."""
-
-
-class Looks(Protocol):
-    """What looks orders up that would end without the truth."""
-
-    closed_too: bool
-    """Whether orders that are closed are looked up, too, for how much of them was executed."""
-
-    def begin(self, pending: OrderCancel) -> None:
-        """Look an order up, and call :meth:`InFlight.seen` or :meth:`InFlight.not_seen` when that is done."""
-
-
 class InFlight:
-    """See the module's docstring. ``queue`` holds what is not admitted yet, and what waits for its next attempt."""
+    """The orders under way. ``queue`` holds what is not admitted yet, and what waits for its next attempt.
 
-    def __init__(self, notify: Notifier | None, wake_writer: Callable[[], None]) -> None:
+    Args:
+        notify: tells the observer; None if there is none.
+        wakeup: rung when there may be something to write.
+        clock: what is known of the venue's clock.
+        journal: where attempts and outcomes are recorded, if they are.
+        lookups: whether orders are looked up that would end without the truth.
+        closed_too: whether orders that are closed are looked up as well, for how much of them was executed.
+    """
+
+    def __init__(
+        self,
+        notify: Notifier | None,
+        wakeup: Wakeup,
+        clock: VenueClock,
+        *,
+        journal: CancelJournal | None = None,
+        lookups: bool = False,
+        closed_too: bool = False,
+    ) -> None:
         self.queue: Queue = Queue()
         self.counters: Counters = Counters()
         self.holds: HeldOrders = HeldOrders()
         self.silence: Silence = Silence()
-        self.log: CancelLog | None = None
-        self.looks: Looks | None = None  # None: nothing is looked up
+        self.to_look_up: deque[OrderCancel] = deque()  # what whoever makes lookups has not taken yet
+        self.lookup_wakeup: Wakeup = Wakeup()  # rung when there is something
         self.looked_up: dict[OrderCancel, None] = {}  # what is being looked up now
         self.flights: dict[str, LiveAttempt] = {}
+        # Attempts whose connection has ended, with its cause, as far as they have not been looked at since.
+        self.lost: deque[tuple[dict[str, LiveAttempt], ConnectionLost]] = deque()
         self.active: dict[OrderCancel, None] = {}
         self.active_priority: int = 0
         self.last: dict[OrderCancel, None] = {}
@@ -96,36 +96,63 @@ class InFlight:
         self._recent: dict[str, tuple[str, bool]] = {}
         self._older: dict[str, tuple[str, bool]] = {}
         self._lost: dict[str, tuple[str, bool]] = {}  # the same of last chances, and of the overdue
-        self.clock: OffsetInterval | None = None
-        # Called when a signature is refused, with the request's number: returns when to try again, or None for never.
-        self.look_again: Callable[[int], float | None] = lambda _: None
+        self.clock: VenueClock = clock
         self.stopped: BaseException | None = None  # failed or closed for good
         self.notify = notify
-        self.wake_writer = wake_writer
+        self.wakeup: Wakeup = wakeup
+        self._journal = journal
+        self._lookups = lookups
+        self._closed_too = closed_too
+
+    @property
+    def has_lookups(self) -> bool:
+        """True if orders are looked up that would end without the truth."""
+        return self._lookups
 
     def admit(self, pending: OrderCancel) -> None:
         """Give an order its place in the window, if it has none, and let it be signed."""
+        try:
+            pending.admit()
+        except IllegalStep as error:
+            self._account_for((pending,), error)
+            raise
         if pending not in self.active:
             self.last.pop(pending, None)
             self.active[pending] = None
             self.active_priority += pending.priority
-        pending.state = State.ADMITTED
 
-    def admit_last(self, pending: OrderCancel) -> None:
-        """Let an order be signed, without a place in the window if it has none."""
+    def admit_last(self, pending: OrderCancel, group: Iterable[OrderCancel]) -> None:
+        """Let an order be signed, one of a group, without a place in the window if it has none."""
+        try:
+            pending.admit()
+        except IllegalStep as error:
+            self._account_for(group, error)
+            raise
         if pending not in self.active:
             self.last[pending] = None
-        pending.state = State.ADMITTED
 
     def admit_all(self, group: list[OrderCancel], *, priority: bool) -> list[OrderCancel]:
         """Admit new orders, all of single cancels or all of bulk ones; return them."""
+        try:
+            admit_all(group)
+        except IllegalStep as error:
+            self._account_for(group, error)
+            raise
         if priority:
             self.active_priority += len(group)
-        active, admitted = self.active, State.ADMITTED
-        for pending in group:
-            active[pending] = None
-            pending.state = admitted
+        self.active.update(dict.fromkeys(group))
         return group
+
+    def _account_for(self, group: Iterable[OrderCancel], error: IllegalStep) -> None:
+        """Give orders an outcome or another try that a wrong step kept from being admitted: nobody else has them."""
+        for pending in group:
+            if pending.state is State.QUEUED:
+                self.settle(pending, pending.conclude(error, None))
+            elif pending.state is State.ADMITTED:
+                if pending not in self.active and pending not in self.last:
+                    self.active[pending] = None
+                    self.active_priority += pending.priority
+                self.retry(pending, -math.inf)
 
     def can_still_be_answered(self, pending: OrderCancel) -> bool:
         """Return True if an attempt of it is unanswered on a connection that lives."""
@@ -135,31 +162,27 @@ class InFlight:
     def retry(self, pending: OrderCancel, at: float) -> None:
         """Let it wait for its next attempt, not before ``at``."""
         if self.stopped is not None:
-            self.settle(pending, pending.conclude(self.stopped, self.clock))
+            self.settle(pending, pending.conclude(self.stopped, self.clock.interval))
             return
-        pending.state = State.RETRYING
-        pending.not_before = at
+        pending.retry(at)
         if pending not in self.last:
             self.queue.retry(pending)
         elif pending.flights:
             self.queue.returning.append(pending)
         else:
             self.queue.last_chance.append(pending)
-        if self.log is not None:
-            self.log.retried(pending)
-        self.wake_writer()
+        if self._journal is not None:
+            self._journal.retried(pending)
+        self.wakeup.ring()
 
     def settle(self, pending: OrderCancel, outcome: Outcome) -> None:
         """End it with ``outcome`` and deliver that."""
-        if pending.state is _SETTLED:
-            raise AssertionError("an order settles once")
-        if self.looks is not None:
-            if self._look_up(pending, outcome, self.looks):
+        if self._lookups:
+            if self._look_up(pending, outcome):
                 return
             if pending.looking is not None and outcome.seen is None and needs_lookup(outcome, closed_too=False):
                 outcome = with_seen(outcome, pending.looking.outcome.seen)
-        pending.state = _SETTLED
-        pending.outcome = outcome
+        pending.settle(outcome)
         recent = self._recent
         if pending in self.active:
             del self.active[pending]
@@ -174,7 +197,9 @@ class InFlight:
         if self.looked_up:
             self.looked_up.pop(pending, None)
         for flight in pending.flights:
-            self.flights.pop(flight.request_id, None)
+            if self.flights.pop(flight.request_id, None) is None and self.lost:
+                for lost, _ in self.lost:
+                    lost.pop(flight.request_id, None)
             settled_as = _UNANSWERED if flight.answered_at is None else _ANSWERED
             recent[flight.request_id] = settled_as[outcome.kind]
             del flight.pending  # no cycle: what has settled must not wait for the garbage collector
@@ -182,8 +207,8 @@ class InFlight:
             self._older, self._recent = self._recent, {}
         self.counters.settled += 1
         try:
-            if self.log is not None:
-                self.log.settled(pending)
+            if self._journal is not None:
+                self._journal.settled(pending)
             if self.holds.holders:
                 self.holds.settled(outcome)
             if pending.abandoned:
@@ -193,9 +218,9 @@ class InFlight:
 
     # Lookups
 
-    def _look_up(self, pending: OrderCancel, outcome: Outcome, looks: Looks) -> bool:
+    def _look_up(self, pending: OrderCancel, outcome: Outcome) -> bool:
         """Have an order looked up that would end as ``outcome``, if that can say more; return True if it is."""
-        if pending.abandoned or self.stopped is not None or not needs_lookup(outcome, closed_too=looks.closed_too):
+        if pending.abandoned or self.stopped is not None or not needs_lookup(outcome, closed_too=self._closed_too):
             return False
         now = trio.current_time()
         looking = pending.looking
@@ -209,11 +234,12 @@ class InFlight:
             looking.outcome = with_seen(outcome, outcome.seen or looking.outcome.seen)
             if pending.state is State.LOOKED_UP:
                 return True  # a late answer to an earlier attempt
-        pending.state = State.LOOKED_UP
+        pending.look_up()
         self._leave(pending)
         self.looked_up[pending] = None
-        looks.begin(pending)
-        self.wake_writer()  # it has left its place in the window
+        self.to_look_up.append(pending)
+        self.lookup_wakeup.ring()
+        self.wakeup.ring()  # it has left its place in the window
         return True
 
     def _leave(self, pending: OrderCancel) -> None:
@@ -235,7 +261,7 @@ class InFlight:
         now = trio.current_time()
         looking.failures = 0
         so_far = msgspec.structs.replace(looking.outcome, attempts=pending.attempts())
-        closed = settled_by(state, so_far, self.clock, pending.learned)
+        closed = settled_by(state, so_far, self.clock.interval, pending.learned)
         if closed is not None:
             self._end_lookup(pending, closed)
             return None
@@ -310,20 +336,20 @@ class InFlight:
             self._end_lookup(pending, pending.looking.outcome)
         elif not pending.flights:
             self.settle(pending, pending.conclude(NotWritten("its caller left before it was written"), None))
-            self.wake_writer()
+            self.wakeup.ring()
         elif not self.can_still_be_answered(pending):
             # Nothing more can come: its answers are here or its connections are gone.
-            self.settle(pending, pending.conclude(None, self.clock))
-            self.wake_writer()
+            self.settle(pending, pending.conclude(None, self.clock.interval))
+            self.wakeup.ring()
         else:
-            pending.state = State.IN_FLIGHT
+            pending.wait_for_answer()
             logger.warning("the caller of the cancel of %s left before its answer came", pending.request)
 
     def let_go(self, pending: OrderCancel) -> None:
         """Give an abandoned order's place in the window back; a late answer still settles it."""
         if not self.can_still_be_answered(pending):
-            self.settle(pending, pending.conclude(None, self.clock))  # its connection has ended meanwhile
-            self.wake_writer()
+            self.settle(pending, pending.conclude(None, self.clock.interval))  # its connection has ended meanwhile
+            self.wakeup.ring()
             return
         if pending.doubt is None:
             pending.doubt = NoReply("no answer came in time, and its caller has left")
@@ -334,5 +360,5 @@ class InFlight:
         self.overdue[pending] = None
         if len(self.overdue) > LATE_KEPT:
             oldest = next(iter(self.overdue))
-            self.settle(oldest, oldest.conclude(None, self.clock))
-        self.wake_writer()
+            self.settle(oldest, oldest.conclude(None, self.clock.interval))
+        self.wakeup.ring()

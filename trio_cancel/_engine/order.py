@@ -1,7 +1,25 @@
-"""One order's cancel while it is under way: its attempts, its clock, and what they add up to (pure).
+"""One order's cancel while it is under way: its state, its attempts, its clock, and what they add up to (sans I/O).
 
-A :class:`OrderCancel` belongs to the engine from the moment it is handed in until it settles; whoever waits for it
-learns the outcome through :meth:`OrderCancel.deliver`, which only delivers what has been settled before.
+This file alone assigns an order's state. The drawing shows the steps that an order may take, :class:`State` has their
+table, and any other step raises :class:`IllegalStep`. That is a bug of ours, and ends at the boundary of the task that
+it happens in, with the connection or the session, so that the order still has an honest outcome::
+
+                   ┌─────────────── not written after all ──────────────┐
+                   │                                                    ▼
+    QUEUED ──► ADMITTED ──────► IN_FLIGHT ──── no good answer ──► RETRYING ──► ADMITTED
+       │           │             │  ▲  ▲                           │  │ ▲
+       │           │             │  │  └── refused, or caller left ─┘  │ │
+       │           │             ▼  │                                 ▼ │
+       │           └──────────► LOOKED_UP ◄── late answer, no good ───┘ │
+       │           │             │   └─────────── seen on the book ─────┘
+       ▼           ▼             ▼
+    SETTLED ◄── from every state; nothing leads out of it
+
+What is in flight may be told so again, and what waits for its next attempt may be put off.
+
+An :class:`OrderCancel` belongs to the engine from the moment it is handed in until it settles. Whoever waits for it has
+made it with the send side of a memory channel that has room for it: a single cancel's own, or one that all orders of a
+bulk share. It is sent there, settled, once.
 
 Its clock (``give_up_after``) runs from the first write on. While it is held back it stands still, but for the time in
 which the venue gives no sign of life: see ``_engine.silence``.
@@ -11,9 +29,11 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterable
 
 import attrs
 import msgspec
+import trio
 
 from trio_cancel._engine.looking import Looking
 from trio_cancel._values.clock import OffsetInterval
@@ -37,8 +57,18 @@ class RetryPolicy:
     retry: bool = True
 
 
+class IllegalStep(AssertionError):
+    """An order was to take a step that :class:`State` does not list: a bug in this library."""
+
+
 class State(enum.Enum):
-    """Where an order's cancel stands."""
+    """Where an order's cancel stands.
+
+    Attributes:
+        leads_to: the states that may follow, the usual one first.
+    """
+
+    leads_to: tuple[State, ...]
 
     QUEUED = enum.auto()
     """Not yet let through by window and pace."""
@@ -53,7 +83,16 @@ class State(enum.Enum):
     SETTLED = enum.auto()
 
 
-_QUEUED = State.QUEUED
+_QUEUED, _ADMITTED, _IN_FLIGHT, _RETRYING, _LOOKED_UP, _SETTLED = State
+
+# (A tuple is searched by identity first; a hash of a member would be a call of Python code.)
+_QUEUED.leads_to = (_ADMITTED, _SETTLED)
+_ADMITTED.leads_to = (_IN_FLIGHT, _RETRYING, _SETTLED, _LOOKED_UP)
+_IN_FLIGHT.leads_to = (_SETTLED, _RETRYING, _LOOKED_UP, _IN_FLIGHT)
+_RETRYING.leads_to = (_ADMITTED, _SETTLED, _IN_FLIGHT, _LOOKED_UP, _RETRYING)
+_LOOKED_UP.leads_to = (_SETTLED, _RETRYING)
+_SETTLED.leads_to = ()
+
 _LONG_AGO = -math.inf
 
 
@@ -89,20 +128,22 @@ class LiveAttempt:
 class OrderCancel:
     """One order's cancel until it settles.
 
-    All is set at once, in slots: both making one and reading it are twice as fast so as with defaults in the class.
+    All is set at once, in slots: both making one and reading it take half the time that defaults in the class take.
 
     Attributes:
         request: the order.
         terms: how long and how often it is tried.
+        settled_to: where it is sent when it has settled.
         priority: a single cancel, which overtakes those of bulk ones.
-        state: where it stands.
+        place: which of its bulk's orders it is.
+        state: where it stands. Read it anywhere; only this module assigns it.
         outcome: what became of it, once it has settled.
         flights: its attempts that were written, oldest first.
         error: the venue's last error.
         doubt: why an attempt left the order unknown.
         abandoned: the caller has left: no further attempt.
         looked_again: its signature was refused, and the venue's clock looked at again before it is signed anew.
-        refused_for_good: refused for good: no further attempt, only answers to earlier ones.
+        refused_for_good: no further attempt, only answers to earlier ones.
         retries: how many answers that say nothing have led to another attempt.
         running_from: trio's clock since which its time runs; None while it stands still.
         time_spent: seconds that it has run before.
@@ -127,20 +168,32 @@ class OrderCancel:
         "looking",
         "not_before",
         "outcome",
+        "place",
         "priority",
         "refused_for_good",
         "request",
         "retries",
         "running_from",
+        "settled_to",
         "state",
         "terms",
         "time_spent",
     )
 
-    def __init__(self, request: CancelRequest, terms: RetryPolicy) -> None:
+    def __init__(
+        self,
+        request: CancelRequest,
+        terms: RetryPolicy,
+        settled_to: trio.MemorySendChannel[OrderCancel],
+        priority: bool = False,
+        place: int = 0,
+        held_since: float = _LONG_AGO,
+    ) -> None:
         self.request: CancelRequest = request
         self.terms: RetryPolicy = terms
-        self.priority: bool = False
+        self.settled_to: trio.MemorySendChannel[OrderCancel] = settled_to
+        self.priority: bool = priority
+        self.place: int = place
         self.state: State = _QUEUED
         self.outcome: Outcome | None = None
         self.flights: tuple[LiveAttempt, ...] = ()
@@ -153,15 +206,68 @@ class OrderCancel:
         self.running_from: float | None = None
         self.time_spent: float = 0.0
         self.not_before: float = _LONG_AGO
-        self.held_since: float = _LONG_AGO
+        self.held_since: float = held_since
         self.handed_in: float | None = None
         self.intent: int = 0
         self.looking: Looking | None = None
         self.learned: CancelRequest | None = None
 
+    # Its steps
+
+    def _step(self, to: State) -> None:
+        if to not in self.state.leads_to:
+            raise IllegalStep(f"{self.request}: {self.state.name} does not lead to {to.name}")
+        self.state = to
+
+    def admit(self) -> None:
+        """Let it through, to be signed."""
+        self._step(_ADMITTED)
+
+    def write(self, flight: LiveAttempt) -> None:
+        """Note an attempt that is being written."""
+        if self.state is not _ADMITTED:
+            raise IllegalStep(f"{self.request}: {self.state.name} is not to be written")
+        self.state = _IN_FLIGHT
+        self.flights = (*self.flights, flight) if self.flights else (flight,)
+
+    def not_written(self, flight: LiveAttempt) -> None:
+        """Forget an attempt that the socket never accepted; what follows is another step."""
+        self.flights = tuple(each for each in self.flights if each is not flight)
+
+    def wait_for_answer(self) -> None:
+        """Let it wait for the answers to its attempts, and for nothing else."""
+        if not self.flights:
+            raise IllegalStep(f"{self.request}: it was never written, so that no answer can come")
+        self._step(_IN_FLIGHT)
+
+    def retry(self, at: float) -> None:
+        """Let it wait for its next attempt, not before ``at``."""
+        self._step(_RETRYING)
+        self.not_before = at
+
+    def look_up(self) -> None:
+        """Let it be looked up."""
+        self._step(_LOOKED_UP)
+
+    def settle(self, outcome: Outcome) -> None:
+        """End it; :meth:`deliver` follows when all is noted."""
+        if self.state is _SETTLED:
+            raise IllegalStep(f"{self.request}: an order settles once")
+        self.state = _SETTLED
+        self.outcome = outcome
+
     def deliver(self) -> None:
-        """Hand ``self.outcome`` to whoever waits; never raises, never blocks."""
-        raise AssertionError("each kind of OrderCancel delivers in its own way")
+        """Send it to whoever waits for it, once it has settled; never blocks, and nobody need be there any more."""
+        try:
+            self.settled_to.send_nowait(self)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return  # who waited has left
+
+    @property
+    def result(self) -> Outcome:
+        """The outcome of an order that has settled."""
+        assert self.outcome is not None
+        return self.outcome
 
     def spent(self, now: float, silent_since: float) -> float:
         """Return the seconds of ``give_up_after`` that are used up.
@@ -225,3 +331,11 @@ class OrderCancel:
             return Rejected(self.request, self.attempts(), error=self.error, clock=late, final=final)
         cause = cause or NotWritten(f"it could not be written within {self.terms.give_up_after:g} s")
         return NotSent(self.request, self.attempts(), cause=cause, final=final)
+
+
+def admit_all(orders: Iterable[OrderCancel]) -> None:
+    """Let new orders through, in one call for many."""
+    for order in orders:
+        if order.state is not _QUEUED:
+            raise IllegalStep(f"{order.request}: {order.state.name} is not new")
+        order.state = _ADMITTED

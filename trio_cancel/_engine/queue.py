@@ -1,4 +1,4 @@
-"""Who comes next: single cancels before retries of bulk ones before new bulk ones (pure).
+"""Who comes next: single cancels before retries of bulk ones before new bulk ones (sans I/O).
 
 Single and scope-exit cancels stand in line one by one. A bulk cancel is a :class:`Source` that is asked for its next
 order only when there is room for it, so that no queue grows with the input; several take turns. Orders that were
@@ -188,6 +188,10 @@ class Queue:
         if any(p.state is State.QUEUED for p in self.priority) or any(source.waiting for source in self._sources):
             return True
         return any(p.not_before <= now for p in self.retrying())
+
+    def has_heads(self) -> bool:
+        """Return True if a single cancel has not been tried yet."""
+        return any(pending.state is State.QUEUED for pending in self.priority)
 
     def heads(self) -> list[OrderCancel]:
         """Return the single cancels that have not been tried yet, oldest first."""

@@ -36,7 +36,11 @@ EXECUTED = "executed"
 
 
 class ReplyHandler:
-    """Reads messages for one session."""
+    """Reads the venue's messages for one session.
+
+    One call of :meth:`read` takes what came in one read of the socket: 64 KiB at most, some 150 answers, so that other
+    tasks have their turn after them.
+    """
 
     def __init__(self, table: InFlight, governor: AdaptiveRate, silence: Silence, jitter: random.Random) -> None:
         self._table = table
@@ -149,18 +153,18 @@ class ReplyHandler:
                 flight.may_have_applied = True
                 pending.doubt = VenueUnavailable(error.status, error.error_code, error.message)
             elif verdict is Verdict.REFUSED:
-                if error is not None and error.refuses_signature and self._looks_again(pending, flight):
+                if error is not None and error.refuses_signature and self._looks_again(pending, flight, now):
                     return
                 pending.refused_for_good = True
             self._after_attempt(pending, verdict, now)
 
-    def _looks_again(self, pending: OrderCancel, flight: LiveAttempt) -> bool:
+    def _looks_again(self, pending: OrderCancel, flight: LiveAttempt, now: float) -> bool:
         """Let it be signed anew, once, if another look at the venue's clock may show why its signature was refused."""
         if pending.looked_again or pending.abandoned or not pending.terms.retry or pending.state is not State.IN_FLIGHT:
             return False
         if flight is not pending.flights[-1]:
             return False
-        at = self._table.look_again(int(flight.request_id.rpartition("-")[2]))
+        at = self._table.clock.look_again(int(flight.request_id.rpartition("-")[2]), now)
         if at is None:
             return False
         pending.looked_again = True
@@ -192,10 +196,10 @@ class ReplyHandler:
         waits = latest.answered_at is None and latest.request_id in table.flights
         if waits or (ended and table.can_still_be_answered(pending)):
             if ended:
-                pending.state = State.IN_FLIGHT
+                pending.wait_for_answer()
             return
         if ended:
-            table.settle(pending, pending.conclude(None, table.clock))
+            table.settle(pending, pending.conclude(None, table.clock.interval))
             return
         delay = 0.0
         if verdict is Verdict.UNAVAILABLE or verdict is Verdict.INVALID:

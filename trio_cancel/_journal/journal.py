@@ -71,7 +71,7 @@ class Journal:
         self.path = path
         self.left: LeftBehind = LeftBehind() if left is None else left
         self.failure: BaseException | None = None  # why it cannot write now
-        self.open: Iterable[LiveAttempt] = ()  # the attempts of orders that have not settled, as they come and go
+        self._unanswered: Iterable[LiveAttempt] = ()  # the attempts that can still be answered, as they come and go
         self._store = store
         self._run_sync = run_sync
         self._wall = wall
@@ -257,8 +257,9 @@ class Journal:
         if self.failure is None:
             await self._until(lambda: self._durable >= last)
 
-    def written(self, orders: list[OrderCancel]) -> None:
+    def written(self, orders: list[OrderCancel], unanswered: Iterable[LiveAttempt]) -> None:
         """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
+        self._unanswered = unanswered
         if orders:
             self._written_until = orders[-1].flights[-1].written
             self._wake_lazily()
@@ -429,7 +430,7 @@ class Journal:
         if not self._closing:
             before = min(before, trio.current_time() - LAZY)
         if before > self._looked_until:
-            for flight in self.open:  # in the order of their writes
+            for flight in self._unanswered:  # in the order of their writes
                 if flight.written > before:
                     break
                 pending = flight.pending

@@ -20,13 +20,13 @@ from contextlib import suppress
 import attrs
 import trio
 
+from trio_cancel._engine.cancel_journal import CancelJournal
 from trio_cancel._engine.engine import Engine
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._net.names import Names
 from trio_cancel._net.proxy import Tunnel
 from trio_cancel._net.stream import ByteStream, Dial, open_stream
 from trio_cancel._net.websocket import Handshake, Link, upgrade
-from trio_cancel._session.write_ahead import IntentLog
 from trio_cancel._session.writer import Writer
 from trio_cancel._trio.at_hand import take_in
 from trio_cancel._trio.environment import Environment
@@ -58,10 +58,11 @@ class ConnectOptions:
 class Connection:
     """One connection; :meth:`serve` is its whole life."""
 
-    def __init__(self, number: int, engine: Engine, world: Environment, intents: IntentLog | None) -> None:
+    def __init__(self, number: int, engine: Engine, world: Environment, journal: CancelJournal | None) -> None:
         self.number = number
         self.link: Link
-        self.writer = Writer(number, engine, world, intents, Wakeup())
+        self._writer: Writer | None = None
+        self._journal = journal
         self._engine = engine
         self._world = world
         self._over = trio.Event()
@@ -75,6 +76,13 @@ class Connection:
         if not self._over.is_set():
             self._cause = cause
             self._over.set()
+
+    def write_now(self) -> None:
+        """Write what is in line, if that can be done without waiting; else have it written soon."""
+        if self._writer is None:
+            self._engine.wakeup.ring()
+        else:
+            self._writer.write_now()
 
     async def close(self) -> None:
         """Say goodbye, as far as the peer lets us within ``CLOSE_TIME``, and end."""
@@ -125,6 +133,8 @@ class Connection:
 
     async def _live(self, dialing: ConnectOptions, opened: Callable[[Connection], None]) -> None:
         """Connect, and serve until the connection ends; raise whatever ended it in another way."""
+        # Without a journal the writer admits orders itself; with one it takes what has been admitted and made durable.
+        wakeup = self._engine.wakeup if self._journal is None else Wakeup()
         stage = "the TCP and TLS connection was not made"
         async with trio.open_nursery() as nursery:
             try:
@@ -142,7 +152,7 @@ class Connection:
                         dialing.endpoint,
                         on_texts=self._read,
                         on_fed=self._after_reading,
-                        wake=self.writer.bell.ring,
+                        wake=wakeup.ring,
                         wall_clock=self._world.wall,
                     )
                     self._up = True
@@ -151,16 +161,18 @@ class Connection:
                     if isinstance(dialing.dial, Tunnel):
                         where += f" through the proxy {dialing.dial.proxy.origin}"
                     raise HandshakeFailed(f"No connection to {where} within {seconds}: {stage}.")
-                self.writer.link, self.writer.end = self.link, self.end
+                self._writer = Writer(
+                    self.number, self._engine, self._world, self._journal, wakeup, self.link, self.end
+                )
                 opened(self)
-                await self._run(nursery)
+                await self._run(nursery, self._writer)
             finally:
                 nursery.cancel_scope.cancel()
 
-    async def _run(self, nursery: trio.Nursery) -> None:
-        if self.writer.intake is not None:
-            nursery.start_soon(self.writer.intake.run)
-        nursery.start_soon(self.writer.write)
+    async def _run(self, nursery: trio.Nursery, writer: Writer) -> None:
+        if writer.write_ahead is not None:
+            nursery.start_soon(writer.write_ahead.run)
+        nursery.start_soon(writer.write)
         nursery.start_soon(self._read_slow)
         nursery.start_soon(self._keep_alive)
         nursery.start_soon(self._watch_reader)
@@ -168,7 +180,7 @@ class Connection:
         with trio.move_on_after(FLUSH_TIME):
             # A Close frame that says what the peer did wrong, if there is one, is worth half a second.
             if self.link.closing and not self.link.stream.poisoned:
-                await self.writer.flushed.wait()
+                await writer.flushed.wait()
                 if self.link.ended.is_set():
                     # Bytes left unread would make the system reset the connection before the peer reads our code.
                     await self.link.stream.drain()
@@ -180,10 +192,7 @@ class Connection:
     def _after_reading(self) -> None:
         """Let the writer go on, and leave a venue that sends too much noise; called after each piece."""
         self._pieces += 1
-        table = self._engine.table
-        if table.queue:
-            table.wake_writer()
-        if self._engine.inbox.over_budget:
+        if self._engine.after_reading():
             self.end(ConnectionLost("the venue sent too many messages that are no answers"))
 
     @trio.lowlevel.enable_ki_protection
@@ -204,7 +213,7 @@ class Connection:
             if isinstance(message, str):
                 self._read([message])
             else:
-                self._engine.inbox.count_binary(trio.current_time())
+                self._engine.count_binary(trio.current_time())
             self._after_reading()
 
     @trio.lowlevel.enable_ki_protection

@@ -23,7 +23,6 @@ from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.looking import BUDGET
 from trio_cancel._engine.order import OrderCancel, State
 from trio_cancel._net.stream import Dial
-from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe, ends_program
 from trio_cancel._values.errors import LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
@@ -62,34 +61,25 @@ class OpensLookup(Protocol):
 
 
 class Lookups:
-    """See the module's docstring.
+    """The lookups of one session: those of its orders, which :meth:`run` makes, and those that the user asks for.
 
     Args:
         look_up: says where an order stands.
         engine: whose orders are looked up, and whose limit is shared.
-        spawn: runs a task beside the session's own; returns False if the session has ended.
         hand_on: is given a KeyboardInterrupt or SystemExit that came up while an order was looked up.
-        closed_too: whether orders that are closed are looked up, too.
     """
 
     def __init__(
         self,
         look_up: OrderLookup,
         engine: Engine,
-        spawn: Callable[[Callable[[], Awaitable[None]]], bool],
         hand_on: Callable[[BaseException], None],
-        *,
-        closed_too: bool,
     ) -> None:
         self.source: OrderLookup = look_up
-        self.closed_too: bool = closed_too
         self._engine = engine
-        self._spawn = spawn
         self._hand_on = hand_on
-        self._running = False
         self._due: list[tuple[float, int, OrderCancel]] = []  # a heap: when an order is to be looked up
         self._asked = 0  # breaks ties, so that equal times come in order
-        self._bell = Wakeup()
         self._room = trio.Semaphore(AT_ONCE)
         self._not_before = -math.inf
         self._answered_at = -math.inf  # trio's clock when the source last answered anything
@@ -133,39 +123,40 @@ class Lookups:
 
     # For the engine's orders
 
-    def begin(self, pending: OrderCancel) -> None:
-        """Look an order up that would end without the truth; see :class:`trio_cancel._engine.in_flight.Looks`."""
-        if not self._running:
-            self._running = self._spawn(self._run)
-        if self._running:
-            self._put(pending, trio.current_time())
-        else:
-            self._engine.table.not_seen(pending, again=False)
+    async def run(self) -> None:
+        """Look up what the engine wants looked up, until cancelled. What fails in it is logged, and it goes on."""
+        while True:
+            boundary = Boundary()
+            try:
+                with boundary:
+                    await self._run()
+            finally:
+                self._due.clear()
+                self._engine.end_lookups()  # however it ended: who waits for one of these would wait for ever
+            if (fatal := ends_program(boundary.error)) is not None:
+                self._hand_on(fatal)
+            elif boundary.error is not None:
+                logger.error("orders could not be looked up: %s", describe(boundary.error))
+
+    async def _run(self) -> None:
+        """Look up what is due, few at once."""
+        engine = self._engine
+        async with trio.open_nursery() as nursery:
+            while True:
+                now = trio.current_time()
+                for pending in engine.take_to_look_up():
+                    self._put(pending, now)
+                if not self._due or self._due[0][0] > now:
+                    with trio.move_on_at(self._due[0][0] if self._due else math.inf):
+                        await engine.lookup_wakeup.wait()
+                    continue
+                await self._room.acquire()
+                nursery.start_soon(self._settle, heapq.heappop(self._due)[2])
 
     def _put(self, pending: OrderCancel, at: float) -> None:
         self._asked += 1
         heapq.heappush(self._due, (at, self._asked, pending))
-        self._bell.ring()
-
-    async def _run(self) -> None:
-        """Look up what is due, few at once."""
-        try:
-            async with trio.open_nursery() as nursery:
-                while True:
-                    now = trio.current_time()
-                    if not self._due or self._due[0][0] > now:
-                        with trio.move_on_at(self._due[0][0] if self._due else math.inf):
-                            await self._bell.wait()
-                        continue
-                    await self._room.acquire()
-                    nursery.start_soon(self._settle, heapq.heappop(self._due)[2])
-        finally:
-            self._running = False
-            self._due.clear()
-            # However it ended: who waits for one of these would wait for ever.
-            table = self._engine.table
-            for pending in list(table.looked_up):
-                table.not_seen(pending, again=False)
+        self._engine.lookup_wakeup.ring()
 
     async def _settle(self, pending: OrderCancel) -> None:
         again = False
@@ -194,8 +185,8 @@ class Lookups:
             again = False
         finally:
             self._room.release()
-            table = self._engine.table
-            wait = table.not_seen(pending, again) if state is None else table.seen(pending, state)
+            engine = self._engine
+            wait = engine.not_seen(pending, again) if state is None else engine.seen(pending, state)
             if wait is not None:
                 self._put(pending, trio.current_time() + wait)
 

@@ -11,14 +11,16 @@ Task tree at rest::
         │       ├── slow reader               large, fragmented, binary messages
         │       ├── keepalive                 a ping every 15 s
         │       └── watcher                   waits for the reader's end
+        ├── look                              looks at the venue's clock when that is wanted
         └── timer                             reply and give-up deadlines
 
-With a journal there are two more: its own task (``_journal.opening``), and in the connection nursery the intake, which
-has intents made durable before the writer gets their orders. An order scope that is being left adds its drain.
+With lookups there is one more, which makes them. With a journal there are two more: its own task
+(``_journal.opening``), and in the connection nursery the write-ahead, which has intents made durable before the writer
+gets their orders. An order scope that is being left adds its drain.
 
 The body is no child of these tasks and they are no children of the scopes around it: a scope that fires around
 ``open_trading_ws`` cancels the body only, whose clean-up can still use the connection. Only :meth:`Session.close` ends
-the tasks. OrderCancel orders belong to the engine; the connections task owns ``state``.
+the tasks. Orders under way belong to the engine; the connections task owns ``state``.
 
 Nothing that is raised in these tasks reaches the body, whatever class it is of: what befalls a connection ends that
 connection (``_session.connection``), what a spawned task raises is logged, and if the timer fails, so that no deadline
@@ -39,21 +41,19 @@ import trio
 
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.rate import Pacer
+from trio_cancel._engine.venue_clock import VenueClock
 from trio_cancel._net.websocket import Handshake
 from trio_cancel._session.connection import Connection, ConnectOptions, look
 from trio_cancel._session.lookups import Lookups
 from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.signals import is_interrupt
-from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe, ends_program
 from trio_cancel._values.clock import OffsetInterval, offset_from_date
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed, SessionClosed, TradingError
 from trio_cancel._values.models import TOKEN_FIELDS, Credentials
 from trio_cancel._values.observer import Notifier, Observer, Statistics, logger
+from trio_cancel._values.order_state import OrderLookup
 from trio_cancel._venue.codec import Signer
-
-if TYPE_CHECKING:
-    from trio_cancel._journal.journal import Journal
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 """Seconds (before jitter) until the first and the last repeated try to connect."""
@@ -67,14 +67,8 @@ EARLY_FIRST, EARLY_MOST = 2.0, 10.0
 """Seconds after which it is overtaken by a first and by a later try while an order waits: such a try may help, and the
 order would be given up without it."""
 
-
-CLOCK_MOVED = 0.1
-"""Seconds by which our clock and a steady one must have moved apart for ours to count as set."""
-LOOK_FRESH = 10.0
-"""Seconds for which what was seen of the venue's clock is not doubted, where it does not change the signature."""
-LOOK_EVERY = 60.0
-"""Seconds between two looks at the venue's clock that are made because signatures are refused."""
-
+if TYPE_CHECKING:
+    from trio_cancel._journal.journal import Journal
 
 _Args = TypeVarTuple("_Args")
 
@@ -107,11 +101,12 @@ class Session:
         *,
         pacer: Pacer | None,
         observer: Observer | None,
-        correct_clock: bool,
-        correction: float,
+        clock: VenueClock,
         id_prefix: str,
         journal: Journal | None,
         token_field: str = TOKEN_FIELDS[0],
+        lookup: OrderLookup | None = None,
+        look_up_closed: bool = False,
     ) -> None:
         self.state: SessionState = SessionState.CONNECTING
         self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not repeat
@@ -120,10 +115,7 @@ class Session:
         self.interruption: BaseException | None = None  # KeyboardInterrupt or SystemExit, which is to end the block
         self._dialing = dialing
         self._world = world
-        self._notify = None if observer is None else Notifier(observer, self.hand_on)
-        self._correct_clock = correct_clock
         self.journal = journal
-        self.lookups: Lookups | None = None
         self._connection: Connection | None = None
         self._connections = 0
         self._opened_at = 0.0
@@ -134,30 +126,20 @@ class Session:
         self._block: trio.Nursery
         self._early = EARLY_FIRST
         self._hurried_at = -math.inf
-        self._drift: float | None = None  # our clock minus the steady one when the venue's was seen; None if it was not
-        self._saw_at = -math.inf  # trio's clock then
-        self._saw_after = 0  # how many requests had been signed by then
-        self._looking = False
-        self._looked_at = -math.inf  # trio's clock at the last look for its own sake
-        self._reconnect_bell = Wakeup()  # rings when an order comes in while there is no connection
-        self._timer_bell = Wakeup()
-        self._timer_at = math.inf
+        self._notify = None if observer is None else Notifier(observer, self.hand_on)
         self.engine: Engine = Engine(
             sign=Signer(credentials, token_field).encode,
             id_prefix=id_prefix,
             pacer=pacer,
             notify=self._notify,
             jitter=world.jitter,
-            wake_writer=self._reconnect_bell.ring,
-            wake_timer=self._wake_timer,
+            clock=clock,
+            journal=journal,
+            lookups=lookup is not None,
+            look_up_closed=look_up_closed,
             suspended=world.suspended,
-            check_clock=self._check_clock,
         )
-        self.engine.table.look_again = self._look_again
-        self.engine.correction = correction
-        self.engine.table.log = journal
-        if journal is not None:
-            journal.open = self.engine.table.flights.values()
+        self.lookups: Lookups | None = None if lookup is None else Lookups(lookup, self.engine, self.hand_on)
 
     # For the block
 
@@ -190,6 +172,8 @@ class Session:
                     await done.wait()
             finally:
                 self.engine.stop(SessionClosed("the session's block has ended"))
+                while self.engine.stop_some():
+                    await trio.lowlevel.checkpoint()
             if self.state is not SessionState.FAILED:
                 self.state = SessionState.CLOSED
             if self._connection is not None:
@@ -205,6 +189,13 @@ class Session:
     def wall(self) -> float:
         """Return our Unix seconds."""
         return self._world.wall()
+
+    def write_now(self) -> None:
+        """Have what is in line written, at once if that can be done without waiting."""
+        if self._connection is None:
+            self.engine.wakeup.ring()
+        else:
+            self._connection.write_now()
 
     def kill(self) -> None:
         """End every task at once."""
@@ -249,9 +240,7 @@ class Session:
 
     def statistics(self) -> Statistics:
         """Return what was seen so far."""
-        engine = self.engine
-        governor = engine.governor
-        return engine.counters.snapshot(pending=engine.pending_count, rate=governor.rate, window=governor.window)
+        return self.engine.statistics()
 
     # Tasks
 
@@ -263,10 +252,15 @@ class Session:
                 async with trio.open_nursery() as self._nursery:
                     nursery = self._nursery
                     nursery.start_soon(self._timer_task)
+                    nursery.start_soon(self._look_task)
+                    if self.lookups is not None:
+                        nursery.start_soon(self.lookups.run)
                     nursery.start_soon(self._connections_task)
         finally:
             if boundary.error is not None and not self._log_failure("the session's tasks failed", boundary.error):
                 self._fail(ConnectionLost(f"the session's tasks failed ({describe(boundary.error)})"))
+                while self.engine.stop_some():  # there is no timer any more that would go on with it
+                    pass
             self._ended.set()
 
     @trio.lowlevel.enable_ki_protection
@@ -287,24 +281,18 @@ class Session:
 
     @trio.lowlevel.enable_ki_protection
     async def _timer_task(self) -> None:
+        alarm = self.engine.alarm
         while True:
-            with trio.move_on_at(self._timer_at):
-                await self._timer_bell.wait()
+            await alarm.wait()
             now = trio.current_time()
-            if now >= self._timer_at:
-                await self.take_in()  # an answer that lies in the socket is no missing one
-                self._timer_at = math.inf
-                with Boundary() as boundary:
-                    self._wake_timer(self.engine.expire(now))
-                if boundary.error is not None:
-                    if not self._log_failure("the session's timer failed", boundary.error):
-                        self._fail(ConnectionLost(f"the session's timer failed ({describe(boundary.error)})"))
-                    self._wake_timer(now + 1)
-
-    def _wake_timer(self, at: float) -> None:
-        if at < self._timer_at:
-            self._timer_at = at
-            self._timer_bell.ring()
+            await self.take_in()  # an answer that lies in the socket is not missing
+            alarm.clear()
+            with Boundary() as boundary:
+                alarm.set(self.engine.expire(now))
+            if boundary.error is not None:
+                if not self._log_failure("the session's timer failed", boundary.error):
+                    self._fail(ConnectionLost(f"the session's timer failed ({describe(boundary.error)})"))
+                alarm.set(now + 1)
 
     @trio.lowlevel.enable_ki_protection
     async def _connections_task(self) -> None:
@@ -339,7 +327,7 @@ class Session:
             engine = self.engine
             while trio.current_time() < until and not engine.waiting:
                 with trio.move_on_at(until):
-                    await self._reconnect_bell.wait()
+                    await self.engine.wakeup.wait()
             if early < until:
                 if trio.current_time() < until:  # somebody waits
                     self._early = min(EARLY_MOST, 2 * self._early)
@@ -352,7 +340,7 @@ class Session:
                     self._hurried_at = now
                     break
             with trio.move_on_at(at):
-                await self._reconnect_bell.wait()
+                await self.engine.wakeup.wait()
 
     async def _serve_one(self) -> float | None:
         """Open a connection and serve it to its end; return how long the venue asks us to wait, if it does."""
@@ -366,7 +354,6 @@ class Session:
             return error.retry_after
         finally:
             self._connection = None
-            self.engine.table.wake_writer = self.engine.write_now = self._reconnect_bell.ring
             if cause is not None:
                 logger.warning("connection %d ended: %s", number, cause)
             if self._notify is not None and self._connections == number:
@@ -395,25 +382,20 @@ class Session:
             logger.warning("no connection: %s It is waited for %g s at most.", error, RETRY_AFTER_MOST)
         else:
             logger.warning("no connection: %s", error)
-        self.engine.down_because = error
+        self.engine.connection_refused(error)
         if self._notify is not None:
             self._notify("connection_failed", error)
 
     def _opened(self, connection: Connection) -> None:
         self._connection = connection
-        writer = connection.writer
-        self.engine.table.wake_writer = writer.order_bell.ring
-        self.engine.write_now = writer.write_now if writer.intake is None else writer.order_bell.ring
         self._connections = connection.number
         self._opened_at = trio.current_time()
-        engine = self.engine
-        engine.counters.connections += 1
         self._saw_clock(connection.link.handshake)
         self.state = SessionState.CONNECTED
         logger.info("connection %d to %s is open", connection.number, self._dialing.endpoint.origin)
         if self._notify is not None:
             self._notify("connection_opened", connection.number)
-        engine.connection_up(trio.current_time())
+        self.engine.connection_up(trio.current_time())
         self._first.set()
 
     # The venue's clock
@@ -421,68 +403,25 @@ class Session:
     @property
     def clock(self) -> OffsetInterval | None:
         """Where the venue's clock minus ours lies, as far as that is known now."""
-        self._check_clock()
-        return self.engine.table.clock
+        self.engine.clock.check(trio.current_time())
+        return self.engine.clock.interval
 
     def _saw_clock(self, handshake: Handshake) -> None:
         """Take note of what an upgrade told of the venue's clock."""
-        self._check_clock()
         seen = offset_from_date(handshake.date, handshake.requested_at, handshake.answered_at)
-        if seen is None:
-            return
-        table = self.engine.table
-        table.clock = seen if table.clock is None else table.clock.intersect(seen)
-        if self._correct_clock:
-            self.engine.correction = table.clock.nearest_to_zero / 1000
-        self._drift = self._world.wall() - self._world.steady()
-        self._saw_at = trio.current_time()
-        self._saw_after = self.engine.signed
+        self.engine.saw_clock(seen, trio.current_time())
 
-    def _check_clock(self) -> None:
-        """Forget what is known of the venue's clock if ours was set since: it was known against ours."""
-        if self._drift is None:
-            return
-        moved = self._world.wall() - self._world.steady() - self._drift
-        if abs(moved) < CLOCK_MOVED:
-            return
-        self._drift = self.engine.table.clock = None
-        logger.warning("our clock was set by %+.1f s, or the machine suspended: the venue's is not known now", moved)
-        if self._correct_clock:
-            self.engine.correction = 0.0
-            self._start_look()
-
-    def _look_again(self, number: int) -> float | None:
-        """Return when to sign anew the request of that number, whose signature was refused; None for never.
-
-        The refusal contradicts what is believed of the two clocks: one of them may have been set. A look that is newer
-        than the signature is as good as another, and refusals that go on (a wrong secret) are no reason for many.
-        """
-        self._check_clock()
-        now = trio.current_time()
-        if self._looking:
-            return math.inf
-        if number <= self._saw_after:
-            return now
-        fresh = self._drift is not None and now - self._saw_at < LOOK_FRESH
-        if (fresh and not self._correct_clock) or now - self._looked_at < LOOK_EVERY:
-            return None
-        return math.inf if self._start_look() else None
-
-    def _start_look(self) -> bool:
-        if not self._looking and self.spawn(self._look):
-            self._looking = True
-            self._looked_at = trio.current_time()
-        return self._looking
-
-    async def _look(self) -> None:
-        """Look at the venue's clock, by a connection that is for nothing else."""
-        try:
-            with Boundary() as boundary:
-                self._saw_clock(await look(self._dialing, self._world))
-            self._log_failure("the venue's clock could not be looked at", boundary.error)
-        finally:
-            self._looking = False
-            self.engine.looked(trio.current_time())
+    @trio.lowlevel.enable_ki_protection
+    async def _look_task(self) -> None:
+        """Look at the venue's clock whenever that is wanted, by a connection that is for nothing else."""
+        while True:
+            await self.engine.clock.wanted.wait()
+            try:
+                with Boundary() as boundary:
+                    self._saw_clock(await look(self._dialing, self._world))
+                self._log_failure("the venue's clock could not be looked at", boundary.error)
+            finally:
+                self.engine.looked(trio.current_time())
 
     def _fail(self, error: TradingError) -> None:
         self.failure = error

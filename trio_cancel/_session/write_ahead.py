@@ -11,11 +11,10 @@ each when its turn has come.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
 
 import trio
 
+from trio_cancel._engine.cancel_journal import CancelJournal
 from trio_cancel._engine.engine import WRITE_MOST, Engine
 from trio_cancel._engine.order import OrderCancel
 from trio_cancel._trio.wakeup import Wakeup
@@ -24,24 +23,19 @@ AHEAD = 0.25
 """Seconds ahead of its turn in the pace that an order's intent is made durable; as long as a slow disk takes."""
 
 
-class IntentLog(Protocol):
-    """Where intents are made durable before the first byte of their requests is written."""
-
-    async def intend(self, admitted: list[OrderCancel]) -> None:
-        """Return when the intents are durable, or have failed to be so and been reported."""
-
-    def written(self, orders: list[OrderCancel]) -> None:
-        """Note that requests for these were wholly written."""
-
-
 class WriteAhead:
-    """See the module's docstring."""
+    """Admits orders ahead of the writer, and has their intents made durable first.
 
-    def __init__(self, engine: Engine, intents: IntentLog, wake_writer: Callable[[], None]) -> None:
-        self.bell = Wakeup()  # rings when there may be something to admit
+    Args:
+        engine: whose orders they are; this task waits at its doorbell.
+        journal: makes intents durable.
+        to_write: rung when the writer may take some.
+    """
+
+    def __init__(self, engine: Engine, journal: CancelJournal, to_write: Wakeup) -> None:
         self._engine = engine
-        self._intents = intents
-        self._wake_writer = wake_writer
+        self._journal = journal
+        self._to_write = to_write
         # What is durable and not written yet; single cancels overtake the others here, too.
         self._priority: deque[OrderCancel] = deque()
         self._bulk: deque[OrderCancel] = deque()
@@ -56,14 +50,14 @@ class WriteAhead:
                 early = len(self._priority) + len(self._bulk)
                 admitted, ask_at = engine.take(trio.current_time(), early, AHEAD)
                 if admitted:
-                    await self._intents.intend(admitted)
+                    await self._journal.intend(admitted)
                     for pending in admitted:
                         (self._priority if pending.priority else self._bulk).append(pending)
                     admitted = []
-                    self._wake_writer()
+                    self._to_write.ring()
                 else:
                     with trio.move_on_at(ask_at):
-                        await self.bell.wait()
+                        await engine.wakeup.wait()
         finally:
             engine.put_back([*self._priority, *self._bulk, *admitted], trio.current_time())
             self._priority.clear()

@@ -19,11 +19,12 @@ from itertools import accumulate
 import attrs
 import trio
 
+from trio_cancel._engine.cancel_journal import CancelJournal
 from trio_cancel._engine.engine import WRITE_MOST, Engine
 from trio_cancel._engine.order import LiveAttempt, OrderCancel
 from trio_cancel._net.frames import encode_texts
 from trio_cancel._net.websocket import Link
-from trio_cancel._session.write_ahead import IntentLog, WriteAhead
+from trio_cancel._session.write_ahead import WriteAhead
 from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe
@@ -51,28 +52,42 @@ class _Unfinished:
 
 
 class Writer:
-    """See the module's docstring.
+    """The only task that writes to one connection.
+
+    Args:
+        number: the connection's.
+        engine: whose orders are written.
+        world: clocks and chance.
+        journal: where intents are made durable first, if they are.
+        link: the connection.
+        end: called with the reason if the connection breaks.
 
     Attributes:
-        bell: rings when there may be something to write.
-        order_bell: rings when there may be an order to admit; the same, unless a journal comes first.
+        wakeup: rings when there may be something to write: the engine's, unless a journal comes first.
+        write_ahead: what has intents made durable first, if there is a journal.
         flushed: set once a Close frame has left.
     """
 
     def __init__(
-        self, number: int, engine: Engine, world: Environment, intents: IntentLog | None, bell: Wakeup
+        self,
+        number: int,
+        engine: Engine,
+        world: Environment,
+        journal: CancelJournal | None,
+        wakeup: Wakeup,
+        link: Link,
+        end: Callable[[BaseException], None],
     ) -> None:
-        self.bell = bell
-        self.intake = None if intents is None else WriteAhead(engine, intents, bell.ring)
-        self.order_bell = bell if self.intake is None else self.intake.bell
+        self.wakeup = wakeup
+        self.write_ahead = None if journal is None else WriteAhead(engine, journal, wakeup)
         self.flushed = trio.Event()
-        self.link: Link
-        self.end: Callable[[BaseException], None]
+        self._link = link
+        self._end = end
         self._number = number
         self._engine = engine
         self._world = world
-        self._intents = intents
-        self._take = engine.take if self.intake is None else self.intake.take
+        self._journal = journal
+        self._take = engine.take if self.write_ahead is None else self.write_ahead.take
         self._unfinished: _Unfinished | None = None
         self._parked = False
         self._broken = False
@@ -80,18 +95,20 @@ class Writer:
     @trio.lowlevel.enable_ki_protection
     def write_now(self) -> None:
         """Write what is in line if the writer is parked; else leave it to the writer. Never waits."""
-        if self._parked and self._unfinished is None and not self._broken and not self.link.closing:
+        ready = self._parked and self._unfinished is None and not self._broken and not self._link.closing
+        if ready and self.write_ahead is None:
             admitted, _ = self._take(trio.current_time())
             if admitted:
-                self._start(self.link.take_control(), admitted)
+                self._start(self._link.take_control(), admitted)
                 if self._unfinished is None and not self._broken:
                     return
-        self.bell.ring()
+        self._engine.wakeup.ring()
+        self.wakeup.ring()
 
     @trio.lowlevel.enable_ki_protection
     async def write(self) -> None:
         """Write until the connection breaks or the task is cancelled."""
-        link = self.link
+        link = self._link
         again = False
         try:
             while not self._broken:
@@ -121,10 +138,10 @@ class Writer:
         self._parked = True
         try:
             if until == math.inf:
-                await self.bell.wait()
+                await self.wakeup.wait()
             else:
                 with trio.move_on_at(until):
-                    await self.bell.wait()
+                    await self.wakeup.wait()
         finally:
             self._parked = False
 
@@ -139,7 +156,7 @@ class Writer:
             self._break(boundary.error, describe(boundary.error))
 
     def _hand_over(self, control: list[bytes], admitted: list[OrderCancel]) -> None:
-        stream = self.link.stream
+        stream = self._link.stream
         data = b""
         ends: list[int] = []
         flights: list[LiveAttempt] = []
@@ -150,12 +167,12 @@ class Writer:
             before = list(accumulate(map(len, control)))
             data = b"".join((*control, data))
             ends = before + [before[-1] + end for end in ends]
-        orders = [] if self._intents is None else [flight.pending for flight in flights]
+        orders = [] if self._journal is None else [flight.pending for flight in flights]
         self._unfinished = _Unfinished(flights, orders, stream.accepted + len(control))
         if stream.send_now(data, ends):
             self._unfinished = None
-            if self._intents is not None:
-                self._intents.written(orders)
+            if self._journal is not None:
+                self._journal.written(orders, self._engine.unanswered())
 
     async def _finish(self) -> None:
         """Wait until the socket has taken the rest; for ``WRITE_DEADLINE`` at most, while an order in it has time."""
@@ -165,10 +182,10 @@ class Writer:
             left = self._engine.time_left(unfinished.flights, trio.current_time())
             most = min(WRITE_DEADLINE, max(WRITE_LEAST, left))
             with trio.move_on_after(most) as scope:
-                await self.link.stream.finish_send()
+                await self._link.stream.finish_send()
                 self._unfinished = None
-                if self._intents is not None:
-                    self._intents.written(unfinished.orders)
+                if self._journal is not None:
+                    self._journal.written(unfinished.orders, self._engine.unanswered())
         except trio.BrokenResourceError as error:
             self._break(error, str(error))
         else:
@@ -181,13 +198,13 @@ class Writer:
         self._drop(cause)
         lost = ConnectionLost(text)
         lost.__cause__ = None if isinstance(cause, ConnectionLost) else cause
-        self.end(lost)
+        self._end(lost)
 
     def _drop(self, cause: BaseException) -> None:
         """Tell of the attempts in an unfinished write that were not wholly accepted."""
         unfinished, self._unfinished = self._unfinished, None
         if unfinished is not None:
-            accepted = max(0, self.link.stream.accepted - unfinished.first)
-            if self._intents is not None:
-                self._intents.written(unfinished.orders[:accepted])
+            accepted = max(0, self._link.stream.accepted - unfinished.first)
+            if self._journal is not None:
+                self._journal.written(unfinished.orders[:accepted], self._engine.unanswered())
             self._engine.not_written(unfinished.flights[accepted:], cause, trio.current_time())

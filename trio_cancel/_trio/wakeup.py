@@ -1,15 +1,17 @@
-"""A doorbell for one task: anyone may ring it, one task waits at it. Ringing twice is ringing once.
+"""A doorbell for one task, and an alarm clock for one.
 
-Cheaper than an Event that is replaced after each use, and nothing rung while its task was busy is lost.
+Both are cheaper than an Event that is replaced after each use, and nothing rung while the task was busy is lost.
 """
 
 from __future__ import annotations
+
+import math
 
 import trio
 
 
 class Wakeup:
-    """See the module's docstring."""
+    """A doorbell: anyone may ring it, one task waits at it. Ringing twice is ringing once."""
 
     __slots__ = ("_rung", "_task")
 
@@ -39,3 +41,34 @@ class Wakeup:
 
             await trio.lowlevel.wait_task_rescheduled(abort)
         self._rung = False
+
+
+class Alarm:
+    """An alarm clock: anyone may set it to an earlier time, one task waits for it.
+
+    Attributes:
+        at: trio's clock when it is due; inf if never.
+    """
+
+    __slots__ = ("_wakeup", "at")
+
+    def __init__(self) -> None:
+        self.at: float = math.inf
+        self._wakeup = Wakeup()
+
+    def set(self, at: float) -> None:
+        """Have it due at ``at``, or earlier if it is due earlier."""
+        if at < self.at:
+            self.at = at
+            self._wakeup.ring()
+
+    def clear(self) -> None:
+        """Have it due never, until it is set again."""
+        self.at = math.inf
+
+    async def wait(self) -> None:
+        """Wait until it is due, always with a checkpoint. If cancelled, it stays set."""
+        await trio.lowlevel.checkpoint()
+        while trio.current_time() < self.at:
+            with trio.move_on_at(self.at):
+                await self._wakeup.wait()

@@ -1,0 +1,120 @@
+"""Where the venue's clock lies against ours, what is added to ours before signing, and when to look again (sans I/O).
+
+What an upgrade tells is believed until our clock moves against a steady one (it was set, or the machine was suspended).
+A refused signature contradicts what is believed, and is a reason to look; refusals that go on (a wrong secret) are not
+a reason to look often. A look is a connection of its own, which the session's task makes when :attr:`VenueClock.wanted`
+rings, and ends with :meth:`VenueClock.looked`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from trio_cancel._trio.wakeup import Wakeup
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.observer import logger
+
+CLOCK_MOVED = 0.1
+"""Seconds by which our clock and a steady one must have moved apart for ours to count as set."""
+LOOK_FRESH = 10.0
+"""Seconds for which what was seen of the venue's clock is not doubted, where it does not change the signature."""
+LOOK_EVERY = 60.0
+"""Seconds between two looks at the venue's clock that are made because signatures are refused."""
+
+
+class VenueClock:
+    """What is known of the venue's clock.
+
+    Args:
+        wall: returns our Unix seconds.
+        steady: returns the seconds of a clock that nobody sets.
+        correct: whether what is known corrects the times that are signed.
+        correction: seconds that are added to ours before signing until something is known.
+
+    Attributes:
+        interval: where the venue's clock minus ours lies; None if nothing is known.
+        correction: seconds to add to our clock before signing.
+        wanted: rings when another look is wanted.
+    """
+
+    __slots__ = (
+        "_correct",
+        "_drift",
+        "_looked_at",
+        "_looking",
+        "_saw_after",
+        "_saw_at",
+        "_steady",
+        "_wall",
+        "correction",
+        "interval",
+        "wanted",
+    )
+
+    def __init__(
+        self, wall: Callable[[], float], steady: Callable[[], float], *, correct: bool = False, correction: float = 0.0
+    ) -> None:
+        self.interval: OffsetInterval | None = None
+        self.correction: float = correction
+        self.wanted: Wakeup = Wakeup()
+        self._wall = wall
+        self._steady = steady
+        self._correct = correct
+        self._drift: float | None = None  # our clock minus the steady one when the venue's was seen; None if it was not
+        self._saw_at = -math.inf  # trio's clock then
+        self._saw_after = 0  # how many requests had been signed by then
+        self._looking = False
+        self._looked_at = -math.inf  # trio's clock at the last look for its own sake
+
+    def saw(self, seen: OffsetInterval | None, signed: int, now: float) -> None:
+        """Take note of what an upgrade told, after so many requests had been signed."""
+        self.check(now)
+        if seen is None:
+            return
+        self.interval = seen if self.interval is None else self.interval.intersect(seen)
+        if self._correct:
+            self.correction = self.interval.nearest_to_zero / 1000
+        self._drift = self._wall() - self._steady()
+        self._saw_at = now
+        self._saw_after = signed
+
+    def check(self, now: float) -> None:
+        """Forget what is known if our clock was set since: it was known against ours."""
+        if self._drift is None:
+            return
+        moved = self._wall() - self._steady() - self._drift
+        if abs(moved) < CLOCK_MOVED:
+            return
+        self._drift = self.interval = None
+        logger.warning("our clock was set by %+.1f s, or the machine suspended: the venue's is not known now", moved)
+        if self._correct:
+            self.correction = 0.0
+            self._want_look(now)
+
+    def look_again(self, number: int, now: float) -> float | None:
+        """Return when to sign anew the request of that number, whose signature was refused; None for never.
+
+        The refusal contradicts what is believed of the two clocks: one of them may have been set. A look that is newer
+        than the signature is as good as another.
+        """
+        self.check(now)
+        if self._looking:
+            return math.inf
+        if number <= self._saw_after:
+            return now
+        fresh = self._drift is not None and now - self._saw_at < LOOK_FRESH
+        if (fresh and not self._correct) or now - self._looked_at < LOOK_EVERY:
+            return None
+        self._want_look(now)
+        return math.inf
+
+    def looked(self) -> None:
+        """Note that a look has ended, however it did."""
+        self._looking = False
+
+    def _want_look(self, now: float) -> None:
+        if not self._looking:
+            self._looking = True
+            self._looked_at = now
+            self.wanted.ring()
