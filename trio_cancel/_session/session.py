@@ -172,7 +172,7 @@ class Session:
                     await done.wait()
             finally:
                 self.engine.stop(SessionClosed("the session's block has ended"))
-                while self.engine.stop_some():  # noqa: ASYNC110 - not a wait: slices
+                while self.engine.stop_some():
                     await trio.lowlevel.cancel_shielded_checkpoint()
             if self.state is not SessionState.FAILED:
                 self.state = SessionState.CLOSED
