@@ -56,6 +56,9 @@ def _charts(summary: Summary) -> Iterator[tuple[str, str, Figure]]:
         if summary.sizes(work):
             chart = _bars(summary, work, figure, title, unit)
             yield f"{work}.svg", f"{title}, less is better.", chart
+    if summary.sizes("tails"):
+        title = "A single cancel beside a bulk on the same connection, wss://"
+        yield "tails.svg", f"{title}: less is better.", _tails(summary, title)
     if summary.sizes("growth"):
         title = "How the cost of a bulk cancel grows, wss://"
         yield "growth.svg", f"{title}.", _lines(summary, title)
@@ -131,6 +134,27 @@ def _lines(summary: Summary, title: str) -> Figure:
     axes.legend(loc="center right", frameon=False)
     axes.set_xlabel("orders in one bulk cancel")
     axes.set_ylabel("client CPU, µs a cancel")
+    axes.grid(visible=True, color="#eceff3")
+    return chart
+
+
+def _tails(summary: Summary, title: str) -> Figure:
+    """One line a competitor from the median to the worst, on a logarithmic axis."""
+    chart, axes = _canvas(title, height=4.2)
+    figures = {"p50": "beside_p50_ms", "p99": "beside_p99_ms", "p99.9": "beside_p999_ms", "worst": "beside_worst_ms"}
+    for number, peer in enumerate(summary.peers("tails", "wss")):
+        spreads = [summary.spread("tails", "wss", peer, figure) for figure in figures.values()]
+        values = [spread.median for spread in spreads if spread is not None]
+        if len(values) == len(figures):
+            ours = peer == OURS
+            colour = _OURS["wss"] if ours else _OTHERS["wss"]
+            marker = "o" if ours else "sv^D<>Pp"[number % 8]
+            axes.plot(range(4), values, color=colour, marker=marker, lw=2 if ours else 1, label=PEERS[peer].label)
+    axes.set_yscale("log")
+    axes.set_xticks(range(4), list(figures))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.set_ylabel("ms from call to answer")
     axes.grid(visible=True, color="#eceff3")
     return chart
 

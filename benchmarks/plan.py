@@ -11,7 +11,7 @@ from benchmarks.peers import AIOHTTP, BY_HAND, OURS, PEERS
 from benchmarks.startup import imports
 from benchmarks.venue import Addresses
 
-WORKS = ("floor", "single", "tasks", "bulk", "growth", "import", "accounts", "report", "stream", "journal")
+WORKS = ("floor", "single", "tasks", "bulk", "growth", "tails", "import", "accounts", "report", "stream", "journal")
 """The names that `--only` takes. `growth` is made of bulk jobs of several sizes."""
 
 
@@ -25,6 +25,7 @@ class Plan:
     accounts: int = 1_000
     report: int = 100_000
     stream: int = 1_000_000
+    tails: int = 200_000
     imports: int = 3
 
     def jobs(self, addresses: Addresses, core: int | None, only: frozenset[str]) -> Iterator[Job]:
@@ -52,6 +53,13 @@ class Plan:
                 times = max(1, self.growth[-1] // orders // 10)
                 for name in (OURS, AIOHTTP, BY_HAND):
                     yield attrs.evolve(secure, peer=name, work="growth", orders=orders, times=times)
+        if "tails" in wanted:
+            tails = attrs.evolve(secure, work="tails", orders=self.tails)
+            for name, peer in PEERS.items():
+                if "tails" in peer.works:
+                    yield attrs.evolve(tails, peer=name)
+            for work in ("tails-batch", "tails-stream"):
+                yield attrs.evolve(tails, work=work)
         if "accounts" in wanted:
             for name in (OURS, AIOHTTP, BY_HAND):
                 yield attrs.evolve(secure, peer=name, work="accounts", orders=self.accounts, warm=0)
@@ -64,5 +72,5 @@ class Plan:
 
 
 FULL = Plan()
-SMOKE = Plan(rounds=1, orders=60, growth=(10, 20, 40), accounts=4, report=50, stream=200, imports=1)
+SMOKE = Plan(rounds=1, orders=60, growth=(10, 20, 40), accounts=4, report=50, stream=200, tails=500, imports=1)
 """Every piece of code runs once, and no figure means anything."""

@@ -29,7 +29,7 @@ def test_every_work_and_competitor_runs(tmp_path: pathlib.Path) -> None:
     done = benchmarks("--smoke", "--report", str(tmp_path))
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
-    for chart in ("bulk.svg", "tasks.svg", "single.svg", "growth.svg"):
+    for chart in ("bulk.svg", "tasks.svg", "single.svg", "growth.svg", "tails.svg"):
         assert f"({chart})" in report
         assert (tmp_path / chart).read_text(encoding="utf-8").startswith("<?xml")
     assert "### Targets" in report

@@ -47,7 +47,7 @@ class Peer:
     label: str
     module: str
     runtime: Literal["trio", "asyncio", "uvloop"]
-    works: tuple[str, ...] = ("single", "tasks", "bulk")
+    works: tuple[str, ...] = ("single", "tasks", "bulk", "tails")
     imports: str = ""
 
     def load(self) -> OpenClient:
@@ -74,7 +74,7 @@ PEERS: dict[str, Peer] = {
         "websockets, uvloop", "websockets_asyncio", "uvloop", imports="uvloop, websockets.asyncio.client"
     ),
     AIOHTTP: Peer("aiohttp, uvloop", "aiohttp_client", "uvloop", imports="uvloop, aiohttp"),
-    AIOHTTP_WINDOW: Peer("aiohttp, uvloop: callbacks", "aiohttp_client", "uvloop", works=("bulk",)),
+    AIOHTTP_WINDOW: Peer("aiohttp, uvloop: callbacks", "aiohttp_client", "uvloop", works=("bulk", "tails")),
     "picows": Peer("picows, uvloop: futures", "picows_futures", "uvloop", imports="uvloop, picows"),
     "picows-callbacks": Peer("picows, uvloop: callbacks", "picows_callbacks", "uvloop", works=("bulk",)),
     "ccxt": Peer("ccxt.pro", "ccxt_exchange", "uvloop", imports="ccxt.pro"),

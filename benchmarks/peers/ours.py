@@ -16,14 +16,24 @@ CREDENTIALS = Credentials(API_TOKEN, API_SECRET)
 async def open_client(job: Job) -> AsyncGenerator[Client]:
     """Connect."""
     async with open_trading_ws(job.url, credentials=CREDENTIALS, ssl_context=ssl_context(job.ca)) as ws:
-        yield _ways(ws)
+        yield _ways(ws, job.work)
 
 
-def _ways(ws: TradingWS) -> Client:
+def _ways(ws: TradingWS, work: str) -> Client:
     async def bulk(order_ids: Sequence[str]) -> int:
         return (await ws.cancel_many(order_ids)).counts["canceled"]
 
-    return Client(one=ws.cancel, task=ws.try_cancel, bulk=bulk, is_canceled=_is_canceled)
+    async def batch(order_ids: Sequence[str]) -> int:
+        running = ws.batch(order_ids)
+        await running.run()
+        return running.report().counts["canceled"]
+
+    async def stream(order_ids: Sequence[str]) -> int:
+        async with ws.open_cancel_stream(order_ids) as outcomes:
+            return sum([_is_canceled(outcome) async for outcome in outcomes])
+
+    chosen = {"tails-batch": batch, "tails-stream": stream}.get(work, bulk)
+    return Client(one=ws.cancel, task=ws.try_cancel, bulk=chosen, is_canceled=_is_canceled)
 
 
 def _is_canceled(result: object) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from trio_cancel._cli._failure import CommandError
 from trio_cancel._cli._lookups import REST_VARIABLE
 from trio_cancel._cli._stdout import why_of
+from trio_cancel._cli._venue import CA_VARIABLE
 from trio_cancel._client import URL_VARIABLE
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_FIELD_VARIABLE, TOKEN_VARIABLE
 from trio_cancel.sandbox import Sandbox
@@ -28,7 +29,7 @@ IDS_VARIABLE = "SANDBOX_ORDER_IDS"
 IDS_MOST = 100
 AUTHORITY_VARIABLE = "SSL_CERT_FILE"
 """What OpenSSL, and so every Python program that does not choose for itself, takes its authorities from."""
-OTHERS = (TOKEN_FIELD_VARIABLE, f"{TOKEN_VARIABLE}_FILE", f"{SECRET_VARIABLE}_FILE")
+OTHERS = (f"{TOKEN_VARIABLE}_FILE", f"{SECRET_VARIABLE}_FILE", CA_VARIABLE)
 """Variables of the person's own account that must not reach a program which is to use the sandbox."""
 
 
