@@ -257,3 +257,21 @@ async def test_no_hold_is_taken_while_the_journal_has_failed(autojump_clock: Moc
         await trio.sleep(5)
         assert disk.held == set()
         assert all(row[3] != "mm-1" for changes in disk.store.commits for row in changes.holds)
+
+
+@pytest.mark.parametrize("placed", [True, False])
+async def test_what_has_no_answer_within_the_grace_is_told_by_the_name_that_was_held(
+    placed: bool, autojump_clock: MockClock
+) -> None:
+    async with session() as (venue, ws):
+        order = venue.book.create(external_id="mm-1")
+        venue.sandbox.script(lambda record: Fault.SILENT_BEFORE)
+        with pytest.raises(OrdersLeft) as caught:
+            async with ws.open_order_scope(grace=2) as orders:
+                await orders.add(MM)
+                if placed:
+                    orders.placed(external_id="mm-1", id=order.id)
+        (outcome,) = caught.value.report.outcomes
+        assert isinstance(outcome, Unknown)
+        assert outcome.request == MM
+        assert outcome.attempts

@@ -181,6 +181,35 @@ async def test_an_order_that_is_added_again_is_held_once(autojump_clock: MockClo
         assert disk.held == set()
 
 
+async def test_the_end_of_the_old_order_does_not_end_the_hold_that_is_being_made_for_the_new_one(
+    autojump_clock: MockClock, disk: Disk
+) -> None:
+    async with (
+        session(delay=1.0) as (venue, ws),
+        ws.open_order_scope(grace=10) as orders,
+        trio.open_nursery() as nursery,
+    ):
+        old = venue.book.create(external_id="mm-1")
+        await orders.add(external_id="mm-1")
+        orders.placed(external_id="mm-1", id=old.id)
+        nursery.start_soon(ws.cancel, old.id)
+        await trio.sleep(0.5)
+        disk.seconds = 2.0
+        await orders.add(external_id="mm-1")  # the answer comes meanwhile
+        disk.seconds = 0.0
+        assert venue.book.get(old.id).status is OrderStatus.CANCELED
+        new = venue.book.create(external_id="mm-1")
+        await trio.sleep(3)
+        assert CancelRequest(external_id="mm-1") in orders
+        assert disk.held == {"mm-1"}
+        async with ws.open_order_scope() as other:
+            with pytest.raises(InvalidRequest, match="Another scope holds"):
+                await other.add(external_id="mm-1")
+        orders.placed(external_id="mm-1", id=new.id)
+    assert venue.book.get(external_id="mm-1").status is OrderStatus.CANCELED
+    assert disk.held == set()
+
+
 @pytest.mark.parametrize("held_before", [False, True])
 async def test_an_add_under_way_when_the_block_is_left_is_refused(
     held_before: bool, autojump_clock: MockClock, disk: Disk

@@ -309,3 +309,30 @@ async def test_what_tls_has_to_say_goes_out_though_there_is_nothing_else(
         await trio.testing.wait_all_tasks_blocked()
         assert order.flights
         assert bench.link.stream.accepted == 1
+
+
+async def test_the_writer_is_rung_when_reading_gives_tls_something_to_say() -> None:
+    """A peer's KeyUpdate wants an answer, though nobody writes anything for an hour."""
+
+    class Answering(TalkativeTLS):
+        def open(self, data: bytes) -> bytes:
+            self.output = b"KEYUPDATE" if data == b"update" else b""
+            self.ended = data == b"end"
+            return b"" if data == b"update" else data
+
+    class Receiving(Raw):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pieces = [b"plain", b"update", b"end"]
+
+        async def receive(self) -> bytes:
+            await trio.lowlevel.checkpoint()
+            return self.pieces.pop(0)
+
+    tls = Answering()
+    stream = ByteStream(Receiving(), cast("TLSCodec", tls))
+    assert await stream.receive() == b"plain"
+    rings: list[bool] = []
+    stream.on_output = lambda: rings.append(stream.pending_output)
+    assert await stream.receive() == b"end"
+    assert rings == [True]
