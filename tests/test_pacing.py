@@ -33,6 +33,8 @@ from trio_cancel._engine.rate import PACED_LEAST, PACED_MOST, PACED_START, WINDO
         (1, 1.5),
         (1, True),
         (1, None),
+        (1e-320, 1),
+        (1, 10**400),
     ],
 )
 def test_a_pacer_that_makes_no_sense_is_refused(rate: float, burst: int) -> None:

@@ -30,6 +30,10 @@ RECOVERY = 0.02
 RECOVERY_EACH = 0.003
 """Growth of the pace an answer after that, at most: a slow venue must not refuse one of every few requests."""
 
+_LEAST = 1e-9
+"""Requests a second at least: one in 30 years."""
+_BURST_MOST = 10**9
+
 
 class Pacer:
     """A rate limit on requests: ``rate`` a second, ``burst`` at once (the generic cell rate algorithm on trio's clock).
@@ -50,8 +54,12 @@ class Pacer:
     def __init__(self, rate: float, burst: int = 1) -> None:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
             raise ConfigurationError(f"Pacer needs a rate of more than 0 requests a second, not {rate!r}.")
+        if rate < _LEAST:
+            raise ConfigurationError(f"Pacer needs a rate of at least {_LEAST:g} requests a second, not {rate!r}.")
         if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
             raise ConfigurationError(f"Pacer needs a burst of at least 1 request, not {burst!r}.")
+        if burst > _BURST_MOST:
+            raise ConfigurationError(f"Pacer needs a burst of at most {_BURST_MOST} requests.")
         self.rate: float = rate
         self.burst: int = burst
         self._interval = 1 / rate
