@@ -19,8 +19,7 @@ from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._net.frames import MAX_MESSAGE_SIZE, encode_texts
 from trio_cancel._net.sockets import StreamRaw
 from trio_cancel._net.stream import ByteStream
-from trio_cancel._net.tap import MAX_CONTROL
-from trio_cancel._net.websocket import Link, connect, upgrade
+from trio_cancel._net.websocket import MAX_CONTROL, Link, connect, upgrade
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
 
 ENDPOINT = parse_endpoint("ws://127.0.0.1:1234/path?q=1")

@@ -27,6 +27,7 @@ from trio_cancel._cancels.batch import Invalid, as_request, check_iterable
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._engine.rate import WINDOW_MOST
+from trio_cancel._trio.background import open_background
 from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import InvalidRequest
 from trio_cancel._values.models import CancelRequest
@@ -41,6 +42,8 @@ YIELD_EVERY = 64
 does, which may never wait, either."""
 TOLD_EVERY = 64
 """Outcomes whose consumption tells the writer and the intake that there is room."""
+SLICE = 2_000
+"""Orders that are withdrawn in one step at most."""
 LAST_ROOM = 65_536
 """Orders in flight and outcomes not yet received, together at most, when they get their last chance."""
 WAITED = 0.01
@@ -263,12 +266,17 @@ class CancelStream:
             self._not_sent(self._refused)
 
     @trio.lowlevel.enable_ki_protection
-    def _close(self) -> None:
+    async def _close(self) -> None:
+        """Withdraw what has no outcome, in slices."""
         self._closed = True
         self._shelf.clear()
         self._engine.remove_source(self)
-        for order in list(self._out):
-            self._engine.abandon(order)
+        out = list(self._out)
+        for first in range(0, len(out), SLICE):
+            if first:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            for order in out[first : first + SLICE]:
+                self._engine.abandon(order)
         self._send.close()
 
 
@@ -285,8 +293,6 @@ async def run_stream(
     if not isinstance(requests, Iterable | AsyncIterable):
         raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not {type(requests).__name__}.")
     stream = CancelStream(terms, engine, len(requests) if isinstance(requests, Sized) else None, invalid)
-    manager = trio.open_nursery()
-    nursery = await manager.__aenter__()
     intake_ended = trio.Event()
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C goes to the block, not into a group of exceptions beside it
@@ -296,16 +302,15 @@ async def run_stream(
         finally:
             intake_ended.set()
 
-    try:
-        nursery.start_soon(intake)
-        engine.submit_source(stream, trio.current_time())
-        yield stream
-    finally:
-        # As in run_session: no `async with`, so that the block's exception stays what it is.
-        stream._close()
-        nursery.cancel_scope.cancel()
+    async with open_background() as nursery:
         try:
-            with trio.CancelScope(shield=True):
-                await intake_ended.wait()
-        finally:  # Ctrl-C may end even a wait that is shielded
-            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its task has ended, or is about to
+            nursery.start_soon(intake)
+            engine.submit_source(stream, trio.current_time())
+            yield stream
+        finally:
+            nursery.cancel_scope.cancel()
+            try:
+                await stream._close()  # noqa: ASYNC102 - it shields itself, and ends by itself
+            finally:
+                with trio.CancelScope(shield=True):  # (Ctrl-C may end even a wait that is shielded.)
+                    await intake_ended.wait()

@@ -25,6 +25,7 @@ from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import Begun, Changes, micros
 from trio_cancel._journal.store import Account, JournalStore, Store, StoreFailed
 from trio_cancel._net.endpoint import Endpoint
+from trio_cancel._trio.background import open_background
 from trio_cancel._values.errors import JournalError
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import logger
@@ -226,40 +227,36 @@ async def open_journal(
         if journal.left and not isinstance(path, MovedJournal):
             _warn_of_left(journal)
         scope = trio.CancelScope(shield=True)
-        manager = trio.open_nursery()
-        nursery = await manager.__aenter__()
 
         @trio.lowlevel.enable_ki_protection
         async def write() -> None:
             with scope:
                 await journal.run()
 
-        try:
-            nursery.start_soon(write)
-            yield journal
-        finally:
-            # Not `async with`: the nursery would wrap the block's exception in a group. Its task has ended by then, so
-            # that leaving it neither waits nor can be cancelled.
+        async with open_background() as nursery:
             interrupts: list[KeyboardInterrupt] = []
-            journal.close()
-            with trio.move_on_after(CLOSING, shield=True) as closing:
-                while not journal.ended.is_set() and len(interrupts) < 2:  # only a second Ctrl-C ends this early
-                    try:
-                        await journal.ended.wait()
-                    except KeyboardInterrupt as interrupt:
-                        interrupts.append(interrupt)
-            scope.cancel()
-            with trio.CancelScope(shield=True):
-                while not journal.ended.is_set():
-                    try:
-                        await journal.ended.wait()
-                    except KeyboardInterrupt as interrupt:
-                        interrupts.append(interrupt)
-            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its task has ended
-            if closing.cancelled_caught:
-                log(logging.ERROR, "the journal %s could not be closed within %g s", journal.path, CLOSING)
-            if interrupts:
-                raise interrupts[0]
+            try:
+                nursery.start_soon(write)
+                yield journal
+            finally:
+                journal.close()
+                with trio.move_on_after(CLOSING, shield=True) as closing:
+                    while not journal.ended.is_set() and len(interrupts) < 2:  # only a second Ctrl-C ends this early
+                        try:
+                            await journal.ended.wait()
+                        except KeyboardInterrupt as interrupt:
+                            interrupts.append(interrupt)
+                scope.cancel()
+                with trio.CancelScope(shield=True):
+                    while not journal.ended.is_set():
+                        try:
+                            await journal.ended.wait()
+                        except KeyboardInterrupt as interrupt:
+                            interrupts.append(interrupt)
+                if closing.cancelled_caught:
+                    log(logging.ERROR, "the journal %s could not be closed within %g s", journal.path, CLOSING)
+                if interrupts:
+                    raise interrupts[0]
     finally:
         custody.abandon(in_background)
 

@@ -45,6 +45,7 @@ from trio_cancel._engine.venue_clock import VenueClock
 from trio_cancel._net.websocket import Handshake
 from trio_cancel._session.connection import Connection, ConnectOptions, look
 from trio_cancel._session.lookups import Lookups
+from trio_cancel._trio.background import open_background
 from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.signals import is_interrupt
 from trio_cancel._values.boundary import Boundary, describe, ends_program
@@ -439,26 +440,22 @@ class Session:
 @trio.lowlevel.enable_ki_protection
 async def run_session(session: Session) -> AsyncGenerator[Session]:
     """Run the session's tasks around a block, whose exception comes out as it is, in no group."""
-    manager = trio.open_nursery()
-    nursery = await manager.__aenter__()
     interrupted = False
-    try:
-        await session.start(nursery)
-        yield session
-    except BaseException as error:
-        interrupted = is_interrupt(error)
-        raise
-    finally:
-        # Not `async with`: the nursery would wrap the block's exception in a group. Its tasks have ended by then, so
-        # that leaving it neither waits nor can be cancelled.
+    async with open_background() as nursery:
         try:
-            await session.close()  # noqa: ASYNC102 - it shields itself, and ends by itself
-        except KeyboardInterrupt:
-            if not interrupted:
-                raise
-            # The second one only hastens the end: what comes out with the first may tell which orders are left.
+            await session.start(nursery)
+            yield session
+        except BaseException as error:
+            interrupted = is_interrupt(error)
+            raise
         finally:
-            session.kill()
-            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 - its tasks have been told to end
-            if session.interruption is not None:
-                raise session.interruption
+            try:
+                await session.close()  # noqa: ASYNC102 - it shields itself, and ends by itself
+            except KeyboardInterrupt:
+                if not interrupted:
+                    raise
+                # The second one only hastens the end: what comes out with the first may tell which orders are left.
+            finally:
+                session.kill()
+                if session.interruption is not None:
+                    raise session.interruption
