@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import shlex
@@ -262,8 +263,9 @@ def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str 
         lines += [f"  and {len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
         lines += ["", "Cancel one of them:", "", *_pasted(venue, [*command, ids[0]], token_field)]
         lines += ["", "Cancel them all:", "", *_pasted(venue, [*command, "--from", str(ids_file)], token_field)]
-        show = [*program(), "show", "--rest-url", venue.rest_url, *trust, ids[0]]
-        lines += ["", "Look up what became of the first:", "", *_pasted(venue, show, token_field)]
+        if importlib.util.find_spec("httpcore2") is not None:  # else that command could only name the missing extra
+            show = [*program(), "show", "--rest-url", venue.rest_url, *trust, ids[0]]
+            lines += ["", "Look up what became of the first:", "", *_pasted(venue, show, token_field)]
     else:
         lines += ["", "Its book is empty; see what it says to a cancel:", ""]
         lines += _pasted(venue, [*command, "no-such-order"], token_field)
