@@ -1,4 +1,4 @@
-"""How one caller waits: a channel of its own, used again only when its outcome was taken."""
+"""How one caller waits: a channel of its own, used again only when its outcome was taken; a look before sleeping."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import random
 import pytest
 import trio
 import trio.testing
+from desk import bare
 from trio.testing import MockClock
 from venues import Remembering, open_venue
 
-from trio_cancel import Canceled, Outcome, TradingWS
-from trio_cancel._cancels.single import KEPT, Channels
+from trio_cancel import Canceled, CancelRequest, Outcome, TradingWS
+from trio_cancel._cancels.single import KEPT, LOOKS, Channels, look
 from trio_cancel.sandbox import Fault
 
 
@@ -88,7 +89,41 @@ async def test_everybody_gets_the_outcome_of_their_own_order(seed: int, autojump
     assert all(order == canceled for order, canceled in got.items())
 
 
-async def test_an_outcome_that_comes_with_the_cancellation_is_told(autojump_clock: MockClock) -> None:
+async def test_it_is_looked_for_only_where_the_last_answer_came_almost_at_once(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        near, far, again = venue.orders(3)
+        venue.sandbox.fault_on(far, Fault.DELAYED)
+        assert not channels_of(ws).near
+        for order, answered_at_once in ((near, True), (far, False), (again, True)):
+            await trio.testing.wait_all_tasks_blocked()  # so that it is written at once
+            await ws.cancel(order)
+            assert channels_of(ws).near is answered_at_once
+
+
+async def test_a_caller_may_be_cancelled_at_every_look(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        for passes in range(LOOKS + 3):
+            order, next_one = venue.orders(2)
+            channels_of(ws).near = True
+            venue.sandbox.fault_on(order, Fault.DELAYED)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ws.try_cancel, order)
+                for _ in range(passes):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            assert (await ws.cancel(next_one)).id == next_one
+            await trio.sleep(60)
+            assert ws.statistics().pending == 0
+
+
+async def test_a_look_ends_by_itself(autojump_clock: MockClock) -> None:
+    order = bare(CancelRequest("o"))
+    await look(order)
+    assert order.outcome is None
+
+
+@pytest.mark.parametrize("near", [True, False])
+async def test_an_outcome_that_comes_with_the_cancellation_is_told(near: bool, autojump_clock: MockClock) -> None:
     untold = told = 0
     for passes in range(3, 12):
         for _ in range(6):  # the order within a pass of the scheduler is random
@@ -97,6 +132,7 @@ async def test_an_outcome_that_comes_with_the_cancellation_is_told(autojump_cloc
             async with open_venue() as venue, venue.open(observer=watch) as ws:
                 (order,) = venue.orders(1)
                 await trio.testing.wait_all_tasks_blocked()
+                channels_of(ws).near = near
 
                 async def cancel(ws: TradingWS = ws, order: str = order, returned: list[Outcome] = returned) -> None:
                     returned.append(await ws.try_cancel(order))

@@ -3,6 +3,10 @@
 Each cancel that is under way has a memory channel of size 1 of its own, into which the reader's task delivers the one
 outcome. Making a channel takes as long as all else that waiting for it takes, so that one whose outcome has been taken
 serves a later cancel. A channel whose caller has left is never used again: its outcome may still come.
+
+An answer that is sooner here than this process could fall asleep and be woken (a venue on this machine or next door) is
+looked for at once, for some passes of the scheduler. Falling asleep and waking up takes longer than those passes, and
+costs as much: a lone cancel takes a third less time so, at the same cost.
 """
 
 from __future__ import annotations
@@ -16,6 +20,10 @@ from trio_cancel._session.session import Session
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
 
+NEAR = 0.0005
+"""Seconds within which the last answer must have come for the next one to be looked for at once."""
+LOOKS = 10
+"""Passes of the scheduler (some 10 µs each) for which it is looked for."""
 KEPT = 256
 """Channels that a session keeps."""
 
@@ -23,12 +31,17 @@ Channel: TypeAlias = "tuple[trio.MemorySendChannel[OrderCancel], trio.MemoryRece
 
 
 class Channels:
-    """The channels of a session's single cancels that are not in use."""
+    """The channels of a session's single cancels that are not in use.
 
-    __slots__ = ("_idle",)
+    Attributes:
+        near: the last cancel that was alone had its answer within ``NEAR``.
+    """
+
+    __slots__ = ("_idle", "near")
 
     def __init__(self) -> None:
         self._idle: list[Channel] = []
+        self.near = False
 
     def take(self) -> Channel:
         """Return a channel that nobody else uses."""
@@ -51,10 +64,16 @@ async def cancel_one(session: Session, request: CancelRequest, terms: RetryPolic
     send, receive = channel
     order = OrderCancel(request, terms, send, priority=True)
     try:
-        if session.engine.submit_lone(order, trio.current_time()):
+        now = trio.current_time()
+        if session.engine.submit_lone(order, now):
             session.write_now()
-        outcome = (await receive.receive()).result
+        alone = bool(order.flights)  # it was written at once, with nothing else under way
+        if alone and channels.near:
+            await look(order)
+        outcome = (await receive.receive() if order.outcome is None else receive.receive_nowait()).result
         channels.give_back(channel)
+        if alone:
+            channels.near = trio.current_time() - now < NEAR
         return outcome
     except BaseException:
         if order.outcome is None:
@@ -62,3 +81,12 @@ async def cancel_one(session: Session, request: CancelRequest, terms: RetryPolic
         else:  # it came, and so did what ends the wait
             session.engine.tell_late(request, order.outcome)
         raise
+
+
+async def look(order: OrderCancel) -> None:
+    """Wait for an outcome that comes almost at once, and no longer. Cancelled: only if none has come."""
+    for _ in range(LOOKS):
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if order.outcome is not None:
+            return
+        await trio.lowlevel.checkpoint_if_cancelled()
