@@ -506,7 +506,7 @@ class Engine:
             if looking is None or looking.asks is None:
                 to_sign.append((request_id, pending.request))
             else:
-                looking.by_id.add(request_id)
+                looking.by_id[request_id] = looking.asks
                 to_sign.append((request_id, looking.asks))
             deadline = now + (left if left < terms.reply_timeout else terms.reply_timeout)  # noqa: FURB136 - hot
             if deadline < earliest:

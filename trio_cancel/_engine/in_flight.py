@@ -276,7 +276,9 @@ class InFlight:
             self._end_lookup(pending, looking.outcome)
             return None
         if pending.request.id is None and state.id:
-            looking.asks = pending.learned or CancelRequest(state.id)
+            asks = pending.learned or CancelRequest(state.id)
+            # By an id that a lookup gave every other time only: a replica that lags may show an old order of this name.
+            looking.asks = None if asks == looking.asks and pending.learned is None else asks
         self.looked_up.pop(pending, None)
         self.active[pending] = None
         self.active_priority += pending.priority

@@ -52,7 +52,7 @@ class Looking:
         began: trio's clock when it was to be looked up (last).
         ends_at: trio's clock until which it is looked up.
         asks: whom to cancel when it is canceled again: the venue's id of the order that was seen.
-        by_id: the ids of the requests that asked so.
+        by_id: whom the requests that asked so named, by their ids.
         wait: seconds until the next repetition.
         failures: failed lookups since the last one that was answered.
     """
@@ -64,18 +64,13 @@ class Looking:
         self.began: float = now
         self.ends_at: float = ends_at
         self.asks: CancelRequest | None = None
-        self.by_id: set[str] = set()
+        self.by_id: dict[str, CancelRequest] = {}
         self.wait: float = AGAIN_FIRST
         self.failures: int = 0
 
     def asked(self, request_id: str, request: CancelRequest) -> CancelRequest:
         """Return which order a request named, of an order that is to be canceled as ``request``."""
-        return self.asks if self.asks is not None and request_id in self.by_id else request
-
-    @property
-    def request(self) -> CancelRequest | None:
-        """The venue's id by which to look the order up, once it is known; it names one order for good."""
-        return self.asks
+        return self.by_id.get(request_id, request)
 
     def next_wait(self) -> float:
         """Return the seconds until the next repetition."""
