@@ -293,7 +293,7 @@ async def test_an_order_that_is_active_is_canceled_again(priority: bool, autojum
 
 
 async def test_an_id_that_a_lookup_gave_is_asked_every_other_time(autojump_clock: MockClock) -> None:
-    # A replica that lags shows an old order of this name as open for as long as it likes; the order meant is another one.
+    # A replica that lags may show an old order of this name as open for long; the order that is meant is another one.
     wakes = Wakes()
     pending, looking = wakes.may_have_applied(BY_NAME)
     asked = []
