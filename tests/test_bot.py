@@ -32,7 +32,7 @@ async def test_it_works_unchanged_with_a_sandbox_in_another_process() -> None:
         try:
             assert sandbox.stdout is not None
             words = (await trio.to_thread.run_sync(sandbox.stdout.readline)).split()
-            token, secret = (sandbox.stdout.readline().split()[-1] for _ in range(2))
+            _rest, token, secret = (sandbox.stdout.readline().split()[-1] for _ in range(3))
             environment = {**os.environ, "RIPIO_API_TOKEN": token, "RIPIO_API_SECRET": secret}
             async with open_sandbox_control(words[-1]) as venue:
                 bot = subprocess.Popen(  # noqa: ASYNC220 - as said

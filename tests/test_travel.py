@@ -135,6 +135,8 @@ VALUES: dict[type, Any] = {
         CANCEL,
         IN_JOURNAL,
         SESSION,
+        tc.OpenReport(orders=(), cancels=REPORT, none_seen_since=5.0, outside=1),
+        sandbox.FaultStatus({sandbox.Fault.SILENT_BEFORE: 0.5}, {sandbox.Fault.SILENT_BEFORE: 2}),
         tc.JournalContents("wss://h", (SESSION,), (IN_JOURNAL,)),
         sandbox.Book(now=lambda: 1_700_000_000_000).create(external_id="x"),
         sandbox.OrderStatus.OPEN,
@@ -216,7 +218,7 @@ def test_values_survive(cls: type, way: Callable[[Any], Any]) -> None:
     assert type(there) is cls
     assert there == value
     assert repr(there) == repr(value)
-    if cls not in (sandbox.Faults, sandbox.RestFaults):  # which hold a mapping
+    if cls not in (sandbox.Faults, sandbox.RestFaults, sandbox.FaultStatus):  # which hold a mapping
         assert hash(there) == hash(value)
 
 
