@@ -145,7 +145,10 @@ class Input:
             for slot, request in zip(where, found, strict=True):
                 if slot == len(requests):
                     requests.append(request)
-        return len(some) == SLICE
+        if len(some) == SLICE:
+            return True
+        self._iterator, self._slots = iter(()), {}  # which may be as large as all else
+        return False
 
     def _read_with_care(self, some: list[str | CancelRequest]) -> list[CancelRequest]:
         good: list[CancelRequest] = []
