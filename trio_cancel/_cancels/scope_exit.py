@@ -110,7 +110,7 @@ class ScopeExit:
         finally:
             try:
                 with trio.CancelScope(shield=True):
-                    while self._take_at_hand(SLICE):
+                    while self._take_at_hand(SLICE):  # noqa: ASYNC110, RUF100 - turns, not a wait
                         await trio.lowlevel.checkpoint()
                     while self._under_way:
                         self._conclude_some()

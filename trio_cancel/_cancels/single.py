@@ -68,9 +68,12 @@ async def cancel_one(session: Session, request: CancelRequest, terms: RetryPolic
         if session.engine.submit_lone(order, now):
             session.write_now()
         alone = bool(order.flights)  # it was written at once, with nothing else under way
-        if alone and channels.near:
+        looked = alone and channels.near
+        if looked:
             await look(order)
-        outcome = (await receive.receive() if order.outcome is None else receive.receive_nowait()).result
+        # What a look has found is not lost to a cancellation that came with it. Without a look this is the checkpoint.
+        found = receive.receive_nowait() if looked and order.outcome is not None else await receive.receive()
+        outcome = found.result
         channels.give_back(channel)
         if alone:
             channels.near = trio.current_time() - now < NEAR
