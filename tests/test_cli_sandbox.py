@@ -301,7 +301,7 @@ def test_a_sandbox_that_is_not_named_or_not_there() -> None:
     done = run("fault")
     assert (done.returncode, done.stderr) == (
         2,
-        "trio-cancel: Which sandbox? Name it with --url or $TRIO_CANCEL_URL.\n",
+        "trio-cancel: Which sandbox? Name it with --url or $TRIO_CANCEL_URL. See trio-cancel fault --help.\n",
     )
     done = run("fault", "--url", "ws://127.0.0.1:9")
     assert done.returncode == 2

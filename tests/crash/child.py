@@ -1,7 +1,8 @@
 """The process that is killed: ``child.py KIND URL JOURNAL SEED ORDER...``.
 
-It says on standard output, unbuffered, what has happened to it: ``ready``; of a scope, each hold that returned and each
-discard; ``done``. What it has said has surely happened; what it has not may have.
+It says on standard output, unbuffered, what has happened to it: ``ready``; of a bulk cancel, each twentieth answer; of
+a scope, each hold that returned, each order that was placed and each discard; ``done``. What it has said has surely
+happened; what it has not may have.
 """
 
 from __future__ import annotations
@@ -12,13 +13,25 @@ import sys
 
 import trio
 
-from trio_cancel import OrdersLeft, TradingWS, open_trading_ws
+from trio_cancel import CancelRequest, Observer, OrdersLeft, TradingWS, open_trading_ws
 from trio_cancel.sandbox import OrderStatus, SandboxControl, open_sandbox_control
 from trio_cancel.sandbox._server import DEFAULT_CREDENTIALS
 
 
 def say(*words: str) -> None:
     os.write(1, (" ".join(words) + "\n").encode())
+
+
+class Progress(Observer):
+    """Says how far a bulk cancel is."""
+
+    def __init__(self) -> None:
+        self._answers = 0
+
+    def request_answered(self, request: CancelRequest, request_id: str, status: int | None, seconds: float) -> None:
+        self._answers += 1
+        if self._answers % 20 == 0:
+            say("answers", str(self._answers))
 
 
 async def bulk(ws: TradingWS, orders: list[str]) -> None:
@@ -51,7 +64,8 @@ async def scope(ws: TradingWS, venue: SandboxControl, rng: random.Random, names:
 
 async def main(*words: str) -> None:
     kind, url, journal, seed, *names = words
-    async with open_trading_ws(url, credentials=DEFAULT_CREDENTIALS, journal=journal) as ws:
+    observer = Progress() if kind == "bulk" else None
+    async with open_trading_ws(url, credentials=DEFAULT_CREDENTIALS, journal=journal, observer=observer) as ws:
         if kind == "bulk":
             say("ready")
             await bulk(ws, names)

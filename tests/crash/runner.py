@@ -32,8 +32,10 @@ from trio_cancel.sandbox._server import DEFAULT_CREDENTIALS
 HERE = Path(__file__).parent
 BULK, HELD = 300, 12
 """Orders of a bulk cancel, and of a scope."""
-SPAN = {"bulk": 0.12, "scope": 0.2}
-"""Seconds after its beginning within which a child is killed: about as long as its work takes here."""
+LINES = {"bulk": 16, "scope": 36}
+"""Lines that a child says about its work, about; it is killed after one of them."""
+LATER = 0.004
+"""Seconds after that line within which it is killed."""
 EARLY = 0.05
 """Share of the children that are killed while they start."""
 LIMIT = 60.0
@@ -149,28 +151,28 @@ class Run:
         assert process.stdout is not None
         text = b""
         early = self.rng.random() < EARLY
-        ready = trio.Event()
+        lines = 1 + self.rng.randrange(LINES[self.kind])  # the first one is that it is ready
+        far_enough = trio.Event()
 
         async def listen() -> None:
             nonlocal text
             async for chunk in process.stdout:  # type: ignore[union-attr]  # as asserted
                 text += chunk
-                if b"ready\n" in text:
-                    ready.set()
-            ready.set()  # it has died
+                if text.count(b"\n") >= lines or b"done" in text:
+                    far_enough.set()
+            far_enough.set()  # it has died
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen)
             if early:
                 await trio.sleep(self.rng.uniform(0, 0.7))
             else:
-                await ready.wait()
-                await trio.sleep(self.rng.uniform(0, SPAN[self.kind]))
+                await far_enough.wait()
+                await trio.sleep(self.rng.uniform(0, LATER))
             process.send_signal(signal.SIGKILL)
         if await process.wait() != -signal.SIGKILL:
             self._fault(f"the child ended by itself with {process.returncode}")
-        lines = text.decode().split("\n")
-        self.said = [line.split() for line in lines[:-1]]
+        self.said = [line.split() for line in text.decode().split("\n")[:-1]]
 
     def _note_moment(self, contents: JournalContents | None) -> None:
         words = [line[0] for line in self.said]

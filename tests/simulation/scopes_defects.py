@@ -23,7 +23,7 @@ def write_before_commit() -> Generator[None]:
     async def intend_hastily(self: Journal, admitted: list[OrderCancel]) -> None:
         async def wait_not(number: int) -> None:
             self._urgent = True
-            self._bell.ring()
+            self._wakeup.ring()
 
         with patch.object(self, "_until_durable", wait_not):  # which does not wait: no other task sees it
             await intend(self, admitted)

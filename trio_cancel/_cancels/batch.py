@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias, cast
 
 import trio
 
+from trio_cancel._cancels.withdraw import withdraw
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._values.errors import ConfigurationError, InvalidRequest, NoReply, NotWritten
@@ -80,7 +81,7 @@ def check_iterable(requests: object) -> None:
 
 
 SLICE = 2_000
-"""Items that are read, or outcomes that are taken or made, in one step at most."""
+"""Items that are read, and outcomes that are taken or made, in one step at most."""
 
 
 class Input:
@@ -285,12 +286,7 @@ class Batch:
         """Withdraw what has no outcome, in slices."""
         self._ended = True
         self._engine.remove_source(self)
-        out = list(self._out)
-        for first in range(0, len(out), SLICE):
-            if first:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            for order in out[first : first + SLICE]:
-                self._engine.abandon(order)
+        await withdraw(self._engine, self._out)
         self._filled = self._asked
         cause, _ = self._why_not_written()  # one for all
         while self._filled < len(self._requests):

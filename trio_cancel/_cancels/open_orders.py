@@ -23,6 +23,7 @@ import attrs
 import trio
 
 from trio_cancel._cancels.scope_exit import together
+from trio_cancel._session.lookups import FINAL, RETRY_AFTER_MOST
 from trio_cancel._values.errors import InvalidRequest, LookupFailed
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.open_report import OpenReport, OpenScope
@@ -44,9 +45,6 @@ BARREN_MOST = 3
 PAGE_TRIES = 5
 PAGE_WAIT, PAGE_WAIT_MOST = 0.5, 4.0
 """Seconds until a page is asked for again, at first and at most."""
-RETRY_AFTER_MOST = 60.0
-REFUSED = frozenset({400, 401, 403, 404})
-"""Statuses of a list after which the next one would end the same."""
 
 AskForPage: TypeAlias = "Callable[[int], Awaitable[Page]]"
 """Returns one page of all open orders, from 1; raises LookupFailed."""
@@ -74,7 +72,7 @@ class _List:
         try:
             page = await self._ask_again()
         except LookupFailed as error:
-            self.ended, self.broken, self.failure = True, error.status not in REFUSED, error
+            self.ended, self.broken, self.failure = True, error.status not in FINAL, error
             return []
         new: list[OrderState] = []
         self._unreadable += page.unreadable
@@ -105,7 +103,7 @@ class _List:
             try:
                 return await self._ask(self._number)
             except LookupFailed as error:
-                if not left or error.status in REFUSED:
+                if not left or error.status in FINAL:
                     raise
                 pause = max(wait, min(RETRY_AFTER_MOST, error.retry_after or 0.0))
             await trio.sleep(pause)
@@ -214,7 +212,7 @@ class Sweep:
             self.none_seen_since = None
         elif self.none_seen_since is None:
             self.none_seen_since = self._began_wall
-        if failure is not None and failure.status in REFUSED:
+        if failure is not None and failure.status in FINAL:
             return True
         is_quiet = self._began >= self._news_at + self._quiet and not any(f.under_way for f in self._found.values())
         return is_quiet and not broken
@@ -267,7 +265,7 @@ class OpenOrders:
         return self
 
     async def __anext__(self) -> CancelRequest:
-        """Return the next order. Cancelled: it can be asked again, and begins that list anew."""
+        """Return the next order. Cancelled: nothing is lost of what was listed, but the list under way is not whole."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._due:
             if self._over:

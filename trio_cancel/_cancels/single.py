@@ -6,7 +6,7 @@ serves a later cancel. A channel whose caller has left is never used again: its 
 
 An answer that is sooner here than this process could fall asleep and be woken (a venue on this machine or next door) is
 looked for at once, for some passes of the scheduler. Falling asleep and waking up takes longer than those passes, and
-costs as much: a lone cancel takes a third less time so, at the same cost.
+costs more.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from contextlib import aclosing, asynccontextmanager, nullcontext
 import trio
 
 from trio_cancel._cancels.batch import Invalid, as_request, check_iterable
+from trio_cancel._cancels.withdraw import withdraw
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._engine.rate import WINDOW_MOST
@@ -42,8 +43,6 @@ YIELD_EVERY = 64
 does, which may never wait, either."""
 TOLD_EVERY = 64
 """Outcomes whose consumption tells the writer and the intake that there is room."""
-SLICE = 2_000
-"""Orders that are withdrawn in one step at most."""
 LAST_ROOM = 65_536
 """Orders in flight and outcomes not yet received, together at most, when they get their last chance."""
 WAITED = 0.01
@@ -271,12 +270,7 @@ class CancelStream:
         self._closed = True
         self._shelf.clear()
         self._engine.remove_source(self)
-        out = list(self._out)
-        for first in range(0, len(out), SLICE):
-            if first:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            for order in out[first : first + SLICE]:
-                self._engine.abandon(order)
+        await withdraw(self._engine, self._out)
         self._send.close()
 
 

@@ -140,9 +140,7 @@ async def cancel(
         venue, lookup=asked_lookup(look_up, rest_url, venue.endpoint, proxy), journal=journal, look_up_closed=look_up
     )
     output = Output(len(found.requests), as_json=json, given=found.given)
-    run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline))
-    if rate is not None:
-        run.watch.waiting.paced(rate, "--rate")
+    run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline), rate)
     await output.cancel(run)
     return output.summarize(run, skipped=found.bad_lines, left_out=len(found.skipped))
 
@@ -151,7 +149,7 @@ def _quiet(seconds: float | None) -> float:
     if seconds is None:
         return QUIET
     if not 0 < seconds <= WITHIN:
-        raise CommandError(f"--quiet-for needs a number of seconds greater than 0, at most {WITHIN:g}.")
+        raise UsageError(f"--quiet-for needs a number of seconds greater than 0, at most {WITHIN:g}.")
     return seconds
 
 

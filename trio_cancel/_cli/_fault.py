@@ -9,7 +9,7 @@ from typing import Annotated
 import attrs
 from cyclopts import Parameter
 
-from trio_cancel._cli._failure import CommandError
+from trio_cancel._cli._failure import CommandError, UsageError
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import CaFile, trust
@@ -54,10 +54,10 @@ async def fault(
     """
     asked = parse_faults(names)
     if order is not None and (asked.chances or not asked.once):
-        raise CommandError("--order needs faults that hit once: name them without a chance.")
+        raise UsageError("--order needs faults that hit once: name them without a chance.")
     where = url or os.environ.get(URL_VARIABLE)
     if not where:
-        raise CommandError(f"Which sandbox? Name it with --url or ${URL_VARIABLE}.")
+        raise UsageError(f"Which sandbox? Name it with --url or ${URL_VARIABLE}.")
     try:
         async with open_sandbox_control(where, ssl_context=trust(ca_file)) as venue:
             if clear:
@@ -79,7 +79,7 @@ def parse_faults(names: Iterable[str]) -> Asked:
     """Return the faults that words name.
 
     Raises:
-        CommandError: there is no such fault or chance.
+        UsageError: there is no such fault or chance.
     """
     once: list[Fault] = []
     chances: dict[Fault, float] = {}
@@ -88,7 +88,7 @@ def parse_faults(names: Iterable[str]) -> Asked:
         try:
             found = Fault(name)
         except ValueError:
-            raise CommandError(
+            raise UsageError(
                 f"There is no fault {name!r}; trio-cancel fault lists those of a sandbox that runs, such as "
                 f"{Fault.DROP_AFTER}, {Fault.SILENT_AFTER} and {Fault.ERROR_503_BEFORE}."
             ) from None
@@ -100,7 +100,7 @@ def parse_faults(names: Iterable[str]) -> Asked:
         except ValueError:
             chances[found] = -1.0
         if not 0 <= chances[found] <= 1:
-            raise CommandError(f"The chance of {found} must be a number from 0 to 1, not {chance!r}.")
+            raise UsageError(f"The chance of {found} must be a number from 0 to 1, not {chance!r}.")
     return Asked(once, chances)
 
 

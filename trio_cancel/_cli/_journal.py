@@ -16,11 +16,11 @@ import attrs
 import msgspec
 from cyclopts import Parameter
 
-from trio_cancel._cli._failure import CommandError, clean, say, short
+from trio_cancel._cli._failure import CommandError, UsageError, clean, say, short
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._page import build_page
 from trio_cancel._cli._stdout import why_of, write_stdout
-from trio_cancel._cli._tally import Status
+from trio_cancel._cli._tally import NAMED_MOST, Status
 from trio_cancel._journal.lock import is_locked
 from trio_cancel._journal.reading import (
     DISMISSED,
@@ -49,8 +49,6 @@ COLUMNS = (
     "connection",
     "order_id",
 )
-NAMED_MOST = 10
-"""Names that are told one by one."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DIGITS_MOST = 10
 _DAYS_MOST = 36_500
@@ -108,12 +106,12 @@ def journal(
     Exit status: 0; 1 if --order names an order that is not in it; 2 if it cannot be read.
     """
     if json and csv:
-        raise CommandError("--json and --csv exclude each other; give one of them.")
+        raise UsageError("--json and --csv exclude each other; give one of them.")
     if html is not None and (json or csv):
-        raise CommandError("--html excludes --json and --csv; give one of them.")
+        raise UsageError("--html excludes --json and --csv; give one of them.")
     if compact:
         if left or order or since is not None or session is not None or json or csv or html is not None:
-            raise CommandError("--compact takes no other option than --days.")
+            raise UsageError("--compact takes no other option than --days.")
         return _compact(journal, days)
     chosen = Choice(left, order, None if since is None else _moment_of(since, time.time()), session)
     contents = read_journal(journal)
@@ -148,12 +146,13 @@ def _write_page(path: str, journal: str, page: str) -> None:
     """Write the page, whole or not at all; never over a journal.
 
     Raises:
+        UsageError: it would take the place of something else.
         CommandError: it cannot be written.
     """
     real = os.path.realpath(journal)
     mine = [os.path.realpath(path) == f"{real}{part}" for part in ("", "-wal", "-shm", ".lock")]
     if not path or any(mine) or os.path.isdir(path):
-        raise CommandError("--html needs the name of a file of its own: the page would take the journal's place.")
+        raise UsageError("--html needs the name of a file of its own: the page would take the journal's place.")
     beside = f"{path}.new-page"
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, a pipe
@@ -176,7 +175,7 @@ def _is_database(path: str) -> bool:
 
 def _compact(journal: str, days: float) -> int:
     if not 0 <= days <= _DAYS_MOST:
-        raise CommandError("--days needs a number of days, 0 or more.")
+        raise UsageError("--days needs a number of days, 0 or more.")
     real = os.path.realpath(journal)
     before = os.path.getsize(real) if os.path.isfile(real) else 0
     gone = compact_journal(journal, micros(time.time() - days * 86_400))
@@ -242,7 +241,7 @@ def _moment_of(text: str, now: float) -> float:
     """Return a moment that a person has written, as Unix seconds.
 
     Raises:
-        CommandError: it is not one.
+        UsageError: it is not one.
     """
     number, unit = text[:-1], text[-1:]
     if unit in _UNITS and number.isascii() and number.isdigit() and len(number) < _DIGITS_MOST:
@@ -251,7 +250,7 @@ def _moment_of(text: str, now: float) -> float:
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise CommandError(
+        raise UsageError(
             f"--since needs a moment such as 2026-01-31 or 2026-01-31T12:00, or how long ago (90s, 30m, 2h, 7d), "
             f"not {short(clean(text), 50)!r}."
         ) from None

@@ -18,12 +18,12 @@ import attrs
 import trio
 
 from trio_cancel._cancels.open_orders import WITHIN, OpenOrders, Sweep
-from trio_cancel._cli._failure import CommandError, clean, say, write_stderr
+from trio_cancel._cli._failure import CommandError, UsageError, clean, say, write_stderr
 from trio_cancel._cli._output import Output, is_terminal
 from trio_cancel._cli._run import Halt, Run, hear_signals
 from trio_cancel._cli._show import HEAD, order_line
 from trio_cancel._cli._stdout import write_stdout
-from trio_cancel._cli._tally import Status
+from trio_cancel._cli._tally import NAMED_MOST, Status
 from trio_cancel._cli._venue import Venue
 from trio_cancel._client import TradingWS
 from trio_cancel._values.errors import ConfigurationError
@@ -31,8 +31,6 @@ from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.open_report import OpenScope
 from trio_cancel._values.outcomes import Outcome
 
-SHOWN = 20
-"""Orders that the question shows."""
 UNAUTHORIZED = 401
 
 
@@ -40,16 +38,16 @@ def scope_of(pair: str | None, side: Literal["buy", "sell"] | None, everything: 
     """Return which orders are meant.
 
     Raises:
-        CommandError: that was not said, or contradicts itself.
+        UsageError: that was not said, or contradicts itself.
     """
     if pair is None and side is None and not everything:
-        raise CommandError("--open needs to know which orders: give --pair, --side or both, or --everything.")
+        raise UsageError("--open needs to know which orders: give --pair, --side or both, or --everything.")
     if everything and (pair is not None or side is not None):
-        raise CommandError("--everything means all markets and both sides: give it without --pair and --side.")
+        raise UsageError("--everything means all markets and both sides: give it without --pair and --side.")
     try:
         return OpenScope.of(pair, side, everything)
     except ConfigurationError:
-        raise CommandError("--pair needs the name of a market, such as BTC_BRL.") from None
+        raise UsageError("--pair needs the name of a market, such as BTC_BRL.") from None
 
 
 def need_answer(scope: OpenScope, *, yes: bool) -> None:
@@ -91,8 +89,17 @@ async def cancel_open(
         if dry_run:
             return _show_list(sweep, as_json=as_json)
     output = Output(0, as_json=as_json)
-    halt = Halt(deadline)
-    run = _OpenRun(venue.open, {}, output.tell, output.room, halt, scope=scope, quiet=quiet, expect=output.expect)
+    run = _OpenRun(
+        venue.open,
+        {},
+        output.tell,
+        output.room,
+        Halt(deadline),
+        venue.rate,
+        scope=scope,
+        quiet=quiet,
+        expect=output.expect,
+    )
     await output.cancel(run)
     status = output.summarize(run)
     return run.conclude(status)
@@ -128,9 +135,9 @@ def _outside(sweep: Sweep) -> str:
 
 async def _confirm(sweep: Sweep, scope: OpenScope, quiet: float) -> bool:
     orders = sweep.orders
-    lines = [HEAD, *(order_line(state, as_json=False) for state in orders[:SHOWN])] if orders else []
-    if len(orders) > SHOWN:
-        lines.append(f"and {len(orders) - SHOWN} more\n")
+    lines = [HEAD, *(order_line(state, as_json=False) for state in orders[:NAMED_MOST])] if orders else []
+    if len(orders) > NAMED_MOST:
+        lines.append(f"and {len(orders) - NAMED_MOST} more\n")
     count = f"{len(orders)} open order{'s' if len(orders) != 1 else ''}{_outside(sweep)}"
     lines.append(f"{count}\n")
     if sweep.failure is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from trio_cancel._cli._failure import CommandError, clean, short
+from trio_cancel._cli._tally import NAMED_MOST
 from trio_cancel._journal.reading import DISMISSED, JournalContents, JournalOrder
 from trio_cancel._values.models import canonical_id
 
@@ -155,8 +156,8 @@ def _words(
     count = f"{len(orders)} order{'' if len(orders) == 1 else 's'}"
     yield f"<p>{escape(clean(contents.url))}; {count}. All times are UTC.</p>\n"
     if left:
-        names = ", ".join(escape(_name_of(order)) for order in left[:10])
-        more = f" and {len(left) - 10} more" if len(left) > 10 else ""
+        names = ", ".join(escape(_name_of(order)) for order in left[:NAMED_MOST])
+        more = f" and {len(left) - NAMED_MOST} more" if len(left) > NAMED_MOST else ""
         yield f'<p class="bad">Left held or unsettled: {names}{more}</p>\n'
     else:
         yield "<p>No order was left.</p>\n"

@@ -23,8 +23,8 @@ from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, EnvFile, Proxy, find_tunnel, trust
-from trio_cancel._client import TradingWS, open_trading_ws
+from trio_cancel._cli._venue import CaFile, EnvFile, GiveUpAfter, NoRetry, Proxy, Rate, Venue, find_tunnel, trust
+from trio_cancel._client import TradingWS
 from trio_cancel._journal.opening import MovedJournal
 from trio_cancel._journal.reading import read_journal
 from trio_cancel._journal.resume import Plan, plan_resume
@@ -47,6 +47,9 @@ async def resume(
     ca_file: CaFile = None,
     proxy: Proxy = None,
     env_file: EnvFile = None,
+    rate: Rate = None,
+    give_up_after: GiveUpAfter = None,
+    no_retry: NoRetry = False,
     look_up: LookUp = False,
     rest_url: RestUrl = None,
     old_external_ids: Annotated[
@@ -71,25 +74,21 @@ async def resume(
         say("nothing was left")
         return Status.OK
     endpoint = parse_endpoint(contents.url if url is None else url)
-    credentials, ssl_context = Credentials.from_env(), trust(ca_file)
-    tunnel = find_tunnel(endpoint, proxy)
-    lookup = asked_lookup(look_up, rest_url, endpoint, proxy)
+    venue = Venue(
+        endpoint,
+        Credentials.from_env(),
+        trust(ca_file),
+        find_tunnel(endpoint, proxy),
+        asked_lookup(look_up, rest_url, endpoint, proxy),
+        MovedJournal(journal, contents.url),
+        look_up,
+    ).with_terms(rate, give_up_after, retry=not no_retry)
     failed = False
 
     @asynccontextmanager
     async def open_session(observer: Observer) -> AsyncGenerator[TradingWS]:
         nonlocal failed
-        async with open_trading_ws(
-            endpoint.url,
-            credentials=credentials,
-            ssl_context=ssl_context,
-            dial=tunnel,
-            proxy=None,
-            journal=MovedJournal(journal, contents.url),
-            observer=observer,
-            lookup=lookup,
-            look_up_closed=look_up,
-        ) as ws:
+        async with venue.open(observer) as ws:
             # Only now is it certain that nobody else writes it.
             if ws.left_behind != contents.left:
                 raise CommandError("The journal has changed since it was read: its process lived. Run it again.")
@@ -105,7 +104,7 @@ async def resume(
     def tell(outcome: Outcome, places: int) -> None:
         output.tell(msgspec.structs.replace(outcome, request=errands[outcome.request].name), places)
 
-    run = _Resume(open_session, dict.fromkeys(errands, 1), tell, output.room, Halt(), plan=plan)
+    run = _Resume(open_session, dict.fromkeys(errands, 1), tell, output.room, Halt(), rate, plan=plan)
     await output.cancel(run)
     if failed:
         say("the journal could not record all of it; once it can be written, run this again")

@@ -136,7 +136,7 @@ class Watch(Observer):
     def __init__(self) -> None:
         self.latencies = array("d")
         self.waiting = Waiting(trio.current_time())
-        self.bell = Wakeup()
+        self.wakeup = Wakeup()
         self.settle: Callable[[Outcome], None] = lambda _: None
 
     def request_answered(
@@ -173,7 +173,7 @@ class Watch(Observer):
     def settled_late(self, outcome: Outcome) -> None:
         """Note the outcome."""
         self.settle(outcome)
-        self.bell.ring()
+        self.wakeup.ring()
 
 
 @attrs.define(eq=False)
@@ -186,6 +186,7 @@ class Run:
         tell: called with each outcome and its number of places.
         room: awaited between two outcomes: holds the run back, not the session.
         halt: what may end it early.
+        rate: the requests per second of --rate, if it was given.
         failure: why there was no connection at all, if there was none.
         watch: what was seen on the side.
     """
@@ -195,6 +196,7 @@ class Run:
     tell: Tell
     room: Callable[[], Awaitable[None]]
     halt: Halt
+    rate: float | None = None
     failure: HandshakeFailed | None = None
     watch: Watch = attrs.field(factory=Watch)
     _left: dict[CancelRequest, int] = attrs.field(factory=dict, init=False)
@@ -202,6 +204,8 @@ class Run:
     async def run(self) -> None:
         """Cancel every order, or end early; either way every order has been told when it returns."""
         self._left = dict(self.requests)
+        if self.rate is not None:
+            self.watch.waiting.paced(self.rate, "--rate")
         self.watch.settle = self._settle
         with self.halt.scope:
             try:
@@ -240,7 +244,7 @@ class Run:
         drain.deadline = trio.current_time() + DRAIN
         with drain:
             while stream.unsettled:
-                await self.watch.bell.wait()
+                await self.watch.wakeup.wait()
 
     def _settle(self, outcome: Outcome) -> None:
         places = self._left.pop(outcome.request, 0)

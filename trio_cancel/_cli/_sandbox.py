@@ -19,7 +19,7 @@ import trio
 from cyclopts import Parameter
 
 from trio_cancel._cli._child import SIGNALLED, Relay
-from trio_cancel._cli._failure import CommandError
+from trio_cancel._cli._failure import CommandError, UsageError
 from trio_cancel._cli._fault import Asked, parse_faults
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._run import Halt, hear_signals
@@ -187,13 +187,13 @@ async def _served(
 
 def _port(option: str, number: int) -> int:
     if not 0 <= number <= 65535:
-        raise CommandError(f"{option} needs a number from 0 to 65535.")
+        raise UsageError(f"{option} needs a number from 0 to 65535.")
     return number
 
 
 def _rate(rate: float | None) -> float | None:
     if rate is not None and not 0 < rate < math.inf:
-        raise CommandError(f"--rate needs a number of requests per second, more than 0, not {rate:g}.")
+        raise UsageError(f"--rate needs a number of requests per second, more than 0, not {rate:g}.")
     return rate
 
 
@@ -205,13 +205,13 @@ def _delay(text: str) -> float | tuple[float, float]:
     except ValueError:
         first, last = 1.0, 0.0
     if not 0 <= first <= last < math.inf:
-        raise CommandError(f"--delay needs seconds, such as 0.02 or 0.01-0.05, not {text!r}.")
+        raise UsageError(f"--delay needs seconds, such as 0.02 or 0.01-0.05, not {text!r}.")
     return (first, last) if dash else first
 
 
 def _skew(seconds: float) -> int:
     if not abs(seconds) <= SKEW_MOST:
-        raise CommandError(f"--skew needs a number of seconds, at most {SKEW_MOST:,.0f} either way, not {seconds:g}.")
+        raise UsageError(f"--skew needs a number of seconds, at most {SKEW_MOST:,.0f} either way, not {seconds:g}.")
     return round(seconds * 1000)
 
 
@@ -219,7 +219,7 @@ def _faults(asked: Asked) -> Faults:
     try:
         return Faults(asked.chances)
     except ValueError as error:
-        raise CommandError(f"--fault: {error}") from None
+        raise UsageError(f"--fault: {error}") from None
 
 
 @contextmanager

@@ -107,7 +107,7 @@ class Venue:
     ssl_context: ssl.SSLContext | None
     dial: Tunnel | None = None
     lookup: RestLookup | None = None
-    journal: str | None = None
+    journal: str | os.PathLike[str] | None = None
     look_up_closed: bool = False
     rate: float | None = None
     give_up_after: float = GIVE_UP

@@ -288,15 +288,15 @@ class Engine:
         none of a burst is used up, so that a later cancel loses at most the interval of one request. Where no limit is
         known nothing waits for one. Without a connection no cancel can be written now.
         """
-        pacer, governor = self._pacer, self._rate
-        if pacer is None and governor.rate is None:
+        pacer, rate = self._pacer, self._rate
+        if pacer is None and rate.rate is None:
             return now
         if self._down_since is None and self._queue.waiting(now):
             return now + LOOKUP_YIELDS
-        ready = governor.ready_at() if pacer is None else max(governor.ready_at(), pacer.full_at)
+        ready = rate.ready_at() if pacer is None else max(rate.ready_at(), pacer.full_at)
         if ready > now:
             return ready
-        governor.start(now)
+        rate.start(now)
         if pacer is not None:
             pacer.start(now)
         return now

@@ -51,7 +51,8 @@ class Looking:
         outcome: what its cancel ends as if no lookup says more.
         began: trio's clock when it was to be looked up (last).
         ends_at: trio's clock until which it is looked up.
-        asks: whom to cancel when it is canceled again: the venue's id of the order that was seen.
+        asks: whom to cancel when it is canceled again: the venue's id of the order that was seen; None for the order as
+            its caller named it.
         by_id: whom the requests that asked so named, by their ids.
         wait: seconds until the next repetition.
         failures: failed lookups since the last one that was answered.

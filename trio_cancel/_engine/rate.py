@@ -1,7 +1,7 @@
 """How fast requests may start: a rate that the user sets, and one that is found out from the venue's answers (pure).
 
 Both are told the time and only ever say when the next request may start. A :class:`Pacer` may be shared by the sessions
-of one account; a :class:`AdaptiveRate` belongs to one session.
+of one account; an :class:`AdaptiveRate` belongs to one session.
 """
 
 from __future__ import annotations

@@ -42,9 +42,9 @@ class ReplyHandler:
     tasks have their turn after them.
     """
 
-    def __init__(self, table: InFlight, governor: AdaptiveRate, silence: Silence, jitter: random.Random) -> None:
+    def __init__(self, table: InFlight, rate: AdaptiveRate, silence: Silence, jitter: random.Random) -> None:
         self._table = table
-        self._governor = governor
+        self._rate = rate
         self._silence = silence
         self._jitter = jitter
         self._bad_since = -math.inf
@@ -59,7 +59,7 @@ class ReplyHandler:
         """Take text messages in that came together."""
         table = self._table
         counters, notify, flights = table.counters, table.notify, table.flights
-        governor = self._governor
+        pace = self._rate
         canceled = Verdict.CANCELED
         alive = False
         for text in texts:
@@ -90,10 +90,10 @@ class ReplyHandler:
             if order.id == (named := pending.request.id):
                 force_setattr(order, "id", named)  # one string for both: nobody else has seen the order yet
             alive = True
-            if governor.rate is not None:
+            if pace.rate is not None:
                 self._progress(now)
-            elif governor.window < WINDOW_MOST:
-                governor.window += 1
+            elif pace.window < WINDOW_MOST:
+                pace.window += 1
             attempts: tuple[Attempt, ...]
             if len(pending.flights) == 1:
                 # What nearly every order ends in, without a call.
@@ -119,7 +119,7 @@ class ReplyHandler:
         if verdict is Verdict.LIMITED:
             self._limited(flight, now)
         elif verdict is Verdict.UNAVAILABLE or verdict is Verdict.INVALID:
-            self._governor.accepted(now)
+            self._rate.accepted(now)
         else:
             self._silence.sign(now)
             self._progress(now)
@@ -263,17 +263,17 @@ class ReplyHandler:
 
     def _progress(self, now: float) -> None:
         """Count an answer that was no 429: whoever waits after a 429 waits for the pace, not for the venue."""
-        governor = self._governor
-        if governor.rate is not None:
+        pace = self._rate
+        if pace.rate is not None:
             for pending in self._table.queue.retrying():
                 if pending.error is not None and pending.error.status == 429 and pending.running_from is not None:
                     pending.running_from = now
-        governor.accepted(now)
+        pace.accepted(now)
 
     def _limited(self, flight: LiveAttempt, now: float) -> None:
         self._table.counters.limited += 1
-        if self._governor.limited(now, flight.written):
-            rate = self._governor.rate
+        if self._rate.limited(now, flight.written):
+            rate = self._rate.rate
             logger.warning("the venue limits requests (429); going on with %.3g a second", rate)
             if self._table.notify is not None:
                 self._table.notify("paced", rate)

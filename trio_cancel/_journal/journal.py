@@ -91,7 +91,7 @@ class Journal:
         self._urgent = False  # somebody waits
         self._lazy = False  # the task knows that something lazy is there
         self._closing = False
-        self._bell = Wakeup()
+        self._wakeup = Wakeup()
         self._turn = trio.Event()  # set, and replaced, when a transaction has ended
         self.ended: trio.Event = trio.Event()
 
@@ -153,7 +153,7 @@ class Journal:
             self._let_go(number)
             if at_once:
                 self._urgent = True
-                self._bell.ring()
+                self._wakeup.ring()
 
     async def flush(self) -> None:
         """Return when the releases so far are durable.
@@ -188,7 +188,7 @@ class Journal:
         if request.external_id is not None and self.left.get(request) is not None:
             raise InvalidRequest(
                 f"{request} was left behind by a session before this one and may be on the book, so that this name "
-                "cannot be held again yet: await ws.resume() first, or ws.dismiss(…) it if it is to stay."
+                "cannot be held again yet: await ws.resume() first, or ws.dismiss(…) if it is to stay."
             )
 
     def ours(self, request: CancelRequest) -> None:
@@ -316,7 +316,7 @@ class Journal:
     def _wake_lazily(self) -> None:
         if not self._lazy:
             self._lazy = True
-            self._bell.ring()
+            self._wakeup.ring()
 
     async def _until(self, is_durable: Callable[[], bool]) -> None:
         """Return when that is durable, or the journal has failed."""
@@ -330,7 +330,7 @@ class Journal:
                 self._fail(TimeoutError(f"the disk took longer than {PATIENCE:g} s"))
                 return
             self._urgent = True
-            self._bell.ring()
+            self._wakeup.ring()
             began = trio.current_time()
             with trio.move_on_after(SLICE):
                 await self._turn.wait()
@@ -373,25 +373,25 @@ class Journal:
     def close(self) -> None:
         """Let the task write what is left, and end."""
         self._closing = True
-        self._bell.ring()
+        self._wakeup.ring()
 
     async def _wait(self) -> None:
         """Wait until something is to be written."""
         if self.failure is not None:
             with trio.move_on_after(RETRY):
                 while not self._closing:
-                    await self._bell.wait()
+                    await self._wakeup.wait()
             return
         if not self._lazy and not self._urgent and not self._closing:
             with trio.move_on_after(SIGN_OF_LIFE) as silence:
-                await self._bell.wait()
+                await self._wakeup.wait()
             if silence.cancelled_caught:
                 self._changes.alive = micros(self._wall())
                 return
         if not self._urgent and not self._closing:
             with trio.move_on_after(LAZY):
                 while not self._urgent and not self._closing:
-                    await self._bell.wait()
+                    await self._wakeup.wait()
 
     async def _commit(self) -> None:
         up_to = self._next - 1

@@ -681,8 +681,8 @@ def _compact(database: sqlite3.Connection, before: int, most: int) -> int:
     A record is a hold with its release, or a cancel with its attempts and its outcome. All records of a name of which
     anything may be left stay, and so do those of the venue's ids that the name had. Of any other name every hold has
     ended and every cancel has told, so that each of its records can go without the others; where a later cancel told
-    for one without an outcome, they go together. What decides how old a name
-    is stays as well: a session goes only with all before it, since the later ones limit what it can have known.
+    for one without an outcome, they go together. What decides how old a name is stays as well: a session goes only with
+    all before it, since the later ones limit what it can have known.
 
     Args:
         database: the journal, open for writing.

@@ -81,7 +81,7 @@ class Observer(Protocol):
     # An explicit `return` in each: to a type checker an empty body would make the method abstract.
 
     def request_queued(self, request: CancelRequest) -> None:
-        """An order was handed in; one of a stream: was taken from its input because its turn has come."""
+        """An order was handed in; one of a bulk cancel or a stream: its turn has come."""
         return
 
     def request_written(self, request: CancelRequest, request_id: str) -> None:
