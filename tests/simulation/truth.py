@@ -161,7 +161,9 @@ def classify(document: Any, request: CancelRequest, age: float) -> Says:
 
 def _breaks_at(wire: Wire, stamp: Stamp, *, fragmented: bool) -> bool:
     odd = wire.road.fault is not None and wire.road.fault.odd
-    return (odd or fragmented) and wire.struck_at == stamp.time
+    # What happens at the far end of a road shows at this one after its latency.
+    struck = wire.struck_at
+    return (odd or fragmented) and struck is not None and 0 <= stamp.time - struck <= wire.road.latency + 1e-9
 
 
 def find(run: Run) -> Truth:
