@@ -177,8 +177,10 @@ def test_signed_anew_once_and_only_for_its_latest_attempt() -> None:
     assert len(other.flights) == 2
     desk.answer(refusal(other.flights[0].request_id, 400, 40011))
     assert numbers == [1]
-    desk.wait(4)
-    assert len(other.flights) == 2  # refused for good
+    desk.wait(1)
+    desk.answer(refusal(other.flights[1].request_id, 400, 40011))
+    assert desk.only(other).kind == "rejected"  # it was refused for good by then
+    assert numbers == [1]
     desk.terms = RetryPolicy(retry=False)
     once = desk.submit("c")
     desk.answer(refusal(once.flights[0].request_id, 400, 40011))

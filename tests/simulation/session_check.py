@@ -105,23 +105,14 @@ def _check_wire(run: Run, wire: Wire) -> Iterator[str]:
     stalled = any(end > len(wire.up.data) and closed.time > stamp.time for stamp, _, end in wire.offers)
     noisy = sum(record.connection == venue.number for record in run.log) > BAD_MESSAGES
     closing = venue.note.startswith("closed by the sandbox")
-    excused = (
-        _is_look(run, wire) or left or closing or stalled or noisy or struck is not None or venue.fault is not None
-    )
+    excused = wire.is_look or left or closing or stalled or noisy or struck is not None or venue.fault is not None
     if venue.upgraded_at is not None and not excused and not faults & HOPELESS:
         yield f"I10: wire {wire.number} was given up without a reason; the venue noted {venue.note!r}, faults {faults}"
 
 
-def _is_look(run: Run, wire: Wire) -> bool:
-    """Whether a connection was for nothing but a look at the venue's clock: it carried nothing but its upgrade."""
-    if wire.venue_number is None or not bytes(wire.up.data).endswith(b"\r\n\r\n"):
-        return False
-    return run.log.connections[wire.venue_number].note == "the client ended the stream"
-
-
 def _check_dials(run: Run) -> Iterator[str]:
     """Connections are replaced with a pause between them, and Retry-After is honoured until an order waits."""
-    for wire, after in pairwise(wire for wire in run.wires if not _is_look(run, wire)):
+    for wire, after in pairwise(wire for wire in run.wires if not wire.is_look):
         if wire.venue_number is None or after.venue_number is None:
             continue
         venue = run.log.connections[wire.venue_number]

@@ -138,6 +138,7 @@ class Wire:
         self.closed_at: Stamp | None = None  # by the client
         self.left_at: Stamp | None = None  # by the venue
         self.struck_at: float | None = None  # by the fault
+        self.is_look = False  # opened for nothing but a look at the venue's clock
         self._rest: bytes | None = None
         self._follows = False
 

@@ -162,7 +162,7 @@ class ReplyHandler:
         """Let it be signed anew, once, if another look at the venue's clock may show why its signature was refused."""
         if pending.looked_again or pending.abandoned or not pending.terms.retry or pending.state is not State.IN_FLIGHT:
             return False
-        if flight is not pending.flights[-1]:
+        if pending.refused_for_good or flight is not pending.flights[-1]:
             return False
         at = self._table.clock.look_again(int(flight.request_id.rpartition("-")[2]), now)
         if at is None:
