@@ -16,7 +16,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trio_cancel._cli._failure import CommandError
+from trio_cancel._cli._failure import CommandError, UsageError
 from trio_cancel._cli._lookups import REST_VARIABLE
 from trio_cancel._cli._stdout import why_of
 from trio_cancel._cli._venue import CA_VARIABLE
@@ -74,10 +74,10 @@ def check_files(named: Mapping[str, str | None]) -> dict[str, Path]:
         if name is None:
             continue
         if not name:
-            raise CommandError(f"{option} needs the name of a file.")
+            raise UsageError(f"{option} needs the name of a file.")
         path = Path(os.path.realpath(name))
         if path in found.values():
-            raise CommandError(f"{option} needs a file of its own: {name} is named twice.")
+            raise UsageError(f"{option} needs a file of its own: {name} is named twice.")
         try:
             kind = path.stat().st_mode
         except FileNotFoundError:
