@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_cancel import CancelRequest
@@ -246,6 +246,7 @@ def test_any_bytes_are_requests_or_named_lines(data: bytes) -> None:
 
 
 @given(st.lists(st.text(min_size=1).filter(lambda text: text.strip() == text and text.isprintable()), max_size=20))
+@example(['"\\'])
 def test_external_ids_survive_csv_and_json(names: list[str]) -> None:
     import csv
     import json
@@ -257,6 +258,9 @@ def test_external_ids_survive_csv_and_json(names: list[str]) -> None:
     lines = "".join(json.dumps({"external_id": name}) + "\n" for name in names)
     for data in (table.getvalue(), lines):
         found = read(data)
+        if data is not lines and '\\"' in data:  # which can be read in two ways
+            assert found.bad
+            continue
         assert not found.bad
         assert list(found.requests) == by_external_id(*dict.fromkeys(names))
         assert found.total == len(names)
