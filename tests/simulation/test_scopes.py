@@ -18,7 +18,7 @@ from .scopes_batch import ScopeSummary, judge_scopes
 from .scopes_defects import SCOPE_DEFECTS
 
 SEEDS = 200
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_scopes_journal_and_resume() -> None:
@@ -38,9 +38,9 @@ def test_a_seed_gives_the_same_trace_in_any_process_and_order() -> None:
         verdict = judge_scopes(seed)
         assert verdict.trace_hash == hashes[seed]
         summary.add(verdict)
-    command = [sys.executable, "-m", "simulation", "--scopes", "0..20"]
+    command = [sys.executable, "-m", "tests.simulation", "--scopes", "0..20"]
     other = subprocess.run(
-        command, cwd=TESTS, env=os.environ | {"PYTHONHASHSEED": "3"}, check=True, capture_output=True, text=True
+        command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "3"}, check=True, capture_output=True, text=True
     )
     assert other.stdout.splitlines()[0] == next(summary.lines())
 

@@ -23,7 +23,7 @@ from .harness import run, trace
 from .scenario import draw
 
 SEEDS = 1_000
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_one_seed(request: pytest.FixtureRequest) -> None:
@@ -54,10 +54,10 @@ def test_a_thousand_seeds() -> None:
 
 def test_two_processes_give_the_same_traces() -> None:
     """Whatever their hash seeds; a third way is to run the same seeds here, in another order."""
-    command = [sys.executable, "-m", "simulation", "--seeds", "0..40"]
+    command = [sys.executable, "-m", "tests.simulation", "--seeds", "0..40"]
     outputs = [
         subprocess.run(
-            command, cwd=TESTS, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True
+            command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True
         ).stdout.splitlines()[0]
         for seed in ("1", "2")
     ]

@@ -1,0 +1,399 @@
+"""What dead sessions left: the warning, ``ws.left_behind``, ``ws.resume()``, ``ws.dismiss()``, names not to use yet."""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from tests.tools.journals import ACCOUNT, Executor, MemoryStore
+from tests.tools.venues import EPOCH, Venue, one_clock, open_venue, venue_clock
+from trio_cancel import (
+    ConfigurationError,
+    InvalidRequest,
+    JournalError,
+    JournalOrder,
+    LookupFailed,
+    OrderState,
+    read_journal,
+)
+from trio_cancel._journal import opening
+from trio_cancel._journal.opening import open_journal
+from trio_cancel._journal.reading import contents_of
+from trio_cancel._journal.rows import Changes, micros
+from trio_cancel._journal.store import Account, Store, compact, read_tables
+
+
+@pytest.fixture(autouse=True)
+def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_clock(monkeypatch)
+    monkeypatch.setattr(opening, "open_journal", _in_the_loop)
+
+
+def _in_the_loop(*args: Any, **keywords: Any) -> Any:
+    return open_journal(*args, run_sync=Executor(), **keywords)
+
+
+def die(
+    path: Path,
+    venue: Venue,
+    *,
+    holds: tuple[str, ...] = (),
+    cancels: tuple[tuple[str, str | None], ...] = (),
+    ids: tuple[str, ...] = (),
+    placed: tuple[tuple[int, str | None], ...] = (),
+    at: float = EPOCH - 1,
+) -> None:
+    """Leave external ids that were held, and cancelled with that outcome; ``ids`` are the venue's, held."""
+    now = micros(at)
+    store = Store.open(path, Account("ws://localhost", venue.sandbox.credentials), "dead", now)
+    first, session = store.begun.number, store.begun.session
+    names = [(1, name) for name in holds] + [(0, key) for key in ids]
+    held = [(first + i, session, ext, key, now, -10_000, 10_000) for i, (ext, key) in enumerate(names)]
+    number = first + len(held)
+    store.commit(
+        Changes(
+            holds=held,
+            placed=[(first + i, now, order_id) for i, order_id in placed],
+            intents=[(number + i, session, 1, key, now) for i, (key, _) in enumerate(cancels)],
+            outcomes=[(number + i, kind, now, None) for i, (_, kind) in enumerate(cancels) if kind is not None],
+        )
+    )
+    store.close()
+
+
+def names(ws: Any) -> list[str]:
+    return [order.request.key for order in ws.left_behind]
+
+
+async def test_a_warning_names_what_was_left_and_resume_settles_it(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "j"
+    async with open_venue(clock=venue_clock) as venue:
+        venue.book.create(external_id="held")
+        venue.book.create(external_id="tried")
+        (by_id,) = venue.orders(1)
+        die(path, venue, holds=("held",), cancels=(("tried", None), ("done", "canceled")), ids=(by_id,))
+        async with venue.open(journal=path) as ws:
+            (warning,) = [record for record in caplog.records if "left behind" in record.message]
+            assert warning.levelno == logging.WARNING
+            assert all(word in warning.message for word in ("3 orders were", "held", "tried", by_id, "ws.resume()"))
+            assert names(ws) == ["held", by_id, "tried"]
+            with pytest.raises(attrs.exceptions.FrozenInstanceError):
+                ws.left_behind[0].unsettled = True  # type: ignore[misc]
+            report = await ws.resume()
+            assert [outcome.kind for outcome in report.outcomes] == ["canceled"] * 3
+            assert [outcome.request.key for outcome in report.outcomes] == ["held", by_id, "tried"]
+            assert ws.left_behind == ()
+            requests = len(venue.log)
+            assert (await ws.resume()).outcomes == ()
+            assert len(venue.log) == requests
+        caplog.clear()
+        async with venue.open(journal=path) as ws:
+            assert ws.left_behind == ()
+            assert "left behind" not in caplog.text
+        assert read_journal(path).left == ()
+
+
+async def test_the_warning_names_ten_and_counts_the_rest(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_venue(clock=venue_clock) as venue:
+        die(tmp_path / "j", venue, holds=tuple(f"mm-{number}" for number in range(25)))
+        async with venue.open(journal=tmp_path / "j") as ws:
+            assert len(ws.left_behind) == 25
+    assert "mm-9 and 15 more" in caplog.text
+    assert "mm-10" not in caplog.text
+
+
+async def test_a_name_that_was_left_is_not_held_again_before_it_is_seen_to(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path = tmp_path / "j"
+    async with open_venue(clock=venue_clock) as venue:
+        venue.book.create(external_id="mm-1")
+        die(path, venue, holds=("mm-1", "mm-2"), cancels=(("mm-3", "unknown"),))
+        async with venue.open(journal=path) as ws, ws.open_order_scope() as orders:
+            for name in ("mm-1", "mm-2", "mm-3"):
+                with pytest.raises(InvalidRequest, match=r"ws\.resume\(\)"):
+                    await orders.add(external_id=name)
+            assert len(orders) == 0
+            await orders.add(external_id="mm-4")
+            orders.discard(external_id="mm-4")
+            await ws.dismiss(external_id="mm-2")
+            assert names(ws) == ["mm-1", "mm-3"]
+            await orders.add(external_id="mm-2")
+            orders.discard(external_id="mm-2")
+            await ws.cancel(external_id="mm-1")  # closed, but perhaps another one: it was held by its name
+            assert names(ws) == ["mm-1", "mm-3"]
+            with pytest.raises(InvalidRequest):
+                await orders.add(external_id="mm-1")
+            began = trio.current_time()
+            report = await ws.resume()
+            assert 10 <= trio.current_time() - began < 12
+            assert {outcome.request.key: outcome.kind for outcome in report.outcomes} == {
+                "mm-1": "unknown",
+                "mm-3": "not_found",
+            }
+            assert ws.left_behind == ()
+            await orders.add(external_id="mm-1")
+            orders.discard(external_id="mm-1")
+        assert read_journal(path).left == ()
+
+
+async def test_what_is_dismissed_stays_so_and_what_is_not_left_cannot_be(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path = tmp_path / "j"
+    async with open_venue(clock=venue_clock) as venue:
+        die(path, venue, holds=("a", "both"), cancels=(("b", None), ("both", "unknown")))
+        async with venue.open(journal=path) as ws:
+            for name in ("a", "b", "both"):
+                await ws.dismiss(external_id=name)
+                with pytest.raises(InvalidRequest, match="left_behind"):
+                    await ws.dismiss(external_id=name)
+            with pytest.raises(InvalidRequest):
+                await ws.dismiss()
+            assert ws.left_behind == ()
+            assert read_journal(path).left == ()
+            assert len(venue.log) == 0
+        async with venue.open(journal=path) as ws:
+            assert ws.left_behind == ()
+        story = {order.request.key: [cancel.kind for cancel in order.cancels] for order in read_journal(path).orders}
+        assert story == {"a": [], "both": ["unknown", "dismissed"], "b": [None, "dismissed"]}
+
+
+async def test_a_dismissal_on_a_broken_journal_is_told(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = micros(EPOCH)
+    async with open_venue(clock=venue_clock) as venue:
+        store = MemoryStore()
+        store.commit(Changes(holds=[(1, 1, 1, "a", now, -10_000, 10_000)]))
+        left = read_left(store)
+        store.begun = attrs.evolve(store.begun, session=2, number=2, left=left)
+        monkeypatch.setattr(
+            opening, "open_journal", lambda *args: open_journal(*args, run_sync=Executor(), open_store=store.open)
+        )
+        await trio.sleep(15)  # longer than the two clocks can differ
+        venue.book.create(external_id="a")
+        async with venue.open(journal="in memory") as ws:
+            store.failure = OSError("the disk is full")
+            with pytest.raises(JournalError):
+                await ws.dismiss(external_id="a")
+            assert ws.left_behind == ()
+        async with venue.open(journal="in memory") as ws:
+            report = await ws.resume()
+            assert [outcome.kind for outcome in report.outcomes] == ["canceled"]
+            assert report.journal_failed
+            assert ws.left_behind == ()
+
+
+def read_left(store: MemoryStore) -> Any:
+    from trio_cancel._journal.rows import SessionRow, Tables
+
+    changes = store.changes
+    session = SessionRow(1, "dead", 0, 0, 0, None)
+    return Tables(ACCOUNT.url, [session], list(changes.holds), [], list(changes.intents), [], [])
+
+
+async def test_without_a_journal(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        assert ws.left_behind == ()
+        with pytest.raises(ConfigurationError, match="journal="):
+            await ws.resume()
+        with pytest.raises(ConfigurationError, match="journal="):
+            await ws.dismiss(external_id="x")
+        with pytest.raises(ConfigurationError, match="True or False"):
+            await ws.resume(old_external_ids="yes")  # type: ignore[arg-type]
+
+
+async def test_two_resumes_at_once_cancel_each_order_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with open_venue(clock=venue_clock) as venue:
+        for number in range(20):
+            venue.book.create(external_id=f"mm-{number}")
+        die(tmp_path / "j", venue, holds=tuple(f"mm-{number}" for number in range(20)))
+        reports = []
+
+        async def resume() -> None:
+            reports.append(await ws.resume())
+
+        async with venue.open(journal=tmp_path / "j") as ws, trio.open_nursery() as nursery:
+            nursery.start_soon(resume)
+            nursery.start_soon(resume)
+        assert sorted(len(report) for report in reports) == [0, 20]
+        assert len(venue.log) == 20
+
+
+async def test_a_resume_that_is_cancelled_leaves_the_rest_for_the_next(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path = tmp_path / "j"
+    async with open_venue(clock=venue_clock) as venue:
+        venue.book.create(external_id="there")
+        die(path, venue, holds=("there", "late"))
+        async with venue.open(journal=path) as ws:
+            with trio.move_on_after(3) as scope:
+                await ws.resume()
+            assert scope.cancelled_caught
+            assert names(ws) == ["late"]
+            with pytest.raises(InvalidRequest, match="resume"):
+                async with ws.open_order_scope() as orders:
+                    await orders.add(external_id="late")
+        assert [order.request.key for order in read_journal(path).left] == ["late"]
+        venue.book.create(external_id="late")
+        async with venue.open(journal=path) as ws:
+            (outcome,) = (await ws.resume()).outcomes
+            assert outcome.kind == "canceled"
+        assert read_journal(path).left == ()
+
+
+async def test_what_is_being_resumed_cannot_be_dismissed(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with open_venue(clock=venue_clock) as venue:
+        die(tmp_path / "j", venue, holds=("late",))
+        async with venue.open(journal=tmp_path / "j") as ws, trio.open_nursery() as nursery:
+            nursery.start_soon(ws.resume)
+            await trio.sleep(1)
+            with pytest.raises(InvalidRequest, match="being canceled"):
+                await ws.dismiss(external_id="late")
+            nursery.cancel_scope.cancel()
+        assert len(read_journal(tmp_path / "j").left) == 1
+
+
+async def test_old_external_ids_are_left_unless_asked_for(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with open_venue(clock=venue_clock) as venue:
+        venue.book.create(external_id="old")
+        (by_id,) = venue.orders(1)
+        die(tmp_path / "j", venue, holds=("old",), ids=(by_id,), placed=((0, None),), at=EPOCH - 4000)
+        async with venue.open(journal=tmp_path / "j") as ws:
+            report = await ws.resume()
+            assert [outcome.kind for outcome in report.outcomes] == ["canceled", "not_sent"]
+            assert "old_external_ids=True" in str(getattr(report.outcomes[1], "cause", ""))
+            assert names(ws) == ["old"]
+            report = await ws.resume(old_external_ids=True)
+            assert [outcome.kind for outcome in report.outcomes] == ["canceled"]
+            assert ws.left_behind == ()
+
+
+async def test_what_this_session_holds_itself_is_skipped(tmp_path: Path, autojump_clock: MockClock) -> None:
+    path = tmp_path / "j"
+    async with open_venue(clock=venue_clock) as venue:
+        first, second = venue.orders(2)
+        die(path, venue, holds=("mm-1",), ids=(second,), placed=((0, first),))
+        async with venue.open(journal=path) as ws:
+            async with ws.open_order_scope() as orders:
+                await orders.add(second)
+                await orders.add(external_id="mm-9")
+                orders.placed(external_id="mm-9", id=first)
+                report = await ws.resume()
+                assert [outcome.kind for outcome in report.outcomes] == ["not_sent", "not_sent"]
+                assert "held it itself" in str(getattr(report.outcomes[0], "cause", ""))
+                assert len(venue.log) == 0
+                orders.discard(second)
+            assert names(ws) == [second]
+            (outcome,) = (await ws.resume()).outcomes
+            assert outcome.kind == "not_sent"
+            await ws.cancel(second)
+            assert ws.left_behind == ()
+        assert read_journal(path).left == ()
+
+
+async def test_a_silent_venue_leaves_it_all(tmp_path: Path, autojump_clock: MockClock) -> None:
+    path = tmp_path / "j"
+    async with open_venue(clock=venue_clock) as venue:
+        venue.book.create(external_id="mm-1")
+        die(path, venue, holds=("mm-1", "mm-2"))
+        async with venue.open(journal=path) as ws:
+            venue.failures += [OSError("no way")] * 1000
+            await venue.cut()
+            began = trio.current_time()
+            report = await ws.resume()
+            assert trio.current_time() - began <= 36
+            assert not any(outcome.off_book for outcome in report.outcomes)
+            assert names(ws) == ["mm-1", "mm-2"]
+        assert len(read_journal(path).left) == 2
+
+
+async def test_with_a_lookup_that_fails(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async def lookup(request: object) -> OrderState:
+        raise LookupFailed("no")
+
+    async with open_venue(clock=venue_clock) as venue:
+        venue.book.create(external_id="mm-1")
+        die(tmp_path / "j", venue, holds=("mm-1",), cancels=(("gone", None),))
+        async with venue.open(journal=tmp_path / "j", lookup=lookup, look_up_closed=True) as ws:
+            report = await ws.resume()
+            assert [outcome.kind for outcome in report.outcomes] == ["canceled", "not_found"]
+            assert ws.left_behind == ()
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_opening_and_compacting_find_what_reading_it_all_finds(seed: int, tmp_path: Path) -> None:
+    """On journals of any kind, some rows tell as much as all of them, and so does what is left of a compacted one."""
+    rng = random.Random(seed)
+    path = tmp_path / "j"
+    keys = [(1, "mm-1"), (1, "mm-2"), (1, "ABC"), (0, "ABC"), (0, "abc"), (0, "X-É"), (0, "x-É"), (0, "y"), (1, "z")]
+    left: list[tuple[Any, ...]] = []
+    for life in range(5):
+        at = life * 1000 - rng.choice((0, 0, 3000))  # the clock may be set back
+        store = Store.open(path, ACCOUNT, f"s{life}", at)
+        begun = store.begun
+        assert left == ([] if begun.left is None else essence(contents_of(begun.left).left))
+        number, attempt = begun.number, begun.attempt + 1
+        changes = Changes()
+        for _ in range(rng.randrange(8)):
+            external, key = rng.choice(keys)
+            now = at + rng.randrange(900)
+            if rng.random() < 0.5:
+                changes.holds.values += (number, begun.session, external, key, now, None, None)
+                if rng.random() < 0.6:
+                    changes.placed.values += (number, now, rng.choice(("abc", "Y", "x-É", None)))
+                if rng.random() < 0.6:
+                    changes.releases.values += (number, now + rng.randrange(900))
+            else:
+                changes.intents.values += (number, begun.session, external, key, now)
+                kind = rng.choice(
+                    (None, "unknown", "rejected", "not_found", "canceled", "dismissed", "answer", "answer")
+                )
+                if kind == "answer":
+                    changes.answers.values += (attempt, number, 1, now, now, 200, "already_closed", None)
+                elif kind is not None:
+                    changes.outcomes.values += (number, kind, now + rng.randrange(2000), None)
+                    changes.attempts.values += (attempt, number, 1, now, None, None)
+                attempt += 1
+            number += 1
+        store.commit(changes)
+        store.close()
+        before = read_tables(path)
+        contents = contents_of(before)
+        left = essence(contents.left)
+        cutoff = rng.choice((life * 1000, life * 500, 10_000_000, -10_000))
+        gone = compact(path, cutoff)
+        after = read_tables(path)
+        assert essence(contents_of(after).left) == left
+        kept = {row[0] for row in (*after.holds, *after.intents)}
+        assert gone == len(before.holds) + len(before.intents) - len(kept)
+        assert not {row[2] for row in after.attempts} - {row[2] for row in before.attempts}
+        for table, column in ((after.releases, 0), (after.placed, 0), (after.attempts, 1), (after.outcomes, 0)):
+            assert {row[column] for row in table} <= kept, "nothing of what has gone is kept"
+        for row in before.holds:
+            assert row[4] < cutoff or row[0] in kept, "what is younger is kept"
+        if before.holds or before.intents:
+            assert max([row[0] for row in before.holds] + [row[0] for row in before.intents]) in kept, (
+                "the count goes on"
+            )
+        used = {row[1] for row in after.holds} | {row[1] for row in after.intents}
+        assert used <= {session.number for session in after.sessions}
+
+
+def essence(left: tuple[JournalOrder, ...]) -> list[tuple[Any, ...]]:
+    """What a resume goes by."""
+    return [(order.request, order.open_holds, order.unsettled, order.known_at, order.meant) for order in left]

@@ -1,0 +1,338 @@
+"""The way out of a connection: what was wholly accepted is in flight, what was not was not sent, nothing follows."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from tests.tools.desk import Order, canceled
+from trio_cancel import CancelRequest
+from trio_cancel._engine.engine import Engine
+from trio_cancel._engine.order import RetryPolicy
+from trio_cancel._engine.venue_clock import VenueClock
+from trio_cancel._net.stream import ByteStream
+from trio_cancel._net.tls import TLSCodec
+from trio_cancel._session import writer as _writer
+from trio_cancel._session.writer import Writer
+from trio_cancel._trio.environment import Environment
+
+ONCE = RetryPolicy(reply_timeout=5.0, give_up_after=10.0, retry=False)
+
+
+class Raw:
+    """Bytes that are accepted only as far as ``room`` goes; ``wait`` blocks until it grows or the socket breaks."""
+
+    def __init__(self, room: float = math.inf) -> None:
+        self.room = room
+        self.sent = 0
+        self.data = b""
+        self.broken = False
+        self.more = trio.Event()
+
+    def let(self, room: float) -> None:
+        self.room = room
+        self.more.set()
+        self.more = trio.Event()
+
+    def break_it(self) -> None:
+        self.broken = True
+        self.more.set()
+
+    def send_now(self, data: bytes) -> int:
+        if self.broken:
+            raise trio.BrokenResourceError("it broke")
+        count = int(min(len(data), self.room))
+        self.room -= count
+        self.sent += count
+        self.data += data[:count]
+        return count
+
+    async def send(self, data: bytes) -> None:
+        while data:
+            count = self.send_now(data)
+            data = data[count:]
+            if data:
+                await self.more.wait()
+
+    async def receive(self) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    def close(self) -> None:
+        self.break_it()
+
+    async def aclose_forcefully(self) -> None:
+        self.break_it()
+
+
+class Link:
+    """What the writer needs of a link."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.stream = stream
+        self.closing = False
+        self.control: list[bytes] = []
+
+    def take_control(self) -> list[bytes]:
+        taken, self.control = self.control, []
+        return taken
+
+
+class Bench:
+    """A writer with its engine, over a socket that takes what it is told to."""
+
+    def __init__(self, tls: Any = None) -> None:
+        self.raw = Raw()
+        self.link = Link(ByteStream(cast("Any", self.raw), tls))
+        self.ended: list[BaseException] = []
+        self.at_once = False  # whether what finds nothing else under way is written by whoever hands it in
+        self.engine = Engine(
+            sign=lambda orders, at: [f"{request_id} {request.key} {at}".encode() for request_id, request in orders],
+            id_prefix="r",
+            pacer=None,
+            notify=None,
+            jitter=random.Random(7),
+            clock=VenueClock(lambda: 0.0, trio.current_time),
+        )
+        world = Environment(random_bytes=lambda count: b"\1\2\3\4" * (count // 4), jitter=random.Random(7))
+        link = cast("Any", self.link)
+        self.writer = Writer(1, self.engine, world, None, self.engine.wakeup, link, self.ended.append)
+        self.engine.connection_up(trio.current_time())
+
+    def submit(self, order_id: str, terms: RetryPolicy = ONCE) -> Order:
+        order = Order(CancelRequest(order_id), terms)
+        if not self.at_once:
+            self.engine.submit(order, trio.current_time())
+        elif self.engine.submit_lone(order, trio.current_time()):
+            self.writer.write_now()
+        return order
+
+
+@asynccontextmanager
+async def writing(bench: Bench) -> AsyncIterator[trio.CancelScope]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.writer.write)
+        await trio.testing.wait_all_tasks_blocked()
+        yield nursery.cancel_scope
+        nursery.cancel_scope.cancel()
+
+
+def frame_size(order_id: str, number: int = 1) -> int:
+    # head of 2 and mask of 4 bytes, and the text that the bench's signer makes
+    return 6 + len(f"r-{number} {CancelRequest(order_id).key} 1700000000000")
+
+
+async def test_a_frame_that_was_wholly_accepted_is_in_flight_though_the_write_was_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Of three frames in one write the socket took one and a half, then broke."""
+    bench = Bench()
+    async with writing(bench):
+        bench.raw.room = frame_size("a") + 10
+        orders = [bench.submit(name) for name in "abc"]
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(bench.raw.data) == frame_size("a") + 10
+        bench.raw.break_it()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [order.kind for order in orders] == [None, "not_sent", "not_sent"]
+        assert bench.link.stream.accepted == 1
+        assert len(bench.ended) == 1
+        bench.engine.connection_down(1, None, trio.current_time())
+        assert orders[0].kind == "unknown"
+
+
+async def test_what_was_accepted_is_counted_before_anybody_waits_for_the_rest() -> None:
+    """Whoever is ended between the two must know which frames may not be called "not sent"."""
+    raw = Raw(room=7)
+    stream = ByteStream(cast("Any", raw))
+    assert not stream.send_now(b"abcdefghij", [3, 6, 9, 10])
+    assert stream.accepted == 2
+    with pytest.raises(trio.BrokenResourceError):
+        stream.send_now(b"k", [1])
+    raw.let(math.inf)
+    await stream.finish_send()
+    assert stream.accepted == 4
+
+
+async def test_the_rest_of_a_partial_write_goes_out_before_anything_else(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    bench = Bench()
+    async with writing(bench):
+        bench.raw.room = 20
+        first = bench.submit("first")
+        await trio.testing.wait_all_tasks_blocked()
+        second = bench.submit("second")  # while the first is half out: it must not be written into it
+        bench.link.control.append(b"PONG")
+        bench.engine.wakeup.ring()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(bench.raw.data) == 20
+        bench.raw.let(math.inf)
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.raw.data[frame_size("first") :].startswith(b"PONG")
+        assert [order.flights and order.flights[0].request_id for order in (first, second)] == ["r-1", "r-2"]
+        assert first.kind is None is second.kind
+        assert bench.link.stream.accepted == 3  # chunks: two requests and a control frame
+        assert not bench.ended
+
+
+@pytest.mark.parametrize(("beyond", "sent"), [(-40, 0), (-1, 0), (0, 1), (1, 1), (7, 1)])
+async def test_control_frames_that_go_first_do_not_count_as_orders(
+    beyond: int, sent: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Two control frames of 3 and 4 bytes stand before two requests; the socket takes so far beyond the first one."""
+    bench = Bench()
+    async with writing(bench) as scope:
+        bench.raw.room = 3 + 4 + frame_size("a") + beyond
+        bench.link.control += [b"abc", b"defg"]
+        orders = [bench.submit(name) for name in "ab"]
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+    assert [order.kind for order in orders] == [None] * sent + ["not_sent"] * (2 - sent)
+
+
+async def test_a_writer_that_is_ended_while_it_waits_tells_what_was_not_sent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    bench = Bench()
+    async with writing(bench) as scope:
+        bench.raw.room = 5
+        order = bench.submit("a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert order.kind is None
+        scope.cancel()
+    assert order.kind == "not_sent"
+
+
+async def test_a_peer_that_does_not_read_is_left(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    bench = Bench()
+    async with writing(bench):
+        bench.raw.room = 5
+        order = bench.submit("a")
+        await trio.sleep(_writer.WRITE_DEADLINE + 0.1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert order.kind == "not_sent"
+        assert "did not read" in str(bench.ended[0])
+        late = bench.submit("b")  # nothing may follow half a frame
+        await trio.testing.wait_all_tasks_blocked()
+        assert not late.flights
+        assert len(bench.raw.data) == 5
+
+
+async def test_nothing_is_written_after_a_close(autojump_clock: trio.testing.MockClock) -> None:
+    """A Close frame that is queued or out ends the sending of requests; a lone cancel must not overtake it, either."""
+    bench = Bench()
+    bench.at_once = True
+    async with writing(bench):
+        bench.link.closing = True
+        bench.link.control.append(b"CLOSE")
+        order = bench.submit("a")  # goes by way of write_now: nothing else is under way
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.raw.data == b"CLOSE"
+        assert not order.flights
+        assert bench.writer.flushed.is_set()
+
+
+async def test_a_lone_cancel_is_written_at_once_and_only_by_a_parked_writer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    bench = Bench()
+    bench.at_once = True
+    async with writing(bench):
+        order = bench.submit("a")
+        assert order.flights  # before any other task ran
+        bench.engine.read([canceled("r-1", "a")], 1, trio.current_time(), 0.0)
+        assert order.kind == "canceled"
+        bench.raw.room = 5
+        half = bench.submit("b")
+        assert half.flights
+        bench.submit("c")
+        bench.writer.write_now()  # as a cancel that finds nothing else under way
+        assert len(bench.raw.data) == frame_size("a") + 5  # the half frame is followed by nothing
+        assert not bench.ended
+        bench.raw.let(math.inf)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(bench.raw.data) == 3 * frame_size("a")
+        assert not bench.ended
+
+
+async def test_a_lone_cancel_whose_write_breaks_is_not_sent(autojump_clock: trio.testing.MockClock) -> None:
+    bench = Bench()
+    bench.at_once = True
+    async with writing(bench):
+        bench.raw.break_it()
+        order = bench.submit("a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert order.kind == "not_sent"
+        assert len(bench.ended) == 1
+
+
+class TalkativeTLS:
+    """TLS that has something to say of its own, as after a peer's KeyUpdate."""
+
+    def __init__(self) -> None:
+        self.output = b""
+        self.unread = False
+        self.ended = False
+
+    @property
+    def pending_output(self) -> bool:
+        return bool(self.output)
+
+    def seal(self, data: bytes, ends: list[int]) -> tuple[bytes, list[tuple[int, int]]]:
+        out, self.output = self.output, b""
+        return out + data, [(index, len(out) + end) for index, end in enumerate(ends, 1)]
+
+
+async def test_what_tls_has_to_say_goes_out_though_there_is_nothing_else(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    tls = TalkativeTLS()
+    bench = Bench(cast("TLSCodec", tls))
+    async with writing(bench):
+        assert bench.raw.data == b""
+        tls.output = b"KEYUPDATE"
+        bench.engine.wakeup.ring()  # as `on_output` does
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.raw.data == b"KEYUPDATE"
+        assert bench.link.stream.accepted == 0
+        order = bench.submit("a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert order.flights
+        assert bench.link.stream.accepted == 1
+
+
+async def test_the_writer_is_rung_when_reading_gives_tls_something_to_say() -> None:
+    """A peer's KeyUpdate wants an answer, though nobody writes anything for an hour."""
+
+    class Answering(TalkativeTLS):
+        def open(self, data: bytes) -> bytes:
+            self.output = b"KEYUPDATE" if data == b"update" else b""
+            self.ended = data == b"end"
+            return b"" if data == b"update" else data
+
+    class Receiving(Raw):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pieces = [b"plain", b"update", b"end"]
+
+        async def receive(self) -> bytes:
+            await trio.lowlevel.checkpoint()
+            return self.pieces.pop(0)
+
+    tls = Answering()
+    stream = ByteStream(Receiving(), cast("TLSCodec", tls))
+    assert await stream.receive() == b"plain"
+    rings: list[bool] = []
+    stream.on_output = lambda: rings.append(stream.pending_output)
+    assert await stream.receive() == b"end"
+    assert rings == [True]
