@@ -34,6 +34,7 @@ from trio_cancel._values.errors import OrdersLeft as OrdersLeft
 from trio_cancel._values.errors import OutcomeUnknown as OutcomeUnknown
 from trio_cancel._values.errors import RateLimited as RateLimited
 from trio_cancel._values.errors import SessionClosed as SessionClosed
+from trio_cancel._values.errors import TakenOver as TakenOver
 from trio_cancel._values.errors import TradingError as TradingError
 from trio_cancel._values.errors import UnlistedRefusal as UnlistedRefusal
 from trio_cancel._values.errors import VenueError as VenueError

@@ -23,6 +23,7 @@ from trio_cancel._cancels.stream import CancelStream, run_stream
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._engine.venue_clock import VenueClock
+from trio_cancel._journal.address import check_address
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
 from trio_cancel._net.proxy import Choice, Tunnel, choose_proxy
 from trio_cancel._net.stream import Dial
@@ -534,7 +535,7 @@ def open_trading_ws(
     if choice.proxy is not None:
         dial = Tunnel(choice.proxy)
     if journal is not None:
-        _check_path(journal)
+        check_address(journal)
     if lookup is not None and not callable(lookup) and not hasattr(lookup, "opened"):
         raise ConfigurationError(
             f"lookup must be a RestLookup or an async callable that returns an OrderState, not {type(lookup).__name__}."
@@ -574,16 +575,6 @@ def _token_field(given: str | None) -> str:
         # The value is not shown: somebody may have put the token itself there.
         raise ConfigurationError(f"{name} must be {' or '.join(TOKEN_FIELDS)}: the name of the field, not the token.")
     return given
-
-
-def _check_path(journal: object) -> None:
-    if not isinstance(journal, str | os.PathLike):
-        raise ConfigurationError(f"journal must be the path of a file, not {type(journal).__name__}.")
-    path = os.fspath(journal)
-    if not isinstance(path, str):
-        raise ConfigurationError(f"journal must be the path of a file as text, not {type(path).__name__}.")
-    if not path or "\0" in path:
-        raise ConfigurationError(f"journal must be the path of a file, not {path!r}.")
 
 
 def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials) -> OpenJournal:

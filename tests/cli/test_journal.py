@@ -21,7 +21,8 @@ from trio_cancel._cancels import resuming
 from trio_cancel._cli import _journal, _resume, run, run_async
 from trio_cancel._journal.lock import HAS_FLOCK, is_locked
 from trio_cancel._journal.rows import Changes, HoldRow, IntentRow, OutcomeRow, micros
-from trio_cancel._journal.store import Account, Store
+from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.store import Account
 from trio_cancel.sandbox import Sandbox
 
 

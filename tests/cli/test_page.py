@@ -16,7 +16,8 @@ import pytest
 from trio_cancel import Credentials, read_journal
 from trio_cancel._cli import _page, run
 from trio_cancel._journal.rows import Changes
-from trio_cancel._journal.store import Account, Store
+from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.store import Account
 
 HOSTILE = (
     "</script><script>document.title='caught'</script>",

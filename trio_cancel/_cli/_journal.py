@@ -21,7 +21,6 @@ from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._page import build_page
 from trio_cancel._cli._stdout import why_of, write_stdout
 from trio_cancel._cli._tally import NAMED_MOST, Status
-from trio_cancel._journal.lock import is_locked
 from trio_cancel._journal.reading import (
     DISMISSED,
     JournalCancel,
@@ -33,7 +32,8 @@ from trio_cancel._journal.reading import (
 )
 from trio_cancel._journal.rows import micros
 from trio_cancel._journal.store import HISTORY
-from trio_cancel._journal.store import compact as compact_journal
+from trio_cancel._journal.stores import compact as compact_journal
+from trio_cancel._journal.stores import is_written
 from trio_cancel._values.models import canonical_id
 
 COLUMNS = (
@@ -116,7 +116,7 @@ def journal(
     chosen = Choice(left, order, None if since is None else _moment_of(since, time.time()), session)
     contents = read_journal(journal)
     missing = chosen.check(contents)
-    writing = is_locked(os.path.realpath(journal))
+    writing = is_written(journal)
     orders = chosen.of(contents)
     if html is not None:
         states = {one.number: state_of(one, contents, writing) for one in contents.sessions}

@@ -23,7 +23,8 @@ from trio_cancel._journal.journal import Journal, RunSync, log
 from trio_cancel._journal.left import LeftBehind, names_of
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import Begun, Changes, micros
-from trio_cancel._journal.store import Account, JournalStore, Store, StoreFailed
+from trio_cancel._journal.store import Account, JournalStore, StoreFailed
+from trio_cancel._journal.stores import open_store as open_any
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._trio.background import open_background
 from trio_cancel._values.errors import JournalError
@@ -180,19 +181,19 @@ async def open_journal(
     wall: Callable[[], float],
     *,
     run_sync: RunSync | None = None,
-    open_store: OpenStore = Store.open,
+    open_store: OpenStore = open_any,
 ) -> AsyncGenerator[Journal]:
     """Open a journal for one session, as an async context manager; its block's exception comes out as it is.
 
     Leaving it takes at most ``CLOSING`` seconds.
 
     Args:
-        path: of the file.
+        path: where it is kept; see ``_journal.stores``.
         account: whose it is.
         prefix: what the session's request ids begin with.
         wall: returns Unix seconds.
         run_sync: runs what blocks; a thread if None.
-        open_store: opens the file.
+        open_store: opens it.
 
     Raises:
         JournalError: on entering, if it cannot be used, or could not be opened within ``OPENING`` seconds.

@@ -10,7 +10,7 @@ from typing import Literal
 import attrs
 
 from trio_cancel._journal.rows import AttemptRow, SessionRow, Tables, request_of, seconds
-from trio_cancel._journal.store import read_tables
+from trio_cancel._journal.stores import read_tables
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.models import CancelRequest, canonical_id
 from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFound, Unknown

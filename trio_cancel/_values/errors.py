@@ -23,6 +23,7 @@
     ├── CancelNotSent                        the venue cannot have seen the request: outcome, __cause__
     ├── OrdersLeft                           orders not surely off the book: report
     ├── JournalError                         a journal cannot be used or refused a new hold
+    │   └── TakenOver                        another session or a guard has this session's journal now: report
     ├── LookupFailed                         a lookup cannot say where an order stands: status, error_code, retry_after
     └── SessionClosed (trio.ClosedResourceError)   used after its block
 
@@ -254,6 +255,21 @@ class OrdersLeft(TradingError):
 
 class JournalError(TradingError):
     """A journal cannot be opened, belongs to another account, or cannot take a new hold."""
+
+
+class TakenOver(JournalError):
+    """Another session, or a guard, has taken this session's journal over, for good.
+
+    This session's lease had run out: its machine or its database could not be reached, or its process stood still. What
+    it held is the other one's to cancel, which may be done by now. Open a new session.
+
+    Attributes:
+        report: what became of the orders of the scope that it comes out of; None where it comes out of no scope.
+    """
+
+    def __init__(self, text: str, *, report: CancelReport | None = None) -> None:
+        super().__init__(text)
+        self.report = report
 
 
 class LookupFailed(TradingError):

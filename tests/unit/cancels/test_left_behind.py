@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from trio_cancel import (
 )
 from trio_cancel._journal import opening
 from trio_cancel._journal.opening import open_journal
-from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import Changes, micros
-from trio_cancel._journal.store import Account, Store, compact, read_tables
+from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.store import Account
 
 
 @pytest.fixture(autouse=True)
@@ -333,65 +332,6 @@ async def test_with_a_lookup_that_fails(tmp_path: Path, autojump_clock: MockCloc
             report = await ws.resume()
             assert [outcome.kind for outcome in report.outcomes] == ["canceled", "not_found"]
             assert ws.left_behind == ()
-
-
-@pytest.mark.parametrize("seed", range(150))
-def test_opening_and_compacting_find_what_reading_it_all_finds(seed: int, tmp_path: Path) -> None:
-    """On journals of any kind, some rows tell as much as all of them, and so does what is left of a compacted one."""
-    rng = random.Random(seed)
-    path = tmp_path / "j"
-    keys = [(1, "mm-1"), (1, "mm-2"), (1, "ABC"), (0, "ABC"), (0, "abc"), (0, "X-É"), (0, "x-É"), (0, "y"), (1, "z")]
-    left: list[tuple[Any, ...]] = []
-    for life in range(5):
-        at = life * 1000 - rng.choice((0, 0, 3000))  # the clock may be set back
-        store = Store.open(path, ACCOUNT, f"s{life}", at)
-        begun = store.begun
-        assert left == ([] if begun.left is None else essence(contents_of(begun.left).left))
-        number, attempt = begun.number, begun.attempt + 1
-        changes = Changes()
-        for _ in range(rng.randrange(8)):
-            external, key = rng.choice(keys)
-            now = at + rng.randrange(900)
-            if rng.random() < 0.5:
-                changes.holds.values += (number, begun.session, external, key, now, None, None)
-                if rng.random() < 0.6:
-                    changes.placed.values += (number, now, rng.choice(("abc", "Y", "x-É", None)))
-                if rng.random() < 0.6:
-                    changes.releases.values += (number, now + rng.randrange(900))
-            else:
-                changes.intents.values += (number, begun.session, external, key, now)
-                kind = rng.choice(
-                    (None, "unknown", "rejected", "not_found", "canceled", "dismissed", "answer", "answer")
-                )
-                if kind == "answer":
-                    changes.answers.values += (attempt, number, 1, now, now, 200, "already_closed", None)
-                elif kind is not None:
-                    changes.outcomes.values += (number, kind, now + rng.randrange(2000), None)
-                    changes.attempts.values += (attempt, number, 1, now, None, None)
-                attempt += 1
-            number += 1
-        store.commit(changes)
-        store.close()
-        before = read_tables(path)
-        contents = contents_of(before)
-        left = essence(contents.left)
-        cutoff = rng.choice((life * 1000, life * 500, 10_000_000, -10_000))
-        gone = compact(path, cutoff)
-        after = read_tables(path)
-        assert essence(contents_of(after).left) == left
-        kept = {row[0] for row in (*after.holds, *after.intents)}
-        assert gone == len(before.holds) + len(before.intents) - len(kept)
-        assert not {row[2] for row in after.attempts} - {row[2] for row in before.attempts}
-        for table, column in ((after.releases, 0), (after.placed, 0), (after.attempts, 1), (after.outcomes, 0)):
-            assert {row[column] for row in table} <= kept, "nothing of what has gone is kept"
-        for row in before.holds:
-            assert row[4] < cutoff or row[0] in kept, "what is younger is kept"
-        if before.holds or before.intents:
-            assert max([row[0] for row in before.holds] + [row[0] for row in before.intents]) in kept, (
-                "the count goes on"
-            )
-        used = {row[1] for row in after.holds} | {row[1] for row in after.intents}
-        assert used <= {session.number for session in after.sessions}
 
 
 def essence(left: tuple[JournalOrder, ...]) -> list[tuple[Any, ...]]:

@@ -20,7 +20,8 @@ from trio_cancel._journal.lock import HAS_FLOCK, is_locked
 from trio_cancel._journal.opening import MovedJournal
 from trio_cancel._journal.reading import JournalOrder, contents_of
 from trio_cancel._journal.rows import Changes, HoldRow, PlacedRow, Tables
-from trio_cancel._journal.store import Store, StoreFailed, compact, read_tables
+from trio_cancel._journal.sqlite import Store, compact, read_tables
+from trio_cancel._journal.store import StoreFailed
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import AlreadyClosed, NotFound, Outcome, Rejected, VenueReply
 
@@ -54,31 +55,6 @@ def some(at: int = 0) -> Changes:
 
 
 # What stands in the file
-
-
-def test_every_row_comes_back(path: Path) -> None:
-    store = write(path, some())
-    store.commit(Changes(closed=9))
-    store.close()
-    tables = read_tables(path)
-    assert tables.holds == [(1, 1, 1, "gone", 0, 1, 2), (2, 1, 1, "held", 0, None, None)]
-    assert tables.placed == [(1, 0, "venue-id")]
-    assert tables.releases == [(1, 0)]
-    assert [row[0] for row in tables.intents] == [3, 4, 5]
-    (session,) = tables.sessions
-    assert (session.alive, session.closed, session.prefix) == (5, 9, "p")
-    again = Store.open(path, ACCOUNT, "q", 1)
-    assert (again.begun.session, again.begun.number, again.begun.attempt) == (2, 6, 3)
-    assert again.begun.left is not None
-    assert {order.request.key for order in contents_of(again.begun.left).left} == {"held", "open"}
-    again.close()
-
-
-def test_a_journal_of_which_nothing_is_left_says_so_at_once(path: Path) -> None:
-    write(path, Changes(holds=[(1, 1, 1, "gone", 0, None, None)], releases=[(1, 0)])).close()
-    again = Store.open(path, ACCOUNT, "q", 1)
-    assert again.begun.left is None
-    again.close()
 
 
 def _delete(path: Path) -> None:
@@ -148,47 +124,6 @@ def test_who_looks_at_the_lock_leaves_it_as_it_is(path: Path) -> None:
 # What is forgotten
 
 
-def test_what_was_settled_before_a_time_goes_and_the_rest_stays(path: Path) -> None:
-    write(path, some()).close()
-    write(path, Changes(holds=[(6, 2, 1, "late", 3 * DAY, None, None)], releases=[(6, 3 * DAY)]), 2 * DAY).close()
-    assert compact(path, 0) == 0
-    assert compact(path, DAY) == 3  # a hold and two cancels
-    tables = read_tables(path)
-    assert [row[0] for row in tables.holds] == [2, 6]
-    assert [row[0] for row in tables.intents] == [4]
-    assert tables.releases == [(6, 3 * DAY)]
-    assert tables.placed == []
-    assert [session.number for session in tables.sessions] == [1, 2]
-    assert compact(path, DAY) == 0
-    with sqlite3.connect(path) as database:
-        assert database.execute("SELECT count(*) FROM attempt").fetchone() == (1,)
-        assert database.execute("SELECT count(*) FROM outcome").fetchone() == (0,)
-        assert database.execute("SELECT count(*) FROM answer").fetchone() == (0,)
-    database.close()
-
-
-def test_the_newest_record_keeps_the_count_and_empty_sessions_go(path: Path) -> None:
-    for number in range(3):
-        held = [(number + 1, number + 1, 1, f"n{number}", number, None, None)]
-        write(path, Changes(holds=held, releases=[(number + 1, number)]), number).close()
-    assert compact(path, DAY) == 2
-    tables = read_tables(path)
-    assert [row[0] for row in tables.holds] == [3]
-    assert [session.number for session in tables.sessions] == [3]
-    again = Store.open(path, ACCOUNT, "q", 9)
-    assert (again.begun.session, again.begun.number) == (4, 4)
-    again.close()
-
-
-def test_opening_forgets_what_is_older_than_a_month(path: Path) -> None:
-    write(path, Changes(holds=[(1, 1, 1, "a", 0, None, None)], releases=[(1, 0)])).close()
-    write(path, Changes(holds=[(2, 2, 1, "b", DAY, None, None)], releases=[(2, DAY)]), DAY).close()
-    Store.open(path, ACCOUNT, "q", 30 * DAY).close()
-    assert len(read_tables(path).holds) == 2
-    Store.open(path, ACCOUNT, "q", 30 * DAY + 1).close()
-    assert [row[0] for row in read_tables(path).holds] == [2]
-
-
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_bytes(b"")])
 def test_there_is_nothing_to_compact_where_there_is_no_journal(path: Path, make: Any) -> None:
     make(path)
@@ -202,13 +137,6 @@ def test_what_is_no_journal_is_not_compacted(path: Path) -> None:
         compact(path, 0)
     assert path.read_text() == "a text" * 1000
     assert not is_locked(str(path))
-
-
-def test_a_journal_that_is_written_is_not_compacted(path: Path) -> None:
-    store = write(path, some())
-    with pytest.raises(JournalError, match=r"another session|being written|in use"):
-        compact(path, DAY)
-    store.close()
 
 
 # What was left

@@ -39,11 +39,12 @@ from trio_cancel import (
 from trio_cancel._client import _open
 from trio_cancel._journal import fork
 from trio_cancel._journal import opening as _journal_open
-from trio_cancel._journal import store as _store
+from trio_cancel._journal import sqlite as _store
 from trio_cancel._journal.lock import _FileLock, lock
 from trio_cancel._journal.opening import _Custody, open_journal
 from trio_cancel._journal.rows import Changes
-from trio_cancel._journal.store import Store, StoreFailed
+from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.store import StoreFailed
 
 SECOND = 1_000_000
 HOLD = Changes(holds=[(1, 1, 0, "x", 6 * SECOND, None, None)])
@@ -125,7 +126,7 @@ def test_the_parents_death_frees_the_lock_though_a_child_lives(path: Path) -> No
         "import os, signal, sys, time\n"
         "from tests.tools.journals import ACCOUNT\n"
         "from trio_cancel._journal.rows import Changes\n"
-        "from trio_cancel._journal.store import Store\n"
+        "from trio_cancel._journal.sqlite import Store\n"
         "store = Store.open(sys.argv[1], ACCOUNT, 'a', 0)\n"
         "store.commit(Changes(holds=[(1, 1, 0, 'x', 6, None, None)]))\n"
         "if not os.fork():\n"
@@ -733,7 +734,7 @@ def test_a_journal_is_copied_while_it_is_written(path: Path, monkeypatch: pytest
         "import sys\n"
         "from tests.tools.journals import ACCOUNT\n"
         "from trio_cancel._journal.rows import Changes\n"
-        "from trio_cancel._journal.store import Store\n"
+        "from trio_cancel._journal.sqlite import Store\n"
         "store = Store.open(sys.argv[1], ACCOUNT, 'a', 0)\n"
         "store._database.execute('PRAGMA wal_autocheckpoint = 5')\n"
         "for number in range(1, 601):\n"

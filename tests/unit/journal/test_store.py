@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.tools.journals import ACCOUNT
-from trio_cancel import Attempt, Credentials, JournalError, read_journal
+from trio_cancel import JournalError, read_journal
 from trio_cancel._journal.lock import lock
 from trio_cancel._journal.rows import Changes, micros
-from trio_cancel._journal.store import Account, Store, StoreFailed
+from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.store import Account
 from trio_cancel._net.endpoint import parse_endpoint
 
 SECOND = 1_000_000
@@ -43,107 +44,6 @@ def sql(path: Path, statement: str) -> None:
     database.close()
 
 
-def test_a_second_session_goes_on_where_the_first_one_ended(path: Path) -> None:
-    store = open_store(path)
-    assert (store.begun.session, store.begun.number, store.begun.attempt) == (1, 1, 0)
-    store.commit(
-        Changes(
-            intents=[(2, 1, 0, "x", 6 * SECOND)],
-            holds=[(1, 1, 1, "y", 6 * SECOND, None, None)],
-            attempts=[(7, 2, 1, 7 * SECOND, None, None)],
-        )
-    )
-    store.close()
-    store = open_store(path, prefix="b")
-    assert (store.begun.session, store.begun.number, store.begun.attempt) == (2, 3, 7)
-    store.commit(
-        Changes(attempts=[(8, 2, 1, 8 * SECOND, 9 * SECOND, 200)], outcomes=[(2, "canceled", 9 * SECOND, None)])
-    )
-    store.close()
-    contents = read_journal(path)
-    assert contents.url == "ws://localhost"
-    held, canceled = contents.orders
-    assert (held.request.external_id, held.holds[0].held_at, held.held, held.left) == ("y", 6.0, True, True)
-    (cancel,) = canceled.cancels
-    assert (cancel.kind, cancel.settled_at, canceled.left) == ("canceled", 9.0, False)
-    first, second = cancel.attempts
-    assert (first.request_id, first.answered_at, first.status) == ("a-7", None, None)
-    assert (second.answered_at, second.status) == (9.0, 200)
-
-
-def test_an_answer_is_an_attempt_and_an_outcome(path: Path) -> None:
-    store = open_store(path)
-    store.commit(
-        Changes(
-            intents=[(number, 1, 0, f"o{number}", 6 * SECOND) for number in range(1, 300)],
-            attempts=[(7, 1, 1, 7 * SECOND, None, None)],  # it took so long that it was recorded as open before
-        )
-    )
-    store.commit(
-        Changes(
-            answers=[
-                (6 + number, number, 1, 7 * SECOND, 8 * SECOND, 400, "already_closed", 40408)
-                for number in range(1, 300)
-            ]
-        )
-    )
-    store.close()
-    for order in read_journal(path).orders:
-        (cancel,) = order.cancels
-        assert (cancel.kind, cancel.settled_at, cancel.error_code, order.left) == ("already_closed", 8.0, 40408, False)
-        (attempt,) = cancel.attempts
-        assert attempt == Attempt(f"a-{6 + cancel.number}", 7.0, 8.0, 400)
-    store = open_store(path, prefix="b")
-    assert store.begun.attempt == 305  # numbers of requests go on behind it
-    store.close()
-
-
-def test_a_sessions_signs_of_life(path: Path) -> None:
-    store = open_store(path)
-    store.commit(Changes(alive=7 * SECOND))
-    (session,) = read_journal(path).sessions
-    assert (session.opened_at, session.alive_at, session.closed_at) == (5.0, 7.0, None)
-    store.commit(Changes(closed=8 * SECOND))
-    store.close()
-    (session,) = read_journal(path).sessions
-    assert (session.alive_at, session.closed_at) == (8.0, 8.0)
-
-
-def test_it_is_read_while_it_is_being_written(path: Path) -> None:
-    store = open_store(path)
-    assert read_journal(path).orders == ()
-    store.commit(Changes(holds=[(1, 1, 0, "x", 6 * SECOND, None, None)]))
-    (order,) = read_journal(path).left
-    assert order.request.id == "x"
-    store.commit(Changes(releases=[(1, 7 * SECOND)]))
-    assert read_journal(path).left == ()
-    store.close()
-
-
-def test_a_group_is_written_whole_or_not_at_all(path: Path) -> None:
-    store = open_store(path)
-    with pytest.raises(StoreFailed, match="NOT NULL"):
-        store.commit(Changes(intents=[(1, 1, 0, "x", 1)], outcomes=[(1, None, 1, None)]))  # type: ignore[list-item]  # NOT NULL
-    assert read_journal(path).orders == ()
-    store.commit(Changes(intents=[(1, 1, 0, "x", 1)]))
-    store.close()
-    assert len(read_journal(path).orders) == 1
-
-
-def test_what_was_committed_may_be_committed_again(path: Path) -> None:
-    store = open_store(path)
-    changes = Changes(
-        intents=[(1, 1, 0, "x", 1)],
-        holds=[(2, 1, 0, "x", 1, None, None)],
-        releases=[(2, 2)],
-        outcomes=[(1, "canceled", 1, None)],
-    )
-    store.commit(changes)
-    store.commit(changes)
-    store.close()
-    assert len(read_journal(path).orders) == 1
-
-
 def test_nothing_secret_is_in_the_files(path: Path) -> None:
     fill(path)
     store = open_store(path)
@@ -162,26 +62,6 @@ def test_the_urls_query_is_left_out() -> None:
 
 
 # Refusals
-
-
-@pytest.mark.parametrize(
-    "credentials",
-    [
-        Credentials("another-token", ACCOUNT.credentials.api_secret),
-        Credentials(ACCOUNT.credentials.api_token, "another-secret"),
-    ],
-)
-def test_another_account_is_refused(path: Path, credentials: Credentials) -> None:
-    fill(path)
-    with pytest.raises(JournalError, match="belongs to another account; use the credentials"):
-        open_store(path, Account(ACCOUNT.url, credentials))
-    open_store(path).close()
-
-
-def test_another_venue_is_refused(path: Path) -> None:
-    fill(path)
-    with pytest.raises(JournalError, match=r"belongs to ws://localhost, not wss://venue\.example"):
-        open_store(path, Account("wss://venue.example", ACCOUNT.credentials))
 
 
 def _garbage(path: Path) -> None:

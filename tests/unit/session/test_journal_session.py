@@ -29,7 +29,7 @@ from trio_cancel import (
 from trio_cancel import _client as client
 from trio_cancel._journal import opening as _journal_open
 from trio_cancel._journal.opening import _Custody, open_journal
-from trio_cancel._journal.store import Store
+from trio_cancel._journal.sqlite import Store
 from trio_cancel._session.write_ahead import WriteAhead
 from trio_cancel.sandbox import Fault, RequestRecord
 
@@ -313,7 +313,9 @@ async def test_two_sessions_do_not_share_a_journal(tmp_path: Path) -> None:
 
 
 def test_a_journal_is_a_path() -> None:
-    with pytest.raises(ConfigurationError, match="journal must be the path of a file, not int"):
+    with pytest.raises(
+        ConfigurationError, match="journal must be the path of a file or the url of a database, not int"
+    ):
         client.open_trading_ws("ws://localhost", credentials=Credentials("a", "b"), journal=3)  # type: ignore[arg-type]  # as said
 
 

@@ -98,6 +98,7 @@ EXCEPTIONS: dict[type[BaseException], BaseException] = {
         raised(NOT_SENT.unwrap),
         raised(REPORT.raise_for_left),
         caused(tc.JournalError("disk"), OSError(errno.ENOSPC, "full")),
+        tc.TakenOver("taken over", report=REPORT),
         tc.LookupFailed("limited", status=429, error_code=42900, retry_after=1.5),
         tc.SessionClosed("over"),
         caused(tc.Interrupted(15), raised(REPORT.raise_for_left)),

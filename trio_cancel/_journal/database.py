@@ -1,0 +1,347 @@
+"""A connection to a PostgreSQL database that never blocks for longer than it may, and knows which server it is at.
+
+What a call may take is bounded from outside: where its time is over, another thread shuts the connection's socket down,
+and the call ends with an error. Nothing else would end the wait for a standby that does not answer. Its transaction is
+then in doubt, and is asked for again with the same numbers.
+
+A commit can lie: where the wait for the standby is ended by an administrator, the server says that it has committed and
+warns that this may not have been replicated. Such a warning counts as failure.
+
+No state is kept in the session of the database, so that a pooler may lend each transaction another one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, LiteralString
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import attrs
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from trio_cancel._journal.address import Server
+from trio_cancel._journal.schema import VERSION, version_of
+from trio_cancel._journal.store import StoreFailed
+from trio_cancel._values.errors import JournalError
+from trio_cancel._values.observer import logger
+
+CONNECT = 2
+"""Whole seconds for which each of a database's servers is tried, unless the address has a ``connect_timeout``; the
+driver takes no fewer."""
+WARNING_OF_COMMIT = "01000"
+"""The class of a warning that comes with a commit, as that it is perhaps not replicated."""
+
+_SERVER: LiteralString = """
+SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', current_setting('fsync') = 'on',
+       current_setting('full_page_writes') = 'on', current_setting('synchronous_standby_names') <> '',
+       CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_walfile_name(pg_current_wal_insert_lsn()) END,
+       (SELECT system_identifier::text FROM pg_control_system())
+"""
+BEFORE: LiteralString = """
+set_config('synchronous_commit',
+           CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
+set_config('lock_timeout', %(lock)s, true)
+"""
+"""What holds for one transaction: its commit waits for the disk, and for the standby where there is one; and no lock is
+waited for longer than the call may take, so that what a lost connection has left there is not waited for by many."""
+
+
+class CommitInDoubt(Exception):
+    """The database says that it has committed, and that this may not outlive its machine."""
+
+
+@attrs.frozen
+class Settings:
+    """What a server says of itself.
+
+    Attributes:
+        read_only: it takes no writes: a standby, or told to.
+        standby: it is one.
+        safe: it writes to the disk what it commits.
+        replicated: a commit waits for a standby.
+        timeline: grows by one with each promotion of a standby; 0 where it takes no writes.
+        system: the same on all servers of a cluster.
+    """
+
+    read_only: bool
+    standby: bool
+    safe: bool
+    replicated: bool
+    timeline: int
+    system: str
+
+
+class Watch:
+    """Shuts sockets down whose time is over; one thread for the process, while there is any."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._until: dict[socket.socket, float] = {}
+        self._asleep_until = math.inf
+        self._runs = False
+
+    @contextmanager
+    def bounded(self, sock: socket.socket, seconds: float) -> Generator[None]:
+        """Let the block take so long."""
+        until = time.monotonic() + seconds
+        with self._change:
+            self._until[sock] = until
+            if not self._runs:
+                self._runs = True
+                threading.Thread(target=self._run, name="trio-cancel database", daemon=True).start()
+            elif until < self._asleep_until:
+                self._change.notify()
+        try:
+            yield
+        finally:
+            with self._change:
+                self._until.pop(sock, None)
+
+    def _run(self) -> None:
+        with self._change:
+            while True:
+                now = time.monotonic()
+                for sock in [sock for sock, until in self._until.items() if until <= now]:
+                    del self._until[sock]
+                    with suppress(OSError):
+                        sock.shutdown(socket.SHUT_RDWR)
+                self._asleep_until = min(self._until.values(), default=now + _IDLE)
+                if not self._until and self._asleep_until <= now:
+                    break
+                asleep = self._change.wait(max(0.0, self._asleep_until - now))
+                if not asleep and not self._until:
+                    break
+            self._runs = False
+
+
+_IDLE = 5.0
+"""Seconds after which the thread ends if nothing is to be watched."""
+_watch = Watch()
+os.register_at_fork(after_in_child=_watch.__init__)  # type: ignore[misc] # its thread is not there
+
+
+class Connection:
+    """One connection to one server, in the hands of one thread at a time."""
+
+    def __init__(self, raw: psycopg.Connection[Any], seconds: float) -> None:
+        self.raw = raw
+        self._seconds = seconds
+        self._socket = socket.socket(fileno=os.dup(raw.fileno()))
+        self._warnings: list[str] = []
+        raw.add_notice_handler(self._noticed)
+
+    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.sqlstate == WARNING_OF_COMMIT and notice.severity_nonlocalized == "WARNING":
+            self._warnings.append(notice.message_primary or "a warning")
+
+    def one(self, query: LiteralString, values: dict[str, Any] | None = None) -> tuple[Any, ...]:
+        """Run one statement as a transaction of its own; return its only row.
+
+        Raises:
+            psycopg.Error: it failed, or its time was over.
+            CommitInDoubt: it is perhaps not replicated.
+        """
+        self._warnings.clear()
+        with _watch.bounded(self._socket, self._seconds):
+            row = self.raw.execute(query, values).fetchone()
+        self._check()
+        assert row is not None
+        return tuple(row)
+
+    @contextmanager
+    def transaction(self, *, write: bool = True) -> Generator[psycopg.Cursor[Any]]:
+        """Run the block in one transaction, which it has to end within the time.
+
+        Raises:
+            psycopg.Error: as :meth:`one`; then it has not been committed, or that is in doubt.
+            CommitInDoubt: it is perhaps not replicated.
+        """
+        self._warnings.clear()
+        with _watch.bounded(self._socket, self._seconds), self.raw.transaction():
+            cursor = self.raw.cursor()
+            if write:
+                cursor.execute(f"SELECT {BEFORE}", {"lock": self.lock})
+            yield cursor
+        self._check()
+
+    @property
+    def lock(self) -> str:
+        """Milliseconds for which a lock is waited for, as the server's setting."""
+        return str(max(1, int(self._seconds * 750)))
+
+    def _check(self) -> None:
+        if self._warnings:
+            raise CommitInDoubt("; ".join(self._warnings))
+
+    def close(self) -> None:
+        """Let go of it; never waits."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        with suppress(psycopg.Error):
+            self.raw.close()
+
+
+def connect(server: Server, seconds: float, *, known: Settings | None = None, write: bool = True) -> Connection:
+    """Connect to the first of a database's servers that will do.
+
+    Args:
+        server: the database.
+        seconds: what each call may take.
+        known: what the server was that was used before; one of an older timeline has been left behind by a promotion,
+            and one of another cluster is another database.
+        write: whether it has to take writes; else one that does is only preferred.
+
+    Raises:
+        Unusable: none of them will do.
+    """
+    reasons: list[str] = []
+    spare: Connection | None = None
+    for conninfo in _each(server):
+        try:
+            raw = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+        except psycopg.Error as error:
+            reasons.append(reason(error, server))
+            continue
+        connection = Connection(raw, seconds)
+        try:
+            found = settings_of(connection)
+            why = _why_not(found, known)
+        except (psycopg.Error, CommitInDoubt) as error:
+            why = reason(error, server)
+            found = None
+        if why is None and spare is not None:
+            spare.close()
+        if why is None:
+            return connection
+        if found is not None and not write and spare is None and found.read_only:
+            spare = connection
+            continue
+        connection.close()
+        reasons.append(why)
+    if spare is not None:
+        return spare
+    raise Unusable("; ".join(dict.fromkeys(reasons)))
+
+
+class Unusable(StoreFailed):
+    """None of a database's servers can be used now. Its text is the reason."""
+
+
+def settings_of(connection: Connection) -> Settings:
+    """Return what a server says of itself."""
+    standby, read_only, fsync, full_pages, replicated, file, system = connection.one(_SERVER)
+    return Settings(
+        read_only=read_only,
+        standby=standby,
+        safe=fsync and full_pages,
+        replicated=replicated,
+        timeline=0 if file is None else int(file[:8], 16),
+        system=system,
+    )
+
+
+def _why_not(found: Settings, known: Settings | None) -> str | None:
+    """Return why a server is not to be written to; None if it is."""
+    if found.standby:
+        return "the server is a standby, which cannot be written"
+    if found.read_only:
+        return "the server takes no writes (default_transaction_read_only is on)"
+    if known is not None and found.system != known.system:
+        return "the server is of another cluster than the one before"
+    if known is not None and found.timeline < known.timeline:
+        return f"the server was left behind by a promotion (its timeline is {found.timeline}, not {known.timeline})"
+    return None
+
+
+def _each(server: Server) -> Iterator[str]:
+    """Return what connects to each server of a database by itself, so that each can be looked at."""
+    given = conninfo_to_dict(server.conninfo)
+    given.pop("target_session_attrs", None)
+    given.setdefault("connect_timeout", CONNECT)
+    given.setdefault("application_name", "trio-cancel")
+    lists = {key: str(given.pop(key)).split(",") for key in ("host", "hostaddr", "port") if given.get(key)}
+    count = max((len(lists[key]) for key in ("host", "hostaddr") if key in lists), default=1)
+    for place in range(count):
+        one = {key: values[min(place, len(values) - 1)] for key, values in lists.items()}
+        yield make_conninfo("", **given, **{key: value for key, value in one.items() if value})
+
+
+def warn_of(found: Settings, shown: str) -> None:
+    """Say what voids the promise that what is recorded outlives a machine."""
+    if not found.safe:
+        logger.warning(
+            "the database %s has fsync or full_page_writes off: what is recorded in it may be lost when its machine "
+            "fails; turn both on",
+            shown,
+        )
+    if not found.replicated:
+        logger.warning(
+            "the database %s has no synchronous standby (synchronous_standby_names is empty): what is recorded in it "
+            "is on one disk",
+            shown,
+        )
+
+
+def check_version(cursor: psycopg.Cursor[Any], server: Server) -> None:
+    """Refuse a database whose tables are not ours.
+
+    Raises:
+        JournalError: they are missing, older or newer.
+    """
+    version = version_of(cursor)
+    make = "trio-cancel guard --migrate URL"
+    if version == 0:
+        raise JournalError(f"The database {server.shown} has no tables of trio_cancel yet; make them once with {make}.")
+    if version < VERSION:
+        raise JournalError(
+            f"The tables in the database {server.shown} are of an older trio_cancel (format {version}, this one needs "
+            f"{VERSION}); bring them up to date with {make}."
+        )
+    if version > VERSION:
+        raise JournalError(
+            f"The tables in the database {server.shown} are of a newer trio_cancel (format {version}, this one knows "
+            f"{VERSION}); they were left as they are. Update trio_cancel."
+        )
+
+
+def reason(error: BaseException, server: Server) -> str:
+    """Return in a few words what an error says, without the password."""
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+    for secret in _secrets(server.conninfo):
+        text = text.replace(secret, "…")
+    return text
+
+
+def _secrets(conninfo: str) -> list[str]:
+    parts = urlsplit(conninfo)
+    given = [parts.password or "", *(value for key, value in parse_qsl(parts.query) if "password" in key)]
+    return sorted({form for text in given for form in (text, unquote(text)) if form}, key=len, reverse=True)
+
+
+@contextmanager
+def explained(server: Server) -> Generator[None]:
+    """Say in one sentence what is wrong with a database that cannot be used.
+
+    Raises:
+        JournalError: it cannot.
+    """
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise JournalError(
+            f"The journal {server.shown} cannot be used ({reason(error, server)}); give the role its rights in the "
+            "schema trio_cancel."
+        ) from error
+    except (Unusable, CommitInDoubt, psycopg.Error, OSError) as error:
+        raise JournalError(
+            f"The journal {server.shown} cannot be opened ({reason(error, server)}); check the address, the "
+            "credentials in it and the server."
+        ) from error

@@ -1,0 +1,655 @@
+"""A journal in a PostgreSQL database: what it records outlives its machine, and others can take it over.
+
+A session owns an epoch of its journal, and each of its transactions raises the journal's beat where that epoch is still
+the last one. Whoever takes the journal over raises the epoch, so that from then on nothing of the old session is
+recorded: it is taken over, for good. A journal is taken only if neither epoch nor beat has changed for a lease,
+measured on the taker's own clock; the database's clock decides nothing.
+
+All sessions of a process that use one database share one connection, and what they commit at the same time is one
+statement (:class:`_Shared`): a row of ``journal`` each, ``unnest`` for the rows of all of them, only the tables that
+have any. A commit whose end is not known is made again with the same numbers, which changes nothing if it was through.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, LiteralString
+
+import attrs
+import psycopg
+
+from trio_cancel._journal.address import Server
+from trio_cancel._journal.database import (
+    BEFORE,
+    CommitInDoubt,
+    Connection,
+    Settings,
+    check_version,
+    connect,
+    explained,
+    reason,
+    settings_of,
+    warn_of,
+)
+from trio_cancel._journal.lease import Lease, steady
+from trio_cancel._journal.postgres_rows import LAST, forget, left_of, names_left, tables_of
+from trio_cancel._journal.rows import Begun, Changes, Tables
+from trio_cancel._journal.schema import make
+from trio_cancel._journal.store import AT_OPENING, DAY, HISTORY, Account, StoreFailed
+from trio_cancel._values.errors import JournalError, TakenOver
+from trio_cancel._values.observer import logger
+
+OPENING = 20.0
+"""Seconds that one transaction of an opening or a reading may take: a journal may be large."""
+LOOK = 0.1
+"""Seconds between two looks at a journal that another session perhaps writes."""
+BLIND = 1.0
+"""Seconds between two looks from which what was seen before says nothing."""
+TOGETHER = 200
+"""Sessions whose changes are committed together at most."""
+ROWS_TOGETHER = 20_000
+"""Rows after which no further session's changes are added to a commit."""
+
+
+@attrs.frozen
+class _Table:
+    """A table as it is written.
+
+    Attributes:
+        name: of the table, and in :class:`Changes` with an "s".
+        columns: their names and types, in the order of its rows; None stands for the session's number.
+        again: what is done with a row that is there already.
+        key: the place of the column by which it would be.
+    """
+
+    name: LiteralString
+    columns: tuple[tuple[LiteralString, LiteralString] | None, ...]
+    again: LiteralString = "DO NOTHING"
+    key: int | None = None
+
+
+_TABLES = {
+    "intents": _Table(
+        "intent",
+        (("number", "bigint"), None, ("external", "smallint"), ("key", "text"), ("intended", "bigint")),
+    ),
+    "holds": _Table(
+        "hold",
+        (
+            ("number", "bigint"),
+            None,
+            ("external", "smallint"),
+            ("key", "text"),
+            ("held", "bigint"),
+            ("clock_low", "bigint"),
+            ("clock_high", "bigint"),
+        ),
+    ),
+    # The venue's id of a hold may be told twice, and an attempt is written again once it is answered.
+    "placed": _Table(
+        "placed",
+        (("hold", "bigint"), ("told", "bigint"), ("id", "text")),
+        "(journal, hold) DO UPDATE SET told = excluded.told, id = excluded.id",
+        key=0,
+    ),
+    "releases": _Table("release", (("hold", "bigint"), ("released", "bigint"))),
+    "attempts": _Table(
+        "attempt",
+        (
+            ("number", "bigint"),
+            ("intent", "bigint"),
+            ("connection", "bigint"),
+            ("written", "bigint"),
+            ("answered", "bigint"),
+            ("status", "integer"),
+        ),
+        "(journal, number) DO UPDATE SET answered = excluded.answered, status = excluded.status",
+        key=0,
+    ),
+    "outcomes": _Table(
+        "outcome", (("intent", "bigint"), ("kind", "text"), ("settled", "bigint"), ("error_code", "bigint"))
+    ),
+    "answers": _Table(
+        "answer",
+        (
+            ("number", "bigint"),
+            ("intent", "bigint"),
+            ("connection", "bigint"),
+            ("written", "bigint"),
+            ("answered", "bigint"),
+            ("status", "integer"),
+            ("kind", "text"),
+            ("error_code", "bigint"),
+        ),
+    ),
+}
+
+
+@attrs.define(eq=False)
+class _Entry:
+    """What one session commits.
+
+    Attributes:
+        journal: its number in the database.
+        epoch: the session's.
+        changes: the rows.
+        done: set once it is known what became of it.
+        error: why it is not recorded, or not surely.
+    """
+
+    journal: int
+    epoch: int
+    changes: Changes
+    done: bool = False
+    error: Exception | None = None
+
+
+class _Shared:
+    """The connection that a process's sessions share for one database. It is made anew when it has ended."""
+
+    def __init__(self, server: Server) -> None:
+        self.users = 0
+        self.known: Settings | None = None
+        self._server = server
+        self._turn = threading.Lock()  # whoever has it uses the connection, for all that wait
+        self._guard = threading.Lock()
+        self._waiting: deque[_Entry] = deque()
+        self._connection: Connection | None = None
+
+    def commit(self, entry: _Entry, seconds: float) -> None:
+        """Commit, together with what other threads want to commit now.
+
+        Raises:
+            StoreFailed: it is not certain that it is durable.
+            TakenOver: the epoch is over.
+        """
+        with self._guard:
+            self._waiting.append(entry)
+        with self._turn:
+            while not entry.done:
+                self._commit_some(seconds)
+        if entry.error is not None:
+            raise entry.error
+
+    def _commit_some(self, seconds: float) -> None:
+        some: list[_Entry] = []
+        rows = 0
+        with self._guard:
+            while self._waiting and len(some) < TOGETHER and rows < ROWS_TOGETHER:
+                some.append(self._waiting.popleft())
+                rows += len(some[-1].changes)
+        try:
+            self._commit(some, seconds)
+        except psycopg.DataError as error:
+            if len(some) > 1:  # one of them has a value that the database does not take: the others are not to suffer
+                for entry in some:
+                    try:
+                        self._commit([entry], seconds)
+                    except (psycopg.Error, CommitInDoubt, StoreFailed, OSError) as its:
+                        self._failed([entry], its)
+            else:
+                self._failed(some, error)
+        except (psycopg.Error, CommitInDoubt, StoreFailed, OSError) as error:
+            self._failed(some, error)
+        finally:
+            for entry in some:
+                entry.done = True
+
+    def _failed(self, some: Iterable[_Entry], error: Exception) -> None:
+        why = reason(error, self._server)
+        for entry in some:
+            entry.error = StoreFailed(why)
+            entry.error.__cause__ = error
+        if self._connection is not None and (
+            self._connection.raw.closed or isinstance(error, psycopg.OperationalError)
+        ):
+            self.drop()
+
+    def _commit(self, some: Sequence[_Entry], seconds: float) -> None:
+        if self._connection is None:
+            self._connection = connect(self._server, seconds, known=self.known)
+            self.known = settings_of(self._connection)
+        (fenced,) = self._connection.one(*statement_of(some, self._connection.lock))
+        mine = set(fenced or ())
+        for entry in some:
+            if entry.journal not in mine:
+                entry.error = taken_over(self._server)
+
+    @contextmanager
+    def using(self, seconds: float) -> Generator[Connection]:
+        """Have the connection for something else, for as long as the block lasts."""
+        with self._turn:
+            if self._connection is None:
+                self._connection = connect(self._server, seconds, known=self.known)
+            try:
+                yield self._connection
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                self.drop()
+                raise
+
+    def drop(self) -> None:
+        """Let go of the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def statement_of(some: Sequence[_Entry], lock: str) -> tuple[LiteralString, dict[str, Any]]:
+    """Return the statement that commits the changes of several sessions, and its values. It returns the journals."""
+    values: dict[str, Any] = {
+        "lock": lock,
+        "journal": _numbers(entry.journal for entry in some),
+        "epoch": _numbers(entry.epoch for entry in some),
+        "alive": _numbers(entry.changes.alive for entry in some),
+        "closed": _numbers(entry.changes.closed for entry in some),
+    }
+    used: list[str] = []
+    for attribute, table in _TABLES.items():
+        columns: list[list[Any]] = [[] for _ in table.columns]
+        of: list[int] = []
+        for entry in some:
+            rows = getattr(entry.changes, attribute)
+            width, flat = rows.width, rows.values
+            if not flat:
+                continue
+            if table.key is not None:  # one statement changes a row once: the last word counts
+                latest = {row[table.key]: row for row in rows}
+                flat = [value for row in latest.values() for value in row]
+            of += [entry.journal] * (len(flat) // width)
+            for place in range(width):
+                columns[place] += flat[place::width]
+        if not of:
+            continue
+        used.append(attribute)
+        values[f"{attribute}_journal"] = _numbers(of)
+        for place, column in enumerate(table.columns):
+            if column is not None:
+                encode = _texts if column[1] == "text" else _numbers
+                values[f"{attribute}_{place}"] = encode(columns[place])
+    signs = any(entry.changes.alive is not None or entry.changes.closed is not None for entry in some)
+    return _statement(tuple(used), signs), values
+
+
+@cache
+def _statement(used: tuple[str, ...], signs: bool) -> LiteralString:
+    parts: list[LiteralString] = [
+        # The settings come first: the rows that are to be locked are found by joining with them.
+        f"WITH before AS MATERIALIZED (SELECT {BEFORE}),",
+        """fence AS (
+            UPDATE trio_cancel.journal AS j
+            SET beat = j.beat + 1, seen = clock_timestamp(), state = 'live'
+            FROM before, unnest(%(journal)s::bigint[], %(epoch)s::bigint[], %(alive)s::bigint[], %(closed)s::bigint[])
+                AS entry(journal, epoch, alive, closed)
+            WHERE j.id = entry.journal AND j.epoch = entry.epoch
+            RETURNING j.id, j.epoch, j.account, entry.alive, entry.closed
+        )""",
+    ]
+    if signs:
+        parts.append(""", signs AS (
+            UPDATE trio_cancel.session AS s
+            SET alive = coalesce(fence.alive, s.alive), closed = coalesce(fence.closed, s.closed)
+            FROM fence WHERE s.journal = fence.id AND s.number = fence.epoch
+        )""")
+    for attribute in used:
+        table = _TABLES[attribute]
+        columns = [(place, column) for place, column in enumerate(table.columns) if column is not None]
+        names = [column[0] for _, column in columns]
+        arrays = [f"%({attribute}_{place})s::{column[1]}[]" for place, column in columns]
+        session = None in table.columns
+        returning = " RETURNING journal, number, external, key" if attribute == "holds" else ""
+        parts.append(f""", {attribute} AS (
+            INSERT INTO trio_cancel.{table.name} (journal, {", ".join(names)}{", session" if session else ""})
+            SELECT x.journal, {", ".join(f"x.{name}" for name in names)}{", fence.epoch" if session else ""}
+            FROM fence JOIN unnest(%({attribute}_journal)s::bigint[], {", ".join(arrays)})
+                AS x(journal, {", ".join(names)}) ON x.journal = fence.id
+            ON CONFLICT {table.again}{returning}
+        )""")
+    if "holds" in used:
+        # Whose an external id is now, for whoever cancels for another. In order, so that two do not lock each other.
+        parts.append(""", names AS (
+            INSERT INTO trio_cancel.name (account, key, journal, hold)
+            SELECT DISTINCT ON (fence.account, h.key) fence.account, h.key, h.journal, h.number
+            FROM holds AS h JOIN fence ON fence.id = h.journal WHERE h.external = 1
+            ORDER BY fence.account, h.key, h.number DESC
+            ON CONFLICT (account, key) DO UPDATE SET journal = excluded.journal, hold = excluded.hold
+        )""")
+    parts.append("SELECT (SELECT array_agg(id) FROM fence)")
+    return " ".join(parts)
+
+
+def _numbers(values: Iterable[int | None]) -> str:
+    """Return numbers as the database writes an array: ten times as fast as what the driver makes of a list."""
+    return f"{{{','.join(['NULL' if value is None else str(value) for value in values])}}}"
+
+
+def _texts(values: Iterable[str | None]) -> str:
+    """Return texts as the database writes an array."""
+    return f"{{{','.join(['NULL' if value is None else _quoted(value) for value in values])}}}"
+
+
+def _quoted(text: str) -> str:
+    if "\\" in text or '"' in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def taken_over(server: Server) -> TakenOver:
+    """Return what tells a session that its journal is another's."""
+    return TakenOver(
+        f"The journal {server.shown} was taken over by another session or a guard, because this session's lease had "
+        "run out: what it held is theirs to cancel. Do not place anything; open a new session."
+    )
+
+
+_registry = threading.Lock()
+_connections: dict[str, _Shared] = {}
+
+
+def _forked() -> None:
+    """In a child: the connections are the parent's."""
+    global _registry  # noqa: PLW0603 - another thread of the parent may have had it
+    _registry = threading.Lock()
+    _connections.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+class Store:
+    """A journal in a database, open for one session; in a forked child it does nothing.
+
+    Attributes:
+        begun: where the session goes on.
+        lease: what its claim to the journal rests on.
+        journal: the journal's number in the database.
+    """
+
+    def __init__(self, server: Server, journal: int, begun: Begun, lease: Lease, known: Settings) -> None:
+        self.begun: Begun = begun
+        self.lease: Lease = lease
+        self.journal: int = journal
+        self._server = server
+        self._seconds = lease.commit_within
+        self._process = os.getpid()
+        self._over = False
+        with _registry:
+            self._shared = _connections.setdefault(server.conninfo, _Shared(server))
+            self._shared.users += 1
+        if self._shared.known is None:
+            self._shared.known = known
+
+    @classmethod
+    def open(cls, server: Server, account: Account, prefix: str, now: int, lease: float) -> Store:
+        """Open a journal for one session, or make it.
+
+        If another session may be writing it, this waits until that one's lease has surely run out.
+
+        Args:
+            server: the database, and the name of the journal in it.
+            account: whose it is, or will be.
+            prefix: what the session's request ids begin with.
+            now: Unix microseconds.
+            lease: seconds.
+
+        Raises:
+            JournalError: it cannot be used.
+        """
+        with explained(server), connected(server) as connection:
+            known = settings_of(connection)
+            warn_of(known, server.shown)
+            with connection.transaction() as cursor:
+                check_version(cursor, server)
+                row = _find(cursor, server, account, lease)
+            begun = None
+            while begun is None:
+                row = _wait_until_free(connection, server, row)
+                claim = Lease(lease, steady())
+                with connection.transaction() as cursor:
+                    begun = _take(cursor, row, prefix, now, lease)
+                    if begun is None:  # somebody else was quicker
+                        row = _look(cursor, row.id)
+        return cls(server, row.id, begun, claim, known)
+
+    def commit(self, changes: Changes) -> None:
+        """Commit; see ``JournalStore``. What has no rows says that the session lives."""
+        if self._process != os.getpid():
+            raise StoreFailed("this process was forked from the one that opened it")
+        if self._over:
+            raise taken_over(self._server)
+        entry = _Entry(self.journal, self.begun.session, changes)
+        try:
+            self._shared.commit(entry, self._seconds)
+        except TakenOver:
+            self._over = True
+            raise
+
+    def _free(self) -> None:
+        """Let the next session, or a guard if something is left, have the journal at once."""
+        try:
+            with self._shared.using(self._seconds) as connection, connection.transaction() as cursor:
+                state = "left" if names_left(cursor, self.journal) else "free"
+                cursor.execute(
+                    "UPDATE trio_cancel.journal SET state = %s, beat = beat + 1 WHERE id = %s AND epoch = %s",
+                    (state, self.journal, self.begun.session),
+                )
+        except (psycopg.Error, CommitInDoubt, StoreFailed, OSError) as error:
+            # All is recorded; the next session has to wait until the lease has run out.
+            logger.warning(
+                "the journal %s could not be let go of (%s)", self._server.shown, reason(error, self._server)
+            )
+
+    def close(self) -> None:
+        """Let go of the journal, and of the connection if no other session uses it."""
+        if self._process != os.getpid():
+            return
+        if not self._over:
+            self._free()
+        with _registry:
+            self._shared.users -= 1
+            if not self._shared.users:
+                _connections.pop(self._server.conninfo, None)
+                self._shared.drop()
+
+
+@attrs.frozen
+class _Row:
+    """A journal as it was seen."""
+
+    id: int
+    epoch: int
+    beat: int
+    lease_ms: int
+    state: str
+
+
+_ROW: LiteralString = "SELECT id, epoch, beat, lease_ms, state FROM trio_cancel.journal"
+
+
+@contextmanager
+def connected(server: Server, *, write: bool = True) -> Generator[Connection]:
+    """Have a connection for the block, in whose transactions a journal may be read whole."""
+    connection = connect(server, OPENING, write=write)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _find(cursor: psycopg.Cursor[Any], server: Server, account: Account, lease: float) -> _Row:
+    """Find a journal, or make it.
+
+    Raises:
+        JournalError: it belongs to another account.
+    """
+    salt = cursor.execute("SELECT salt FROM trio_cancel.format").fetchone()
+    assert salt is not None
+    fingerprint = account.fingerprint(salt[0])
+    named = "SELECT id, account FROM trio_cancel.journal WHERE name = %s"
+    found = cursor.execute(named, (server.name,)).fetchone()
+    if found is None:
+        cursor.execute(
+            "INSERT INTO trio_cancel.account (url, fingerprint) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+            (account.url, fingerprint),
+        )
+        cursor.execute(
+            "INSERT INTO trio_cancel.journal (name, account, lease_ms) "
+            "SELECT %s, id, %s FROM trio_cancel.account WHERE url = %s AND fingerprint = %s ON CONFLICT DO NOTHING",
+            (server.name, int(lease * 1000), account.url, fingerprint),
+        )
+        found = cursor.execute(named, (server.name,)).fetchone()
+        assert found is not None
+    owner = cursor.execute("SELECT url, fingerprint FROM trio_cancel.account WHERE id = %s", (found[1],)).fetchone()
+    assert owner is not None
+    if not hmac.compare_digest(owner[1], fingerprint):
+        raise JournalError(
+            f"The journal {server.shown} belongs to another account; use the credentials that it was written with, or "
+            "another name."
+        )
+    if owner[0] != account.url:
+        raise JournalError(f"The journal {server.shown} belongs to {owner[0]}, not {account.url}; use another name.")
+    return _look(cursor, found[0])
+
+
+def _look(cursor: psycopg.Cursor[Any], journal: int) -> _Row:
+    row = cursor.execute(f"{_ROW} WHERE id = %s", (journal,)).fetchone()
+    assert row is not None
+    return _Row(*row)
+
+
+def _named(cursor: psycopg.Cursor[Any], server: Server) -> _Row:
+    """Return a journal.
+
+    Raises:
+        JournalError: there is none.
+    """
+    row = cursor.execute(f"{_ROW} WHERE name = %s", (server.name,)).fetchone()
+    if row is None:
+        raise JournalError(f"There is no journal {server.shown}; check its name.")
+    return _Row(*row)
+
+
+def _wait_until_free(connection: Connection, server: Server, row: _Row) -> _Row:
+    """Return once nobody may be writing a journal: it was let go of, or no beat came for a whole lease.
+
+    A time in which it could not be looked at does not count: perhaps its session could not reach the database either.
+
+    Raises:
+        JournalError: a session writes it.
+    """
+    began = looked = steady()
+    while row.state == "live" and looked - began < row.lease_ms / 1000:
+        time.sleep(LOOK)
+        with connection.transaction(write=False) as cursor:
+            seen = _look(cursor, row.id)
+        now = steady()
+        if now - looked > BLIND:
+            began = now
+        looked = now
+        if seen.state == "live" and seen != row:
+            raise JournalError(
+                f"The journal {server.shown} is being written by another session; end that one first, or use another "
+                "name."
+            )
+        row = seen
+    return row
+
+
+def _take(cursor: psycopg.Cursor[Any], row: _Row, prefix: str, now: int, lease: float) -> Begun | None:
+    """Begin a session's epoch, if the journal is still as it was seen; return None if it is not.
+
+    What was left is read by statements of their own: one that had to wait for the journal's row would not see what was
+    committed meanwhile.
+    """
+    taken = cursor.execute(
+        "UPDATE trio_cancel.journal SET epoch = epoch + 1, beat = beat + 1, state = 'live', lease_ms = %s, "
+        "seen = clock_timestamp() WHERE id = %s AND epoch = %s AND beat = %s RETURNING epoch",
+        (int(lease * 1000), row.id, row.epoch, row.beat),
+    ).fetchone()
+    if taken is None:
+        return None
+    (epoch,) = taken
+    left = left_of(cursor, row.id)
+    try:
+        with cursor.connection.transaction():
+            forget(cursor, row.id, now - HISTORY * DAY, AT_OPENING)
+    except psycopg.Error as error:
+        if cursor.connection.broken:
+            raise
+        logger.warning("the journal could not be compacted (%s); it goes on as it is", str(error).partition("\n")[0])
+    last = cursor.execute(LAST, {"journal": row.id}).fetchone()
+    assert last is not None
+    number, attempt = last
+    cursor.execute(
+        "INSERT INTO trio_cancel.session (journal, number, prefix, first_attempt, opened, alive) "
+        "VALUES (%s, %s, %s, %s, %s, %s)",
+        (row.id, epoch, prefix, attempt, now, now),
+    )
+    return Begun(epoch, number + 1, attempt, left)
+
+
+def read_tables(server: Server) -> Tables:
+    """Read a journal, also while it is being written, and from a standby if need be; what is read is of one moment.
+
+    Raises:
+        JournalError: there is none, or it cannot be read.
+    """
+    with explained(server), connected(server, write=False) as connection:
+        connection.raw.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        with connection.transaction(write=False) as cursor:
+            check_version(cursor, server)
+            return tables_of(cursor, _named(cursor, server).id)
+
+
+def compact(server: Server, before: int) -> int:
+    """Forget what was settled before a time (Unix microseconds); return how many records.
+
+    Raises:
+        JournalError: there is none, a session is writing it, or it cannot be used.
+    """
+    with explained(server), connected(server) as connection:
+        with connection.transaction(write=False) as cursor:
+            check_version(cursor, server)
+            row = _named(cursor, server)
+        while True:
+            row = _wait_until_free(connection, server, row)
+            with connection.transaction() as cursor:
+                cursor.execute("SELECT FROM trio_cancel.journal WHERE id = %s FOR UPDATE", (row.id,))
+                if (seen := _look(cursor, row.id)) == row:
+                    return forget(cursor, row.id, before, 2**62)
+                row = seen
+
+
+def is_written(server: Server) -> bool:
+    """Return True if a session has written the journal, or said that it lives, within its lease."""
+    query: LiteralString = (
+        "SELECT state = 'live' AND clock_timestamp() - seen < lease_ms * interval '1 ms' "
+        "FROM trio_cancel.journal WHERE name = %s"
+    )
+    with (
+        explained(server),
+        connected(server, write=False) as connection,
+        connection.transaction(write=False) as cursor,
+    ):
+        check_version(cursor, server)
+        row = cursor.execute(query, (server.name,)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def migrate(server: Server) -> int:
+    """Make the tables in a database, or bring them up to date; return the version that was there, 0 if there was none.
+
+    Raises:
+        JournalError: it cannot be done; nothing was changed.
+    """
+    with explained(server), connected(server) as connection, connection.transaction() as cursor:
+        before = make(cursor)
+        check_version(cursor, server)
+        return before

@@ -1,0 +1,722 @@
+"""A journal as an SQLite file: its schema, who may open it, one transaction a group of changes. All of it blocks.
+
+WAL with synchronous=FULL: when :meth:`Store.commit` has returned, its rows outlive a power failure, and others can read
+meanwhile. A new file is made beside its place and renamed into it whole, so that what is there is a complete journal or
+not touched: a file that is damaged, newer, no journal or another account's is refused before anything is written, and
+so is whatever is not a regular file. Each commit looks whether the files are still in their places, because SQLite goes
+on writing to a file that was deleted.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from trio_cancel._journal import fork
+from trio_cancel._journal.lock import Lock, lock
+from trio_cancel._journal.rows import Begun, Changes, Rows, SessionRow, Tables, spread
+from trio_cancel._journal.store import AT_OPENING, DAY, HISTORY, Account, StoreFailed
+from trio_cancel._values.errors import JournalError
+from trio_cancel._values.observer import logger
+
+APPLICATION_ID = 0x7472694A
+VERSION = 2
+"""Format 1 lacks the table ``placed`` and the clock of a hold. Such a journal can be read as it is, and is brought up
+to date when it is opened for writing."""
+
+_PLACED = "CREATE TABLE placed (hold INTEGER PRIMARY KEY, told INTEGER NOT NULL, id TEXT);"
+_SCHEMA = f"""
+CREATE TABLE account (url TEXT NOT NULL, salt BLOB NOT NULL, fingerprint BLOB NOT NULL);
+CREATE TABLE session (number INTEGER PRIMARY KEY, prefix TEXT NOT NULL, first_attempt INTEGER NOT NULL,
+                      opened INTEGER NOT NULL, alive INTEGER NOT NULL, closed INTEGER);
+CREATE TABLE hold    (number INTEGER PRIMARY KEY, session INTEGER NOT NULL, external INTEGER NOT NULL,
+                      key TEXT NOT NULL, held INTEGER NOT NULL, clock_low INTEGER, clock_high INTEGER);
+{_PLACED}
+CREATE TABLE release (hold INTEGER PRIMARY KEY, released INTEGER NOT NULL);
+CREATE TABLE intent  (number INTEGER PRIMARY KEY, session INTEGER NOT NULL, external INTEGER NOT NULL,
+                      key TEXT NOT NULL, intended INTEGER NOT NULL);
+CREATE TABLE attempt (number INTEGER PRIMARY KEY, intent INTEGER NOT NULL, connection INTEGER NOT NULL,
+                      written INTEGER NOT NULL, answered INTEGER, status INTEGER);
+CREATE TABLE outcome (intent INTEGER PRIMARY KEY, kind TEXT NOT NULL, settled INTEGER NOT NULL, error_code INTEGER);
+CREATE TABLE answer  (number INTEGER PRIMARY KEY, intent INTEGER NOT NULL, connection INTEGER NOT NULL,
+                      written INTEGER NOT NULL, answered INTEGER NOT NULL, status INTEGER, kind TEXT NOT NULL,
+                      error_code INTEGER);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+"""
+# In format 1 any cancel that found the name off the book ended the holds of it before that.
+_ENDED = """
+SELECT hold.number, max(settled) FROM hold
+JOIN intent ON intent.external = hold.external AND intent.key = hold.key AND intent.number > hold.number
+JOIN (SELECT intent, kind, settled FROM outcome UNION ALL SELECT intent, kind, answered FROM answer) AS ends
+  ON ends.intent = intent.number AND ends.kind IN ('canceled', 'already_closed')
+WHERE hold.number NOT IN (SELECT hold FROM release) GROUP BY hold.number
+"""
+_UPDATE = f"""
+INSERT INTO release {_ENDED};
+ALTER TABLE hold ADD COLUMN clock_low INTEGER;
+ALTER TABLE hold ADD COLUMN clock_high INTEGER;
+{_PLACED}
+PRAGMA user_version = {VERSION};
+"""
+_TABLES = ("account", "session", "hold", "release", "intent", "attempt", "outcome", "answer")
+_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
+"""How many rows one statement inserts: powers of two, so that any number of rows takes few statements."""
+_PARAMETERS = 999
+"""How many values a statement may have in every SQLite."""
+_COPIES = 20
+"""How often a journal is copied anew because its log was begun anew meanwhile."""
+_NAME = "CASE external WHEN 1 THEN key ELSE lower(key) END"  # as ``canonical_id`` compares the venue's ids
+_NAMED = f"(external, {_NAME})"
+_TOLD = "('canceled', 'already_closed', 'not_found', 'dismissed')"  # as in ``_journal.reading``
+_UNSETTLED = """
+NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.intent = intent.number AND kind <> 'unknown')
+AND number NOT IN (SELECT intent FROM answer)
+"""
+_TEMP = f"""
+CREATE TEMP TABLE name (external INTEGER, key TEXT, PRIMARY KEY (external, key)) WITHOUT ROWID;
+CREATE TEMP TABLE unsettled (external INTEGER, key TEXT, last INTEGER, PRIMARY KEY (external, key)) WITHOUT ROWID;
+CREATE TEMP TABLE wanted (number INTEGER PRIMARY KEY);
+CREATE TEMP TABLE gone (number INTEGER PRIMARY KEY);
+INSERT OR IGNORE INTO name SELECT external, {_NAME} FROM hold
+WHERE NOT EXISTS (SELECT 1 FROM release WHERE release.hold = hold.number);
+INSERT INTO unsettled SELECT external, {_NAME}, max(number) FROM intent WHERE {_UNSETTLED} GROUP BY 1, 2;
+"""  # noqa: S608 - our own names
+_STILL_UNSETTLED = f"""
+INSERT OR IGNORE INTO name SELECT unsettled.external, unsettled.key FROM unsettled LEFT JOIN (
+    SELECT external, {_NAME} AS key, max(number) AS last FROM intent
+    JOIN (SELECT intent, kind FROM outcome UNION ALL SELECT intent, kind FROM answer) AS ends
+        ON ends.intent = intent.number AND kind IN {_TOLD}
+    WHERE {_NAMED} IN (SELECT external, key FROM unsettled) GROUP BY 1, 2
+) AS told ON told.external = unsettled.external AND told.key = unsettled.key
+WHERE told.last IS NULL OR told.last < unsettled.last;
+"""  # noqa: S608 - our own names
+"""The names of which something may be left: the rest of the rows does not matter for them."""
+_WANTED = f"""
+INSERT OR IGNORE INTO name SELECT 0, lower(placed.id) FROM hold JOIN placed ON placed.hold = hold.number
+WHERE placed.id IS NOT NULL AND {_NAMED} IN (SELECT external, key FROM name);
+INSERT INTO wanted SELECT number FROM hold WHERE {_NAMED} IN (SELECT external, key FROM name);
+INSERT INTO wanted SELECT number FROM intent WHERE {_NAMED} IN (SELECT external, key FROM name);
+"""  # noqa: S608 - our own names
+_ALIVE = """
+SELECT session, max(at) FROM (
+    SELECT session, held AS at FROM hold UNION ALL SELECT session, intended FROM intent
+    UNION ALL SELECT session, settled FROM outcome JOIN intent ON intent.number = outcome.intent
+    UNION ALL SELECT session, answered FROM answer JOIN intent ON intent.number = answer.intent
+) GROUP BY session
+"""
+"""What a session wrote last is a sign of life, too."""
+_NAME_IS_SETTLED = f"{_NAMED} NOT IN (SELECT external, key FROM name)"  # noqa: S608 - our own names
+_YOUNG = tuple(
+    f"INSERT OR IGNORE INTO name SELECT external, {_NAME} FROM {rows} AND {_NAMED} IN "  # noqa: S608 - our own names
+    "(SELECT external, key FROM unsettled)"
+    for rows in (
+        "intent WHERE (number > :upto OR intended >= :before)",
+        "intent JOIN outcome ON outcome.intent = intent.number WHERE settled >= :before",
+        "intent JOIN answer ON answer.intent = intent.number WHERE answered >= :before",
+        "hold WHERE (number > :upto OR held >= :before)",
+        "hold JOIN release ON release.hold = hold.number WHERE released >= :before",
+    )
+)
+"""A cancel without an outcome goes with the later one that told, and with all there is of its name, or stays."""
+_SETTLED = (
+    f"""
+INSERT INTO temp.gone SELECT number FROM hold JOIN release ON release.hold = hold.number
+WHERE number <= :upto AND held < :before AND released < :before AND {_NAME_IS_SETTLED}
+AND NOT EXISTS (SELECT 1 FROM placed WHERE placed.hold = hold.number AND told >= :before)
+""",  # noqa: S608 - our own names
+    *(
+        f"""
+INSERT OR IGNORE INTO temp.gone SELECT intent.number FROM intent JOIN {table} ON {table}.intent = intent.number
+WHERE intent.number <= :upto AND intended < :before AND {at} < :before AND {_NAME_IS_SETTLED}
+"""  # noqa: S608 - our own names
+        for table, at in (("outcome", "settled"), ("answer", "answered"))
+    ),
+    f"""
+INSERT OR IGNORE INTO temp.gone SELECT number FROM intent WHERE number <= :upto AND {_NAME_IS_SETTLED}
+AND {_NAMED} IN (SELECT external, key FROM unsettled)
+""",  # noqa: S608 - our own names
+)
+"""The records that can go: every one that is older, of names of which nothing is left."""
+_OLDEST = """
+SELECT min(ifnull((SELECT held FROM hold ORDER BY number LIMIT 1), 9e18),
+           ifnull((SELECT intended FROM intent ORDER BY number LIMIT 1), 9e18))
+"""
+_RECORDS = (
+    *(("hold", "number"), ("release", "hold"), ("placed", "hold")),
+    *(("intent", "number"), ("outcome", "intent"), ("attempt", "intent"), ("answer", "intent")),
+)
+_EMPTY_SESSIONS = """
+DELETE FROM session WHERE max(opened, alive, ifnull(closed, 0)) < :before AND number < (
+    SELECT min((SELECT ifnull(min(session), 9e18) FROM hold), (SELECT ifnull(min(session), 9e18) FROM intent),
+               (SELECT max(number) FROM session)))
+"""
+_NO_TEMP = "".join(f"DROP TABLE IF EXISTS temp.{table};" for table in ("name", "unsettled", "wanted", "gone"))
+_LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(number), 0) FROM {}))"
+
+
+class Store:
+    """A journal's file, open for writing by one process: in a forked child it does nothing."""
+
+    def __init__(self, path: str, name: str, database: sqlite3.Connection, held: Lock, begun: Begun) -> None:
+        self.path = path
+        self.begun = begun
+        self._database = database
+        self._lock = held
+        self._process = os.getpid()
+        self._files = {name: _identity(name) for name in (name, path, f"{path}-wal", held.path)}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], account: Account, prefix: str, now: int) -> Store:
+        """Open the journal at ``path`` for one session, or make it.
+
+        Args:
+            path: of the file; ``.lock``, ``-wal`` and ``-shm`` are put behind it for the files beside it.
+            account: whose it is, or will be.
+            prefix: what the session's request ids begin with.
+            now: Unix microseconds.
+
+        Raises:
+            JournalError: it cannot be used. The file was not changed.
+        """
+        _size(path)  # before anything is made beside it
+        real = os.path.realpath(path)
+        _check_beside(real)
+        if fork.is_parents(real):
+            raise JournalError(
+                f"The journal {real} was open when this process was forked, so that SQLite cannot write it safely "
+                "here; open it in a process that is not forked from that one, or name another file."
+            )
+        held = _lock(real)
+        try:
+            fork.opened(real)
+            try:
+                with _explained(real):
+                    database, begun = _open(real, account, prefix, now)
+                    return cls(real, os.path.abspath(path), database, held, begun)
+            except BaseException:
+                fork.closed(real)
+                raise
+        except BaseException:
+            held.release()
+            raise
+
+    def commit(self, changes: Changes) -> None:
+        """Make all of the changes durable, or none of them.
+
+        Raises:
+            StoreFailed: they are not, or would be in a file that nobody finds; they may be committed again.
+        """
+        try:
+            self._check_in_place()
+            self._commit(changes)
+            self._check_in_place()
+        except (sqlite3.Error, OSError, OverflowError) as error:  # OverflowError: a number that SQLite cannot hold
+            raise StoreFailed(_reason(error)) from error
+
+    def _commit(self, changes: Changes) -> None:
+        database, session = self._database, self.begun.session
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            if database.execute("SELECT max(number) FROM session").fetchone() != (session,):
+                raise StoreFailed("another session has begun to write it")
+            _insert(database, "intent", changes.intents)
+            _insert(database, "hold", changes.holds)
+            _insert(database, "placed", changes.placed)
+            _insert(database, "release", changes.releases)
+            _insert(database, "attempt", changes.attempts)
+            _insert(database, "outcome", changes.outcomes)
+            _insert(database, "answer", changes.answers)
+            if changes.alive is not None:
+                database.execute("UPDATE session SET alive = ? WHERE number = ?", (changes.alive, session))
+            if changes.closed is not None:
+                database.execute("UPDATE session SET closed = ? WHERE number = ?", (changes.closed, session))
+            database.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # some failures have rolled back already
+                database.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Let go of the file, and then of its lock."""
+        if self._process != os.getpid():
+            return
+        try:
+            # SQLite deletes, by its name, the log of what it closes: never that of a file that has taken the place.
+            if _identity(self.path) == self._files[self.path] and self._has_its_log():
+                self._database.close()
+                fork.let_go(self._database)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreFailed(_reason(error)) from error
+        finally:
+            fork.closed(self.path)
+            self._lock.release()
+
+    def _has_its_log(self) -> bool:
+        log = f"{self.path}-wal"
+        return _identity(log) in (None, self._files[log])
+
+    def _check_in_place(self) -> None:
+        if self._process != os.getpid():
+            raise StoreFailed("this process was forked from the one that opened it")
+        for name, identity in self._files.items():
+            found, size = _look(name)
+            if found != identity:
+                what = "moved or deleted" if found is None else "replaced"
+                raise StoreFailed(f"{name} was {what} while it was open")
+            if not size and name == self.path:  # its log may be emptied, by whoever moves all of it into the file
+                raise StoreFailed(f"{name} was emptied while it was open")
+
+
+def read_tables(path: str | os.PathLike[str]) -> Tables:
+    """Read a journal, also while it is being written; what is read is of one moment.
+
+    Where SQLite cannot read it in its place (it needs to write beside it), a copy is read.
+
+    Raises:
+        JournalError: there is none, or it cannot be read. The file was not changed.
+    """
+    if _size(path) is None:
+        raise JournalError(f"There is no journal at {os.path.realpath(path)}; check the path.")
+    real = os.path.realpath(path)
+    _check_beside(real)
+    lost = _lacks_log(real)
+    with _explained(real):
+        tables = _read(real)
+    if lost and _lacks_log(real):
+        _warn_of_lost_log(real, bool(tables.sessions) and tables.sessions[-1].closed is None)
+    return tables
+
+
+def _read(real: str) -> Tables:
+    reason = "it was open when this process was forked"
+    if not fork.is_parents(real):
+        try:
+            with fork.using(real), closing(_connect(real, "ro")) as database:
+                return _tables(real, database)
+        except sqlite3.OperationalError as error:
+            if fork.is_open(real):  # to close a copied file would undo SQLite's locks on it in this process
+                raise
+            reason = _reason(error)
+    try:
+        with tempfile.TemporaryDirectory(prefix="trio-cancel-") as directory:
+            copy = os.path.join(directory, "journal")
+            _copy(real, copy)
+            with closing(_connect(copy, "rw")) as database:
+                return _tables(real, database)
+    except OSError as error:
+        where = "" if error.filename in (None, real) else f" of {error.filename}"
+        raise JournalError(
+            f"The journal {real} cannot be read in its place ({reason}), nor a copy of it ({_reason(error)}{where}); "
+            f"copy it and {real}-wal, if there is one, to where you can write, and read that."
+        ) from error
+
+
+def _tables(real: str, database: sqlite3.Connection) -> Tables:
+    database.execute("BEGIN")
+    _check_format(real, database)
+
+    def rows(table: str) -> list[Any]:
+        return database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()  # noqa: S608 - our own names
+
+    old = _version(database) < VERSION
+    return Tables(
+        rows("account")[0][0],
+        [SessionRow(*row) for row in rows("session")],
+        [(*row, None, None) for row in rows("hold")] if old else rows("hold"),
+        [*rows("release"), *database.execute(_ENDED)] if old else rows("release"),
+        rows("intent"),
+        *spread(rows("answer"), rows("attempt"), rows("outcome")),
+        placed=[] if old else rows("placed"),
+    )
+
+
+def _copy(real: str, copy: str) -> None:
+    """Copy a journal and its log, perhaps while they are being written, as of one moment.
+
+    First the file, then the log. What a writer puts into the file meanwhile comes from the log, where it stays until
+    the log is begun anew; that would be seen at its head.
+    """
+    for _ in range(_COPIES):
+        before = _heads(real)
+        shutil.copyfile(real, copy)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{copy}-wal")
+        with suppress(FileNotFoundError):
+            shutil.copyfile(f"{real}-wal", f"{copy}-wal")
+        if _heads(real) == before:
+            return
+    raise OSError("it was changing all the time")
+
+
+def _heads(real: str) -> tuple[object, ...]:
+    try:
+        with open(f"{real}-wal", "rb") as log:
+            head = log.read(32)
+    except FileNotFoundError:
+        head = b""
+    if head:
+        return _identity(real), head
+    found = os.stat(real)  # no log: the file itself must not have changed
+    return _identity(real), found.st_size, found.st_mtime_ns
+
+
+def _size(path: str | os.PathLike[str]) -> int | None:
+    """Return the size of a file, None if there is none. What is no file is refused."""
+    name = os.fspath(path)
+    try:
+        found = os.stat(name)
+    except FileNotFoundError:
+        if name and not name.endswith(os.sep):
+            return None
+        raise JournalError(f"The journal {name!r} cannot be opened: that names no file; name a file.") from None
+    except (OSError, ValueError) as error:
+        raise JournalError(f"The journal {name!r} cannot be opened ({_reason(error)}); check its path.") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise JournalError(
+            f"The journal {name} cannot be opened: that is a {_kind(found.st_mode)}, not a regular file; "
+            "it was left as it is. Name a file."
+        )
+    return found.st_size
+
+
+def _check_beside(real: str) -> None:
+    """Refuse what SQLite would take for its own file beside the journal, and might wait for without end."""
+    for suffix in ("-wal", "-shm", "-journal"):
+        with suppress(FileNotFoundError):
+            mode = os.stat(real + suffix).st_mode
+            if not stat.S_ISREG(mode):
+                raise JournalError(
+                    f"The journal {real} cannot be opened: {real}{suffix}, which SQLite uses with it, is a "
+                    f"{_kind(mode)}, not a regular file. Move that away, or name another file."
+                )
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "directory",
+        stat.S_IFIFO: "FIFO",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFCHR: "device",
+        stat.S_IFBLK: "device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "special file")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from every other, None if there is none of this name."""
+    return _look(path)[0]
+
+
+def _look(path: str) -> tuple[tuple[int, int] | None, int]:
+    """Return what tells a file from every other, None if there is none of this name; and its size."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None, 0
+    return (found.st_dev, found.st_ino), found.st_size
+
+
+def _lacks_log(real: str) -> bool:
+    try:
+        return not os.stat(f"{real}-wal").st_size
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def _warn_of_lost_log(real: str, in_use: bool) -> None:
+    if in_use:
+        logger.warning(
+            "the last session of the journal %s did not end in an orderly way, and %s-wal, where it writes first, is "
+            "not there: if the journal was copied or moved without it, what was recorded last is missing",
+            real,
+            real,
+        )
+
+
+def _insert(database: sqlite3.Connection, table: str, rows: Rows) -> None:
+    """Insert rows, many by a statement: Python's lock changes hands with each, which costs more than the row."""
+    values, width = rows.values, rows.width
+    at = 0
+    for count in _AT_ONCE:
+        size = count * width
+        if size > _PARAMETERS:
+            continue
+        while len(values) - at >= size:
+            database.execute(_statement(table, width, count), values[at : at + size])
+            at += size
+
+
+@cache
+def _statement(table: str, width: int, count: int) -> str:
+    row = f"({','.join('?' * width)})"
+    # "OR REPLACE": an attempt is written again once it is answered, and so is a group whose commit failed.
+    return f"INSERT OR REPLACE INTO {table} VALUES {','.join([row] * count)}"  # noqa: S608 - our own names
+
+
+def _open(real: str, account: Account, prefix: str, now: int) -> tuple[sqlite3.Connection, Begun]:
+    if not _size(real):
+        _make(real, account)
+    lost = _lacks_log(real)
+    with closing(_connect(real, "ro")) as database:
+        _check(real, database, account)
+        last = database.execute("SELECT closed FROM session ORDER BY number DESC LIMIT 1").fetchone()
+    if lost:
+        _warn_of_lost_log(real, last == (None,))
+    database = _connect(real, "rw")
+    fork.keep_for_ever(database)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        if _version(database) < VERSION:
+            database.executescript(f"BEGIN; {_UPDATE} COMMIT;")
+        begun = _begin(database, prefix, now)
+        # So that a copy of the file alone shows that it was in use.
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    except BaseException:
+        database.close()
+        fork.let_go(database)
+        raise
+    return database, begun
+
+
+def _connect(path: str, mode: str) -> sqlite3.Connection:
+    uri = f"{Path(path).as_uri()}?mode={mode}"
+    # One call at a time, but each perhaps in another thread.
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _lock(path: str) -> Lock:
+    try:
+        return lock(path)
+    except BlockingIOError:
+        raise JournalError(
+            f"The journal {path} is being written by another session; end that one first, or name another file."
+        ) from None
+    except OSError as error:
+        raise JournalError(
+            f"The journal {path} cannot be locked ({_reason(error)}); check its directory and its permissions."
+        ) from error
+
+
+def _make(path: str, account: Account) -> None:
+    """Make an empty journal: whole, or not at all."""
+    log = f"{path}-wal"
+    if os.path.exists(log) and os.path.getsize(log):
+        raise JournalError(
+            f"The journal {path} is missing, but {log}, a part of it, is there; "
+            "put the journal back beside it, or name another file."
+        )
+    beside = f"{path}.new-journal"
+    with suppress(FileNotFoundError):
+        os.unlink(beside)  # left by a process that died here; the lock says that no other one is here now
+    with closing(sqlite3.connect(beside, isolation_level=None)) as database:
+        database.execute("PRAGMA synchronous = FULL")
+        database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        salt = os.urandom(16)
+        database.execute("INSERT INTO account VALUES (?, ?, ?)", (account.url, salt, account.fingerprint(salt)))
+    os.replace(beside, path)
+    if hasattr(os, "O_DIRECTORY"):  # the name is durable as well, where a directory can be synced
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _check(path: str, database: sqlite3.Connection, account: Account) -> None:
+    _check_format(path, database)
+    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+    url, salt, fingerprint = database.execute("SELECT url, salt, fingerprint FROM account").fetchone()
+    if not hmac.compare_digest(fingerprint, account.fingerprint(salt)):
+        raise JournalError(
+            f"The journal {path} belongs to another account; use the credentials that it was written with, "
+            "or name another file."
+        )
+    if url != account.url:
+        raise JournalError(f"The journal {path} belongs to {url}, not {account.url}; name another file.")
+
+
+def _check_format(path: str, database: sqlite3.Connection) -> None:
+    """Raise JournalError unless it is a journal that we can read; sqlite3.DatabaseError if it is damaged."""
+    application = database.execute("PRAGMA application_id").fetchone()[0]
+    version = _version(database)
+    if application != APPLICATION_ID:
+        raise JournalError(f"The file {path} is no journal of trio_cancel; it was left as it is. Name another file.")
+    if version > VERSION:
+        raise JournalError(
+            f"The journal {path} was written by a newer trio_cancel (format {version}, this one knows {VERSION}); "
+            "it was left as it is. Update trio_cancel, or name another file."
+        )
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if version < 1 or not tables.issuperset(_TABLES) or (version == VERSION and "placed" not in tables):
+        raise sqlite3.DatabaseError("tables are missing")
+    if database.execute("SELECT count(*) FROM account").fetchone()[0] != 1:
+        raise sqlite3.DatabaseError("its account is missing")
+
+
+def _version(database: sqlite3.Connection) -> int:
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+@contextmanager
+def _open_names(database: sqlite3.Connection) -> Generator[bool]:
+    """Find, for the block, the names of which something may be left; yields whether there are any."""
+    try:
+        database.executescript(_TEMP)
+        if database.execute("SELECT 1 FROM unsettled LIMIT 1").fetchone() is not None:
+            database.execute(_STILL_UNSETTLED)
+        some = database.execute("SELECT 1 FROM temp.name LIMIT 1").fetchone() is not None
+        if some:
+            database.executescript(_WANTED)
+        yield some
+    finally:
+        database.executescript(_NO_TEMP)
+
+
+def _left(database: sqlite3.Connection) -> Tables:
+    """Return the rows that tell what was left: a journal may be large, and the rest is history."""
+
+    def rows(table: str, column: str) -> list[Any]:
+        some = f"SELECT * FROM {table} WHERE {column} IN (SELECT number FROM wanted) ORDER BY 1"  # noqa: S608 - ours
+        return database.execute(some).fetchall()
+
+    alive: dict[int, int] = dict(database.execute(_ALIVE).fetchall())
+    sessions = [SessionRow(*row) for row in database.execute("SELECT * FROM session ORDER BY number")]
+    return Tables(
+        database.execute("SELECT url FROM account").fetchone()[0],
+        [row._replace(alive=max(row.alive, alive.get(row.number, 0))) for row in sessions],
+        rows("hold", "number"),
+        rows("release", "hold"),
+        rows("intent", "number"),
+        *spread(rows("answer", "intent"), rows("attempt", "intent"), rows("outcome", "intent")),
+        placed=rows("placed", "hold"),
+    )
+
+
+def _begin(database: sqlite3.Connection, prefix: str, now: int) -> Begun:
+    with _open_names(database) as some:
+        left = _left(database) if some else None
+        try:
+            _compact(database, now - HISTORY * DAY, AT_OPENING)
+        except sqlite3.Error as error:  # a full disk, perhaps: it is only larger than it need be
+            logger.warning("the journal could not be compacted (%s); it goes on as it is", _reason(error))
+    (number,) = database.execute(_LAST.format("hold", "intent")).fetchone()
+    (attempt,) = database.execute(_LAST.format("attempt", "answer")).fetchone()
+    cursor = database.execute(
+        "INSERT INTO session (prefix, first_attempt, opened, alive) VALUES (?, ?, ?, ?)", (prefix, attempt, now, now)
+    )
+    assert cursor.lastrowid is not None
+    return Begun(cursor.lastrowid, number + 1, attempt, left)
+
+
+def _compact(database: sqlite3.Connection, before: int, most: int) -> int:
+    """Forget, within :func:`_open_names`, what was settled before a time (Unix microseconds); return how many records.
+
+    A record is a hold with its release, or a cancel with its attempts and its outcome. All records of a name of which
+    anything may be left stay, and so do those of the venue's ids that the name had. Of any other name every hold has
+    ended and every cancel has told, so that each of its records can go without the others; where a later cancel told
+    for one without an outcome, they go together. What decides how old a name is stays as well: a session goes only with
+    all before it, since the later ones limit what it can have known.
+
+    Args:
+        database: the journal, open for writing.
+        before: what was written, settled or answered after this stays.
+        most: look at so many of the oldest records at most.
+    """
+    (first,) = database.execute(_OLDEST).fetchone()
+    if first >= before:
+        return 0
+    numbers = f"SELECT number FROM hold UNION ALL SELECT number FROM intent ORDER BY number LIMIT {most}"  # noqa: S608
+    (last,) = database.execute(f"SELECT max(number) FROM ({numbers})").fetchone()  # noqa: S608 - our own names
+    (newest,) = database.execute(_LAST.format("hold", "intent")).fetchone()
+    bounds = {"before": before, "upto": min(last, newest - 1)}  # the newest one keeps the count
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in (*_YOUNG, *_SETTLED):
+            database.execute(statement, bounds)
+        (count,) = database.execute("SELECT count(*) FROM temp.gone").fetchone()
+        if count:
+            alive = database.execute(_ALIVE).fetchall()
+            database.executemany("UPDATE session SET alive = max(alive, ?2) WHERE number = ?1", alive)
+            for table, column in _RECORDS:
+                gone = f"DELETE FROM {table} WHERE {column} IN (SELECT number FROM temp.gone)"  # noqa: S608 - ours
+                database.execute(gone)
+            database.execute(_EMPTY_SESSIONS, bounds)
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
+    return int(count)
+
+
+def compact(path: str | os.PathLike[str], before: int) -> int:
+    """Forget what was settled before a time (Unix microseconds), and give the room back; return how many records.
+
+    A crash in it leaves the journal as it was, or compacted.
+
+    Raises:
+        JournalError: there is none, a session is writing it, or it cannot be used.
+    """
+    if not _size(path):
+        raise JournalError(f"There is no journal at {os.path.realpath(path)}; check the path.")
+    real = os.path.realpath(path)
+    if fork.is_parents(real):
+        raise JournalError(f"The journal {real} was open when this process was forked; compact it in another process.")
+    _check_beside(real)
+    held = _lock(real)
+    try:
+        with fork.using(real), _explained(real):
+            with closing(_connect(real, "ro")) as database:
+                _check_format(real, database)
+            with closing(_connect(real, "rw")) as database:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = FULL")
+                if _version(database) < VERSION:
+                    database.executescript(f"BEGIN; {_UPDATE} COMMIT;")
+                with _open_names(database):
+                    count = _compact(database, before, 2**62)
+                database.execute("VACUUM")
+                return count
+    finally:
+        held.release()
+
+
+@contextmanager
+def _explained(path: str) -> Generator[None]:
+    """Say in one sentence what is wrong with a journal that cannot be opened."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise JournalError(
+            f"The journal {path} cannot be opened ({_reason(error)}); check its path, its permissions and the disk."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise JournalError(
+            f"The journal {path} is damaged or no journal ({_reason(error)}); it was left as it is. "
+            "Move it away, or name another file."
+        ) from error
+    except OSError as error:
+        raise JournalError(
+            f"The journal {path} cannot be opened ({_reason(error)}); check its path and its permissions."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.partition("\n")[0] or type(error).__name__

@@ -1,0 +1,92 @@
+"""Which kind of store an address means: the one place where a journal's address is looked at.
+
+A path is an SQLite file, ``postgresql://…?journal=NAME`` a journal in a PostgreSQL database. That needs a driver, which
+is imported only for such an address. All of it blocks.
+"""
+
+from __future__ import annotations
+
+import os
+
+from trio_cancel._journal import lock, sqlite
+from trio_cancel._journal.address import server_of
+from trio_cancel._journal.rows import Tables
+from trio_cancel._journal.store import Account, JournalStore
+from trio_cancel._values.errors import JournalError
+
+LEASE = 3.0
+"""Seconds that a session's claim to a journal in a database lasts after its last word, unless another time is asked."""
+
+
+def open_store(
+    address: str | os.PathLike[str], account: Account, prefix: str, now: int, *, lease: float = LEASE
+) -> JournalStore:
+    """Open a journal for one session, or make it.
+
+    Args:
+        address: where it is kept.
+        account: whose it is, or will be.
+        prefix: what the session's request ids begin with.
+        now: Unix microseconds.
+        lease: seconds, for a journal in a database.
+
+    Raises:
+        JournalError: it cannot be used. It was not changed.
+    """
+    server = server_of(address)
+    if server is None:
+        return sqlite.Store.open(address, account, prefix, now)
+    _check_driver()
+    from trio_cancel._journal import postgres
+
+    return postgres.Store.open(server, account, prefix, now, lease)
+
+
+def read_tables(address: str | os.PathLike[str]) -> Tables:
+    """Read a journal, also while it is being written; what is read is of one moment.
+
+    Raises:
+        JournalError: there is none, or it cannot be read. It was not changed.
+    """
+    server = server_of(address)
+    if server is None:
+        return sqlite.read_tables(address)
+    _check_driver()
+    from trio_cancel._journal import postgres
+
+    return postgres.read_tables(server)
+
+
+def compact(address: str | os.PathLike[str], before: int) -> int:
+    """Forget what was settled before a time (Unix microseconds), and give the room back; return how many records.
+
+    Raises:
+        JournalError: there is none, a session is writing it, or it cannot be used.
+    """
+    server = server_of(address)
+    if server is None:
+        return sqlite.compact(address, before)
+    _check_driver()
+    from trio_cancel._journal import postgres
+
+    return postgres.compact(server, before)
+
+
+def is_written(address: str | os.PathLike[str]) -> bool | None:
+    """Return True if a session writes the journal now, False if none does, None if that cannot be told."""
+    server = server_of(address)
+    if server is None:
+        return lock.is_locked(os.path.realpath(address))
+    _check_driver()
+    from trio_cancel._journal import postgres
+
+    return postgres.is_written(server)
+
+
+def _check_driver() -> None:
+    try:
+        import psycopg  # noqa: F401 - only whether it can be
+    except ImportError as error:
+        raise JournalError(
+            "A journal in PostgreSQL needs psycopg, which is not installed: pip install 'trio-cancel[postgres]'."
+        ) from error
