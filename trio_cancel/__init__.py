@@ -11,6 +11,7 @@ from trio_cancel._cancels.stream import CancelStream as CancelStream
 from trio_cancel._client import TradingWS as TradingWS
 from trio_cancel._client import open_trading_ws as open_trading_ws
 from trio_cancel._engine.rate import Pacer as Pacer
+from trio_cancel._journal.lease import LeaseState as LeaseState
 from trio_cancel._session.session import SessionState as SessionState
 from trio_cancel._trio.signals import cancel_on_signals as cancel_on_signals
 from trio_cancel._values.clock import OffsetInterval as OffsetInterval

@@ -24,6 +24,7 @@ from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._engine.venue_clock import VenueClock
 from trio_cancel._journal.address import check_address
+from trio_cancel._journal.lease import LEAST, MOST, LeaseState
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
 from trio_cancel._net.proxy import Choice, Tunnel, choose_proxy
 from trio_cancel._net.stream import Dial
@@ -78,6 +79,16 @@ class TradingWS:
     def journal_failed(self) -> bool:
         """True if there is a journal and it does not record all of it now; cancels go on, new holds are refused."""
         return self._session.journal_failed()
+
+    @property
+    def lease(self) -> LeaseState | None:
+        """How this session's claim to its journal stands; None unless it is in a database, where others can take it.
+
+        While it is ``uncertain`` no new order is held, and cancels go on. Once it is ``taken_over`` it stays so: the
+        blocks of order scopes have been cancelled, and orders are canceled by the venue's ids only.
+        """
+        journal = self._session.journal
+        return None if journal is None else journal.lease
 
     @property
     def left_behind(self) -> tuple[JournalOrder, ...]:
@@ -446,6 +457,7 @@ def open_trading_ws(
     clock_offset: float | Literal["auto"] = 0.0,
     token_field: Literal["api_token", "apiToken"] | None = None,
     journal: str | os.PathLike[str] | None = None,
+    lease: float = 3.0,
     observer: Observer | None = None,
     lookup: OrderLookup | OpensLookup | None = None,
     look_up_closed: bool = False,
@@ -484,7 +496,12 @@ def open_trading_ws(
         journal: path of a file (SQLite; made if it is missing) in which holds and intents are durable before they have
             an effect, and attempts and outcomes follow. One session writes it at a time, one account owns it. A forked
             child cannot write it, and does not keep its parent from letting go of it. What earlier sessions left in it
-            is logged as a warning and stands in ``ws.left_behind``; ``await ws.resume()`` cancels it.
+            is logged as a warning and stands in ``ws.left_behind``; ``await ws.resume()`` cancels it. Or a journal in a
+            PostgreSQL database, ``"postgresql://…/database?journal=NAME"`` (needs the extra ``postgres``): then other
+            machines can take it over once this session's lease has run out, and an intent waits for the database for 1
+            s at most.
+        lease: seconds without a word to the database after which others may take its journal over, from 1 to 20. The
+            session says that it lives three times in it, and holds nothing new once it cannot for 0.9 of it.
         observer: told what happens.
         lookup: says where an order stands: a ``trio_cancel.lookup.RestLookup``, or any async callable from a
             :class:`CancelRequest` to an :class:`OrderState` (see :class:`OrderLookup`). Orders whose cancels would end
@@ -502,8 +519,9 @@ def open_trading_ws(
     Raises:
         ConfigurationError: at once, if the url, the credentials or a keyword cannot be used; on entering, if another
             event loop than trio runs (asyncio).
-        JournalError: on entering, if the journal cannot be used, or could not be opened within 30 s; nothing was
+        JournalError: on entering, if the journal cannot be used, or could not be opened within 30 s; the venue was not
             contacted, and a file that is refused was not changed.
+        TakenOver: (a JournalError) on leaving, if the journal was taken over and no order scope has told.
         HandshakeFailed: on entering, if the first connection fails; later ones are tried again.
 
     Cancelled: while entering, nothing stays open; with a journal on a disk that does not answer this takes up to 0.5 s,
@@ -536,6 +554,8 @@ def open_trading_ws(
         dial = Tunnel(choice.proxy)
     if journal is not None:
         check_address(journal)
+    if not _is_seconds(lease) or not LEAST <= lease <= MOST:
+        raise ConfigurationError(f"lease must be a number of seconds from {LEAST:g} to {MOST:g}, not {lease!r}.")
     if lookup is not None and not callable(lookup) and not hasattr(lookup, "opened"):
         raise ConfigurationError(
             f"lookup must be a RestLookup or an async callable that returns an OrderState, not {type(lookup).__name__}."
@@ -559,7 +579,7 @@ def open_trading_ws(
         correct_clock=auto,
         correction=0.0 if isinstance(clock_offset, str) else float(clock_offset),
         token_field=_token_field(token_field),
-        journal=None if journal is None else _opener(journal, endpoint, credentials),
+        journal=None if journal is None else _opener(journal, endpoint, credentials, float(lease)),
         lookup=lookup,
         look_up_closed=look_up_closed,
         lookups_by=(own_dial, proxy),
@@ -577,11 +597,11 @@ def _token_field(given: str | None) -> str:
     return given
 
 
-def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials) -> OpenJournal:
+def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials, lease: float) -> OpenJournal:
     # Imported here, for those who keep a journal: SQLite and all would be a tenth of what importing the package takes.
     from trio_cancel._journal.opening import opener
 
-    return opener(path, endpoint, credentials)
+    return opener(path, endpoint, credentials, lease)
 
 
 @asynccontextmanager
@@ -629,6 +649,8 @@ async def _open(
         )
         await stack.enter_async_context(run_session(session))
         yield TradingWS(session, terms)
+        if log is not None and not session.told_taken_over and (over := log.taken_over) is not None:
+            raise over
 
 
 @asynccontextmanager

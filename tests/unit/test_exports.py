@@ -24,7 +24,7 @@ PUBLIC = {
     "Statistics", "TradingError", "TradingWS", "Unknown", "UnlistedRefusal", "VenueError", "VenueReply",
     "VenueUnavailable", "NotSurelyThisOrder", "cancel_on_signals", "open_trading_ws", "read_journal",
 }  # fmt: skip
-PUBLIC |= {"TakenOver"}  # of journals in a database
+PUBLIC |= {"LeaseState", "TakenOver"}  # of journals in a database
 PUBLIC |= {"Fill", "LookupFailed", "OpenReport", "OrderLookup", "OrderState", "OrderStatus"}  # of lookups
 
 

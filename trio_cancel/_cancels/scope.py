@@ -24,7 +24,7 @@ from trio_cancel._engine.held import Hold
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._session.session import Session
 from trio_cancel._trio.signals import ears, is_interrupt
-from trio_cancel._values.errors import InvalidRequest, OrdersLeft, SessionClosed
+from trio_cancel._values.errors import InvalidRequest, OrdersLeft, SessionClosed, TakenOver
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
 from trio_cancel._values.outcomes import CancelReport, Outcome, describe_left
@@ -67,6 +67,9 @@ class OrderScope:
         self._pulls: dict[ScopeExit, frozenset[Hold]] = {}  # each `cancel_all` that is under way, and what it cancels
         self._open = False
         self._heard_before = 0
+        # Cancelled when the journal is taken over; only where it can be, so that any other scope's block may be left by
+        # another task than it was entered by.
+        self._block = trio.CancelScope() if journal is not None and journal.has_lease else None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -95,6 +98,7 @@ class OrderScope:
             InvalidRequest: no usable id, another scope holds the order, another task is adding it, :meth:`cancel_all`
                 is canceling it, or its external id is in ``ws.left_behind``: ``await ws.resume()`` first.
             JournalError: the journal cannot record it. The order is not held: do not place it.
+            TakenOver: (a JournalError) others have taken the journal over. Do not place anything.
             SessionClosed: the block has been left, or the session has failed or is closed, so that the order could not
                 be canceled. It is not held: do not place it.
 
@@ -281,11 +285,15 @@ class OrderScope:
         await trio.lowlevel.checkpoint()
         if self._session.ending:  # it would not be ended before the connection is closed
             raise SessionClosed("This session is ending: no further order scope can be opened.")
+        if self._journal is not None and (over := self._journal.taken_over) is not None:
+            raise over
         self._open = True
         self._session.scopes[self] = None
         listeners = ears()
         listeners.listen()
         self._heard_before = listeners.heard
+        if self._block is not None:
+            self._block.__enter__()
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -307,6 +315,10 @@ class OrderScope:
                         listeners.hear()
         assert self.report is not None
         left = self.report.left
+        error = self._leave_block(kind, error, traceback)
+        over = None if self._journal is None else self._journal.taken_over
+        if over is not None:
+            self._raise_taken_over(over, self.report, interrupt or error)
         if interrupt is not None and not is_interrupt(error):
             if left:
                 interrupt.add_note(describe_left(left, len(left)))
@@ -321,6 +333,30 @@ class OrderScope:
     def end(self) -> trio.Event:
         """Cancel what is held as if the block were left now; see ``Ending``."""
         return self._begin_drain().done
+
+    def _leave_block(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> BaseException | None:
+        """Return what the block ended with, without the cancellation that is ours."""
+        if self._block is None:
+            return error
+        try:
+            return None if self._block.__exit__(kind, error, traceback) else error
+        except BaseException as rest:  # what else was in a group with it
+            return rest
+
+    def _raise_taken_over(self, over: TakenOver, report: CancelReport, error: BaseException | None) -> None:
+        """Let the program know, whatever its block did; only what ends the program comes out instead."""
+        text = f"{over} {describe_left(report.left)}" if report.left else str(over)
+        if error is None or isinstance(error, Exception) or _is_cancellation(error):
+            self._session.told_taken_over = True
+            raise TakenOver(text, report=report) from error
+        error.add_note(text)
+
+    def cut_off(self) -> None:
+        """Cancel the block; see ``Ending``."""
+        if self._block is not None:
+            self._block.cancel()
 
     def off_book(self, request: CancelRequest, outcome: Outcome) -> None:
         """Release an order that a cancel took off the book; see ``Holder``."""

@@ -264,12 +264,16 @@ def together(before: Outcome | None, after: Outcome, *, surely: bool) -> Outcome
         return after
     attempts = before.attempts + after.attempts
     unsure = before.after_unanswered or after.after_unanswered or isinstance(before, Unknown)
+    unrecorded = before.unrecorded or after.unrecorded
     if isinstance(after, NotSent):
         return msgspec.structs.replace(before, attempts=attempts)
     if before.off_book and not surely and not isinstance(after, Canceled | NotFound):
         # It says less than the one before: a name that was closed is still closed, or there was no answer.
-        return msgspec.structs.replace(before, attempts=attempts, after_unanswered=unsure or isinstance(after, Unknown))
+        unsure = unsure or isinstance(after, Unknown)
+        return msgspec.structs.replace(before, attempts=attempts, after_unanswered=unsure, unrecorded=unrecorded)
     if isinstance(after, Rejected) and unsure:
         cause = NoReply("an earlier attempt was not answered")
-        return Unknown(after.request, attempts, error=after.error, after_unanswered=True, cause=cause)
-    return msgspec.structs.replace(after, attempts=attempts, after_unanswered=unsure)
+        return Unknown(
+            after.request, attempts, error=after.error, after_unanswered=True, unrecorded=unrecorded, cause=cause
+        )
+    return msgspec.structs.replace(after, attempts=attempts, after_unanswered=unsure, unrecorded=unrecorded)

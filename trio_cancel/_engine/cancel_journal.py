@@ -7,6 +7,7 @@ from typing import Protocol
 
 from trio_cancel._engine.order import LiveAttempt, OrderCancel
 from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.errors import TakenOver
 from trio_cancel._values.models import CancelRequest
 
 
@@ -16,6 +17,14 @@ class CancelJournal(Protocol):
     @property
     def failed(self) -> bool:
         """True if it does not record all of it."""
+
+    @property
+    def has_lease(self) -> bool:
+        """True if others can take the journal over, and with it what is held."""
+
+    @property
+    def taken_over(self) -> TakenOver | None:
+        """What to raise because others have done so; None while it is ours."""
 
     # Of scopes
 

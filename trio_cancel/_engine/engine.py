@@ -109,6 +109,7 @@ class Engine:
         self._queue = self._in_flight.queue
         self._counters = self._in_flight.counters
         self.read: Callable[[Iterable[bytes | str], int, float, float], None] = self._replies.read
+        self._not_ours: BaseException | None = None  # why nothing is written by external id
         self._down_since: float | None = 0.0
         self._down_because: BaseException | None = None
         self._up_since = -math.inf
@@ -139,8 +140,9 @@ class Engine:
         pending.held_since = now
         self.count_queued(1)
         self.tell_queued((pending.request,))
-        if self._in_flight.stopped is not None:
-            self._in_flight.settle(pending, pending.conclude(self._in_flight.stopped, None))
+        why = self._in_flight.stopped or self._why_not_ours(pending)
+        if why is not None:
+            self._in_flight.settle(pending, pending.conclude(why, None))
             return False
         self._queue.add(pending)
         self._note_call(pending.terms.give_up_after, now)
@@ -484,6 +486,9 @@ class Engine:
         for pending in admitted:
             if pending.state is not is_admitted:
                 continue  # withdrawn meanwhile
+            if (not_ours := self._why_not_ours(pending)) is not None:
+                self._give_away(pending, not_ours, now)
+                continue
             terms = pending.terms
             left = terms.give_up_after - pending.time_spent
             if pending.running_from is None:
@@ -553,6 +558,29 @@ class Engine:
                 self._in_flight.retry(pending, now)
             elif not self._in_flight.can_still_be_answered(pending):
                 self._in_flight.settle(pending, pending.conclude(cause, self.clock.interval))
+
+    # A journal that was taken over
+
+    def only_by_id(self, cause: BaseException) -> None:
+        """From now on write nothing by external id: the name may be an order's of whoever has our orders now.
+
+        What was written by one before may still be answered. Nothing leads back.
+        """
+        self._not_ours = cause
+        self.wakeup.ring()
+
+    def _why_not_ours(self, pending: OrderCancel) -> BaseException | None:
+        # Also where a lookup has told the venue's id: it may have told that of the newer order of this name.
+        return None if pending.request.id is not None else self._not_ours
+
+    def _give_away(self, pending: OrderCancel, cause: BaseException, now: float) -> None:
+        if self._in_flight.can_still_be_answered(pending):
+            pending.doubt = pending.doubt or cause
+            pending.refused_for_good = True
+            pending.wait_for_answer()
+            self.alarm.set(now)
+        else:
+            self._in_flight.settle(pending, pending.conclude(cause, self.clock.interval))
 
     # What the connection and the timer do
 

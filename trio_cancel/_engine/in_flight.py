@@ -182,6 +182,8 @@ class InFlight:
                 return
             if pending.looking is not None and outcome.seen is None and needs_lookup(outcome, closed_too=False):
                 outcome = with_seen(outcome, pending.looking.outcome.seen)
+        if pending.unrecorded and pending.flights:
+            outcome = msgspec.structs.replace(outcome, unrecorded=True)
         pending.settle(outcome)
         recent = self._recent
         if pending in self.active:

@@ -151,6 +151,7 @@ class OrderCancel:
         held_since: trio's clock when it was handed in; later, since when the pace has held its next attempt back.
         handed_in: trio's clock when it was handed in; None as long as ``held_since`` says so.
         intent: its number in the journal, once it has one.
+        unrecorded: it may be written although the journal could not record its intent first.
         looking: its lookups; None if there was none.
         learned: the venue's id of the order, where it was canceled by external id and an answer named it.
     """
@@ -178,6 +179,7 @@ class OrderCancel:
         "state",
         "terms",
         "time_spent",
+        "unrecorded",
     )
 
     def __init__(
@@ -209,6 +211,7 @@ class OrderCancel:
         self.held_since: float = held_since
         self.handed_in: float | None = None
         self.intent: int = 0
+        self.unrecorded: bool = False
         self.looking: Looking | None = None
         self.learned: CancelRequest | None = None
 

@@ -6,6 +6,11 @@ placed) and, by ``keep``, the release of an order that is to stay. A release by 
 waited for. Attempts, outcomes and the releases that come of them go along with the next transaction, at the latest
 after ``LAZY`` seconds.
 
+A journal in a database that others can take over has a lease (``_journal.lease``). The task then commits at least as
+often as that needs beats; what has no rows is a beat alone. While the lease is uncertain new holds are refused, and no
+cancel waits for its intent. If the journal is taken over, that is final: nothing more is written, :attr:`Journal.over`
+is set, and new holds are refused with :class:`TakenOver`.
+
 A journal must never block a kill switch: if it cannot write, or takes longer than ``PATIENCE``, that is logged at
 ERROR, :attr:`Journal.failed` says so, new holds are refused, and cancels go on without it. What was not written is kept
 and tried again; once all of it is written the journal works again. ``PATIENCE`` counts while the event loop runs: after
@@ -27,20 +32,23 @@ from typing import Any
 import trio
 
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
+from trio_cancel._journal.lease import Lease, LeaseState, steady
 from trio_cancel._journal.left import LeftBehind
 from trio_cancel._journal.reading import DISMISSED
 from trio_cancel._journal.rows import Changes, micros
 from trio_cancel._journal.store import JournalStore
 from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.clock import OffsetInterval
-from trio_cancel._values.errors import InvalidRequest, JournalError
+from trio_cancel._values.errors import InvalidRequest, JournalError, TakenOver
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
 
 LAZY = 0.25
 """Seconds that an attempt, an outcome or a release may wait for company."""
 PATIENCE = 3.0
-"""Seconds that an intent, a hold or the release of an order that is kept waits for the disk."""
+"""Seconds that an intent, a hold or the release of an order that is kept waits for the disk or the database."""
+INTENT_WITHIN = 1.0
+"""Seconds that an intent waits for a database; not at all while the lease is uncertain or the journal taken over."""
 SLICE = 0.5
 """Seconds of patience that are looked at together: if they took twice as long, it was the loop and not the disk."""
 LATE_MOST = 20
@@ -49,6 +57,8 @@ RETRY = 1.0
 """Seconds until a failed transaction is tried again."""
 SIGN_OF_LIFE = 300.0
 """Seconds of silence after which the session notes that it lives; the age of external ids counts from there."""
+MOMENT = 0.001
+"""Seconds by which a beat may be early."""
 KEPT_MOST = 200_000
 """Rows that are kept while the journal cannot write; beyond them the oldest are dropped."""
 
@@ -67,6 +77,7 @@ class Journal:
         wall: Callable[[], float],
         prefix: str,
         left: LeftBehind | None = None,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self.path = path
         self.left: LeftBehind = LeftBehind() if left is None else left
@@ -80,6 +91,12 @@ class Journal:
         self._session = begun.session
         self._first_attempt = begun.attempt
         self._next = begun.number
+        self._clock = clock
+        self._lease = None if begun.lease is None else Lease(begun.lease, begun.claimed_at)
+        self._where = "disk" if self._lease is None else "database"
+        self._retry = RETRY if self._lease is None else min(RETRY, self._lease.seconds / 6)
+        self._noted_at = trio.current_time()  # when the session last noted that it lives
+        self.over: trio.Event = trio.Event()  # set when the journal is another's
         self._durable = begun.number - 1  # every number up to here is on the disk
         self._gathered = 0  # counts transactions
         self._flushed = 0  # what was gathered up to this one is on the disk
@@ -100,6 +117,24 @@ class Journal:
         """True if it does not record all of it."""
         return self.failure is not None or self._dropped
 
+    @property
+    def lease(self) -> LeaseState | None:
+        """How the session's claim to the journal stands now; None if nobody can take it over."""
+        return None if self._lease is None else self._lease.state(self._clock())
+
+    @property
+    def has_lease(self) -> bool:
+        """True if others can take the journal over."""
+        return self._lease is not None
+
+    @property
+    def taken_over(self) -> TakenOver | None:
+        """What to raise because the journal is another's by now; None while it is not."""
+        return TakenOver(str(self.failure)) if isinstance(self.failure, TakenOver) else None
+
+    def _is_sure(self) -> bool:
+        return self.lease in (None, LeaseState.SURE)
+
     # For scopes
 
     async def hold(self, request: CancelRequest, clock: OffsetInterval | None = None) -> None:
@@ -111,10 +146,11 @@ class Journal:
 
         Raises:
             JournalError: it cannot be recorded now. Do not place the order.
+            TakenOver: the journal is another's by now.
 
         Cancelled: the order is not held. Do not place it.
         """
-        if self.failure is not None:
+        if self.failure is not None or not self._is_sure():
             self._refuse()
         older = self._held.get(request)
         number = self._next
@@ -126,8 +162,8 @@ class Journal:
         self._held[request] = number  # now, so that it can be released while it waits
         durable = False
         try:
-            await self._until(lambda: self._durable >= number)
-            if self._durable < number:
+            await self._until(lambda: self._durable >= number, PATIENCE, while_sure=True)
+            if self._durable < number or not self._is_sure():
                 self._refuse()
             durable = True
         finally:
@@ -160,12 +196,15 @@ class Journal:
 
         Raises:
             JournalError: they cannot be recorded now; they will be once the journal can be written.
+            TakenOver: the journal is another's by now.
 
         Cancelled: they are recorded all the same.
         """
         gathered = self._gathered + 1
         if self.failure is None:
-            await self._until(lambda: self._flushed >= gathered)
+            await self._until(lambda: self._flushed >= gathered, PATIENCE)
+        if (over := self.taken_over) is not None:
+            raise over
         if self._flushed < gathered:
             raise JournalError(
                 f"The journal {self.path} cannot be written ({self.failure}), so that it is not recorded yet that the "
@@ -255,7 +294,12 @@ class Journal:
         else:  # all of them were intended before
             last = max(pending.intent for pending in admitted)
         if self.failure is None:
-            await self._until(lambda: self._durable >= last)
+            patience = PATIENCE if self._lease is None else INTENT_WITHIN
+            await self._until(lambda: self._durable >= last, patience, while_sure=True)
+        if self._durable < last:
+            for pending in admitted:
+                if pending.intent > self._durable:
+                    pending.unrecorded = True
 
     def written(self, orders: list[OrderCancel], unanswered: Iterable[LiveAttempt]) -> None:
         """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
@@ -318,16 +362,22 @@ class Journal:
             self._lazy = True
             self._wakeup.ring()
 
-    async def _until(self, is_durable: Callable[[], bool]) -> None:
-        """Return when that is durable, or the journal has failed."""
-        patience, late = PATIENCE, 0
-        while self.failure is None and not is_durable():
+    async def _until(self, is_durable: Callable[[], bool], seconds: float, *, while_sure: bool = False) -> None:
+        """Return when that is durable, the journal has failed, or the lease is not sure any more, if that counts.
+
+        Args:
+            is_durable: returns True if it is.
+            seconds: after which the journal has failed.
+            while_sure: whether it is only waited for while the lease is sure.
+        """
+        patience, late = seconds, 0
+        while self.failure is None and not is_durable() and (self._is_sure() or not while_sure):
             if patience <= 0 or late > LATE_MOST:
                 for _ in range(3):  # what has come meanwhile: the thread's end, the task's turn, ours
                     await trio.lowlevel.checkpoint()
                 if is_durable():
                     return
-                self._fail(TimeoutError(f"the disk took longer than {PATIENCE:g} s"))
+                self._fail(TimeoutError(f"the {self._where} took longer than {seconds:g} s"))
                 return
             self._urgent = True
             self._wakeup.ring()
@@ -341,6 +391,13 @@ class Journal:
                 late += 1
 
     def _refuse(self) -> None:
+        if (over := self.taken_over) is not None:
+            raise over
+        if self.failure is None:
+            raise JournalError(
+                f"The journal {self.path} may be another session's by now: the database has not confirmed for too long "
+                "that it is this one's, so that no new order can be held; do not place it. Cancels go on."
+            )
         raise JournalError(
             f"The journal {self.path} cannot be written ({self.failure}), so that no new order can be held; "
             "do not place it. Cancels go on."
@@ -361,7 +418,10 @@ class Journal:
                 while not closing:
                     await self._wait()
                     closing = self._closing
-                    await self._commit()
+                    if self.over.is_set():
+                        self._changes, self._lazy = Changes(), False
+                    else:
+                        await self._commit()
             except Exception as error:
                 self._fail(error)
             await self._run_sync(self._store.close)
@@ -377,16 +437,22 @@ class Journal:
 
     async def _wait(self) -> None:
         """Wait until something is to be written."""
+        if self.over.is_set():
+            await self._wakeup.wait()
+            return
         if self.failure is not None:
-            with trio.move_on_after(RETRY):
+            with trio.move_on_after(self._retry):
                 while not self._closing:
                     await self._wakeup.wait()
             return
         if not self._lazy and not self._urgent and not self._closing:
-            with trio.move_on_after(SIGN_OF_LIFE) as silence:
+            silent = SIGN_OF_LIFE if self._lease is None else max(0.0, self._lease.beat_at - self._clock())
+            with trio.move_on_after(silent) as silence:
                 await self._wakeup.wait()
             if silence.cancelled_caught:
-                self._changes.alive = micros(self._wall())
+                if self._lease is None or trio.current_time() - self._noted_at >= SIGN_OF_LIFE:
+                    self._noted_at = trio.current_time()
+                    self._changes.alive = micros(self._wall())
                 return
         if not self._urgent and not self._closing:
             with trio.move_on_after(LAZY):
@@ -398,16 +464,26 @@ class Journal:
         changes = self._gather()
         self._gathered = gathered = self._gathered + 1
         error: Exception | None = None
-        if changes:
+        lease, sent_at = self._lease, self._clock()
+        beats = lease is not None and (self.failure is not None or sent_at >= lease.beat_at - MOMENT)
+        if changes or beats:
+            if lease is not None:
+                lease.sending(sent_at)
             try:
                 await self._run_sync(self._store.commit, changes)
+            except TakenOver as caught:
+                self._end(caught)
+                return
             except Exception as caught:  # whatever it is, it is not for a cancel to fail for
                 error = caught
+            if error is None and lease is not None:
+                lease.confirmed(sent_at)  # from before it was sent: whoever watches has seen it later
         if error is None:
             self._durable = up_to
             self._flushed = gathered
             if self.failure is not None:
                 self.failure = None
+                self._lazy = self._lazy or bool(self._changes)  # what came up meanwhile has rung for nobody
                 log(logging.WARNING, "the journal %s can be written again", self.path)
         else:
             self._keep(changes)
@@ -452,6 +528,15 @@ class Journal:
         if known is None:
             text = "the journal %s cannot be written (%s): cancels go on unrecorded, new holds are refused"
             log(logging.ERROR, text, self.path, error)
+
+    def _end(self, error: TakenOver) -> None:
+        """Note that the journal is another's, for good."""
+        assert self._lease is not None
+        self._lease.lost()
+        self.failure = error
+        log(logging.ERROR, "%s", error)
+        self.over.set()
+        self._tell()
 
     def _tell(self) -> None:
         self._turn.set()

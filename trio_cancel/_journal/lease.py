@@ -55,6 +55,11 @@ STEPS: dict[LeaseState, frozenset[LeaseState]] = {
 """Which state each leads to."""
 
 
+def commit_within(lease: float) -> float:
+    """Return the seconds after which a beat that has not come through is given up and sent anew."""
+    return min(2.0, lease * 2 / BEATS)
+
+
 class Lease:
     """One session's. Times are seconds of one clock, :func:`steady`'s.
 
@@ -84,11 +89,6 @@ class Lease:
     def beat_at(self) -> float:
         """When the next beat is due."""
         return self._tried_at + self.seconds / BEATS
-
-    @property
-    def commit_within(self) -> float:
-        """Seconds after which a beat that has not come through is given up and sent anew."""
-        return min(2.0, self.seconds * 2 / BEATS)
 
     def sending(self, now: float) -> None:
         """Note that a beat is sent now."""

@@ -19,11 +19,14 @@ from typing import TypeVar
 
 import trio
 
+from trio_cancel._journal.address import shown
 from trio_cancel._journal.journal import Journal, RunSync, log
+from trio_cancel._journal.lease import steady
 from trio_cancel._journal.left import LeftBehind, names_of
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import Begun, Changes, micros
 from trio_cancel._journal.store import Account, JournalStore, StoreFailed
+from trio_cancel._journal.stores import LEASE
 from trio_cancel._journal.stores import open_store as open_any
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._trio.background import open_background
@@ -181,7 +184,9 @@ async def open_journal(
     wall: Callable[[], float],
     *,
     run_sync: RunSync | None = None,
-    open_store: OpenStore = open_any,
+    open_store: OpenStore | None = None,
+    lease: float = LEASE,
+    clock: Callable[[], float] = steady,
 ) -> AsyncGenerator[Journal]:
     """Open a journal for one session, as an async context manager; its block's exception comes out as it is.
 
@@ -193,13 +198,17 @@ async def open_journal(
         prefix: what the session's request ids begin with.
         wall: returns Unix seconds.
         run_sync: runs what blocks; a thread if None.
-        open_store: opens it.
+        open_store: opens it; what its address says if None.
+        lease: seconds, for a journal in a database.
+        clock: returns the seconds of the clock that leases are measured on.
 
     Raises:
         JournalError: on entering, if it cannot be used, or could not be opened within ``OPENING`` seconds.
 
     Cancelled: while entering, within ``AT_WORK`` seconds; a thread that is at work then closes what it opens.
     """
+    if open_store is None:
+        open_store = partial(open_any, lease=lease)
     in_background = _here
     if run_sync is None:
         run_sync, in_background = _Thread(), _in_background
@@ -221,10 +230,10 @@ async def open_journal(
             raise
         if opening.cancelled_caught:
             raise JournalError(
-                f"The journal {os.fspath(path)} could not be opened within {OPENING:g} s; check the disk that it is "
-                "on, or name another file."
+                f"The journal {shown(path)} could not be opened within {OPENING:g} s; check the disk or the "
+                "database that it is on, or name another one."
             )
-        journal = Journal(os.fspath(path), custody, run_sync, wall, prefix, custody.left)
+        journal = Journal(shown(path), custody, run_sync, wall, prefix, custody.left, clock)
         if journal.left and not isinstance(path, MovedJournal):
             _warn_of_left(journal)
         scope = trio.CancelScope(shield=True)
@@ -273,8 +282,8 @@ def _warn_of_left(journal: Journal) -> None:
 
 
 def opener(
-    path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials
+    path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials, lease: float
 ) -> Callable[[str, Callable[[], float]], AbstractAsyncContextManager[Journal]]:
     """Return what opens the journal at ``path`` for a session of this account."""
     account = Account(path.url, credentials) if isinstance(path, MovedJournal) else Account.of(endpoint, credentials)
-    return partial(open_journal, path, account)
+    return partial(open_journal, path, account, lease=lease)

@@ -38,7 +38,7 @@ from trio_cancel._journal.database import (
     settings_of,
     warn_of,
 )
-from trio_cancel._journal.lease import Lease, steady
+from trio_cancel._journal.lease import commit_within, steady
 from trio_cancel._journal.postgres_rows import LAST, forget, left_of, names_left, tables_of
 from trio_cancel._journal.rows import Begun, Changes, Tables
 from trio_cancel._journal.schema import make
@@ -368,16 +368,14 @@ class Store:
 
     Attributes:
         begun: where the session goes on.
-        lease: what its claim to the journal rests on.
         journal: the journal's number in the database.
     """
 
-    def __init__(self, server: Server, journal: int, begun: Begun, lease: Lease, known: Settings) -> None:
+    def __init__(self, server: Server, journal: int, begun: Begun, lease: float, known: Settings) -> None:
         self.begun: Begun = begun
-        self.lease: Lease = lease
         self.journal: int = journal
         self._server = server
-        self._seconds = lease.commit_within
+        self._seconds = commit_within(lease)
         self._process = os.getpid()
         self._over = False
         with _registry:
@@ -411,12 +409,13 @@ class Store:
             begun = None
             while begun is None:
                 row = _wait_until_free(connection, server, row)
-                claim = Lease(lease, steady())
+                claimed_at = steady()
                 with connection.transaction() as cursor:
                     begun = _take(cursor, row, prefix, now, lease)
                     if begun is None:  # somebody else was quicker
                         row = _look(cursor, row.id)
-        return cls(server, row.id, begun, claim, known)
+        begun = attrs.evolve(begun, lease=lease, claimed_at=claimed_at)
+        return cls(server, row.id, begun, lease, known)
 
     def commit(self, changes: Changes) -> None:
         """Commit; see ``JournalStore``. What has no rows says that the session lives."""
@@ -446,12 +445,27 @@ class Store:
                 "the journal %s could not be let go of (%s)", self._server.shown, reason(error, self._server)
             )
 
+    def _acknowledge(self) -> None:
+        """Say that the session has ended that was taken over: it places nothing any more, so that nobody need ask."""
+        try:
+            with self._shared.using(self._seconds) as connection, connection.transaction() as cursor:
+                cursor.execute(
+                    "UPDATE trio_cancel.session SET acknowledged = clock_timestamp() "
+                    "WHERE journal = %s AND number = %s",
+                    (self.journal, self.begun.session),
+                )
+        except (psycopg.Error, CommitInDoubt, StoreFailed, OSError) as error:
+            logger.warning(
+                "the journal %s could not be told that its old session has ended (%s)",
+                self._server.shown,
+                reason(error, self._server),
+            )
+
     def close(self) -> None:
         """Let go of the journal, and of the connection if no other session uses it."""
         if self._process != os.getpid():
             return
-        if not self._over:
-            self._free()
+        self._acknowledge() if self._over else self._free()
         with _registry:
             self._shared.users -= 1
             if not self._shared.users:

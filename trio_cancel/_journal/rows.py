@@ -155,12 +155,16 @@ class Begun:
         number: the number of its first hold or intent.
         attempt: what its requests' numbers are added to.
         left: the rows that tell what earlier sessions left; None if they left nothing.
+        lease: seconds that the session's claim lasts after each beat; None if nobody can take the journal over.
+        claimed_at: when the transaction was sent that began the session, on the clock of leases.
     """
 
     session: int
     number: int
     attempt: int
     left: Tables | None = None
+    lease: float | None = None
+    claimed_at: float = 0.0
 
 
 def spread(

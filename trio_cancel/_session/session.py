@@ -16,7 +16,8 @@ Task tree at rest::
 
 With lookups there is one more, which makes them. With a journal there are two more: its own task
 (``_journal.opening``), and in the connection nursery the write-ahead, which has intents made durable before the writer
-gets their orders. An order scope that is being left adds its drain.
+gets their orders. With a journal that others can take over there is one that waits for that. An order scope that is
+being left adds its drain.
 
 The body is no child of these tasks and they are no children of the scopes around it: a scope that fires around
 ``open_trading_ws`` cancels the body only, whose clean-up can still use the connection. Only :meth:`Session.close` ends
@@ -90,6 +91,9 @@ class Ending(Protocol):
     def end(self) -> trio.Event:
         """Cancel what it holds as if its block were left now; the event is set when it is done."""
 
+    def cut_off(self) -> None:
+        """Cancel its block: what it holds is others' to cancel now."""
+
 
 class Session:
     """The tasks behind one ``open_trading_ws`` block."""
@@ -112,6 +116,7 @@ class Session:
         self.state: SessionState = SessionState.CONNECTING
         self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not repeat
         self.ending: bool = False  # the block has ended: no further scope is opened
+        self.told_taken_over: bool = False  # an exception has told the program that its journal is another's
         self.failure: TradingError | None = None
         self.interruption: BaseException | None = None  # KeyboardInterrupt or SystemExit, which is to end the block
         self._dialing = dialing
@@ -256,6 +261,8 @@ class Session:
                     nursery.start_soon(self._look_task)
                     if self.lookups is not None:
                         nursery.start_soon(self.lookups.run)
+                    if self.journal is not None and self.journal.has_lease:
+                        nursery.start_soon(self._taken_over_task, self.journal)
                     nursery.start_soon(self._connections_task)
         finally:
             if boundary.error is not None and not self._log_failure("the session's tasks failed", boundary.error):
@@ -294,6 +301,18 @@ class Session:
                 if not self._log_failure("the session's timer failed", boundary.error):
                     self._fail(ConnectionLost(f"the session's timer failed ({describe(boundary.error)})"))
                 alarm.set(now + 1)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _taken_over_task(self, journal: Journal) -> None:
+        """Once the journal is another's: cancel by the venue's ids only, and end the blocks that place orders."""
+        await journal.over.wait()
+        error = journal.taken_over
+        assert error is not None
+        self.engine.only_by_id(error)
+        for scope in list(self.scopes):
+            with Boundary() as boundary:
+                scope.cut_off()
+            self._log_failure("the block of an order scope could not be cancelled", boundary.error)
 
     @trio.lowlevel.enable_ki_protection
     async def _connections_task(self) -> None:

@@ -123,6 +123,8 @@ class _Outcome(_Named, frozen=True, kw_only=True):
             that took effect.
         seen: what the last lookup saw and when, if the order was looked up and this did not settle it; None else. It
             may be outdated, and by external id it may be another order that has or had this name.
+        unrecorded: True if there is a journal that could not record in time that this order was to be canceled, so that
+            the request went out before: nobody would learn of it after a crash.
     """
 
     kind: ClassVar[str]
@@ -131,6 +133,7 @@ class _Outcome(_Named, frozen=True, kw_only=True):
     error: VenueReply | None = None
     after_unanswered: bool = False
     seen: OrderState | None = None
+    unrecorded: bool = False
 
     @property
     def final(self) -> bool:
@@ -451,4 +454,11 @@ def not_surely(closed: Canceled | AlreadyClosed) -> Unknown:
         said = "the order with this external id is closed"
     text = f"the venue says that {said}; it may be an older one than the one that was added"
     cause = NotSurelyThisOrder(text, closed=closed)
-    return Unknown(name, closed.attempts, error=closed.error, after_unanswered=closed.after_unanswered, cause=cause)
+    return Unknown(
+        name,
+        closed.attempts,
+        error=closed.error,
+        after_unanswered=closed.after_unanswered,
+        unrecorded=closed.unrecorded,
+        cause=cause,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +180,8 @@ async def test_a_dismissal_on_a_broken_journal_is_told(
         store.commit(Changes(holds=[(1, 1, 1, "a", now, -10_000, 10_000)]))
         left = read_left(store)
         store.begun = attrs.evolve(store.begun, session=2, number=2, left=left)
-        monkeypatch.setattr(
-            opening, "open_journal", lambda *args: open_journal(*args, run_sync=Executor(), open_store=store.open)
-        )
+        in_memory = partial(open_journal, run_sync=Executor(), open_store=store.open)
+        monkeypatch.setattr(opening, "open_journal", in_memory)
         await trio.sleep(15)  # longer than the two clocks can differ
         venue.book.create(external_id="a")
         async with venue.open(journal="in memory") as ws:
