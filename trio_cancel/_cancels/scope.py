@@ -342,8 +342,8 @@ class OrderScope:
             return error
         try:
             return None if self._block.__exit__(kind, error, traceback) else error
-        except BaseException as rest:  # what else was in a group with it
-            return rest
+        except BaseException as rest:  # noqa: ASYNC103 - what else was in a group with it; the caller raises it
+            return rest  # noqa: ASYNC104 - the same
 
     def _raise_taken_over(self, over: TakenOver, report: CancelReport, error: BaseException | None) -> None:
         """Let the program know, whatever its block did; only what ends the program comes out instead."""
