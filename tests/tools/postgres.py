@@ -152,6 +152,22 @@ class Cluster:
                 process.send_signal(how)
             process.wait(STARTING)
 
+    @contextmanager
+    def standby(self) -> Generator[Cluster]:
+        """Make a standby of this server, which runs; to be started. It follows as well as it can."""
+        directory = _directory()
+        try:
+            other = Cluster(self._binaries, directory)
+            source = f"--dbname=host={self.directory} port={self.port} user={ADMIN} application_name=standby"
+            self.run("pg_basebackup", "-D", str(other.data), "-R", "--checkpoint=fast", "--no-sync", source)
+            other.configure(unix_socket_directories=str(directory), recovery_target_timeline="latest")
+            try:
+                yield other
+            finally:
+                other.stop()
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
     def pause(self) -> None:
         """Stop the server's processes where they are."""
         for pid in self.pids():
@@ -225,6 +241,14 @@ class Database:
     def execute(self, *statements: str) -> list[Any]:
         """Run statements in it as the superuser, each by itself; return the rows of the last one."""
         return self.cluster.execute(*statements, database=self.name)
+
+
+def _directory() -> Path:
+    """Make a directory for a server's files; in /tmp, because the name of a socket has to be short."""
+    directory = Path(tempfile.mkdtemp(prefix="trio-cancel-pg-", dir="/tmp"))
+    if os.geteuid() == 0:
+        shutil.chown(directory, "nobody")
+    return directory
 
 
 @contextmanager

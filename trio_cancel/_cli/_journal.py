@@ -21,6 +21,7 @@ from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._page import build_page
 from trio_cancel._cli._stdout import why_of, write_stdout
 from trio_cancel._cli._tally import NAMED_MOST, Status
+from trio_cancel._journal.address import check_address, title_of
 from trio_cancel._journal.reading import (
     DISMISSED,
     JournalCancel,
@@ -56,7 +57,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def journal(
-    journal: Annotated[str, Parameter(name="FILE", help="The file that open_trading_ws(journal=...) wrote.")],
+    journal: Annotated[
+        str, Parameter(name="FILE", help="What open_trading_ws(journal=...) was given: a file, or postgresql://....")
+    ],
     /,
     *,
     left: Annotated[bool, Parameter(negative="", help="Only orders that were left held or unsettled.")] = False,
@@ -113,6 +116,7 @@ def journal(
         if left or order or since is not None or session is not None or json or csv or html is not None:
             raise UsageError("--compact takes no other option than --days.")
         return _compact(journal, days)
+    check_address(journal)
     chosen = Choice(left, order, None if since is None else _moment_of(since, time.time()), session)
     contents = read_journal(journal)
     missing = chosen.check(contents)
@@ -120,7 +124,7 @@ def journal(
     orders = chosen.of(contents)
     if html is not None:
         states = {one.number: state_of(one, contents, writing) for one in contents.sessions}
-        _write_page(html, journal, build_page(contents, orders, states, os.path.basename(journal)))
+        _write_page(html, journal, build_page(contents, orders, states, title_of(journal)))
         lines: Iterator[str] = iter(())
     elif csv or json:
         lines = _csv_lines(orders) if csv else _json_lines(orders)
@@ -176,11 +180,13 @@ def _is_database(path: str) -> bool:
 def _compact(journal: str, days: float) -> int:
     if not 0 <= days <= _DAYS_MOST:
         raise UsageError("--days needs a number of days, 0 or more.")
+    check_address(journal)
     real = os.path.realpath(journal)
     before = os.path.getsize(real) if os.path.isfile(real) else 0
     gone = compact_journal(journal, micros(time.time() - days * 86_400))
     records = "1 record" if gone == 1 else f"{gone:,} records"
-    say(f"{records} (holds and cancels) forgotten; the file had {before:,} bytes and has {os.path.getsize(real):,}")
+    sizes = f"; the file had {before:,} bytes and has {os.path.getsize(real):,}" if os.path.isfile(real) else ""
+    say(f"{records} (holds and cancels) forgotten{sizes}")
     return Status.OK
 
 

@@ -5,7 +5,6 @@ What is canceled, and what an answer means for it, is the library's (``_cancels.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
@@ -25,9 +24,11 @@ from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import CaFile, EnvFile, GiveUpAfter, NoRetry, Proxy, Rate, Venue, find_tunnel, trust
 from trio_cancel._client import TradingWS
+from trio_cancel._journal.address import check_address, shown
 from trio_cancel._journal.opening import MovedJournal
 from trio_cancel._journal.reading import read_journal
 from trio_cancel._journal.resume import Plan, plan_resume
+from trio_cancel._journal.stores import is_missing
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._values.models import CancelRequest, Credentials
 from trio_cancel._values.observer import Observer
@@ -35,11 +36,13 @@ from trio_cancel._values.outcomes import NotSent, Outcome
 
 
 async def resume(
-    journal: Annotated[str, Parameter(name="FILE", help="The file that open_trading_ws(journal=...) wrote.")],
+    journal: Annotated[
+        str, Parameter(name="FILE", help="What open_trading_ws(journal=...) was given: a file, or postgresql://....")
+    ],
     /,
     *,
     missing_ok: Annotated[
-        bool, Parameter(negative="", help="Status 0 if there is no such file yet: the bot has not run before.")
+        bool, Parameter(negative="", help="Status 0 if there is no such journal yet: the bot has not run before.")
     ] = False,
     url: Annotated[
         str | None, Parameter(metavar="URL", group=CONNECTION, help="The venue, if it is not where the journal says.")
@@ -64,8 +67,9 @@ async def resume(
     cancel; 2 also if the journal cannot be used, is another account's, or its process lives.
     """
     use_env_file(env_file)
-    if missing_ok and _is_missing(journal):
-        say(f"there is no journal at {clean(journal)} yet: nothing was left")
+    check_address(journal)
+    if missing_ok and is_missing(journal):
+        say(f"there is no journal at {clean(shown(journal))} yet: nothing was left")
         return Status.OK
     contents = read_journal(journal)
     now = time.time()
@@ -109,13 +113,6 @@ async def resume(
     if failed:
         say("the journal could not record all of it; once it can be written, run this again")
     return output.summarize(run)
-
-
-def _is_missing(journal: str) -> bool:
-    """Return True if there is nothing yet, in a directory that is there, so that the bot will make the journal."""
-    real = os.path.realpath(journal)
-    parts = (real, f"{real}-wal")  # the second without the first: the journal was moved, and something may be left
-    return os.path.isdir(os.path.dirname(real)) and not os.path.isdir(real) and not any(map(os.path.lexists, parts))
 
 
 @attrs.define(eq=False)

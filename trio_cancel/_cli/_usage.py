@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 from cyclopts import CoercionError, CycloptsError, UnusedCliTokensError
 from cyclopts.exceptions import MissingArgumentError, UnknownCommandError
 
 from trio_cancel._cli._failure import clean, short
 
 _SHOWN = 3
+_USER = re.compile(r"(?<=:)//[^/?#]*@")
+"""A user and a password in a url, which are not shown."""
 
 
 def usage_text(error: CycloptsError) -> str:
     """Return what is wrong, as a sentence."""
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        tokens = [f'"{short(clean(token), 60)}"' for token in error.unused_tokens]
+        tokens = [f'"{short(clean(_USER.sub("//", token)), 60)}"' for token in error.unused_tokens]
         more = f" and {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
         return f"Unexpected argument{'s' * (len(tokens) > 1)}: {', '.join(tokens[:_SHOWN])}{more}."
     if isinstance(error, MissingArgumentError) and error.argument is not None:

@@ -77,6 +77,12 @@ def shown(address: str | os.PathLike[str]) -> str:
     return os.fspath(address) if server is None else server.shown
 
 
+def title_of(address: str | os.PathLike[str]) -> str:
+    """Return a short name for a journal: its file's, or its own in its database."""
+    server = server_of(address)
+    return os.path.basename(os.fspath(address)) if server is None else server.name
+
+
 def check_address(journal: object) -> None:
     """Refuse what cannot be the address of a journal.
 

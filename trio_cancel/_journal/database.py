@@ -139,7 +139,8 @@ class Connection:
 
     def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
         if notice.sqlstate == WARNING_OF_COMMIT and notice.severity_nonlocalized == "WARNING":
-            self._warnings.append(notice.message_primary or "a warning")
+            said = (notice.message_primary, notice.message_detail)
+            self._warnings.append(": ".join(text for text in said if text) or "a warning")
 
     def one(self, query: LiteralString, values: dict[str, Any] | None = None) -> tuple[Any, ...]:
         """Run one statement as a transaction of its own; return its only row.

@@ -641,6 +641,17 @@ def compact(server: Server, before: int) -> int:
                 row = seen
 
 
+def is_missing(server: Server) -> bool:
+    """Return True if the database has no journal of this name."""
+    with (
+        explained(server),
+        connected(server, write=False) as connection,
+        connection.transaction(write=False) as cursor,
+    ):
+        check_version(cursor, server)
+        return cursor.execute(f"{_ROW} WHERE name = %s", (server.name,)).fetchone() is None
+
+
 def is_written(server: Server) -> bool:
     """Return True if a session has written the journal, or said that it lives, within its lease."""
     query: LiteralString = (

@@ -83,6 +83,23 @@ def is_written(address: str | os.PathLike[str]) -> bool | None:
     return postgres.is_written(server)
 
 
+def is_missing(address: str | os.PathLike[str]) -> bool:
+    """Return True if there is nothing yet where a session would make a journal.
+
+    Raises:
+        JournalError: the database cannot be asked.
+    """
+    server = server_of(address)
+    if server is None:
+        real = os.path.realpath(address)
+        parts = (real, f"{real}-wal")  # the second without the first: the journal was moved, and something may be left
+        return os.path.isdir(os.path.dirname(real)) and not os.path.isdir(real) and not any(map(os.path.lexists, parts))
+    _check_driver()
+    from trio_cancel._journal import postgres
+
+    return postgres.is_missing(server)
+
+
 def _check_driver() -> None:
     try:
         import psycopg  # noqa: F401 - only whether it can be
