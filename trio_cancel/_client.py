@@ -91,6 +91,16 @@ class TradingWS:
         return None if journal is None else journal.lease
 
     @property
+    def guarded(self) -> bool | None:
+        """Whether a guard with this account's credentials watches the journal, and cancels what is held if we die.
+
+        None unless the journal is in a database. It takes up to two beats of ours to be known after a guard has begun,
+        and 5 s after it has ended.
+        """
+        journal = self._session.journal
+        return None if journal is None else journal.guarded
+
+    @property
     def left_behind(self) -> tuple[JournalOrder, ...]:
         """The orders that sessions before this one left in its journal, and that are not settled or dismissed yet.
 

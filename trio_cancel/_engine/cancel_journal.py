@@ -26,6 +26,10 @@ class CancelJournal(Protocol):
     def taken_over(self) -> TakenOver | None:
         """What to raise because others have done so; None while it is ours."""
 
+    @property
+    def asks_first(self) -> bool:
+        """True for a moment after this process stood still: whether the journal is ours still is being asked."""
+
     # Of scopes
 
     def check_free(self, request: CancelRequest) -> None:

@@ -109,7 +109,7 @@ class Engine:
         self._queue = self._in_flight.queue
         self._counters = self._in_flight.counters
         self.read: Callable[[Iterable[bytes | str], int, float, float], None] = self._replies.read
-        self._not_ours: BaseException | None = None  # why nothing is written by external id
+        self._journal = journal
         self._down_since: float | None = 0.0
         self._down_because: BaseException | None = None
         self._up_since = -math.inf
@@ -561,17 +561,15 @@ class Engine:
 
     # A journal that was taken over
 
-    def only_by_id(self, cause: BaseException) -> None:
-        """From now on write nothing by external id: the name may be an order's of whoever has our orders now.
-
-        What was written by one before may still be answered. Nothing leads back.
-        """
-        self._not_ours = cause
-        self.wakeup.ring()
-
     def _why_not_ours(self, pending: OrderCancel) -> BaseException | None:
-        # Also where a lookup has told the venue's id: it may have told that of the newer order of this name.
-        return None if pending.request.id is not None else self._not_ours
+        """Return why an order is not written any more: its name may be another's of whoever has our orders now.
+
+        That goes for what was asked for by external id, also where a lookup has told the venue's id: it may have told
+        that of the newer order of this name. What was written before may still be answered.
+        """
+        if self._journal is None or pending.request.id is not None:
+            return None
+        return self._journal.taken_over
 
     def _give_away(self, pending: OrderCancel, cause: BaseException, now: float) -> None:
         if self._in_flight.can_still_be_answered(pending):

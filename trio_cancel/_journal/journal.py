@@ -32,7 +32,7 @@ from typing import Any
 import trio
 
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
-from trio_cancel._journal.lease import Lease, LeaseState, steady
+from trio_cancel._journal.lease import Guards, Lease, LeaseState, steady
 from trio_cancel._journal.left import LeftBehind
 from trio_cancel._journal.reading import DISMISSED
 from trio_cancel._journal.rows import Changes, micros
@@ -48,7 +48,8 @@ LAZY = 0.25
 PATIENCE = 3.0
 """Seconds that an intent, a hold or the release of an order that is kept waits for the disk or the database."""
 INTENT_WITHIN = 1.0
-"""Seconds that an intent waits for a database; not at all while the lease is uncertain or the journal taken over."""
+"""Seconds that an intent waits for a database; not at all once the database does not answer, or the journal is taken
+over."""
 SLICE = 0.5
 """Seconds of patience that are looked at together: if they took twice as long, it was the loop and not the disk."""
 LATE_MOST = 20
@@ -93,6 +94,8 @@ class Journal:
         self._next = begun.number
         self._clock = clock
         self._lease = None if begun.lease is None else Lease(begun.lease, begun.claimed_at)
+        self._guards = Guards()
+        self._asking_since: float | None = None  # trio's clock
         self._where = "disk" if self._lease is None else "database"
         self._retry = RETRY if self._lease is None else min(RETRY, self._lease.seconds / 6)
         self._noted_at = trio.current_time()  # when the session last noted that it lives
@@ -123,6 +126,11 @@ class Journal:
         return None if self._lease is None else self._lease.state(self._clock())
 
     @property
+    def guarded(self) -> bool | None:
+        """Whether a guard watches that can cancel what is held here; None if nobody can take the journal over."""
+        return None if self._lease is None else self._guards.watch(self._clock())
+
+    @property
     def has_lease(self) -> bool:
         """True if others can take the journal over."""
         return self._lease is not None
@@ -131,6 +139,21 @@ class Journal:
     def taken_over(self) -> TakenOver | None:
         """What to raise because the journal is another's by now; None while it is not."""
         return TakenOver(str(self.failure)) if isinstance(self.failure, TakenOver) else None
+
+    @property
+    def asks_first(self) -> bool:
+        """True if the lease has run out unnoticed and the database has not said yet whose the journal is.
+
+        So it is when this process was stopped, or its machine suspended. What it was about to cancel may be another
+        order by now, of a successor's; so it waits for the answer, for ``INTENT_WITHIN`` seconds at most.
+        """
+        if self._lease is None or self.failure is not None or self._is_sure():
+            self._asking_since = None
+            return False
+        now = trio.current_time()
+        if self._asking_since is None:
+            self._asking_since = now
+        return now - self._asking_since < INTENT_WITHIN
 
     def _is_sure(self) -> bool:
         return self.lease in (None, LeaseState.SURE)
@@ -295,7 +318,7 @@ class Journal:
             last = max(pending.intent for pending in admitted)
         if self.failure is None:
             patience = PATIENCE if self._lease is None else INTENT_WITHIN
-            await self._until(lambda: self._durable >= last, patience, while_sure=True)
+            await self._until(lambda: self._durable >= last, patience)
         if self._durable < last:
             for pending in admitted:
                 if pending.intent > self._durable:
@@ -470,7 +493,7 @@ class Journal:
             if lease is not None:
                 lease.sending(sent_at)
             try:
-                await self._run_sync(self._store.commit, changes)
+                guards = await self._run_sync(self._store.commit, changes)
             except TakenOver as caught:
                 self._end(caught)
                 return
@@ -478,6 +501,7 @@ class Journal:
                 error = caught
             if error is None and lease is not None:
                 lease.confirmed(sent_at)  # from before it was sent: whoever watches has seen it later
+                self._guards.saw(guards, self._clock())
         if error is None:
             self._durable = up_to
             self._flushed = gathered

@@ -60,6 +60,33 @@ def commit_within(lease: float) -> float:
     return min(2.0, lease * 2 / BEATS)
 
 
+GUARD_SILENT = 5.0
+"""Seconds without a beat of theirs from which guards do not count; they beat at least once in a second."""
+
+
+class Guards:
+    """Whether anybody watches a session's journal who has its account's credentials, as far as the session can know.
+
+    Told by what the beats of such guards add up to: if that changes, one of them lives.
+    """
+
+    def __init__(self) -> None:
+        self._beats: int | None = None
+        self._changed_at: float | None = None
+
+    def saw(self, beats: int | None, now: float) -> None:
+        """Note what the beats add up to now; None if there is no guard."""
+        if beats is None:
+            self._changed_at = None
+        elif self._beats is not None and beats != self._beats:
+            self._changed_at = now
+        self._beats = beats
+
+    def watch(self, now: float) -> bool:
+        """Return True if one does."""
+        return self._changed_at is not None and now - self._changed_at < GUARD_SILENT
+
+
 class Lease:
     """One session's. Times are seconds of one clock, :func:`steady`'s.
 

@@ -99,7 +99,7 @@ class _Custody:
         finally:
             self._leave()
 
-    def commit(self, changes: Changes) -> None:
+    def commit(self, changes: Changes) -> int | None:
         """Commit; see ``JournalStore``."""
         with self._guard:
             store = self._store
@@ -107,7 +107,7 @@ class _Custody:
         try:
             if store is None or self._abandoned:
                 raise StoreFailed("it was given up")
-            store.commit(changes)
+            return store.commit(changes)
         finally:
             self._leave()
 

@@ -142,6 +142,7 @@ class _Entry:
         changes: the rows.
         done: set once it is known what became of it.
         error: why it is not recorded, or not surely.
+        guards: what the beats of those add up to that have its account's credentials.
     """
 
     journal: int
@@ -149,6 +150,7 @@ class _Entry:
     changes: Changes
     done: bool = False
     error: Exception | None = None
+    guards: int | None = None
 
 
 class _Shared:
@@ -216,9 +218,10 @@ class _Shared:
         if self._connection is None:
             self._connection = connect(self._server, seconds, known=self.known)
             self.known = settings_of(self._connection)
-        (fenced,) = self._connection.one(*statement_of(some, self._connection.lock))
-        mine = set(fenced or ())
+        fenced, guards = self._connection.one(*statement_of(some, self._connection.lock))
+        mine = dict(zip(fenced or (), guards or (), strict=True))
         for entry in some:
+            entry.guards = mine.get(entry.journal)
             if entry.journal not in mine:
                 entry.error = taken_over(self._server)
 
@@ -242,7 +245,10 @@ class _Shared:
 
 
 def statement_of(some: Sequence[_Entry], lock: str) -> tuple[LiteralString, dict[str, Any]]:
-    """Return the statement that commits the changes of several sessions, and its values. It returns the journals."""
+    """Return the statement that commits the changes of several sessions, and its values.
+
+    It returns the journals that are still theirs, and for each what the beats of its guards add up to.
+    """
     values: dict[str, Any] = {
         "lock": lock,
         "journal": _numbers(entry.journal for entry in some),
@@ -320,7 +326,10 @@ def _statement(used: tuple[str, ...], signs: bool) -> LiteralString:
             ORDER BY fence.account, h.key, h.number DESC
             ON CONFLICT (account, key) DO UPDATE SET journal = excluded.journal, hold = excluded.hold
         )""")
-    parts.append("SELECT (SELECT array_agg(id) FROM fence)")
+    parts.append("""SELECT array_agg(fence.id), array_agg((
+            SELECT sum(g.beat)::bigint FROM trio_cancel.guard_account AS a JOIN trio_cancel.guard AS g ON g.id = a.guard
+            WHERE a.account = fence.account
+        )) FROM fence""")
     return " ".join(parts)
 
 
@@ -417,7 +426,7 @@ class Store:
         begun = attrs.evolve(begun, lease=lease, claimed_at=claimed_at)
         return cls(server, row.id, begun, lease, known)
 
-    def commit(self, changes: Changes) -> None:
+    def commit(self, changes: Changes) -> int | None:
         """Commit; see ``JournalStore``. What has no rows says that the session lives."""
         if self._process != os.getpid():
             raise StoreFailed("this process was forked from the one that opened it")
@@ -429,6 +438,7 @@ class Store:
         except TakenOver:
             self._over = True
             raise
+        return entry.guards
 
     def _free(self) -> None:
         """Let the next session, or a guard if something is left, have the journal at once."""

@@ -6,6 +6,9 @@ of its journal: who writes for an epoch that is over finds no row to update, and
 
 ``name`` says which hold has an external id now, one for each account: the hold that was recorded last under it, in
 whichever journal. Who cancels for another looks there before each attempt.
+
+A guard beats in its row of ``guard`` at least once in a second, and ``guard_account`` says whose credentials it has: so
+that a session can tell whether anybody watches.
 """
 
 from __future__ import annotations
@@ -118,6 +121,17 @@ CREATE TABLE trio_cancel.name (
     journal bigint NOT NULL,
     hold bigint NOT NULL,
     PRIMARY KEY (account, key)
+);
+CREATE TABLE trio_cancel.guard (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text COLLATE "C" NOT NULL,
+    beat bigint NOT NULL DEFAULT 0,
+    seen timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+CREATE TABLE trio_cancel.guard_account (
+    guard bigint NOT NULL REFERENCES trio_cancel.guard ON DELETE CASCADE,
+    account bigint NOT NULL REFERENCES trio_cancel.account,
+    PRIMARY KEY (account, guard)
 );
 INSERT INTO trio_cancel.format SELECT 1, uuid_send(gen_random_uuid());
 """

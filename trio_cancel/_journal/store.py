@@ -60,8 +60,11 @@ class JournalStore(Protocol):
     def begun(self) -> Begun:
         """Where this session goes on."""
 
-    def commit(self, changes: Changes) -> None:
+    def commit(self, changes: Changes) -> int | None:
         """Make all of the changes durable, or none of them.
+
+        Returns:
+            What the beats of the guards add up to that watch the journal; None if there is none.
 
         Raises:
             StoreFailed: it is not certain that they are; they may be committed again.

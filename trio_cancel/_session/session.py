@@ -304,11 +304,9 @@ class Session:
 
     @trio.lowlevel.enable_ki_protection
     async def _taken_over_task(self, journal: Journal) -> None:
-        """Once the journal is another's: cancel by the venue's ids only, and end the blocks that place orders."""
+        """End the blocks that place orders once the journal is another's; the engine does the rest."""
         await journal.over.wait()
-        error = journal.taken_over
-        assert error is not None
-        self.engine.only_by_id(error)
+        self.engine.wakeup.ring()
         for scope in list(self.scopes):
             with Boundary() as boundary:
                 scope.cut_off()

@@ -23,6 +23,10 @@ AHEAD = 0.25
 """Seconds ahead of its turn in the pace that an order's intent is made durable; as long as a slow disk takes."""
 
 
+ASK_AGAIN = 0.005
+"""Seconds until the journal is asked again that is being looked after."""
+
+
 class WriteAhead:
     """Admits orders ahead of the writer, and has their intents made durable first.
 
@@ -65,6 +69,8 @@ class WriteAhead:
 
     def take(self, now: float) -> tuple[list[OrderCancel], float]:
         """Return what is durable and whose turn has come, and when to ask again; it is the writer's then."""
+        if (self._priority or self._bulk) and self._journal.asks_first:
+            return [], now + ASK_AGAIN
         priority, ask_at = self._engine.let_through(self._priority, WRITE_MOST, now)
         if self._priority:
             return priority, ask_at

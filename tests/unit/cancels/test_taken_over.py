@@ -37,11 +37,15 @@ class Shared:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.store = MemoryStore()
         self.executor = Executor()
-        opened = partial(open_journal, run_sync=self.executor, open_store=self._open, clock=trio.current_time)
+        self.moved = 0.0  # seconds for which the process has stood still
+        opened = partial(open_journal, run_sync=self.executor, open_store=self._open, clock=self._clock)
         monkeypatch.setattr(opening, "open_journal", opened)
 
+    def _clock(self) -> float:
+        return trio.current_time() + self.moved
+
     def _open(self, *_: object) -> MemoryStore:
-        self.store.begun = Begun(session=1, number=1, attempt=0, lease=3.0, claimed_at=trio.current_time())
+        self.store.begun = Begun(session=1, number=1, attempt=0, lease=3.0, claimed_at=self._clock())
         return self.store
 
     def take(self) -> None:
@@ -243,6 +247,62 @@ async def test_uncertain_refuses_holds_and_nothing_else(autojump_clock: MockCloc
         assert outcome.kind == "canceled"
         assert outcome.unrecorded
         assert orders.report.journal_failed
+
+
+async def test_a_process_that_wakes_learns_first_whose_its_orders_are(
+    autojump_clock: MockClock, shared: Shared
+) -> None:
+    """It was stopped when it was about to cancel; its successor may have placed an order of that name by now."""
+    async with session() as (venue, ws):
+        venue.book.create(external_id="mm-1")
+        with pytest.raises(TakenOver) as caught:
+            async with ws.open_order_scope() as orders:
+                await orders.add(external_id="mm-1")
+                shared.moved = 10.0
+                shared.executor.seconds = 0.3
+                shared.take()
+        assert caught.value.report is not None
+        assert [outcome.kind for outcome in caught.value.report.outcomes] == ["not_sent"]
+        assert names(venue) == []
+
+
+async def test_a_retry_that_falls_due_meanwhile_waits_as_well(autojump_clock: MockClock, shared: Shared) -> None:
+    async with session() as (venue, ws):
+        venue.book.create(external_id="mm-1")
+        venue.sandbox.fault_on_request(*[Fault.ERROR_503_BEFORE] * 1000)
+        outcomes: list[Any] = []
+
+        async def cancel() -> None:
+            outcomes.append(await ws.try_cancel(external_id="mm-1"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel)
+            await trio.sleep(1.5)
+            before = len(names(venue))
+            assert before > 1
+            shared.moved = 10.0
+            shared.executor.seconds = 0.4
+            shared.take()
+            await trio.sleep(20)
+            assert len(names(venue)) == before
+        assert isinstance(outcomes[0], Unknown)
+        ws._session.told_taken_over = True
+
+
+@pytest.mark.parametrize(("seconds", "unrecorded", "waits"), [(0.3, False, 0.3), (100.0, True, 1.0)])
+async def test_what_it_asks_has_an_end(
+    autojump_clock: MockClock, shared: Shared, seconds: float, unrecorded: bool, waits: float
+) -> None:
+    async with session() as (venue, ws):
+        venue.book.create(external_id="mm-1")
+        await trio.sleep(0.5)
+        shared.moved = 10.0
+        shared.executor.seconds = seconds
+        before = trio.current_time()
+        outcome = await ws.try_cancel(external_id="mm-1")
+        assert (outcome.kind, outcome.unrecorded) == ("canceled", unrecorded)
+        assert waits <= trio.current_time() - before <= waits + 0.05
+        shared.executor.seconds = 0
 
 
 async def test_the_outcome_of_a_cancel_tells_that_it_was_recorded(autojump_clock: MockClock, shared: Shared) -> None:

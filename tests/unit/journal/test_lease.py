@@ -16,7 +16,7 @@ from tests.tools.journals import ACCOUNT, Executor, MemoryStore
 from trio_cancel import CancelRequest, JournalError, LeaseState, TakenOver
 from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._journal.journal import INTENT_WITHIN, PATIENCE, Journal
-from trio_cancel._journal.lease import BEATS, STEPS, SURE_FOR, Lease, commit_within, steady
+from trio_cancel._journal.lease import BEATS, GUARD_SILENT, STEPS, SURE_FOR, Guards, Lease, commit_within, steady
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Begun
 from trio_cancel._journal.store import StoreFailed
@@ -101,6 +101,23 @@ def test_nobody_may_take_it_while_it_is_sure(events: list[tuple[str, float]], on
             lease.confirmed(sent)
         if now >= seen_at + lease.seconds:
             assert lease.state(now) is not SURE
+
+
+def test_a_guard_is_known_by_its_beats() -> None:
+    guards = Guards()
+    assert not guards.watch(0)
+    guards.saw(7, 1)
+    assert not guards.watch(1), "it may have died long ago"
+    guards.saw(7, 2)
+    assert not guards.watch(2)
+    guards.saw(8, 3)
+    assert guards.watch(3)
+    guards.saw(8, 4)
+    assert guards.watch(3 + GUARD_SILENT - 0.1)
+    assert not guards.watch(3 + GUARD_SILENT)
+    guards.saw(9, 10)
+    guards.saw(None, 11)
+    assert not guards.watch(11)
 
 
 def test_the_clock_of_leases_never_goes_back() -> None:
