@@ -275,8 +275,15 @@ def _each(server: Server) -> Iterator[str]:
         yield make_conninfo("", **given, **{key: value for key, value in one.items() if value})
 
 
-def warn_of(found: Settings, shown: str) -> None:
-    """Say what voids the promise that what is recorded outlives a machine."""
+_warned: set[str] = set()
+
+
+def warn_of(found: Settings, server: Server) -> None:
+    """Say what voids the promise that what is recorded outlives a machine; once in a process."""
+    shown = server.shown.partition("?")[0]
+    if shown in _warned:
+        return
+    _warned.add(shown)
     if not found.safe:
         logger.warning(
             "the database %s has fsync or full_page_writes off: what is recorded in it may be lost when its machine "

@@ -411,7 +411,7 @@ class Store:
         """
         with explained(server), connected(server) as connection:
             known = settings_of(connection)
-            warn_of(known, server.shown)
+            warn_of(known, server)
             with connection.transaction() as cursor:
                 check_version(cursor, server)
                 row = _find(cursor, server, account, lease)
