@@ -30,12 +30,15 @@ import pytest
 import trio
 
 import trio_cancel
+from tests.tools.postgres import RIGHTS
 from trio_cancel import open_trading_ws
 from trio_cancel._cli._app import Call
 from trio_cancel._cli._help import MANUALS
 from trio_cancel._engine import rate as _pacing
 from trio_cancel._engine import replies as _inbox
 from trio_cancel._journal import journal as _journal
+from trio_cancel._journal import lease as _lease
+from trio_cancel._journal import store as _store
 from trio_cancel._session import connection as _connection
 from trio_cancel._session import session as _session
 from trio_cancel._session import writer as _writer
@@ -207,8 +210,12 @@ def is_set_up(block: Block) -> bool:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-async def test_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_blocks_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(tmp_path)
+    if name == "database.md":
+        monkeypatch.setenv("JOURNAL", request.getfixturevalue("database").url("mm-1"))
     port = 0
     for block in blocks(name):
         if block.language not in ("python", "sh") or is_set_up(block):
@@ -334,6 +341,12 @@ def default(name: str) -> float:
         ("rate-limits.md", f"a pace of {_pacing.PACED_START:g} requests a second"),
         ("rate-limits.md", f"{_pacing.RECOVERY_EACH:.1%} with each answer".replace("%", " %")),
         ("rate-limits.md", f"at most {_pacing.RECOVERY:.0%} a second".replace("%", " %")),
+        ("database.md", f"({default('lease'):g} s; from {_lease.LEAST:g} to {_lease.MOST:g})"),
+        ("database.md", f"**A cancel waits for the database for {_journal.INTENT_WITHIN:g} s at most**"),
+        ("database.md", f"refused instead, after {_journal.PATIENCE:g} s at first"),
+        ("database.md", f"confirmed nothing for {_lease.SURE_FOR:g} of the lease"),
+        ("database.md", f"forgotten after {_store.HISTORY} days"),
+        ("database.md", RIGHTS.strip()),
         ("journal.md", f"takes more than {_journal.PATIENCE:g} s"),
         ("journal.md", f"up to {_journal.KEPT_MOST:,} rows".replace(",", " ")),
     ],

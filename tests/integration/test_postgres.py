@@ -410,7 +410,7 @@ def test_no_such_database(database: Database) -> None:
 def test_a_database_without_tables(postgres: Cluster) -> None:
     database = postgres.new_database(tables=False)
     assert refusal(database.url("a")).endswith(
-        "has no tables of trio_cancel yet; make them once with trio-cancel guard --migrate URL."
+        "has no tables of trio_cancel yet; make them once with trio-cancel journal --migrate URL."
     )
 
 

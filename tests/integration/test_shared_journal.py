@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.tools.postgres import BOT_PASSWORD, Database, a_cluster
+from tests.tools.postgres import ADMIN, ADMIN_PASSWORD, BOT_PASSWORD, Cluster, Database, a_cluster
 from trio_cancel import JournalError, LeaseState, TakenOver, open_trading_ws, read_journal
 from trio_cancel.sandbox import OrderStatus, Sandbox
 
@@ -114,6 +114,23 @@ async def test_what_a_killed_process_held_is_canceled_from_another_machine(
     )
     for said in (refused, listed, done, again, compacted, missing):
         assert BOT_PASSWORD.encode() not in said.stdout + said.stderr
+
+
+async def test_the_tables_are_made_by_a_command(trading_sandbox: Sandbox, postgres: Cluster) -> None:
+    database = postgres.new_database(tables=False)
+    address = database.url(user=ADMIN, password=ADMIN_PASSWORD)
+    for done in ("were made", "were up to date"):
+        made = await run(trading_sandbox, "journal", address, "--migrate")
+        said = f"postgresql://127.0.0.1:{postgres.port}/{database.name} {done} (format 1)"
+        assert said in made.stderr.decode()
+    refused = await run(trading_sandbox, "journal", database.url(), "--migrate", check=False)
+    assert refused.returncode == 2
+    assert b"permission denied" in refused.stderr
+    for wrong in (["a.file", "--migrate"], [address, "--migrate", "--left"]):
+        refused = await run(trading_sandbox, "journal", *wrong, check=False)
+        assert refused.returncode == 2
+        assert b"--migrate" in refused.stderr
+        assert ADMIN_PASSWORD.encode() not in refused.stderr
 
 
 async def test_a_stopped_process_that_wakes_leaves_its_successors_order_alone(

@@ -152,7 +152,8 @@ MANUALS = {
     "journal": Manual(
         "Tell what happened to each order in a journal.",
         "[OPTIONS] FILE",
-        "Times are UTC; on a terminal they are to the second.",
+        "Times are UTC; on a terminal they are to the second. FILE may be a journal in a database, "
+        "postgresql://host/database?journal=NAME, here and for resume and cancel --journal.",
         (("0", "done"), ("1", "--order names an order that is not in it"), ("2", "usage, or it cannot be read")),
         examples=("trio-cancel journal bot.journal --left", "trio-cancel journal bot.journal --since 2h --json"),
     ),

@@ -21,7 +21,7 @@ from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._page import build_page
 from trio_cancel._cli._stdout import why_of, write_stdout
 from trio_cancel._cli._tally import NAMED_MOST, Status
-from trio_cancel._journal.address import check_address, title_of
+from trio_cancel._journal.address import check_address, server_of, title_of
 from trio_cancel._journal.reading import (
     DISMISSED,
     JournalCancel,
@@ -35,6 +35,7 @@ from trio_cancel._journal.rows import micros
 from trio_cancel._journal.store import HISTORY
 from trio_cancel._journal.stores import compact as compact_journal
 from trio_cancel._journal.stores import is_written
+from trio_cancel._journal.stores import migrate as migrate_database
 from trio_cancel._values.models import canonical_id
 
 COLUMNS = (
@@ -103,6 +104,14 @@ def journal(
     days: Annotated[
         float, Parameter(metavar="NUMBER", help="With --compact: how old what is forgotten is at least.")
     ] = HISTORY,
+    migrate: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Make the tables for journals in a database, or bring them up to date, as a role that may; FILE is "
+            "postgresql://... then, and need not name a journal.",
+        ),
+    ] = False,
 ) -> int:
     """Tell what happened to each order in a journal, each attempt, with times (UTC; to the second on a terminal).
 
@@ -112,6 +121,10 @@ def journal(
         raise UsageError("--json and --csv exclude each other; give one of them.")
     if html is not None and (json or csv):
         raise UsageError("--html excludes --json and --csv; give one of them.")
+    if migrate:
+        if left or order or since is not None or session is not None or json or csv or html is not None or compact:
+            raise UsageError("--migrate takes no other option.")
+        return _migrate(journal)
     if compact:
         if left or order or since is not None or session is not None or json or csv or html is not None:
             raise UsageError("--compact takes no other option than --days.")
@@ -187,6 +200,16 @@ def _compact(journal: str, days: float) -> int:
     records = "1 record" if gone == 1 else f"{gone:,} records"
     sizes = f"; the file had {before:,} bytes and has {os.path.getsize(real):,}" if os.path.isfile(real) else ""
     say(f"{records} (holds and cancels) forgotten{sizes}")
+    return Status.OK
+
+
+def _migrate(journal: str) -> int:
+    server = server_of(journal)
+    if server is None:
+        raise UsageError("--migrate needs the url of a database, postgresql://host/database; a file needs none.")
+    before, now = migrate_database(journal)
+    done = "were up to date" if before == now else "were made" if not before else "were brought up to date"
+    say(f"the tables of trio_cancel in {clean(server.shown)} {done} (format {now})")
     return Status.OK
 
 

@@ -305,7 +305,7 @@ def check_version(cursor: psycopg.Cursor[Any], server: Server) -> None:
         JournalError: they are missing, older or newer.
     """
     version = version_of(cursor)
-    make = "trio-cancel guard --migrate URL"
+    make = "trio-cancel journal --migrate URL"
     if version == 0:
         raise JournalError(f"The database {server.shown} has no tables of trio_cancel yet; make them once with {make}.")
     if version < VERSION:

@@ -1,4 +1,4 @@
-"""The tables of trio_cancel in a PostgreSQL database, and how they are made: only by ``trio-cancel guard --migrate``.
+"""The tables of trio_cancel in a PostgreSQL database, and how they are made: only by ``trio-cancel journal --migrate``.
 
 Everything is in the schema ``trio_cancel`` and named with it, so that no setting of a connection matters. Several
 journals share the tables; within one the rows are those of ``_journal.rows``, and the number of a session is the epoch

@@ -12,7 +12,7 @@ from trio_cancel._journal import lock, sqlite
 from trio_cancel._journal.address import server_of
 from trio_cancel._journal.rows import Tables
 from trio_cancel._journal.store import Account, JournalStore
-from trio_cancel._values.errors import JournalError
+from trio_cancel._values.errors import ConfigurationError, JournalError
 
 LEASE = 3.0
 """Seconds that a session's claim to a journal in a database lasts after its last word, unless another time is asked."""
@@ -81,6 +81,25 @@ def is_written(address: str | os.PathLike[str]) -> bool | None:
     from trio_cancel._journal import postgres
 
     return postgres.is_written(server)
+
+
+def migrate(address: str | os.PathLike[str]) -> tuple[int, int]:
+    """Make the tables in a database, or bring them up to date.
+
+    Returns:
+        The format that was there, 0 if there was none; and the one that is there now.
+
+    Raises:
+        ConfigurationError: it is not the address of a database.
+        JournalError: it cannot be done; nothing was changed.
+    """
+    server = server_of(address)
+    if server is None:
+        raise ConfigurationError("Only a database has tables to make; a file is made when it is opened.")
+    _check_driver()
+    from trio_cancel._journal import postgres, schema
+
+    return postgres.migrate(server), schema.VERSION
 
 
 def is_missing(address: str | os.PathLike[str]) -> bool:
