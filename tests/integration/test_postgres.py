@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.tools.journals import ACCOUNT
 from tests.tools.postgres import ADMIN, ADMIN_PASSWORD, Cluster, Database, a_cluster, all_binaries
@@ -435,6 +440,72 @@ def test_a_database_that_takes_no_writes(database: Database) -> None:
 
 def test_tls_that_the_server_does_not_speak(database: Database) -> None:
     assert "SSL" in refusal(database.url("a", more="sslmode=require"))
+
+
+def test_tls_with_the_servers_own_authority(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    stranger = trustme.CA()
+    with a_cluster() as cluster:
+        certificate = authority.issue_cert("127.0.0.1")
+        key, chain = cluster.directory / "key.pem", cluster.directory / "chain.pem"
+        certificate.private_key_pem.write_to_path(key)
+        chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+        for path in (key, chain):
+            cluster.own(path)
+            path.chmod(0o600)
+        cluster.configure(ssl="on", ssl_cert_file=str(chain), ssl_key_file=str(key))
+        cluster.stop()
+        cluster.start()
+        database = cluster.new_database()
+        addresses = []
+        for number, ca in enumerate((authority, stranger)):
+            path = tmp_path / f"{number}.pem"
+            ca.cert_pem.write_to_path(path)
+            addresses.append(database.url("a", more=f"sslmode=verify-full&sslrootcert={path}"))
+        store = open_it(addresses[0], lease=1.0)
+        store.commit(hold(1))
+        secure = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'bot'"
+        assert cluster.execute(secure) == [(True,)]
+        cluster.pause()  # the end of a call is the end of its socket, under TLS as well
+        with pytest.raises(StoreFailed):
+            store.commit(hold(2))
+        cluster.go_on()
+        until(lambda: _commits(store, hold(2)))
+        store.close()
+        assert "certificate verify failed" in refusal(addresses[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_leaves_its_parents_session_alone(database: Database) -> None:
+    store = open_it(database.url("a"))
+    store.commit(hold(1))
+    code = (
+        "import os, sys\n"
+        "from tests.integration.test_postgres import hold, open_it\n"
+        "from trio_cancel._journal.store import StoreFailed\n"
+        "store = open_it(sys.argv[1])\n"
+        "store.commit(hold(1))\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    try:\n"
+        "        store.commit(hold(2))\n"
+        "    except StoreFailed as error:\n"
+        "        store.close()\n"
+        "        other = open_it(sys.argv[2])\n"  # of its own, by a connection of its own
+        "        other.commit(hold(3))\n"
+        "        other.close()\n"
+        "        os._exit(7 if 'forked' in str(error) else 1)\n"
+        "    os._exit(2)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7\n"
+        "store.commit(hold(4))\n"
+        "store.close()\n"
+    )
+    store.close()
+    command = [sys.executable, "-W", "ignore", "-c", code, database.url("b"), database.url("c")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert held(database.url("b")) == ["mm-1", "mm-4"]
+    assert held(database.url("c")) == ["mm-3"]
 
 
 def test_the_tables_are_made_once(postgres: Cluster) -> None:
