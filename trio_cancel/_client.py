@@ -658,7 +658,12 @@ async def _open(
             look_up_closed=look_up_closed,
         )
         await stack.enter_async_context(run_session(session))
-        yield TradingWS(session, terms)
+        try:
+            yield TradingWS(session, terms)
+        except BaseException as error:
+            if log is not None and not session.told_taken_over and (over := log.taken_over) is not None:
+                error.add_note(str(over))
+            raise
         if log is not None and not session.told_taken_over and (over := log.taken_over) is not None:
             raise over
 

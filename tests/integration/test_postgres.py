@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import trustme
 
@@ -522,6 +523,32 @@ def test_the_bot_may_not_make_tables(postgres: Cluster) -> None:
     assert server is not None
     with pytest.raises(JournalError, match="permission denied"):
         pg.migrate(server)
+
+
+def prepared(store: pg.Store) -> int:
+    connection = store._shared._connection
+    assert connection is not None
+    found = connection.raw.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def test_statements_are_prepared_where_the_server_itself_answers(database: Database) -> None:
+    store = open_it(database.url("a"))
+    for number in range(5):
+        store.commit(hold(number + 1))
+    assert prepared(store) >= 1
+    store.close()
+
+
+def test_behind_a_pooler_nothing_is_prepared(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lends each transaction another process, where other statements may have been prepared under the same names."""
+    monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda self: 4711))
+    store = open_it(database.url("a"))
+    for number in range(5):
+        store.commit(hold(number + 1))
+    assert prepared(store) == 0
+    store.close()
 
 
 def test_what_a_server_says_of_itself(database: Database) -> None:

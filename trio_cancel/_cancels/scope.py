@@ -343,6 +343,8 @@ class OrderScope:
         try:
             return None if self._block.__exit__(kind, error, traceback) else error
         except BaseException as rest:  # noqa: ASYNC103 - what else was in a group with it; the caller raises it
+            if self._journal is None or self._journal.taken_over is None:
+                raise  # nobody has cancelled it: the block is left by another task, or out of turn
             return rest  # noqa: ASYNC104 - the same
 
     def _raise_taken_over(self, over: TakenOver, report: CancelReport, error: BaseException | None) -> None:

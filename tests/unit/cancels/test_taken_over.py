@@ -141,6 +141,15 @@ async def test_a_session_without_a_scope_is_told_at_its_end(autojump_clock: Mock
     assert caught.value.report is None
 
 
+async def test_an_exception_of_a_session_without_a_scope_tells_it(autojump_clock: MockClock, shared: Shared) -> None:
+    with pytest.raises(ValueError, match="the strategy's") as caught:
+        async with session():
+            shared.take()
+            await trio.sleep(5)
+            raise ValueError("the strategy's")
+    assert caught.value.__notes__ == ["The journal was taken over."]
+
+
 async def test_a_program_that_was_told_is_not_told_again(autojump_clock: MockClock, shared: Shared) -> None:
     async with session() as (_, ws):
         with pytest.raises(TakenOver):
