@@ -315,6 +315,7 @@ class OrderScope:
                         listeners.hear()
         assert self.report is not None
         left = self.report.left
+        ended_with = error
         error = self._leave_block(kind, error, traceback)
         over = None if self._journal is None else self._journal.taken_over
         if over is not None:
@@ -329,6 +330,8 @@ class OrderScope:
             if _is_cancellation(error):
                 raise OrdersLeft(describe_left(left), report=self.report) from error
             error.add_note(describe_left(left, len(left)))
+        if error is not None and error is not ended_with:
+            raise error  # without the cancellation that was ours
 
     def end(self) -> trio.Event:
         """Cancel what is held as if the block were left now; see ``Ending``."""

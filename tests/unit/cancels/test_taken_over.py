@@ -133,6 +133,26 @@ async def test_what_ends_the_program_comes_out_with_a_note(
     assert "The journal was taken over." in "".join(caught.value.__notes__)
 
 
+async def test_what_ends_the_program_comes_out_of_a_group_without_our_cancellation(
+    autojump_clock: MockClock, shared: Shared
+) -> None:
+    async def interrupted() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyboardInterrupt
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with session() as (_, ws), ws.open_order_scope(), trio.open_nursery() as nursery:
+            nursery.start_soon(interrupted)
+            shared.take()
+            await trio.sleep_forever()
+    found, rest = caught.value.split(KeyboardInterrupt)
+    assert found is not None
+    assert rest is None
+    assert "The journal was taken over." in found.__notes__
+
+
 async def test_a_session_without_a_scope_is_told_at_its_end(autojump_clock: MockClock, shared: Shared) -> None:
     with pytest.raises(TakenOver, match="taken over") as caught:
         async with session():

@@ -127,6 +127,7 @@ VALUES: dict[type, Any] = {
         tc.Credentials("token", "s3cret"),
         tc.OffsetInterval(-1.0, 2.0),
         tc.Statistics(queued=3, rate=2.5),
+        tc.LeaseState.UNCERTAIN,
         tc.SessionState.CONNECTED,
         REPLY,
         FILL,
@@ -303,8 +304,8 @@ THERE = pytest.mark.parametrize("way", [WAYS["pickle 5"], WAYS["pickle 0"], copy
     [
         (unpicklable, "ssl.SSLError", "handshake broke"),
         (with_socket, "RuntimeError", "it broke"),
-        (lambda: Odd(code=7), "test_travel.Odd", "odd 7"),
-        (Mute, "test_travel.Mute", ""),
+        (lambda: Odd(code=7), f"{__name__}.Odd", "odd 7"),
+        (Mute, f"{__name__}.Mute", ""),
     ],
 )
 def test_a_cause_that_cannot_be_pickled_keeps_name_and_words(
