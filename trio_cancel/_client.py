@@ -11,7 +11,7 @@ import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, overload
 
 import trio
 
@@ -150,6 +150,10 @@ class TradingWS:
             self._session.check_open()
             return await resume(self._session, journal, self._terms, old_external_ids=old_external_ids)
 
+    @overload
+    async def dismiss(self, id: str | CancelRequest, *, external_id: None = None) -> None: ...
+    @overload
+    async def dismiss(self, id: None = None, *, external_id: str) -> None: ...
     async def dismiss(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
         """Say that an order in :attr:`left_behind` needs nothing more: you have seen to it, or it is to stay.
 
@@ -188,6 +192,10 @@ class TradingWS:
         """Return what the session has seen so far, as a frozen value."""
         return self._session.statistics()
 
+    @overload
+    async def look_up(self, id: str | CancelRequest, *, external_id: None = None) -> OrderState: ...
+    @overload
+    async def look_up(self, id: None = None, *, external_id: str) -> OrderState: ...
     async def look_up(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> OrderState:
         """Ask where an order stands now. Needs a session that was opened with ``lookup=…``.
 
@@ -227,6 +235,10 @@ class TradingWS:
         self._session.check_open()
         return await self._session.ping()
 
+    @overload
+    async def cancel(self, id: str | CancelRequest, *, external_id: None = None) -> CanceledOrder: ...
+    @overload
+    async def cancel(self, id: None = None, *, external_id: str) -> CanceledOrder: ...
     async def cancel(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> CanceledOrder:
         """Cancel one order; return it as the venue canceled it.
 
@@ -245,8 +257,12 @@ class TradingWS:
 
         Cancelled: see :meth:`try_cancel`.
         """
-        return (await self.try_cancel(id, external_id=external_id)).unwrap()
+        return (await self.try_cancel(CancelRequest.of(id, external_id))).unwrap()
 
+    @overload
+    async def try_cancel(self, id: str | CancelRequest, *, external_id: None = None) -> Outcome: ...
+    @overload
+    async def try_cancel(self, id: None = None, *, external_id: str) -> Outcome: ...
     async def try_cancel(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> Outcome:
         """Cancel one order; return what became of it. It never raises for what the venue says.
 
@@ -380,8 +396,8 @@ class TradingWS:
 
         Returns:
             What was found and what became of each. It never says that the book is empty: see
-            :class:`trio_cancel.OpenReport`. Where the list cannot be had, what is known is canceled all the same, and
-            ``report.failure`` says why the list is not whole.
+            :class:`trio_cancel.types.OpenReport`. Where the list cannot be had, what is known is canceled all the same,
+            and ``report.failure`` says why the list is not whole.
 
         Raises:
             ConfigurationError: no scope or a contradiction, a time that makes no sense, or the session has no lookup

@@ -51,6 +51,8 @@ from trio_cancel._venue.rest import (
 if TYPE_CHECKING:
     from trio_cancel._net.http import HttpAnswer, HttpClient
 
+__all__ = ["Fill", "OrderLookup", "OrderState", "OrderStatus", "RestLookup"]
+
 BASE_URL = "https://api.ripio.com/trade"
 """One of the venue's two published bases; the other is ``https://api.ripiotrade.co/v4``."""
 BODY_MOST = 2**20

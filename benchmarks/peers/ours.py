@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 from benchmarks.job import API_SECRET, API_TOKEN, Job, ssl_context
 from benchmarks.peers import Client
-from trio_cancel import Canceled, CanceledOrder, Credentials, TradingWS, open_trading_ws
+from trio_cancel import Canceled, Credentials, TradingWS, open_trading_ws
+from trio_cancel.types import CanceledOrder
 
 CREDENTIALS = Credentials(API_TOKEN, API_SECRET)
 

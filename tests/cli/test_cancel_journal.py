@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from trio_cancel import read_journal
+from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import Fault, OrderStatus, RequestRecord, Sandbox
 
 PROGRAM = [sys.executable, "-m", "trio_cancel"]

@@ -16,13 +16,14 @@ from typing import Any
 import attrs
 import pytest
 
-from trio_cancel import Credentials, open_trading_ws, read_journal
+from trio_cancel import Credentials, open_trading_ws
 from trio_cancel._cancels import resuming
 from trio_cancel._cli import _journal, _resume, run, run_async
 from trio_cancel._journal.lock import HAS_FLOCK, is_locked
 from trio_cancel._journal.rows import Changes, HoldRow, IntentRow, OutcomeRow, micros
 from trio_cancel._journal.sqlite import Store
 from trio_cancel._journal.store import Account
+from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import Sandbox
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from trio_cancel import Credentials, read_journal
+from trio_cancel import Credentials
 from trio_cancel._cli import _page, run
 from trio_cancel._journal.rows import Changes
 from trio_cancel._journal.sqlite import Store
 from trio_cancel._journal.store import Account
+from trio_cancel.journal import read_journal
 
 HOSTILE = (
     "</script><script>document.title='caught'</script>",

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from trio_cancel import (
     AlreadyClosed,
-    Attempt,
     Canceled,
     CancelRequest,
     ConfigurationError,
@@ -24,11 +23,9 @@ from trio_cancel import (
     NotFound,
     NotSent,
     NotWritten,
-    OffsetInterval,
     Outcome,
     Rejected,
     Unknown,
-    VenueReply,
 )
 from trio_cancel._cli._checks import Result, judge_clock, judge_probe, reason
 from trio_cancel._cli._failure import clean, lone, say, shell_words, short
@@ -39,6 +36,7 @@ from trio_cancel._cli._tally import NAMED_MOST, Status, Tally
 from trio_cancel._net import stream as _transport
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._venue.codec import decode_reply
+from trio_cancel.types import Attempt, OffsetInterval, VenueReply
 
 ASKED = CancelRequest("7155ED34-9EC4-4733-8B32-1E4319CB662F")
 SIGNATURE = VenueReply(400, 40011, "Invalid signature")

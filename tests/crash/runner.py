@@ -23,9 +23,10 @@ from pathlib import Path
 import attrs
 import trio
 
-from trio_cancel import JournalContents, open_trading_ws, read_journal
+from trio_cancel import open_trading_ws
 from trio_cancel._cancels import resuming
 from trio_cancel._cli import run_async
+from trio_cancel.journal import JournalContents, read_journal
 from trio_cancel.sandbox import SandboxControl, open_sandbox_control
 from trio_cancel.sandbox._server import DEFAULT_CREDENTIALS
 

@@ -28,7 +28,6 @@ from trio_cancel import (
     OrderNotFound,
     OutcomeUnknown,
     RateLimited,
-    Statistics,
     UnlistedRefusal,
     VenueError,
     VenueUnavailable,
@@ -38,6 +37,7 @@ from trio_cancel._client import DEFAULT_URL
 from trio_cancel._net.tls import default_ssl_context
 from trio_cancel._trio.environment import Environment
 from trio_cancel.sandbox import Fault
+from trio_cancel.types import Statistics
 
 CREDENTIALS = Credentials("token-nobody-sees", "s3cr3t-nobody-sees")
 

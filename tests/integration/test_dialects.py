@@ -31,9 +31,9 @@ from trio_cancel import (
     Unknown,
     UnlistedRefusal,
     open_trading_ws,
-    read_journal,
 )
 from trio_cancel._values.models import canonical_id
+from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import CustomReply, Fault, RequestRecord, open_sandbox
 
 DIALECTS: list[Literal["page", "openapi"]] = ["page", "openapi"]

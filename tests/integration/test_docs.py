@@ -44,6 +44,7 @@ from trio_cancel._session import session as _session
 from trio_cancel._session import writer as _writer
 from trio_cancel._venue import verdict as _verdict
 from trio_cancel.sandbox import Sandbox, open_sandbox
+from trio_cancel.types import CancelReport, OpenReport, OrderScope
 
 CHECKOUT = Path(__file__).parents[2]
 PACKAGE = Path(trio_cancel.__file__).parent
@@ -306,10 +307,10 @@ def test_names_of_the_library_that_are_mentioned_exist(name: str) -> None:
     for mentioned in re.findall(r"`ws\.(\w+)", text):
         assert hasattr(trio_cancel.TradingWS, mentioned), mentioned
     for mentioned in re.findall(r"`(?:report|outcome)\.(\w+)", text):
-        classes = (trio_cancel.CancelReport, trio_cancel.OpenReport, trio_cancel.Unknown, trio_cancel.Canceled)
+        classes = (CancelReport, OpenReport, trio_cancel.Unknown, trio_cancel.Canceled)
         assert any(mentioned in dir(cls) for cls in classes), mentioned
     for mentioned in re.findall(r"`orders\.(\w+)", text):
-        assert mentioned == "report" or hasattr(trio_cancel.OrderScope, mentioned), mentioned
+        assert mentioned == "report" or hasattr(OrderScope, mentioned), mentioned
     for mentioned in re.findall(r"`trio-cancel (\w+)", text):
         assert mentioned in MANUALS, mentioned
 

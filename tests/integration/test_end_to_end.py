@@ -20,7 +20,6 @@ from trio_cancel import (
     InvalidReply,
     InvalidSignature,
     NoReply,
-    SessionState,
     TradingWS,
     Unknown,
     UnlistedRefusal,
@@ -28,6 +27,7 @@ from trio_cancel import (
     open_trading_ws,
 )
 from trio_cancel.sandbox import open_sandbox
+from trio_cancel.types import SessionState
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.tools.venues import Venue, open_venue
-from trio_cancel import OrderScope, OrdersLeft, TradingWS
+from trio_cancel import OrdersLeft, TradingWS
 from trio_cancel._cancels.stream import run_stream
 from trio_cancel._engine.order import OrderCancel
 from trio_cancel._session.session import run_session
 from trio_cancel._trio.signals import ears
 from trio_cancel.sandbox import Fault
+from trio_cancel.types import OrderScope
 
 
 def run(main: Callable[[], Awaitable[None]], *instruments: trio.abc.Instrument) -> None:

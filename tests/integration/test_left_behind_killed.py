@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from trio_cancel import open_trading_ws, read_journal
+from trio_cancel import open_trading_ws
+from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import Fault, RequestRecord, Sandbox
 
 BOT = """

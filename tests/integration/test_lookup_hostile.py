@@ -17,8 +17,8 @@ import trio
 from tests.tools.foreign_rest import open_foreign_rest
 from tests.tools.pipe import open_pipe
 from tests.tools.venues import open_venue
-from trio_cancel import AlreadyClosed, Canceled, CancelRequest, Credentials, LookupFailed, OrderState, open_trading_ws
-from trio_cancel.lookup import OpenRestLookup, RestLookup
+from trio_cancel import AlreadyClosed, Canceled, CancelRequest, Credentials, LookupFailed, open_trading_ws
+from trio_cancel.lookup import OpenRestLookup, OrderState, RestLookup
 from trio_cancel.sandbox import Fault, Sandbox, open_sandbox
 
 ID = "7155ED34-9EC4-4733-8B32-1E4319CB662F"

@@ -15,8 +15,10 @@ import pytest
 import trio
 
 from tests.tools.postgres import ADMIN, ADMIN_PASSWORD, BOT_PASSWORD, Cluster, Database, a_cluster
-from trio_cancel import JournalError, LeaseState, TakenOver, open_trading_ws, read_journal
+from trio_cancel import JournalError, TakenOver, open_trading_ws
+from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import OrderStatus, Sandbox
+from trio_cancel.types import LeaseState
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 

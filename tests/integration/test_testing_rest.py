@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trio_cancel import LookupFailed, OrderStatus, TradingWS
+from trio_cancel import LookupFailed, TradingWS
+from trio_cancel.lookup import OrderStatus
 from trio_cancel.sandbox import RestFault, RestFaults, Sandbox, SandboxOptions
 
 

@@ -20,16 +20,7 @@ from unittest.mock import patch
 import attrs
 import trio
 
-from trio_cancel import (
-    AlreadyClosed,
-    Canceled,
-    CanceledOrder,
-    CancelRequest,
-    LookupFailed,
-    OrderState,
-    OrderStatus,
-    Rejected,
-)
+from trio_cancel import AlreadyClosed, Canceled, CancelRequest, LookupFailed, Rejected
 from trio_cancel._engine import replies as inbox
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.in_flight import InFlight
@@ -42,6 +33,8 @@ from trio_cancel._session.lookups import Lookups
 from trio_cancel._session.writer import Writer
 from trio_cancel._venue.codec import decode_reply
 from trio_cancel._venue.verdict import Verdict, judge
+from trio_cancel.lookup import OrderState, OrderStatus
+from trio_cancel.types import CanceledOrder
 
 Patch = Callable[[], Generator[None]]
 CALLS: Counter[str] = Counter()

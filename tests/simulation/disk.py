@@ -11,10 +11,10 @@ from typing import Any
 
 import trio
 
-from trio_cancel import JournalContents
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import Begun, Changes, SessionRow, Tables, spread
 from trio_cancel._journal.store import Account
+from trio_cancel.journal import JournalContents
 
 from .record import Recorder, Stamp
 from .scopes import DiskPlan

@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import attrs
 import trio
 
-from trio_cancel import (
-    Batch,
-    CanceledOrder,
-    CancelReport,
-    CancelRequest,
-    OffsetInterval,
-    Outcome,
-    SessionClosed,
-    Statistics,
-)
+from trio_cancel import CancelRequest, Outcome, SessionClosed
 from trio_cancel.sandbox import Log, Order
+from trio_cancel.types import Batch, CanceledOrder, CancelReport, OffsetInterval, Statistics
 
 if TYPE_CHECKING:
     from .scenario import Op, Scenario

@@ -31,7 +31,7 @@ def judge_scopes(seed: int, defect: str | None = None, *, without: bool = False)
             whole = run_scopes(plan)
         except Exception as error:
             return Verdict(seed, (f"S5: {innermost(error)!r}",), "", Counter(), Counter(), 0.0)
-    outcomes = Counter(outcome.kind for life in whole.lives for _, _, outcome, _ in life.settled)
+    outcomes = Counter[str](outcome.kind for life in whole.lives for _, _, outcome, _ in life.settled)
     violations = tuple(check_scopes(whole))
     seconds = time.perf_counter() - began
     return Verdict(seed, violations, whole.trace_hash(), _events(whole), outcomes, seconds, looks, idle(calls))

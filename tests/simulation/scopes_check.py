@@ -19,10 +19,11 @@ from collections.abc import Iterator
 
 import trio
 
-from trio_cancel import Canceled, CancelRequest, JournalContents, OrdersLeft, Outcome
+from trio_cancel import Canceled, CancelRequest, OrdersLeft, Outcome
 from trio_cancel._cancels.resuming import SETTLE
 from trio_cancel._journal.journal import PATIENCE
 from trio_cancel._journal.opening import CLOSING
+from trio_cancel.journal import JournalContents
 
 from .book_truth import check_truth, unseen
 from .harness import CREDENTIALS, BodyError

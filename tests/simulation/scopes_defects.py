@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from unittest.mock import patch
 
-from trio_cancel import CancelRequest, JournalOrder, OffsetInterval, OrderScope, Outcome
+from trio_cancel import CancelRequest, Outcome
 from trio_cancel._engine.held import Hold
 from trio_cancel._engine.order import OrderCancel
 from trio_cancel._journal.journal import Journal
+from trio_cancel.journal import JournalOrder
+from trio_cancel.types import OffsetInterval, OrderScope
 
 from .defects import LOOKUP_DEFECTS, Defect, swap
 
@@ -37,7 +39,7 @@ def hold_forgotten_with_another() -> Generator[None]:
     discard = OrderScope.discard
 
     def discard_two(self: OrderScope, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
-        discard(self, id, external_id=external_id)
+        discard(self, CancelRequest.of(id, external_id))
         if self._journal is not None and self.held:
             self._journal.release(self.held[0])
 

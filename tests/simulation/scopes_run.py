@@ -17,7 +17,7 @@ import attrs
 import msgspec
 import trio
 
-from trio_cancel import CancelRequest, HandshakeFailed, JournalContents, JournalError, Outcome, Pacer, TradingWS
+from trio_cancel import CancelRequest, HandshakeFailed, JournalError, Outcome, Pacer, TradingWS
 from trio_cancel._cli._resume import _Resume
 from trio_cancel._cli._run import Halt
 from trio_cancel._client import _open
@@ -29,6 +29,7 @@ from trio_cancel._session.connection import ConnectOptions
 from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.signals import ears
 from trio_cancel._values.observer import Observer
+from trio_cancel.journal import JournalContents
 from trio_cancel.sandbox import Book, OrderStatus, UnknownOrder
 
 from .disk import Disk

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from trio_cancel import OrderScope, TradingWS
+from trio_cancel import TradingWS
 from trio_cancel._engine.order import OrderCancel
 from trio_cancel._journal.journal import Journal
+from trio_cancel.types import OrderScope
 
 from . import table
 from .scopes_batch import ScopeSummary, judge_scopes

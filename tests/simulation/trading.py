@@ -7,8 +7,9 @@ from typing import Protocol
 import attrs
 import trio
 
-from trio_cancel import CancelReport, CancelRequest, InvalidRequest, JournalError, OrderScope, SessionClosed, TradingWS
+from trio_cancel import CancelRequest, InvalidRequest, JournalError, SessionClosed, TradingWS
 from trio_cancel.sandbox import Book, UnknownOrder
+from trio_cancel.types import CancelReport, OrderScope
 
 from .engine import Steps
 from .harness import BodyError

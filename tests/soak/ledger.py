@@ -7,7 +7,8 @@ from collections import Counter, deque
 
 import trio
 
-from trio_cancel import CancelReport, Observer, Outcome, TradingWS, Unknown
+from trio_cancel import Observer, Outcome, TradingWS, Unknown
+from trio_cancel.types import CancelReport
 
 from .check import honest, violations
 from .venue import Venue

@@ -12,18 +12,8 @@ import pytest
 from tests.soak.check import SHARED, honest, violations
 from tests.soak.meter import Process, Sample, growth, left_over
 from tests.soak.venue import Record, Truth
-from trio_cancel import (
-    AlreadyClosed,
-    Attempt,
-    Canceled,
-    CanceledOrder,
-    CancelRequest,
-    NotFound,
-    NotSent,
-    Outcome,
-    Rejected,
-    Unknown,
-)
+from trio_cancel import AlreadyClosed, Canceled, CancelRequest, NotFound, NotSent, Outcome, Rejected, Unknown
+from trio_cancel.types import Attempt, CanceledOrder
 
 REQUEST = CancelRequest("A")
 ATTEMPTS = (Attempt("r1", 1.0, 2.0, 200),)

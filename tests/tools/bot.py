@@ -22,12 +22,12 @@ from trio_cancel import (
     Canceled,
     CancelRequest,
     Interrupted,
-    OrderScope,
     TradingWS,
     cancel_on_signals,
     open_trading_ws,
 )
 from trio_cancel.sandbox import OrderStatus, SandboxControl, open_sandbox_control
+from trio_cancel.types import OrderScope
 
 NAME = os.environ.get("BOT", f"bot-{os.getpid()}")
 

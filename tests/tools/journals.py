@@ -8,10 +8,11 @@ from typing import Any
 
 import trio
 
-from trio_cancel import Credentials, JournalContents
+from trio_cancel import Credentials
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import Begun, Changes, SessionRow, Tables, spread
 from trio_cancel._journal.store import Account
+from trio_cancel.journal import JournalContents
 
 ACCOUNT = Account("ws://localhost", Credentials("the-token-of-the-journal", "the-secret-of-the-journal"))
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,46 +17,124 @@ import trio_cancel.sandbox
 
 PACKAGE = Path(trio_cancel.__file__).parent
 
-PUBLIC = {
-    "AlreadyClosed", "Attempt", "Batch", "CancelNotSent", "CancelReport", "CancelRequest", "CancelStream",
-    "Canceled", "CanceledOrder", "ConfigurationError", "ConnectionLost", "Credentials", "HandshakeFailed",
-    "Interrupted", "InvalidItem", "InvalidReply", "InvalidRequest", "InvalidSignature", "JournalCancel",
-    "JournalContents", "JournalError", "JournalHold", "JournalOrder", "JournalSession", "MissingParameters", "NoReply",
-    "NotFound", "NotSent", "NotWritten", "Observer", "OffsetInterval", "OrderNotActive", "OrderNotFound", "OrderScope",
-    "OrdersLeft", "Outcome", "OutcomeUnknown", "Pacer", "RateLimited", "Rejected", "SessionClosed", "SessionState",
-    "Statistics", "TradingError", "TradingWS", "Unknown", "UnlistedRefusal", "VenueError", "VenueReply",
-    "VenueUnavailable", "NotSurelyThisOrder", "cancel_on_signals", "open_trading_ws", "read_journal",
+TOP = {
+    "AlreadyClosed", "CancelNotSent", "CancelRequest", "Canceled", "ConfigurationError", "ConnectionLost",
+    "Credentials", "HandshakeFailed", "Interrupted", "InvalidReply", "InvalidRequest", "InvalidSignature",
+    "JournalError", "LookupFailed", "MissingParameters", "NoReply", "NotFound", "NotSent", "NotSurelyThisOrder",
+    "NotWritten", "Observer", "OrderNotActive", "OrderNotFound", "OrdersLeft", "Outcome", "OutcomeUnknown", "Pacer",
+    "RateLimited", "Rejected", "SessionClosed", "TakenOver", "TradingError", "TradingWS", "Unknown",
+    "UnlistedRefusal", "VenueError", "VenueUnavailable", "cancel_on_signals", "open_trading_ws",
 }  # fmt: skip
-PUBLIC |= {"LeaseState", "TakenOver"}  # of journals in a database
-PUBLIC |= {"Fill", "LookupFailed", "OpenReport", "OrderLookup", "OrderState", "OrderStatus"}  # of lookups
+TYPES = {
+    "Attempt", "Batch", "CancelReport", "CancelStream", "CanceledOrder", "InvalidItem", "LeaseState", "OffsetInterval",
+    "OpenReport", "OrderScope", "OutcomeKind", "SessionState", "Statistics", "VenueReply",
+}  # fmt: skip
+JOURNAL = {"JournalCancel", "JournalContents", "JournalHold", "JournalOrder", "JournalSession", "read_journal"}
+LOOKUP = {"Fill", "OrderLookup", "OrderState", "OrderStatus", "RestLookup"}
+FACES: dict[str, set[str]] = {
+    "trio_cancel": TOP,
+    "trio_cancel.types": TYPES,
+    "trio_cancel.journal": JOURNAL,
+    "trio_cancel.lookup": LOOKUP,
+}
+ALIASES = {"Outcome", "OutcomeKind"}  # unions have no docstring; their modules describe them
 
 
 def public_names(module: object) -> set[str]:
     return {name for name in dir(module) if not name.startswith("_") and not inspect.ismodule(getattr(module, name))}
 
 
-def test_the_public_names_are_these() -> None:
-    assert public_names(trio_cancel) == PUBLIC
+@pytest.mark.parametrize("face", sorted(FACES))
+def test_the_public_names_are_these(face: str) -> None:
+    module = importlib.import_module(face)
+    assert sorted(module.__all__) == sorted(FACES[face])
+    if face != "trio_cancel.lookup":  # which has code of its own, and so what that needs
+        assert public_names(module) == FACES[face]
 
 
-def test_public_names_are_reexported_for_type_checkers() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+def test_each_public_name_has_one_home() -> None:
+    names = [name for face in FACES.values() for name in face]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("face", ["trio_cancel", "trio_cancel.types", "trio_cancel.journal"])
+def test_public_names_are_reexported_for_type_checkers(face: str) -> None:
+    (tree,) = (tree for name, tree in MODULES.items() if name == face)
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 assert alias.asname == alias.name
+    assert not any(isinstance(node, ast.FunctionDef) for node in tree.body), "plain imports, no __getattr__"
     assert (PACKAGE / "py.typed").exists()
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC))
-def test_public_names_are_described(name: str) -> None:
-    thing = getattr(trio_cancel, name)
-    if name != "Outcome":
+@pytest.mark.parametrize(("face", "name"), [(face, name) for face in sorted(FACES) for name in sorted(FACES[face])])
+def test_public_names_are_described(face: str, name: str) -> None:
+    thing = getattr(importlib.import_module(face), name)
+    if name not in ALIASES:
         assert inspect.getdoc(thing)
-    if inspect.isclass(thing) and thing.__module__.startswith("trio_cancel"):
+    if inspect.isclass(thing):
+        assert thing.__doc__, "of its own, not inherited"
         for attribute, value in vars(thing).items():
-            if not attribute.startswith("_") and inspect.isfunction(value):
+            if not attribute.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
                 assert inspect.getdoc(value), f"{name}.{attribute}"
+
+
+def test_the_version_has_one_source() -> None:
+    assert trio_cancel.__version__ == importlib.metadata.version("trio-cancel")
+
+
+def test_who_reads_no_journal_and_looks_nothing_up_does_not_wait_for_what_that_needs() -> None:
+    program = "import sys, trio_cancel, trio_cancel.types; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "trio_cancel.types" in loaded
+    assert not loaded & {"sqlite3", "psycopg", "httpcore2", "pytest", "trio_cancel.journal", "trio_cancel.lookup"}
+
+
+PROGRAM_ENDS = {"Interrupted"}  # a BaseException on purpose: no `except Exception` swallows it
+
+
+@pytest.mark.parametrize("name", sorted(TOP))
+def test_every_exception_descends_from_the_root(name: str) -> None:
+    thing = getattr(trio_cancel, name)
+    if inspect.isclass(thing) and issubclass(thing, BaseException):
+        assert issubclass(thing, trio_cancel.TradingError) != (name in PROGRAM_ENDS)
+
+
+FACING = ("", "_client", "_cancels", "_values", "lookup", "journal", "types")
+"""What faces the user. What lies below has exceptions of its own, which are mapped before they come out."""
+
+
+def raises() -> list[tuple[str, str]]:
+    """What the code that faces the user raises by name, with where."""
+    return [
+        (f"{module}:{node.lineno}", ast.unparse(node.exc.func))
+        for module, tree in MODULES.items()
+        if part_of(module) in FACING
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    ]
+
+
+INSIDE = {
+    "AssertionError": "says that the library contradicts itself; it comes out of no correct one",
+    "StopAsyncIteration": "ends an `async for`",
+    "trio.BusyResourceError": "named by the docstrings: Batch.run",
+}
+"""What else may be raised, and why it need not descend from the root."""
+
+
+def test_what_is_raised_by_name_descends_from_the_root_or_is_accounted_for() -> None:
+    odd, seen = {}, raises()
+    for where, name in seen:
+        thing = getattr(trio_cancel, name.rpartition(".")[2], None)
+        if name[:1].isupper() or "." in name:
+            known = thing is not None and issubclass(thing, (trio_cancel.TradingError, trio_cancel.Interrupted))
+            if not known and name not in INSIDE:
+                odd[where] = name
+    assert seen
+    assert not odd
 
 
 # Modules
@@ -129,7 +210,9 @@ RANKS = {
     "_cancels": 5,
     "_client": 6,
     "": 7,  # the public face: trio_cancel/__init__.py
+    "journal": 8,
     "lookup": 8,
+    "types": 8,
     "sandbox": 8,
     "_cli": 9,
     "testing": 9,

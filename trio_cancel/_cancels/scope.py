@@ -14,7 +14,7 @@ document.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Self, overload
 
 import trio
 
@@ -82,6 +82,10 @@ class OrderScope:
         """The orders that are held now."""
         return tuple(self._held)
 
+    @overload
+    async def add(self, id: str | CancelRequest, *, external_id: None = None) -> None: ...
+    @overload
+    async def add(self, id: None = None, *, external_id: str) -> None: ...
     @trio.lowlevel.enable_ki_protection
     async def add(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
         """Hold an order: it will be canceled when the block is left. Add it before you place it.
@@ -135,6 +139,10 @@ class OrderScope:
             elif not known:
                 self._release(request)
 
+    @overload
+    def discard(self, id: str | CancelRequest, *, external_id: None = None) -> None: ...
+    @overload
+    def discard(self, id: None = None, *, external_id: str) -> None: ...
     @trio.lowlevel.enable_ki_protection
     def discard(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
         """Hold an order no more: it was filled, or you want it to stay.
@@ -157,6 +165,10 @@ class OrderScope:
         del self._held[request]
         self._release(request, at_once=True)
 
+    @overload
+    async def keep(self, id: str | CancelRequest, *, external_id: None = None) -> None: ...
+    @overload
+    async def keep(self, id: None = None, *, external_id: str) -> None: ...
     async def keep(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
         """Hold an order no more, as :meth:`discard` does, and return once no crash can undo that.
 
@@ -174,7 +186,7 @@ class OrderScope:
 
         Cancelled: the order is held no more, and that is recorded soon.
         """
-        self.discard(id, external_id=external_id)
+        self.discard(CancelRequest.of(id, external_id))
         if self._journal is not None:
             await self._journal.flush()
         await trio.lowlevel.checkpoint()

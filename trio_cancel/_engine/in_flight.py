@@ -41,7 +41,7 @@ from trio_cancel._values.errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import Counters, Notifier, logger
 from trio_cancel._values.order_state import OrderState
-from trio_cancel._values.outcomes import KINDS, Outcome
+from trio_cancel._values.outcomes import KINDS, Outcome, OutcomeKind
 
 LATE_KEPT = 1024
 """How many overdue orders whose callers have left are still matched, and how many settled requests remembered at least
@@ -93,9 +93,9 @@ class InFlight:
         self.last: dict[OrderCancel, None] = {}
         self.overdue: dict[OrderCancel, None] = {}
         # Request id: how its order settled; whether it was answered. The older half is dropped at once, in no time.
-        self._recent: dict[str, tuple[str, bool]] = {}
-        self._older: dict[str, tuple[str, bool]] = {}
-        self._lost: dict[str, tuple[str, bool]] = {}  # the same of last chances, and of the overdue
+        self._recent: dict[str, tuple[OutcomeKind, bool]] = {}
+        self._older: dict[str, tuple[OutcomeKind, bool]] = {}
+        self._lost: dict[str, tuple[OutcomeKind, bool]] = {}  # the same of last chances, and of the overdue
         self.clock: VenueClock = clock
         self.stopped: BaseException | None = None  # failed or closed for good
         self.notify = notify
@@ -318,11 +318,11 @@ class InFlight:
         if self.notify is not None:
             self.notify("settled_late", outcome)
 
-    def settled_as(self, request_id: str) -> tuple[str, bool] | None:
+    def settled_as(self, request_id: str) -> tuple[OutcomeKind, bool] | None:
         """Return how the order of a recent request settled, and whether the request was answered."""
         return self._recent.get(request_id) or self._older.get(request_id) or self._lost.get(request_id)
 
-    def answered_late(self, request_id: str, kind: str) -> None:
+    def answered_late(self, request_id: str, kind: OutcomeKind) -> None:
         """Note the answer to a request whose order had settled as ``kind`` before."""
         for remembered in (self._recent, self._older, self._lost):
             if request_id in remembered:

@@ -1,14 +1,11 @@
 """What a session tells about itself: to an :class:`Observer` as it happens, in :class:`Statistics` when asked."""
 
-# ruff: noqa: ARG002 - an Observer's methods do nothing with what they are told, until somebody overrides them
-
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
 
 import attrs
 
@@ -70,7 +67,7 @@ logging.getLogger("trio_cancel").addHandler(logging.NullHandler())
 logger = Log(logging.getLogger("trio_cancel"))
 
 
-class Observer(Protocol):
+class Observer:
     """Told what happens, as it happens. Inherit from it and override what you need; the rest does nothing.
 
     Its methods are called from the session's tasks: they must be quick and must not block. What they raise is logged
@@ -78,39 +75,29 @@ class Observer(Protocol):
     and SystemExit keep their meaning: they end the block of ``open_trading_ws`` and come out of it. Times are seconds.
     """
 
-    # An explicit `return` in each: to a type checker an empty body would make the method abstract.
-
     def request_queued(self, request: CancelRequest) -> None:
         """An order was handed in; one of a bulk cancel or a stream: its turn has come."""
-        return
 
     def request_written(self, request: CancelRequest, request_id: str) -> None:
         """An attempt is being handed to the socket."""
-        return
 
     def request_answered(self, request: CancelRequest, request_id: str, status: int | None, seconds: float) -> None:
         """An attempt was answered, ``seconds`` after its write; ``status`` is None if the answer could not be read."""
-        return
 
     def settled_late(self, outcome: Outcome) -> None:
         """An order settled after its caller had left."""
-        return
 
     def connection_opened(self, number: int) -> None:
         """Connection ``number`` (from 1) is ready."""
-        return
 
     def connection_lost(self, number: int, cause: BaseException | None) -> None:
         """Connection ``number`` ended; ``cause`` is None if we closed it."""
-        return
 
     def connection_failed(self, error: BaseException) -> None:
         """A try to connect failed; another follows unless the session's state says ``failed``."""
-        return
 
     def paced(self, rate: float) -> None:
         """A 429 changed the pace to ``rate`` requests a second."""
-        return
 
 
 class Notifier:

@@ -46,6 +46,10 @@ FIELD_ADVICE = (
 """For refusals that may be for the name under which the token was sent."""
 
 
+OutcomeKind: TypeAlias = Literal["canceled", "already_closed", "not_found", "rejected", "not_sent", "unknown"]
+"""The words that ``outcome.kind`` can be, one for each of the six classes."""
+
+
 class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One request on the wire.
 
@@ -127,7 +131,7 @@ class _Outcome(_Named, frozen=True, kw_only=True):
             the request went out before: nobody would learn of it after a crash.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[OutcomeKind]
     off_book: ClassVar[bool | None]
 
     error: VenueReply | None = None
@@ -144,7 +148,7 @@ class _Outcome(_Named, frozen=True, kw_only=True):
 class Canceled(_Outcome, frozen=True, kw_only=True, gc=False):
     """The venue canceled it (200, status ``canceled``); ``order`` is the order as the venue tells it."""
 
-    kind: ClassVar[str] = "canceled"
+    kind: ClassVar[Literal["canceled"]] = "canceled"
     off_book: ClassVar[bool | None] = True
 
     order: CanceledOrder
@@ -164,7 +168,7 @@ class AlreadyClosed(_Outcome, frozen=True, kw_only=True, gc=False):
         final: False if it is being looked up (in the report of a batch).
     """
 
-    kind: ClassVar[str] = "already_closed"
+    kind: ClassVar[Literal["already_closed"]] = "already_closed"
     off_book: ClassVar[bool | None] = True
 
     closed_as: Literal["canceled", "executed"] | None = None
@@ -186,7 +190,7 @@ class NotFound(_Outcome, frozen=True, kw_only=True, gc=False):
         final: False if it is being looked up (in the report of a batch).
     """
 
-    kind: ClassVar[str] = "not_found"
+    kind: ClassVar[Literal["not_found"]] = "not_found"
     off_book: ClassVar[bool | None] = None
 
     final: bool = True
@@ -206,7 +210,7 @@ class Rejected(_Outcome, frozen=True, kw_only=True, gc=False):
         final: False if it will be tried again (in the report of a batch that is running).
     """
 
-    kind: ClassVar[str] = "rejected"
+    kind: ClassVar[Literal["rejected"]] = "rejected"
     off_book: ClassVar[bool | None] = False
 
     clock: OffsetInterval | None = None
@@ -232,7 +236,7 @@ class NotSent(_Outcome, frozen=True, kw_only=True):
         final: False if it may still be sent (in the report of a batch that is running or can be run).
     """
 
-    kind: ClassVar[str] = "not_sent"
+    kind: ClassVar[Literal["not_sent"]] = "not_sent"
     off_book: ClassVar[bool | None] = False
 
     cause: BaseException | None = None
@@ -264,7 +268,7 @@ class Unknown(_Outcome, frozen=True, kw_only=True):
         final: False if an answer can still come (in the report of a batch).
     """
 
-    kind: ClassVar[str] = "unknown"
+    kind: ClassVar[Literal["unknown"]] = "unknown"
     off_book: ClassVar[bool | None] = None
 
     cause: BaseException | None = None
@@ -290,7 +294,9 @@ class Unknown(_Outcome, frozen=True, kw_only=True):
 Outcome: TypeAlias = Canceled | AlreadyClosed | NotFound | Rejected | NotSent | Unknown
 """What became of a cancel. ``match`` over the six classes is exhaustive."""
 
-KINDS = tuple(cls.kind for cls in (Canceled, AlreadyClosed, NotFound, Rejected, NotSent, Unknown))
+KINDS: tuple[OutcomeKind, ...] = tuple(
+    cls.kind for cls in (Canceled, AlreadyClosed, NotFound, Rejected, NotSent, Unknown)
+)
 
 
 def _compared(outcome: NotSent | Unknown) -> tuple[object, ...]:
@@ -385,7 +391,7 @@ class CancelReport:
     @property
     def counts(self) -> Mapping[str, int]:
         """How many outcomes of each kind there are: ``{"canceled": 998, …}``, all six kinds, zeros included."""
-        counts = dict.fromkeys(KINDS, 0)
+        counts: dict[str, int] = dict.fromkeys(KINDS, 0)
         for outcome in self.outcomes:
             counts[outcome.kind] += 1
         return MappingProxyType(counts)

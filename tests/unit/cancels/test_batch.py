@@ -14,12 +14,10 @@ from trio.testing import MockClock
 from tests.tools.desk import refusal
 from tests.tools.venues import Remembering, open_venue
 from trio_cancel import (
-    Batch,
     Canceled,
     CancelRequest,
     ConfigurationError,
     HandshakeFailed,
-    InvalidItem,
     InvalidRequest,
     NotSent,
     NotWritten,
@@ -29,6 +27,7 @@ from trio_cancel import (
     Unknown,
 )
 from trio_cancel.sandbox import CustomReply, Fault
+from trio_cancel.types import Batch, InvalidItem
 
 
 async def test_a_thousand_in_the_order_given(autojump_clock: MockClock) -> None:

@@ -12,9 +12,10 @@ from trio.testing import MockClock
 
 from tests.tools.journals import Executor
 from tests.tools.venues import one_clock, open_venue, venue_clock
-from trio_cancel import InvalidRequest, NotSurelyThisOrder, OrdersLeft, SessionClosed, Unknown, read_journal
+from trio_cancel import InvalidRequest, NotSurelyThisOrder, OrdersLeft, SessionClosed, Unknown
 from trio_cancel._journal import opening
 from trio_cancel._journal.opening import open_journal
+from trio_cancel.journal import read_journal
 
 
 @pytest.fixture(autouse=True)

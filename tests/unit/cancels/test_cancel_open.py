@@ -15,10 +15,7 @@ from trio_cancel import (
     CancelRequest,
     ConfigurationError,
     LookupFailed,
-    OpenReport,
     OrdersLeft,
-    OrderState,
-    OrderStatus,
     Pacer,
     SessionClosed,
     open_trading_ws,
@@ -26,8 +23,9 @@ from trio_cancel import (
 from trio_cancel._cancels import open_orders
 from trio_cancel._values.open_report import OpenScope
 from trio_cancel._venue.rest import Page
-from trio_cancel.lookup import RestLookup
+from trio_cancel.lookup import OrderState, OrderStatus, RestLookup
 from trio_cancel.sandbox import Fault, RestFault, open_sandbox
+from trio_cancel.types import OpenReport
 
 Clock = trio.testing.MockClock
 

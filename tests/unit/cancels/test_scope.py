@@ -24,11 +24,11 @@ from trio_cancel import (
     NotSent,
     OrdersLeft,
     SessionClosed,
-    SessionState,
     TradingWS,
     Unknown,
 )
 from trio_cancel.sandbox import Fault, OrderStatus
+from trio_cancel.types import SessionState
 
 
 @asynccontextmanager

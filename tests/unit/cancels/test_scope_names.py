@@ -18,11 +18,9 @@ from tests.tools.venues import EPOCH, Venue, one_clock, open_venue, venue_clock
 from trio_cancel import (
     AlreadyClosed,
     Canceled,
-    CanceledOrder,
     CancelRequest,
     InvalidRequest,
     NotSurelyThisOrder,
-    OffsetInterval,
     OrdersLeft,
     TradingWS,
     Unknown,
@@ -31,6 +29,7 @@ from trio_cancel._engine.held import HeldOrders, Hold
 from trio_cancel._values.outcomes import Attempt, Outcome
 from trio_cancel.sandbox import CustomReply, Fault, OrderStatus, RequestRecord
 from trio_cancel.sandbox._protocol import NOT_ACTIVE, render_order, render_refusal, render_result
+from trio_cancel.types import CanceledOrder, OffsetInterval
 
 MM = CancelRequest(external_id="mm-1")
 

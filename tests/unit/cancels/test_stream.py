@@ -23,11 +23,11 @@ from trio_cancel import (
     NotSent,
     NotWritten,
     Outcome,
-    SessionState,
     Unknown,
 )
 from trio_cancel._cancels.stream import ROOM, SHELF, YIELD_EVERY
 from trio_cancel.sandbox import Fault
+from trio_cancel.types import SessionState
 
 
 async def async_items(items: list[str]) -> AsyncIterator[str]:

@@ -18,7 +18,6 @@ from trio_cancel import (
     ConfigurationError,
     Credentials,
     JournalError,
-    LeaseState,
     NotSent,
     TakenOver,
     TradingWS,
@@ -29,6 +28,7 @@ from trio_cancel._journal import opening
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Begun
 from trio_cancel.sandbox import Fault, OrderStatus
+from trio_cancel.types import LeaseState
 
 
 class Shared:

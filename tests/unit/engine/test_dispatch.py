@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from tests.tools.desk import WALL, Bulk, Desk, Order, canceled, refusal, result
+from trio_cancel import Observer
 from trio_cancel._engine.in_flight import LATE_KEPT
 from trio_cancel._engine.order import OrderCancel, RetryPolicy, State
 from trio_cancel._engine.rate import WINDOW_MOST, WINDOW_START, Pacer
@@ -763,7 +764,7 @@ def test_a_caller_who_leaves_between_admission_and_signature_takes_it_along_too(
 def test_what_was_written_is_tracked_after_its_caller_left() -> None:
     late = []
 
-    class Watch:
+    class Watch(Observer):
         def settled_late(self, outcome: object) -> None:
             late.append(outcome)
 

@@ -9,19 +9,10 @@ import msgspec
 import pytest
 import trio
 
-from trio_cancel import (
-    AlreadyClosed,
-    Attempt,
-    Canceled,
-    CanceledOrder,
-    CancelRequest,
-    OffsetInterval,
-    OrderState,
-    OrderStatus,
-    Outcome,
-    Unknown,
-)
+from trio_cancel import AlreadyClosed, Canceled, CancelRequest, Outcome, Unknown
 from trio_cancel._engine.held import DATES_ARE, HeldOrders, Hold, _ahead_at_most, answered
+from trio_cancel.lookup import OrderState, OrderStatus
+from trio_cancel.types import Attempt, CanceledOrder, OffsetInterval
 
 NAME = CancelRequest(external_id="x")
 VAGUE = OffsetInterval(-1e12, 1e12)

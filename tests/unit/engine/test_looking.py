@@ -12,20 +12,15 @@ import trio
 from tests.tools.desk import WALL, CountedWakeup, Desk, Order, canceled, refusal
 from trio_cancel import (
     AlreadyClosed,
-    Attempt,
     CancelRequest,
     NoReply,
     NotFound,
     NotSent,
     NotSurelyThisOrder,
-    OffsetInterval,
-    OrderState,
-    OrderStatus,
     Outcome,
     Rejected,
     SessionClosed,
     Unknown,
-    VenueReply,
 )
 from trio_cancel._engine.in_flight import InFlight
 from trio_cancel._engine.looking import (
@@ -43,6 +38,8 @@ from trio_cancel._engine.looking import (
 )
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy, State
 from trio_cancel._engine.venue_clock import VenueClock
+from trio_cancel.lookup import OrderState, OrderStatus
+from trio_cancel.types import Attempt, OffsetInterval, VenueReply
 
 BY_ID, BY_NAME = CancelRequest("o"), CancelRequest(external_id="x")
 ERROR = VenueReply(404, 40401)

@@ -7,19 +7,9 @@ import math
 import pytest
 
 from tests.tools.desk import Order
-from trio_cancel import (
-    Attempt,
-    CancelRequest,
-    ConnectionLost,
-    NoReply,
-    NotSent,
-    OffsetInterval,
-    Outcome,
-    Rejected,
-    Unknown,
-    VenueReply,
-)
+from trio_cancel import CancelRequest, ConnectionLost, NoReply, NotSent, Outcome, Rejected, Unknown
 from trio_cancel._engine.order import LiveAttempt, RetryPolicy
+from trio_cancel.types import Attempt, OffsetInterval, VenueReply
 
 
 def pending(now: float = 0.0) -> Order:

@@ -10,21 +10,12 @@ import pytest
 
 from tests.tools.desk import WALL, Desk, canceled, refusal, result
 from tests.tools.venues import Remembering
-from trio_cancel import (
-    AlreadyClosed,
-    Attempt,
-    Canceled,
-    CancelRequest,
-    NotFound,
-    Outcome,
-    Rejected,
-    Unknown,
-    VenueReply,
-)
+from trio_cancel import AlreadyClosed, Canceled, CancelRequest, NotFound, Outcome, Rejected, Unknown
 from trio_cancel._engine.order import RetryPolicy, State
 from trio_cancel._engine.rate import PACED_START, WINDOW_START
 from trio_cancel._engine.replies import BAD_PER_MINUTE
 from trio_cancel._values.errors import InvalidReply, UnlistedRefusal, VenueUnavailable
+from trio_cancel.types import Attempt, VenueReply
 
 Answer = Callable[[str], str]
 ONCE = RetryPolicy(retry=False)

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
-from trio_cancel import ConfigurationError, JournalError, open_trading_ws, read_journal
+from trio_cancel import ConfigurationError, JournalError, open_trading_ws
 from trio_cancel._journal.address import NAME_MOST, check_address, server_of, shown, title_of
 from trio_cancel._journal.database import reason
 from trio_cancel._values.models import Credentials
+from trio_cancel.journal import read_journal
 
 FULL = "postgresql://bot:pass%2Fword@db1,db2:5433/trading?sslmode=require&journal=mm-1&password=other-secret"
 

@@ -12,11 +12,13 @@ import attrs
 import pytest
 
 from tests.tools.journals import ACCOUNT
-from trio_cancel import Attempt, Credentials, JournalError, JournalOrder, read_journal
+from trio_cancel import Credentials, JournalError
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import Changes
 from trio_cancel._journal.store import Account, JournalStore, StoreFailed
 from trio_cancel._journal.stores import compact, is_written, open_store, read_tables
+from trio_cancel.journal import JournalOrder, read_journal
+from trio_cancel.types import Attempt
 
 SECOND = 1_000_000
 DAY = 86_400_000_000

@@ -11,21 +11,12 @@ import trio
 
 from tests.tools.desk import bare
 from tests.tools.journals import ACCOUNT, Executor, MemoryStore
-from trio_cancel import (
-    AlreadyClosed,
-    Attempt,
-    CancelRequest,
-    JournalError,
-    NotSent,
-    OffsetInterval,
-    Outcome,
-    Unknown,
-    VenueReply,
-)
+from trio_cancel import AlreadyClosed, CancelRequest, JournalError, NotSent, Outcome, Unknown
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
 from trio_cancel._journal.journal import LAZY, Journal
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Begun
+from trio_cancel.types import Attempt, OffsetInterval, VenueReply
 
 MICRO = 1_000_000
 BY_ID, BY_NAME = CancelRequest("o"), CancelRequest(external_id="x")

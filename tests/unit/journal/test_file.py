@@ -34,7 +34,6 @@ from trio_cancel import (
     JournalError,
     TradingWS,
     open_trading_ws,
-    read_journal,
 )
 from trio_cancel._client import _open
 from trio_cancel._journal import fork
@@ -45,6 +44,7 @@ from trio_cancel._journal.opening import _Custody, open_journal
 from trio_cancel._journal.rows import Changes
 from trio_cancel._journal.sqlite import Store
 from trio_cancel._journal.store import StoreFailed
+from trio_cancel.journal import read_journal
 
 SECOND = 1_000_000
 HOLD = Changes(holds=[(1, 1, 0, "x", 6 * SECOND, None, None)])

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from tests.tools.journals import ACCOUNT, Executor, MemoryStore
-from trio_cancel import CancelRequest, JournalError, LeaseState, TakenOver
+from trio_cancel import CancelRequest, JournalError, TakenOver
 from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._journal.journal import INTENT_WITHIN, PATIENCE, Journal
 from trio_cancel._journal.lease import BEATS, GUARD_SILENT, STEPS, SURE_FOR, Guards, Lease, commit_within, steady
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Begun
 from trio_cancel._journal.store import StoreFailed
+from trio_cancel.types import LeaseState
 
 SURE, UNCERTAIN, TAKEN_OVER = LeaseState
 REQUEST = CancelRequest(external_id="mm-1")

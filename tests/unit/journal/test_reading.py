@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from trio_cancel import CancelRequest, JournalContents
+from trio_cancel import CancelRequest
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.resume import LEEWAY, OLD, plan_resume
 from trio_cancel._journal.rows import HoldRow, SessionRow, Tables, request_of
+from trio_cancel.journal import JournalContents
 
 SECOND = 1_000_000
 

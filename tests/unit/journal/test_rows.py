@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from trio_cancel import AlreadyClosed, Attempt, Canceled, CanceledOrder, CancelRequest, OffsetInterval
+from trio_cancel import AlreadyClosed, Canceled, CancelRequest
 from trio_cancel._journal.reading import JournalHold, contents_of
 from trio_cancel._journal.resume import LEEWAY, OLD, Errand, plan_resume
 from trio_cancel._journal.rows import Changes, Rows, SessionRow, Tables, micros, request_of, seconds, spread
+from trio_cancel.types import Attempt, CanceledOrder, OffsetInterval
 
 SECOND = 1_000_000
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.tools.journals import ACCOUNT
-from trio_cancel import JournalError, read_journal
+from trio_cancel import JournalError
 from trio_cancel._journal.lock import lock
 from trio_cancel._journal.rows import Changes, micros
 from trio_cancel._journal.sqlite import Store
 from trio_cancel._journal.store import Account
 from trio_cancel._net.endpoint import parse_endpoint
+from trio_cancel.journal import read_journal
 
 SECOND = 1_000_000
 

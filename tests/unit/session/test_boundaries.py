@@ -15,17 +15,9 @@ from trio.testing import MockClock
 from tests.tools.pipe import PipeStream
 from tests.tools.rawvenue import Peer, open_raw_venue
 from tests.tools.venues import Venue, open_venue
-from trio_cancel import (
-    HandshakeFailed,
-    NotSent,
-    Observer,
-    OrdersLeft,
-    SessionState,
-    TradingWS,
-    Unknown,
-    open_trading_ws,
-)
+from trio_cancel import HandshakeFailed, NotSent, Observer, OrdersLeft, TradingWS, Unknown, open_trading_ws
 from trio_cancel._values.boundary import Boundary, describe, ends_program
+from trio_cancel.types import SessionState
 
 
 class Odd(BaseException):

@@ -24,13 +24,13 @@ from trio_cancel import (
     OrdersLeft,
     Pacer,
     TradingWS,
-    read_journal,
 )
 from trio_cancel import _client as client
 from trio_cancel._journal import opening as _journal_open
 from trio_cancel._journal.opening import _Custody, open_journal
 from trio_cancel._journal.sqlite import Store
 from trio_cancel._session.write_ahead import WriteAhead
+from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import Fault, RequestRecord
 
 

@@ -24,15 +24,13 @@ from trio_cancel import (
     NotFound,
     OrderNotActive,
     OrdersLeft,
-    OrderState,
-    OrderStatus,
     Outcome,
     Pacer,
     TradingWS,
     Unknown,
     open_trading_ws,
 )
-from trio_cancel.lookup import RestLookup
+from trio_cancel.lookup import OrderState, OrderStatus, RestLookup
 from trio_cancel.sandbox import CustomReply, Fault, Faults, RequestRecord, RestFault, open_sandbox
 
 Clock = trio.testing.MockClock

@@ -22,11 +22,11 @@ from trio_cancel import (
     NotSent,
     Rejected,
     SessionClosed,
-    SessionState,
     TradingWS,
     Unknown,
 )
 from trio_cancel.sandbox import Fault, Faults
+from trio_cancel.types import SessionState
 
 
 async def until_state(ws: TradingWS, state: SessionState) -> None:

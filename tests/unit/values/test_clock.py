@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_cancel import OffsetInterval
 from trio_cancel._values.clock import http_date, offset_from_date
+from trio_cancel.types import OffsetInterval
 
 NOW = 1_700_000_000.25
 

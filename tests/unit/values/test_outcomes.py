@@ -14,23 +14,17 @@ import trio
 from tests.tools.desk import canceled
 from trio_cancel import (
     AlreadyClosed,
-    Attempt,
     Canceled,
-    CanceledOrder,
     CancelNotSent,
-    CancelReport,
     CancelRequest,
     ConnectionLost,
     InvalidSignature,
     MissingParameters,
     NotFound,
     NotSent,
-    OffsetInterval,
     OrderNotActive,
     OrderNotFound,
     OrdersLeft,
-    OrderState,
-    OrderStatus,
     Outcome,
     OutcomeUnknown,
     RateLimited,
@@ -39,12 +33,13 @@ from trio_cancel import (
     TradingError,
     Unknown,
     VenueError,
-    VenueReply,
     VenueUnavailable,
 )
 from trio_cancel._values.errors import InvalidRequest, NotSurelyThisOrder
 from trio_cancel._values.outcomes import FIELD_ADVICE, InvalidItem, describe_invalid, describe_left, not_surely
 from trio_cancel._venue.codec import Reply, decode_reply
+from trio_cancel.lookup import OrderState, OrderStatus
+from trio_cancel.types import Attempt, CanceledOrder, CancelReport, OffsetInterval, VenueReply
 
 REQUEST = CancelRequest("o")
 

@@ -23,32 +23,32 @@ import pytest
 import trio
 
 import trio_cancel as tc
-from trio_cancel import sandbox
+from trio_cancel import journal, lookup, sandbox, types
 from trio_cancel._values import errors
 from trio_cancel._values.travel import ForeignCause
 
 REQUEST = tc.CancelRequest("7155ED34-1B1B-4B7E-9A5C-000000000001")
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
-ORDER = tc.CanceledOrder(
+ORDER = types.CanceledOrder(
     id="7155ED34", create_date=NOW, update_date=NOW, executed_amount=Decimal("0.10"), remaining_amount=Decimal("0.2"),
     remaining_value=Decimal("1E+3"), requested_amount=Decimal("0.3"), requested_value=Decimal(1),
     total_value=Decimal(2), status="canceled", type="limit", pair="BTC_BRL", external_id="mine",
 )  # fmt: skip
-ATTEMPT = tc.Attempt("abc-1", 1.5, 2.5, 429)
-REPLY = tc.VenueReply(400, 40408, "Order is not active.")
-FILL = tc.Fill(Decimal("0.10"), Decimal(5), Decimal("0.001"), "BTC", NOW)
+ATTEMPT = types.Attempt("abc-1", 1.5, 2.5, 429)
+REPLY = types.VenueReply(400, 40408, "Order is not active.")
+FILL = lookup.Fill(Decimal("0.10"), Decimal(5), Decimal("0.001"), "BTC", NOW)
 NOT_SENT = tc.NotSent(REQUEST, cause=tc.NotWritten("its time was over"))
 UNKNOWN = tc.Unknown(REQUEST, (ATTEMPT, ATTEMPT), cause=tc.ConnectionLost("reset"), final=False)
 OUTCOMES: tuple[tc.Outcome, ...] = (
     tc.Canceled(REQUEST, (ATTEMPT,), order=ORDER),
     tc.AlreadyClosed(REQUEST, (ATTEMPT,), error=REPLY, after_unanswered=True),
-    tc.NotFound(tc.CancelRequest(external_id="ü"), error=tc.VenueReply(404, 40401, "no")),
-    tc.Rejected(REQUEST, error=tc.VenueReply(400, 40011, "bad"), clock=tc.OffsetInterval(5.0, 9.0), final=False),
+    tc.NotFound(tc.CancelRequest(external_id="ü"), error=types.VenueReply(404, 40401, "no")),
+    tc.Rejected(REQUEST, error=types.VenueReply(400, 40011, "bad"), clock=types.OffsetInterval(5.0, 9.0), final=False),
     NOT_SENT,
     UNKNOWN,
 )
-INVALID = tc.InvalidItem(3, 7.5, tc.InvalidRequest("item 3: no order"))
-REPORT = tc.CancelReport(OUTCOMES, journal_failed=True, invalid=(INVALID,))
+INVALID = types.InvalidItem(3, 7.5, tc.InvalidRequest("item 3: no order"))
+REPORT = types.CancelReport(OUTCOMES, journal_failed=True, invalid=(INVALID,))
 
 
 def raised(function: Callable[[], object]) -> tc.TradingError:
@@ -58,7 +58,7 @@ def raised(function: Callable[[], object]) -> tc.TradingError:
 
 
 def refused(status: int, code: int | None) -> tc.TradingError:
-    error = tc.VenueReply(status, code, "words")
+    error = types.VenueReply(status, code, "words")
     if code == 40408:
         return raised(tc.AlreadyClosed(REQUEST, error=error).unwrap)
     if code == 40401:
@@ -111,10 +111,10 @@ EXCEPTIONS: dict[type[BaseException], BaseException] = {
     )
 }
 
-HOLD = tc.JournalHold(1, 2, 3.0, None)
-CANCEL = tc.JournalCancel(1, 2, 3.0, (ATTEMPT,), "unknown", 4.0, None)
-IN_JOURNAL = tc.JournalOrder(REQUEST, (HOLD,), (CANCEL,), (HOLD,), unsettled=True, known_at=4.0)
-SESSION = tc.JournalSession(1, 1.0, 2.0, None)
+HOLD = journal.JournalHold(1, 2, 3.0, None)
+CANCEL = journal.JournalCancel(1, 2, 3.0, (ATTEMPT,), "unknown", 4.0, None)
+IN_JOURNAL = journal.JournalOrder(REQUEST, (HOLD,), (CANCEL,), (HOLD,), unsettled=True, known_at=4.0)
+SESSION = journal.JournalSession(1, 1.0, 2.0, None)
 VALUES: dict[type, Any] = {
     type(value): value
     for value in (
@@ -125,21 +125,22 @@ VALUES: dict[type, Any] = {
         REQUEST,
         ORDER,
         tc.Credentials("token", "s3cret"),
-        tc.OffsetInterval(-1.0, 2.0),
-        tc.Statistics(queued=3, rate=2.5),
-        tc.LeaseState.UNCERTAIN,
-        tc.SessionState.CONNECTED,
+        lookup.RestLookup(base_url="https://localhost:1/v4", timeout=2.5),
+        types.OffsetInterval(-1.0, 2.0),
+        types.Statistics(queued=3, rate=2.5),
+        types.LeaseState.UNCERTAIN,
+        types.SessionState.CONNECTED,
         REPLY,
         FILL,
-        tc.OrderState(status=tc.OrderStatus.CANCELED, seen_at=5.0, id="7155ED34", fills=(FILL,)),
-        tc.OrderStatus.PARTIALLY_EXECUTED,
+        lookup.OrderState(status=lookup.OrderStatus.CANCELED, seen_at=5.0, id="7155ED34", fills=(FILL,)),
+        lookup.OrderStatus.PARTIALLY_EXECUTED,
         HOLD,
         CANCEL,
         IN_JOURNAL,
         SESSION,
-        tc.OpenReport(orders=(), cancels=REPORT, none_seen_since=5.0, outside=1),
+        types.OpenReport(orders=(), cancels=REPORT, none_seen_since=5.0, outside=1),
         sandbox.FaultStatus({sandbox.Fault.SILENT_BEFORE: 0.5}, {sandbox.Fault.SILENT_BEFORE: 2}),
-        tc.JournalContents("wss://h", (SESSION,), (IN_JOURNAL,)),
+        journal.JournalContents("wss://h", (SESSION,), (IN_JOURNAL,)),
         sandbox.Book(now=lambda: 1_700_000_000_000).create(external_id="x"),
         sandbox.OrderStatus.OPEN,
         sandbox.CustomReply("{}"),
@@ -155,8 +156,8 @@ VALUES: dict[type, Any] = {
 def classes() -> set[type]:
     found = {
         thing
-        for module in (tc, sandbox)
-        for name in dir(module)
+        for module in (tc, types, journal, lookup, sandbox)
+        for name in getattr(module, "__all__", dir(module))
         if isinstance(thing := getattr(module, name), type) and thing.__module__.startswith("trio_cancel")
     }
     below: list[type] = [tc.TradingError]
@@ -321,7 +322,7 @@ def test_a_cause_that_cannot_be_pickled_keeps_name_and_words(
     assert isinstance(found.__cause__, ValueError)
     assert str(way(found)) == str(found)
     for cause in (over, tc.ConnectionLost("x")):
-        left = raised(tc.CancelReport((tc.Unknown(REQUEST, cause=cause),)).raise_for_left)
+        left = raised(types.CancelReport((tc.Unknown(REQUEST, cause=cause),)).raise_for_left)
         there = way(left)
         assert (str(there), there.args, there.report) == (str(left), left.args, vars(left)["report"])
         assert shape(way(there)) == shape(there)
@@ -341,7 +342,7 @@ def test_an_outcome_equals_its_copy_whatever_its_cause(way: Callable[[Any], Any]
 def test_an_item_of_the_input_that_cannot_be_pickled_is_shown(way: Callable[[Any], Any]) -> None:
     items: list[object] = [threading.Lock(), Odd(code=7), (one for one in "x"), {"id": 7}, None]
     for item in items:
-        report = tc.CancelReport((), invalid=(tc.InvalidItem(0, item, tc.InvalidRequest("no")),))
+        report = types.CancelReport((), invalid=(types.InvalidItem(0, item, tc.InvalidRequest("no")),))
         left = way(raised(report.raise_for_left))
         assert left.report.invalid[0].item in (item, repr(item))
         assert str(left) == str(raised(report.raise_for_left))

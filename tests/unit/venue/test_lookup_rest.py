@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from trio_cancel import CancelRequest, Credentials, Fill, LookupFailed, OrderState, OrderStatus
+from trio_cancel import CancelRequest, Credentials, LookupFailed
 from trio_cancel._values.order_state import checked
 from trio_cancel._venue.rest import (
     order_path,
@@ -22,6 +22,7 @@ from trio_cancel._venue.rest import (
     rest_signature,
     signed_headers,
 )
+from trio_cancel.lookup import Fill, OrderState, OrderStatus
 
 VECTORS = json.loads((Path(__file__).parents[2] / "tools" / "rest_signature_vectors.json").read_text(encoding="utf-8"))
 

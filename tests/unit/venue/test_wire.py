@@ -16,8 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.tools.desk import canceled, refusal, result
-from trio_cancel import CanceledOrder, CancelRequest, Credentials
+from trio_cancel import CancelRequest, Credentials
 from trio_cancel._venue.codec import BadReply, Reply, Signer, _shared_decimal, business_params, decode_reply
+from trio_cancel.types import CanceledOrder
 
 PAGE_REQUEST = """{
   "id": "req-003",
