@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, overload
 
 import trio
 
-from trio_cancel._cancels.batch import Batch, Input, Invalid, check_invalid
+from trio_cancel._cancels.batch import Batch, BatchSource, Input, Invalid, check_invalid
 from trio_cancel._cancels.open_orders import QUIET, WITHIN, OpenOrders, Sweep
 from trio_cancel._cancels.scope import OrderScope
 from trio_cancel._cancels.single import Channels, cancel_one
@@ -308,7 +308,7 @@ class TradingWS:
         session.check_open()
         check_invalid(invalid)
         items = Input(requests, invalid)
-        return Batch(items, self._terms, session.engine, session.check_open, session.journal_failed)
+        return Batch(BatchSource(items, self._terms, session.engine, session.check_open, session.journal_failed))
 
     async def cancel_many(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> CancelReport:
         """Cancel many orders; return one outcome for each, in the order given.

@@ -1,22 +1,26 @@
 """A bulk cancel that can be interrupted and still accounts for every order.
 
-A :class:`Batch` keeps one slot for each distinct order. The engine asks it for as many orders as there is room for: no
+A batch keeps one slot for each distinct order. The engine asks it for as many orders as there is room for: no
 task per order, no queue that grows. They settle into one memory channel with room for all of them, from which ``run``
-puts the outcomes into their slots. If ``run`` is cancelled, what is not written is withdrawn, what is written goes on
-settling into the channel while the connection lives, and ``report`` takes it from there at any time.
+or the reader's ``async for`` puts the outcomes into their slots. If that is cancelled or the block is left, what is not
+written is withdrawn, what is written goes on settling into the channel while the connection lives, and ``report`` and
+the reader take it from there at any time.
 
-``run``'s task owns the slots; ``report`` and the engine's calls change them only between two awaits. Whatever concerns
-each order is done in slices, with other tasks' turns in between: reading and checking a large input, taking outcomes,
-withdrawing what was interrupted.
+The reader's task owns the slots; ``report`` and the engine's calls change them only between two awaits. For a reader,
+what has been taken from the channel waits in a queue, so that a report in between takes nothing from it. Whatever
+concerns each order is done in slices, with other tasks' turns in between: reading and checking a large input, taking
+outcomes, withdrawing what was interrupted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import Literal, TypeAlias, cast
+from types import TracebackType
+from typing import Literal, Self, TypeAlias, cast
 
 import trio
 
@@ -80,6 +84,8 @@ def check_iterable(requests: object) -> None:
         )
 
 
+YIELD_EVERY = 64
+"""Outcomes after which a reader, which may never wait, lets others run."""
 SLICE = 2_000
 """Items that are read, and outcomes that are taken or made, in one step at most."""
 
@@ -163,13 +169,8 @@ class Input:
         return good
 
 
-class Batch:
-    """A bulk cancel that exists before anything is sent. Made by :meth:`TradingWS.batch`.
-
-    ``await batch.run()`` under any cancel scope; ``batch.report()`` at any time, also afterwards. Where the venue gives
-    no sign of life, ``run`` returns within ``give_up_after`` + 5 s of its call or of the last sign of life, whichever
-    was later.
-    """
+class BatchSource:
+    """A batch as the engine sees it, and the state behind :class:`Batch`."""
 
     def __init__(
         self,
@@ -195,12 +196,17 @@ class Batch:
         self._settled: trio.MemoryReceiveChannel[OrderCancel]
         self._started = False
         self._ended = False
+        self._untold: deque[Outcome] | None = None  # taken from the channel for a reader, if there is one
+        self._reading = False
+        self._unyielded = 0  # outcomes read since others could run
+        self._rest = 0  # from here on, of those that it never asked for, the reader has none
         self._refused: BaseException | None = None
         self.held_since: float = math.inf  # trio's clock when it was handed in
         if not self._unread:
             self._have_read()
 
-    def __len__(self) -> int:
+    def count(self) -> int:
+        """Return how many items name an order; reads the rest of the input."""
         self._read_rest()
         slot_of = self._input.slot_of
         return len(self._requests) if slot_of is None else len(slot_of)
@@ -228,38 +234,91 @@ class Batch:
         while self._unread:
             self._read_on()
 
-    async def run(self) -> CancelReport:
-        """Cancel every order; return the report once each has its outcome.
-
-        It never raises for what the venue says, and never because of one order.
-
-        Raises:
-            InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`. Nothing was sent.
-            SessionClosed: the session's block has ended.
-            trio.BusyResourceError: it is running or has run; a batch runs once.
-
-        Cancelled: no further order is written; what is in flight is tracked on, see :meth:`report`. Of very many orders
-        the rest is withdrawn in slices before ``trio.Cancelled`` comes out.
-        """
+    def _start(self) -> None:
         self._check_open()
         if self._started:
             raise trio.BusyResourceError("a batch runs once; make another for another run")
         self._started = True
+
+    async def _begin(self) -> None:
+        """Read the input and hand the orders in."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # a caller that is cancelled already has nothing written
+        while self._unread:
+            self._read_on()
+            await trio.lowlevel.checkpoint()
+        if self._requests:
+            self.held_since = trio.current_time()
+            self._engine.count_queued(len(self._requests))
+            self._engine.submit_source(self, self.held_since)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def run(self) -> CancelReport:
+        """Cancel every order; see :meth:`Batch.run`."""
+        self._start()
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()  # a caller that is cancelled already has nothing written
-            while self._unread:
-                self._read_on()
-                await trio.lowlevel.checkpoint()
+            await self._begin()
             if self._requests:
-                self.held_since = trio.current_time()
-                self._engine.count_queued(len(self._requests))
-                self._engine.submit_source(self, self.held_since)
                 await self._take_all()
-            else:
-                await trio.lowlevel.checkpoint()
         finally:
-            await self._end()  # noqa: ASYNC102 - it shields itself, and ends by itself
+            await self.end()  # noqa: ASYNC102 - it shields itself, and ends by itself
         return self.report()
+
+    @trio.lowlevel.enable_ki_protection
+    async def enter(self) -> None:
+        """Begin for a reader; see :meth:`Batch.__aenter__`."""
+        self._start()
+        self._untold = deque()
+        try:
+            await self._begin()
+        except BaseException:
+            await self.end()  # noqa: ASYNC102 - as above
+            raise
+
+    async def next_outcome(self) -> Outcome:
+        """Return the next outcome for the reader; see :meth:`Batch.__anext__`."""
+        if self._untold is None:
+            why = "run() returns all its outcomes" if self._started else "async with batch as outcomes: …"
+            raise ConfigurationError(f"A batch tells its outcomes in its block, and after that: {why}.")
+        if self._reading:
+            raise trio.BusyResourceError("another task waits for this batch's next outcome")
+        self._reading = True
+        try:
+            return await self._next(self._untold)
+        finally:
+            self._reading = False
+
+    async def _next(self, untold: deque[Outcome]) -> Outcome:
+        self._unyielded += 1
+        if self._unyielded < YIELD_EVERY:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._unyielded = 0
+            await trio.lowlevel.checkpoint()
+        self._read_rest()
+        while not untold:
+            if not self._out and (self._ended or not self.waiting):
+                outcome = self._next_of_rest()
+                if outcome is None:
+                    await trio.lowlevel.checkpoint()
+                    raise StopAsyncIteration
+                return outcome
+            with suppress(trio.EndOfChannel):  # the rest was refused, and nothing else is under way
+                self._take(await self._settled.receive())
+                self._unyielded = 0
+                self._take_at_hand(SLICE)
+        return untold.popleft()
+
+    def _next_of_rest(self) -> Outcome | None:
+        """Return the next outcome of those that were never asked for; None if there is none."""
+        place = max(self._rest, self._asked)
+        if place >= len(self._requests):
+            return None
+        self._rest = place + 1
+        outcome = self._slots[place]
+        if outcome is None:
+            outcome = self._slots[place] = NotSent(self._requests[place], cause=self._why_not_written()[0])
+        return outcome
 
     async def _take_all(self) -> None:
         """Take every outcome out of the channel, as they come."""
@@ -272,17 +331,22 @@ class Batch:
     def _take(self, order: OrderCancel) -> None:
         del self._out[order]
         self._slots[order.place] = order.outcome
+        if self._untold is not None:
+            self._untold.append(order.result)
 
     def _take_at_hand(self, most: int) -> None:
         out, slots, receive = self._out, self._slots, self._settled.receive_nowait
+        untold = self._untold
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             for _ in range(most):
                 order = receive()
                 del out[order]
                 slots[order.place] = order.outcome
+                if untold is not None:
+                    untold.append(order.result)
 
     @trio.lowlevel.enable_ki_protection
-    async def _end(self) -> None:
+    async def end(self) -> None:
         """Withdraw what has no outcome, in slices."""
         self._ended = True
         self._engine.remove_source(self)
@@ -292,21 +356,16 @@ class Batch:
         while self._filled < len(self._requests):
             first = self._filled
             some = self._requests[first : first + SLICE]
-            self._slots[first : first + SLICE] = [NotSent(request, cause=cause) for request in some]
+            told = self._slots[first : first + SLICE]  # some of which a reader may have
+            self._slots[first : first + SLICE] = [
+                outcome or NotSent(request, cause=cause) for request, outcome in zip(some, told, strict=True)
+            ]
             self._filled = min(first + SLICE, len(self._requests))
             if self._filled < len(self._requests):
                 await trio.lowlevel.cancel_shielded_checkpoint()
 
     def report(self) -> CancelReport:
-        """Return one outcome for every input that names an order, in their order, as far as is known now.
-
-        What is in flight is :class:`Unknown`, what has not been written :class:`NotSent`; such an outcome is not
-        ``final`` while it can still change. Each call tells the latest. It takes some milliseconds for 200 000 orders,
-        and before ``run`` has returned some 0.1 s more, because outcomes are made then that do not stay.
-
-        Raises:
-            InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`.
-        """
+        """Return what is known now; see :meth:`Batch.report`."""
         self._read_rest()
         if self._out:
             self._take_at_hand(len(self._out))
@@ -381,3 +440,85 @@ class Batch:
     def give_up_after(self) -> float:
         """Return how many seconds it waits for a sign of life."""
         return self.terms.give_up_after
+
+
+class Batch:
+    """A bulk cancel that exists before anything is sent, and accounts for every order. Made by :meth:`TradingWS.batch`.
+
+    ``await batch.run()`` under any cancel scope, or, to have each outcome as it settles::
+
+        async with batch as outcomes:
+            async for outcome in outcomes:
+                ...
+
+    and ``batch.report()`` at any time, also afterwards. Each distinct order is told once, in the order of completion. A
+    slow reader does not hold the cancels back. Leaving the block early, in whatever way, is what cancelling ``run`` is:
+    nothing further is written, and what is in flight is tracked on. The outcomes that were not read by then can still
+    be iterated after the block: those of what is in flight as they settle, then those of what was never written.
+
+    Where the venue gives no sign of life, every order has its outcome within ``give_up_after`` + 5 s of when the batch
+    was run or entered, or of the last sign of life, whichever was later. ``len(batch)`` is the number of items.
+    """
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: BatchSource) -> None:
+        self._source = source
+
+    def __repr__(self) -> str:
+        return "<Batch>"
+
+    def __len__(self) -> int:
+        return self._source.count()
+
+    async def run(self) -> CancelReport:
+        """Cancel every order; return the report once each has its outcome.
+
+        It never raises for what the venue says, and never because of one order.
+
+        Raises:
+            InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`. Nothing was sent.
+            SessionClosed: the session's block has ended.
+            trio.BusyResourceError: it is running or has run; a batch runs once.
+
+        Cancelled: no further order is written; what is in flight is tracked on, see :meth:`report`. Of very many orders
+        the rest is withdrawn in slices before ``trio.Cancelled`` comes out.
+        """
+        return await self._source.run()
+
+    async def __aenter__(self) -> Self:
+        """Hand the orders in. Raises and is cancelled as :meth:`run`."""
+        await self._source.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Withdraw what has no outcome and is not written, in slices, shielded."""
+        await self._source.end()  # noqa: ASYNC102 - it shields itself, and ends by itself
+
+    def __aiter__(self) -> AsyncIterator[Outcome]:
+        return self
+
+    def __anext__(self) -> Awaitable[Outcome]:
+        """Return the next outcome.
+
+        Raises:
+            ConfigurationError: neither in its block nor after it.
+            trio.BusyResourceError: another task waits for the next one.
+
+        Cancelled: none is lost.
+        """
+        return self._source.next_outcome()
+
+    def report(self) -> CancelReport:
+        """Return one outcome for every input that names an order, in their order, as far as is known now.
+
+        What is in flight is :class:`Unknown`, what has not been written :class:`NotSent`; such an outcome is not
+        ``final`` while it can still change. Each call tells the latest. It takes some milliseconds for 200 000 orders,
+        and before the batch has ended some 0.1 s more, because outcomes are made then that do not stay.
+
+        Raises:
+            InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`.
+        """
+        return self._source.report()
