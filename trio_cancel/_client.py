@@ -21,7 +21,7 @@ from trio_cancel._cancels.scope import OrderScope
 from trio_cancel._cancels.single import Channels, cancel_one
 from trio_cancel._cancels.stream import CancelStream, run_stream
 from trio_cancel._engine.order import RetryPolicy
-from trio_cancel._engine.rate import Pacer
+from trio_cancel._engine.rate import Pacer, limit_of
 from trio_cancel._engine.venue_clock import VenueClock
 from trio_cancel._journal.address import check_address
 from trio_cancel._journal.lease import LEAST, MOST, LeaseState
@@ -650,7 +650,7 @@ async def _open(
 ) -> AsyncGenerator[TradingWS]:
     check_trio("open_trading_ws()")
     if pacer is not None:
-        pacer.begin()
+        limit_of(pacer).begin()
     prefix = world.id_prefix()
     async with AsyncExitStack() as stack:
         log = None if journal is None else await stack.enter_async_context(journal(prefix, world.wall))

@@ -57,6 +57,7 @@ class OrderScope:
     ) -> None:
         self.report: CancelReport | None = None
         self._session = session
+        self._link = ScopeLink(self)
         self._terms = terms
         self._grace = grace
         self._settle = settle
@@ -111,7 +112,7 @@ class OrderScope:
         request = CancelRequest.of(id, external_id)
         self._check_can_add()
         holds = self._session.engine.holds
-        if (holder := holds.holder(request)) is not None and holder is not self:
+        if (holder := holds.holder(request)) is not None and holder is not self._link:
             raise InvalidRequest(f"Another scope holds {request} already; an order belongs to one scope.")
         if request in self._adding:
             raise InvalidRequest(f"Another task is adding {request} to this scope already.")
@@ -120,7 +121,7 @@ class OrderScope:
         if self._journal is not None:
             self._journal.check_free(request)
         self._adding.add(request)
-        holds.hold(request, self)
+        holds.hold(request, self._link)
         known = request in self._held
         durable = False
         try:
@@ -300,7 +301,7 @@ class OrderScope:
         if self._journal is not None and (over := self._journal.taken_over) is not None:
             raise over
         self._open = True
-        self._session.scopes[self] = None
+        self._session.scopes[self._link] = None
         listeners = ears()
         listeners.listen()
         self._heard_before = listeners.heard
@@ -345,7 +346,7 @@ class OrderScope:
         if error is not None and error is not ended_with:
             raise error  # without the cancellation that was ours
 
-    def end(self) -> trio.Event:
+    def _end_now(self) -> trio.Event:
         """Cancel what is held as if the block were left now; see ``Ending``."""
         return self._begin_drain().done
 
@@ -370,12 +371,12 @@ class OrderScope:
             raise TakenOver(text, report=report) from error
         error.add_note(text)
 
-    def cut_off(self) -> None:
+    def _cut_off(self) -> None:
         """Cancel the block; see ``Ending``."""
         if self._block is not None:
             self._block.cancel()
 
-    def off_book(self, request: CancelRequest, outcome: Outcome) -> None:
+    def _off_book(self, request: CancelRequest, outcome: Outcome) -> None:
         """Release an order that a cancel took off the book; see ``Holder``."""
         hold = self._held.get(request)
         if hold is None or request in self._adding:  # in the second case its name is about to be another order's
@@ -425,7 +426,7 @@ class OrderScope:
         for request in self._held:
             holds.release(request)  # what is left stays held in the journal, for `resume`
         self._held.clear()
-        self._session.scopes.pop(self, None)
+        self._session.scopes.pop(self._link, None)
         ears().stop()
         left = self.report.left
         for first in range(0, len(left), LOGGED_TOGETHER):
@@ -463,3 +464,24 @@ def _is_cancellation(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.split((trio.Cancelled, GeneratorExit))[1] is None
     return isinstance(error, trio.Cancelled | GeneratorExit)
+
+
+class ScopeLink:
+    """A scope as the session and the engine see it: an ``Ending`` and a ``Holder``."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: OrderScope) -> None:
+        self._scope = scope
+
+    def end(self) -> trio.Event:
+        """Cancel what is held as if the block were left now; see ``Ending``."""
+        return self._scope._end_now()
+
+    def cut_off(self) -> None:
+        """Cancel the block; see ``Ending``."""
+        self._scope._cut_off()
+
+    def off_book(self, request: CancelRequest, outcome: Outcome) -> None:
+        """Release an order that a cancel took off the book; see ``Holder``."""
+        self._scope._off_book(request, outcome)

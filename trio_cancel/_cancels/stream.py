@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable, Sized
 from contextlib import aclosing, asynccontextmanager, nullcontext
 
 import trio
@@ -51,12 +51,8 @@ MANY = 1_000_000
 """How many items are taken to wait behind a full shelf, where the input does not say how many there are."""
 
 
-class CancelStream:
-    """Outcomes in the order of completion, for ``async for``. Made by :meth:`TradingWS.open_cancel_stream`.
-
-    Where the venue gives no sign of life, an item has its outcome within ``give_up_after`` + 5 s of when it came or of
-    the last sign of life, whichever was later.
-    """
+class StreamSource:
+    """A stream as the engine sees it, and the state behind :class:`CancelStream`."""
 
     def __init__(
         self, terms: RetryPolicy, engine: Engine, total: int | None = None, invalid: Invalid = "raise"
@@ -79,10 +75,7 @@ class CancelStream:
         self._refused: BaseException | None = None
         self._came = trio.current_time()  # when the last item came
 
-    def __aiter__(self) -> AsyncIterator[Outcome]:
-        return self
-
-    async def __anext__(self) -> Outcome:
+    async def next_outcome(self) -> Outcome:
         """Return the next outcome. Cancelled: none is lost.
 
         Of outcomes that are at hand, each ``YIELD_EVERY``-th lets other tasks run; any raises if it is cancelled.
@@ -274,6 +267,42 @@ class CancelStream:
         self._send.close()
 
 
+class CancelStream:
+    """Outcomes in the order of completion, for ``async for``. Made by :meth:`TradingWS.open_cancel_stream`.
+
+    Where the venue gives no sign of life, an item has its outcome within ``give_up_after`` + 5 s of when it came or of
+    the last sign of life, whichever was later.
+    """
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: StreamSource) -> None:
+        self._source = source
+
+    def __aiter__(self) -> AsyncIterator[Outcome]:
+        return self
+
+    def __anext__(self) -> Awaitable[Outcome]:
+        """Return the next outcome. Cancelled: none is lost.
+
+        Raises whatever the input raised, after the outcomes of what it gave before.
+        """
+        return self._source.next_outcome()
+
+    @property
+    def unsettled(self) -> tuple[CancelRequest, ...]:
+        """The orders that are in flight now; after the block: that were when it was left and have not settled since."""
+        return self._source.unsettled
+
+    @property
+    def invalid(self) -> tuple[InvalidItem, ...]:
+        """The items so far that named no order; empty unless ``invalid="report"`` was asked for.
+
+        They are kept while the stream is: the one thing in it that grows with its input.
+        """
+        return self._source.invalid
+
+
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def run_stream(
@@ -286,7 +315,7 @@ async def run_stream(
     check_iterable(requests)
     if not isinstance(requests, Iterable | AsyncIterable):
         raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not {type(requests).__name__}.")
-    stream = CancelStream(terms, engine, len(requests) if isinstance(requests, Sized) else None, invalid)
+    stream = StreamSource(terms, engine, len(requests) if isinstance(requests, Sized) else None, invalid)
     intake_ended = trio.Event()
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C goes to the block, not into a group of exceptions beside it
@@ -300,7 +329,7 @@ async def run_stream(
         try:
             nursery.start_soon(intake)
             engine.submit_source(stream, trio.current_time())
-            yield stream
+            yield CancelStream(stream)
         finally:
             nursery.cancel_scope.cancel()
             try:

@@ -22,7 +22,7 @@ from trio_cancel._engine.held import HeldOrders
 from trio_cancel._engine.in_flight import InFlight
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
 from trio_cancel._engine.queue import Source
-from trio_cancel._engine.rate import AdaptiveRate, Pacer
+from trio_cancel._engine.rate import AdaptiveRate, Pacer, limit_of
 from trio_cancel._engine.replies import ReplyHandler
 from trio_cancel._engine.silence import PACED_EARLIEST, last_chance_after
 from trio_cancel._engine.venue_clock import VenueClock
@@ -122,7 +122,7 @@ class Engine:
         self._sign = sign
         self._id_prefix = id_prefix
         self._next_id = 0
-        self._pacer = pacer
+        self._pacer = None if pacer is None else limit_of(pacer)
         self._notify = notify
         self._suspended = suspended
         self._awake_at = -math.inf  # when it last was

@@ -47,9 +47,13 @@ class Pacer:
 
     Raises:
         ConfigurationError: if ``rate`` or ``burst`` is out of range.
+
+    Attributes:
+        rate: as given.
+        burst: as given.
     """
 
-    __slots__ = ("_full_at", "_interval", "_run", "_tolerance", "burst", "rate")
+    __slots__ = ("_limit", "burst", "rate")
 
     def __init__(self, rate: float, burst: int = 1) -> None:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
@@ -62,13 +66,30 @@ class Pacer:
             raise ConfigurationError(f"Pacer needs a burst of at most {_BURST_MOST} requests.")
         self.rate: float = rate
         self.burst: int = burst
+        self._limit = Limit(rate, burst)
+
+    def __repr__(self) -> str:
+        return f"Pacer(rate={self.rate!r}, burst={self.burst!r})"
+
+    def __reduce__(self) -> tuple[type[Pacer], tuple[float, int]]:
+        return type(self), (self.rate, self.burst)
+
+
+class Limit:
+    """What a :class:`Pacer` has let through, and when it lets the next through; its sessions share it.
+
+    Attributes:
+        rate: requests a second.
+    """
+
+    __slots__ = ("_full_at", "_interval", "_run", "_tolerance", "rate")
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self.rate = rate
         self._interval = 1 / rate
         self._tolerance = (burst - 1) / rate
         self._full_at = -math.inf
         self._run: trio.lowlevel.TrioToken | None = None
-
-    def __repr__(self) -> str:
-        return f"Pacer(rate={self.rate!r}, burst={self.burst!r})"
 
     def begin(self) -> None:
         """Begin to be used in this ``trio.run``; one that has ended before is forgotten, for its clock is another.
@@ -85,9 +106,6 @@ class Pacer:
                 raise ConfigurationError("This Pacer is used in another trio.run that is running; give each its own.")
         self._run = run
         self._full_at = -math.inf
-
-    def __reduce__(self) -> tuple[type[Pacer], tuple[float, int]]:
-        return type(self), (self.rate, self.burst)
 
     @property
     def full_at(self) -> float:
@@ -108,6 +126,11 @@ class Pacer:
     def start(self, now: float) -> None:
         """Count a request that starts now."""
         self._full_at = max(self._full_at, now) + self._interval
+
+
+def limit_of(pacer: Pacer) -> Limit:
+    """Return the limit that a pacer shares between its sessions."""
+    return pacer._limit
 
 
 def _nothing() -> None:

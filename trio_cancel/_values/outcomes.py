@@ -120,6 +120,8 @@ class _Outcome(_Named, frozen=True, kw_only=True):
     """What all outcomes have in common.
 
     Attributes:
+        kind: a word for the class, the same for each outcome of it: see ``OutcomeKind``.
+        off_book: True if the order is off the book, False if we did not take it off, None if that is not known.
         request: the order that was to be canceled.
         attempts: the requests that were written for it, oldest first.
         error: the venue's last error, where it sent one.

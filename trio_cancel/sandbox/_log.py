@@ -83,13 +83,18 @@ class Log:
 
     Args:
         limit: keeps only that many requests and connections, the newest; all when left out.
+
+    Attributes:
+        requests: every message in the order received.
+        connections: every connection in the order accepted.
+        received: how many messages there were, those that are not kept any more included.
+        accepted: how many connections there were, in the same way.
+        applied_count: how many requests took an order off the book.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self.requests: deque[RequestRecord] = deque(maxlen=limit)
-        """Every message in the order received."""
         self.connections: deque[ConnectionRecord] = deque(maxlen=limit)
-        """Every connection in the order accepted."""
         self.received: int = 0
         self.accepted: int = 0
         self.applied_count: int = 0

@@ -201,7 +201,7 @@ async def test_a_yes_while_the_name_is_added_again_releases_nothing(autojump_clo
             assert ws.statistics().settled == 1
             disk.executor.seconds = 0
             assert orders.held == (MM,)
-            assert ws._session.engine.holds.holder(MM) is orders
+            assert ws._session.engine.holds.holder(MM) is orders._link
             await trio.sleep(1)
             assert disk.held == {"mm-1"}
             new = venue.book.create(external_id="mm-1")

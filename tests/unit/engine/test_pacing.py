@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_cancel import ConfigurationError, Pacer
-from trio_cancel._engine.rate import PACED_LEAST, PACED_MOST, PACED_START, WINDOW_MOST, WINDOW_START, AdaptiveRate
+from trio_cancel._engine.rate import (
+    PACED_LEAST,
+    PACED_MOST,
+    PACED_START,
+    WINDOW_MOST,
+    WINDOW_START,
+    AdaptiveRate,
+    limit_of,
+)
 
 # Pacer
 
@@ -45,8 +53,8 @@ def test_a_pacer_that_makes_no_sense_is_refused(rate: float, burst: int) -> None
 def starts(pacer: Pacer, number: int, now: float = 0.0) -> list[float]:
     times = []
     for _ in range(number):
-        now = max(now, pacer.ready_at())
-        pacer.start(now)
+        now = max(now, limit_of(pacer).ready_at())
+        limit_of(pacer).start(now)
         times.append(now)
     return times
 
@@ -72,8 +80,8 @@ def test_no_stretch_of_time_holds_more_than_rate_and_burst_allow(rate: float, bu
     pacer = Pacer(rate, burst)
     now, times = 0.0, []
     for pause in pauses:
-        now = max(now + pause, pacer.ready_at())
-        pacer.start(now)
+        now = max(now + pause, limit_of(pacer).ready_at())
+        limit_of(pacer).start(now)
         times.append(now)
     for first in range(len(times)):
         for last in range(first, len(times)):
@@ -83,22 +91,22 @@ def test_no_stretch_of_time_holds_more_than_rate_and_burst_allow(rate: float, bu
 
 def test_the_turn_of_those_that_come_after_others() -> None:
     pacer = Pacer(4, burst=3)
-    assert (pacer.full_at, pacer.ready_at()) == (-math.inf, -math.inf)
-    assert pacer.ready_at(10.0, before=2) == 10.0 + 2 / 4 - 2 / 4
-    assert pacer.ready_at(10.0, before=5) == 10.0 + 5 / 4 - 2 / 4
-    pacer.start(10.0)
-    assert (pacer.full_at, pacer.ready_at()) == (10.25, 9.75)
-    assert pacer.ready_at(10.0, before=5) == 10.25 + 5 / 4 - 2 / 4
-    assert pacer.ready_at(20.0, before=5) == 20.0 + 5 / 4 - 2 / 4
-    pacer.start(10.0)
-    assert pacer.full_at == 10.5
+    assert (limit_of(pacer).full_at, limit_of(pacer).ready_at()) == (-math.inf, -math.inf)
+    assert limit_of(pacer).ready_at(10.0, before=2) == 10.0 + 2 / 4 - 2 / 4
+    assert limit_of(pacer).ready_at(10.0, before=5) == 10.0 + 5 / 4 - 2 / 4
+    limit_of(pacer).start(10.0)
+    assert (limit_of(pacer).full_at, limit_of(pacer).ready_at()) == (10.25, 9.75)
+    assert limit_of(pacer).ready_at(10.0, before=5) == 10.25 + 5 / 4 - 2 / 4
+    assert limit_of(pacer).ready_at(20.0, before=5) == 20.0 + 5 / 4 - 2 / 4
+    limit_of(pacer).start(10.0)
+    assert limit_of(pacer).full_at == 10.5
 
 
 def test_a_copy_of_a_pacer_begins_anew() -> None:
     pacer = Pacer(4, burst=3)
-    pacer.start(10.0)
+    limit_of(pacer).start(10.0)
     again = pickle.loads(pickle.dumps(pacer))
-    assert (again.rate, again.burst, again.full_at) == (4, 3, -math.inf)
+    assert (again.rate, again.burst, limit_of(again).full_at) == (4, 3, -math.inf)
 
 
 def test_a_refused_pacer_says_what_it_needs_and_what_it_got() -> None:
@@ -348,11 +356,11 @@ def test_a_pacer_begins_anew_in_the_next_run() -> None:
     pacer = Pacer(1)
 
     async def use(now: float) -> float:
-        pacer.begin()
-        ready = pacer.ready_at()
-        pacer.start(now)
-        pacer.begin()  # another session of the same run
-        assert pacer.ready_at() > now
+        limit_of(pacer).begin()
+        ready = limit_of(pacer).ready_at()
+        limit_of(pacer).start(now)
+        limit_of(pacer).begin()  # another session of the same run
+        assert limit_of(pacer).ready_at() > now
         return ready
 
     assert trio.run(use, 1_000_000.0) == -math.inf
@@ -363,21 +371,21 @@ def test_a_pacer_in_two_runs_at_once_is_refused() -> None:
     pacer = Pacer(1)
 
     async def outer() -> None:
-        pacer.begin()
+        limit_of(pacer).begin()
         with pytest.raises(ConfigurationError, match=r"^This Pacer is used in another trio\.run that is run"):
             await trio.to_thread.run_sync(trio.run, inner)
 
     async def inner() -> None:
-        pacer.begin()
+        limit_of(pacer).begin()
 
     trio.run(outer)
 
 
 def test_a_pace_knows_what_is_about_to_start() -> None:
     pacer = Pacer(2, burst=3)
-    pacer.start(10.0)
-    assert [pacer.ready_at(10.0, before) for before in range(4)] == pytest.approx([9.5, 10.0, 10.5, 11.0])
-    assert [pacer.ready_at(100.0, before) for before in (1, 4)] == pytest.approx([99.5, 101.0])
+    limit_of(pacer).start(10.0)
+    assert [limit_of(pacer).ready_at(10.0, before) for before in range(4)] == pytest.approx([9.5, 10.0, 10.5, 11.0])
+    assert [limit_of(pacer).ready_at(100.0, before) for before in (1, 4)] == pytest.approx([99.5, 101.0])
     governor = AdaptiveRate()
     assert governor.ready_at(10.0, 5) == -math.inf
     governor.limited(10.0, 9.0)

@@ -24,6 +24,7 @@ import trio
 
 import trio_cancel as tc
 from trio_cancel import journal, lookup, sandbox, types
+from trio_cancel._engine.rate import limit_of
 from trio_cancel._values import errors
 from trio_cancel._values.travel import ForeignCause
 
@@ -236,10 +237,10 @@ def test_what_unwrap_raises_has_one_cause_not_two_that_look_alike(way: Callable[
 @EVERY_WAY
 def test_a_copy_of_a_pacer_begins_anew(way: Callable[[Any], Any]) -> None:
     pacer = tc.Pacer(2.5, 3)
-    pacer.start(1e9)  # another run's clock, perhaps
+    limit_of(pacer).start(1e9)  # another run's clock, perhaps
     there = way(pacer)
     assert (there.rate, there.burst) == (2.5, 3)
-    assert there.ready_at() < 0
+    assert limit_of(there).ready_at() < 0
 
 
 def test_a_copy_shares_no_notes() -> None:
