@@ -25,7 +25,7 @@ from trio_cancel._engine.order import OrderCancel
 from trio_cancel._session.session import run_session
 from trio_cancel._trio.signals import ears
 from trio_cancel.sandbox import Fault
-from trio_cancel.types import OrderScope
+from trio_cancel.types import Batch, OrderScope
 
 
 def run(main: Callable[[], Awaitable[None]], *instruments: trio.abc.Instrument) -> None:
@@ -500,3 +500,35 @@ def test_ctrl_c_while_the_session_ends_leaves_no_caller_waiting(monkeypatch: pyt
     run(main)
     assert pressed
     assert told == ["not_sent"] * 20
+
+
+def test_ctrl_c_at_every_instruction_of_entering_a_batch_leaves_none_running() -> None:
+    async def main(instructions: Instructions) -> None:
+        entered = False
+        before = sys.gettrace()
+        async with open_venue(seed=1) as venue, venue.open() as ws:
+            batch = ws.batch(venue.orders(3))
+            try:
+                sys.settrace(instructions.trace)
+                async with batch as outcomes:
+                    entered = True
+                    async for _ in outcomes:
+                        pass
+            except KeyboardInterrupt:
+                sys.settrace(before)
+                await trio.sleep(1)
+                counts = batch.report().counts
+                assert entered or counts["not_sent"] == 3, f"instruction {instructions.at}: {counts}"
+            finally:
+                sys.settrace(before)
+            if entered:
+                assert batch.report().final
+
+    enter, leave = Batch.__aenter__, Batch.__aexit__
+    for at in itertools.count(1):
+        instructions = Instructions(at, frozenset({enter.__code__, leave.__code__}))
+        with suppress(KeyboardInterrupt):
+            run(partial(main, instructions))
+        if instructions.count < at:
+            break
+    assert at > 10

@@ -486,11 +486,13 @@ class Batch:
         """
         return await self._source.run()
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         """Hand the orders in. Raises and is cancelled as :meth:`run`."""
         await self._source.enter()
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
