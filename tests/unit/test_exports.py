@@ -14,6 +14,7 @@ import pytest
 
 import trio_cancel
 import trio_cancel.sandbox
+import trio_cancel.types
 
 PACKAGE = Path(trio_cancel.__file__).parent
 
@@ -285,3 +286,8 @@ def test_every_module_says_what_it_is(name: str) -> None:
 
 def test_what_begins_can_be_imported_alone() -> None:
     assert importlib.import_module("trio_cancel").open_trading_ws is trio_cancel.open_trading_ws
+
+
+def test_help_tells_what_each_state_means() -> None:
+    for member in trio_cancel.types.SessionState:
+        assert f"``{member.value}``: " in (trio_cancel.types.SessionState.__doc__ or ""), member

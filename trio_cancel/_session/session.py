@@ -76,7 +76,14 @@ _Args = TypeVarTuple("_Args")
 
 
 class SessionState(enum.StrEnum):
-    """Where a session stands."""
+    """Where a session stands.
+
+    ``connecting``: its first connection is being opened.
+    ``connected``: there is a connection.
+    ``reconnecting``: the connection is lost and another is being opened; cancels wait for it.
+    ``failed``: no connection will be opened any more; ``ws.failure`` says why.
+    ``closed``: its block has ended.
+    """
 
     CONNECTING = "connecting"
     CONNECTED = "connected"
