@@ -26,6 +26,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     plan = SMOKE if arguments.smoke else FULL
     plan = attrs.evolve(plan, rounds=arguments.rounds or plan.rounds, orders=arguments.orders or plan.orders)
+    plan = attrs.evolve(plan, before=str(arguments.before or ""))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         results = run(plan, frozenset(arguments.only), frozenset(arguments.peers), progress)
     summary = Summary.of(results.samples)
@@ -63,7 +64,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--orders", type=_count, help=f"orders of a bulk cancel ({FULL.orders:,}); others in proportion"
     )
+    parser.add_argument(
+        "--before", type=_checkout, metavar="DIR", help="a checkout of another commit of ours, to measure beside this"
+    )
     return parser
+
+
+def _checkout(text: str) -> pathlib.Path:
+    path = pathlib.Path(text).resolve()
+    if not (path / "trio_cancel" / "__init__.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no checkout of trio_cancel")
+    return path
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from benchmarks.peers import AIOHTTP, BY_HAND, OURS, PEERS
+from benchmarks.peers import AIOHTTP, BEFORE, BY_HAND, OURS, PEERS
 from benchmarks.summary import Summary
 
 _STYLE: Any = {
@@ -67,7 +67,7 @@ def _charts(summary: Summary) -> Iterator[tuple[str, str, Figure]]:
 def _bars(summary: Summary, work: str, figure: str, title: str, unit: str) -> Figure:
     """Horizontal bars, the cheapest on top, a pair (wss, ws) for each competitor; whiskers from lowest to highest."""
     medians = {}
-    for peer in summary.peers(work, "wss"):
+    for peer in _rivals(summary, work):
         spread = summary.spread(work, "wss", peer, figure)
         if spread is not None:
             medians[peer] = spread.median
@@ -118,7 +118,7 @@ def _lines(summary: Summary, title: str) -> Figure:
     """One line a competitor over the number of orders, on a logarithmic axis."""
     chart, axes = _canvas(title, height=3.6)
     sizes = summary.sizes("growth")
-    for peer in summary.peers("growth", "wss"):
+    for peer in _rivals(summary, "growth"):
         spreads = {size: summary.spread("growth", "wss", peer, "cpu_us", size) for size in sizes}
         points = [(size, spread.median) for size, spread in spreads.items() if spread is not None]
         colour = (_OURS if peer == OURS else _OTHERS)["wss"]
@@ -142,7 +142,7 @@ def _tails(summary: Summary, title: str) -> Figure:
     """One line a competitor from the median to the worst, on a logarithmic axis."""
     chart, axes = _canvas(title, height=4.2)
     figures = {"p50": "beside_p50_ms", "p99": "beside_p99_ms", "p99.9": "beside_p999_ms", "worst": "beside_worst_ms"}
-    for number, peer in enumerate(summary.peers("tails", "wss")):
+    for number, peer in enumerate(_rivals(summary, "tails")):
         spreads = [summary.spread("tails", "wss", peer, figure) for figure in figures.values()]
         values = [spread.median for spread in spreads if spread is not None]
         if len(values) == len(figures):
@@ -157,6 +157,11 @@ def _tails(summary: Summary, title: str) -> Figure:
     axes.set_ylabel("ms from call to answer")
     axes.grid(visible=True, color="#eceff3")
     return chart
+
+
+def _rivals(summary: Summary, work: str) -> list[str]:
+    """Who is drawn: the tables have our own earlier commit as well."""
+    return [peer for peer in summary.peers(work, "wss") if peer != BEFORE]
 
 
 def _canvas(title: str, height: float) -> tuple[Figure, Any]:

@@ -14,6 +14,7 @@ _RUNS = {
     "bulk": "works:run_work",
     "growth": "works:run_work",
     "floor": "floor:run_floor",
+    "call": "call:run_call",
     "tails": "tails:run_tails",
     "tails-batch": "tails:run_tails",
     "tails-stream": "tails:run_tails",

@@ -7,12 +7,14 @@ import pathlib
 import resource
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
 _STATM = pathlib.Path("/proc/self/statm")
 _STATUS = pathlib.Path("/proc/self/status")
 _MIB = 2**20
+_QUANTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "worst": 1.0}
 
 
 class Meter:
@@ -72,3 +74,13 @@ def memory() -> int:
     if _STATM.exists():
         return int(_STATM.read_text().split()[1]) * resource.getpagesize()
     return peak_memory()
+
+
+def quantiles(name: str, seconds: Iterable[float]) -> dict[str, float]:
+    """The figures of one distribution, in ms; none if the bulk was over before there was one value."""
+    ordered = sorted(seconds)
+    return {
+        f"{name}_{quantile}_ms": ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3
+        for quantile, share in _QUANTILES.items()
+        if ordered
+    }

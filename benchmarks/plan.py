@@ -7,17 +7,24 @@ from collections.abc import Iterator
 import attrs
 
 from benchmarks.job import Job
-from benchmarks.peers import AIOHTTP, BY_HAND, OURS, PEERS
+from benchmarks.peers import AIOHTTP, BARE_STREAM, BEFORE, BY_HAND, OURS, PEERS
 from benchmarks.startup import imports
 from benchmarks.venue import Addresses
 
-WORKS = ("floor", "single", "tasks", "bulk", "growth", "tails", "import", "accounts", "report", "stream", "journal")
+WORKS = (
+    *("floor", "single", "tasks", "bulk", "growth", "call", "tails"),
+    *("import", "accounts", "report", "stream", "journal"),
+)
 """The names that `--only` takes. `growth` is made of bulk jobs of several sizes."""
 
 
 @attrs.frozen
 class Plan:
-    """The sizes of a run."""
+    """The sizes of a run.
+
+    Attributes:
+        before: A checkout of ours at another commit, which is measured beside this one; empty if there is none.
+    """
 
     rounds: int = 5
     orders: int = 30_000
@@ -27,10 +34,16 @@ class Plan:
     stream: int = 1_000_000
     tails: int = 200_000
     imports: int = 3
+    before: str = ""
 
     def jobs(self, addresses: Addresses, core: int | None, only: frozenset[str]) -> Iterator[Job]:
         """One round: every job once, the competitors next to each other within each work."""
-        wanted = only or frozenset(WORKS)
+        for job in self._jobs(addresses, core, only or frozenset(WORKS)):
+            yield job
+            if self.before and job.peer == OURS:
+                yield attrs.evolve(job, peer=BEFORE)
+
+    def _jobs(self, addresses: Addresses, core: int | None, wanted: frozenset[str]) -> Iterator[Job]:
         if "floor" in wanted:
             yield Job("floor", "floor", self.orders, core=core)
         for work, orders in (("single", self.orders // 10), ("tasks", self.orders // 3), ("bulk", self.orders)):
@@ -53,6 +66,9 @@ class Plan:
                 times = max(1, self.growth[-1] // orders // 10)
                 for name in (OURS, AIOHTTP, BY_HAND):
                     yield attrs.evolve(secure, peer=name, work="growth", orders=orders, times=times)
+        if "call" in wanted:
+            for name in (OURS, BARE_STREAM):
+                yield attrs.evolve(secure, peer=name, work="call", orders=self.tails)
         if "tails" in wanted:
             tails = attrs.evolve(secure, work="tails", orders=self.tails)
             for name, peer in PEERS.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pathlib
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from rich.progress import Progress
 
 from benchmarks.cores import client_and_venue
 from benchmarks.job import Job, Sample, sample_from_json, to_json
-from benchmarks.peers import PEERS
+from benchmarks.peers import BEFORE, PEERS
 from benchmarks.plan import Plan
 from benchmarks.venue import Addresses
 
@@ -44,7 +46,7 @@ def run(plan: Plan, only: frozenset[str], peers: frozenset[str], progress: Progr
     """
     client_core, venue_core = client_and_venue()
     results = Results()
-    with _venue(venue_core) as addresses:
+    with _venue(venue_core) as addresses, _before(plan.before) as before:
         jobs = list(plan.jobs(addresses, client_core, only))
         if peers:
             jobs = [job for job in jobs if job.peer in peers or job.peer not in PEERS]
@@ -53,7 +55,7 @@ def run(plan: Plan, only: frozenset[str], peers: frozenset[str], progress: Progr
             for job in jobs:
                 progress.update(bar, description=f"round {number}: {job.work} {job.scheme} {job.peer}")
                 if job not in results.failures:
-                    _measure(job, addresses, results)
+                    _measure(job, addresses, before, results)
                 progress.advance(bar)
     return results
 
@@ -71,11 +73,24 @@ def _venue(core: int | None) -> Iterator[Addresses]:
         # Leaving closes its standard input, which ends it.
 
 
-def _measure(job: Job, addresses: Addresses, results: Results) -> None:
+@contextmanager
+def _before(checkout: str) -> Iterator[str]:
+    """A folder with the package of another checkout and these benchmarks."""
+    with tempfile.TemporaryDirectory() as folder:
+        if checkout:
+            here = pathlib.Path(__file__).parent
+            pathlib.Path(folder, here.name).symlink_to(here)
+            pathlib.Path(folder, "trio_cancel").symlink_to(pathlib.Path(checkout, "trio_cancel"))
+        yield folder
+
+
+def _measure(job: Job, addresses: Addresses, before: str, results: Results) -> None:
     venue_before = _venue_cpu(addresses)
     command = [sys.executable, "-m", "benchmarks.client", to_json(job)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_JOB_TIMEOUT, check=False)
+        # Python looks for packages in the folder that it is started in first.
+        folder = before if job.peer == BEFORE else None
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_JOB_TIMEOUT, check=False, cwd=folder)
     except subprocess.TimeoutExpired:
         results.failures[job] = f"gave no result within {_JOB_TIMEOUT:.0f} s"
         return

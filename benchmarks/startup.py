@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from benchmarks.job import Job
-from benchmarks.peers import PEERS
+from benchmarks.peers import BEFORE, OURS, PEERS
 
 OUR_PARTS = "trio, trio_websocket, cattrs and msgspec"
 """What importing trio_cancel cannot avoid: the yardstick for its own import."""
@@ -23,7 +23,7 @@ def imports() -> dict[str, str]:
 
 def run_import(job: Job) -> dict[str, float]:
     """Milliseconds of wall time that the job's imports take; `job.orders` times, the fastest counts."""
-    command = [sys.executable, "-c", _PROGRAM.format(modules=imports()[job.peer])]
+    command = [sys.executable, "-c", _PROGRAM.format(modules=imports()[OURS if job.peer == BEFORE else job.peer])]
     # The bytecode is at hand, as it is after an installation: the first run, which may write it, does not count.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     runs = [

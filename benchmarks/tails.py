@@ -11,18 +11,21 @@ import asyncio
 import gc
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
+import attrs
 import trio
 
 from benchmarks.job import Job, order_ids
-from benchmarks.peers import PEERS, Client, OpenClient
+from benchmarks.meter import quantiles
+from benchmarks.peers import BARE_LOOP, PEERS, Client, OpenClient
 from benchmarks.works import run
 
 _TICK = 0.001
 """Seconds between two wakings, and between two single cancels."""
-_QUANTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "worst": 1.0}
+_IN_A_PASS = 256
+"""Objects that the bare loop makes in one pass."""
 
 
 class _Passes(trio.abc.Instrument):
@@ -43,6 +46,8 @@ class _Passes(trio.abc.Instrument):
 def run_tails(job: Job) -> dict[str, float]:
     """Measure one competitor."""
     peer = PEERS[job.peer]
+    if job.peer == BARE_LOOP:
+        return run(peer, partial(_bare_loop, job))
     measure = _on_trio if peer.runtime == "trio" else _on_asyncio
     return run(peer, partial(measure, peer.load(), job))
 
@@ -76,7 +81,40 @@ async def _on_trio(open_client: OpenClient, job: Job) -> dict[str, float]:
             trio.lowlevel.remove_instrument(passes)
             nursery.cancel_scope.cancel()
     _check(job, canceled)
-    return _quantiles("held", late) | _quantiles("beside", beside) | {"pass_worst_ms": max(passes.seconds) * 1e3}
+    return quantiles("held", late) | quantiles("beside", beside) | {"pass_worst_ms": max(passes.seconds) * 1e3}
+
+
+@attrs.frozen
+class _Kept:
+    """What a program of its own may keep of an order: an object that the collector visits."""
+
+    id: str
+    external_id: str
+    words: tuple[str, ...]
+
+
+async def _bare_loop(job: Job) -> dict[str, float]:
+    """A trio loop that does nothing but make and keep one object an order, a few in each pass, as a report does."""
+    late, passes, kept = array("d"), _Passes(), []
+
+    async def tick() -> None:
+        while True:
+            due = time.perf_counter() + _TICK
+            await trio.sleep(_TICK)
+            late.append(max(0.0, time.perf_counter() - due))
+
+    orders = job.order_ids()
+    gc.collect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tick)
+        trio.lowlevel.add_instrument(passes)
+        for number, order_id in enumerate(orders):
+            kept.append(_Kept(order_id, f"external-{number}", (f"canceled-{number}", f"limit-{number}")))
+            if not number % _IN_A_PASS:
+                await trio.lowlevel.checkpoint()
+        trio.lowlevel.remove_instrument(passes)
+        nursery.cancel_scope.cancel()
+    return quantiles("held", late) | {"pass_worst_ms": max(passes.seconds) * 1e3}
 
 
 async def _on_asyncio(open_client: OpenClient, job: Job) -> dict[str, float]:
@@ -107,7 +145,7 @@ async def _on_asyncio(open_client: OpenClient, job: Job) -> dict[str, float]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     _check(job, canceled)
-    return _quantiles("held", late) | _quantiles("beside", beside)
+    return quantiles("held", late) | quantiles("beside", beside)
 
 
 def _others() -> Iterator[str]:
@@ -118,13 +156,3 @@ def _others() -> Iterator[str]:
 def _check(job: Job, canceled: int) -> None:
     if canceled != job.orders:
         raise RuntimeError(f"{job.peer}: only {canceled} of {job.orders} orders were canceled.")
-
-
-def _quantiles(name: str, seconds: Iterable[float]) -> dict[str, float]:
-    """The figures of one distribution, in ms; none if the bulk was over before there was one value."""
-    ordered = sorted(seconds)
-    return {
-        f"{name}_{quantile}_ms": ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3
-        for quantile, share in _QUANTILES.items()
-        if ordered
-    }

@@ -56,15 +56,20 @@ class Peer:
 
 
 OURS = "ours"
+BEFORE = "before"
+"""Ours at another commit, whose checkout the command line names."""
 BY_HAND = "trio-websocket"
 AIOHTTP = "aiohttp"
 AIOHTTP_WINDOW = "aiohttp-window"
 WEBSOCKETS_UVLOOP = "websockets-uvloop"
 WEBSOCKETS_TRIO = "websockets-trio"
 BARE_STREAM = "bare-stream"
+BARE_LOOP = "bare-loop"
+PICOWS = "picows"
 
 PEERS: dict[str, Peer] = {
     OURS: Peer("trio_cancel", "ours", "trio", imports="trio_cancel"),
+    BEFORE: Peer("trio_cancel before", "ours", "trio", works=()),
     BY_HAND: Peer("trio-websocket by hand", "trio_websocket_by_hand", "trio", imports="trio, trio_websocket"),
     WEBSOCKETS_TRIO: Peer("websockets.trio", "websockets_trio", "trio", imports="trio, websockets.trio.client"),
     "websockets-asyncio": Peer(
@@ -75,8 +80,9 @@ PEERS: dict[str, Peer] = {
     ),
     AIOHTTP: Peer("aiohttp, uvloop", "aiohttp_client", "uvloop", imports="uvloop, aiohttp"),
     AIOHTTP_WINDOW: Peer("aiohttp, uvloop: callbacks", "aiohttp_client", "uvloop", works=("bulk", "tails")),
-    "picows": Peer("picows, uvloop: futures", "picows_futures", "uvloop", imports="uvloop, picows"),
+    PICOWS: Peer("picows, uvloop: futures", "picows_futures", "uvloop", imports="uvloop, picows"),
     "picows-callbacks": Peer("picows, uvloop: callbacks", "picows_callbacks", "uvloop", works=("bulk",)),
     "ccxt": Peer("ccxt.pro", "ccxt_exchange", "uvloop", imports="ccxt.pro"),
-    BARE_STREAM: Peer("bare trio stream", "bare_trio_stream", "trio", works=("single",)),
+    BARE_STREAM: Peer("bare trio stream", "bare_trio_stream", "trio", works=("single", "call")),
+    BARE_LOOP: Peer("bare trio loop, a heap of the same size", "", "trio", works=("tails",)),
 }

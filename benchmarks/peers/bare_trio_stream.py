@@ -24,18 +24,30 @@ from benchmarks.peers.by_hand import request
 async def open_client(job: Job) -> AsyncGenerator[Client]:
     """Connect and upgrade."""
     frame = masked_frame(request("7155ED34-9EC4-4733-8B32-1E4319CB662F")[1], os.urandom(4))
-    async with await _open_stream(job) as stream:
-        await _upgrade(stream, urlsplit(job.url).netloc)
+    async with open_connection(job) as stream:
 
         async def exchange(_order_id: str) -> bool:
             await stream.send_all(frame)
-            received = await stream.receive_some(65536)
-            length = frame_length(received)
-            while len(received) < length:
-                received += await stream.receive_some(65536)
-            return len(received) == length
+            return await read_reply(stream)
 
         yield Client(one=exchange)
+
+
+@asynccontextmanager
+async def open_connection(job: Job) -> AsyncGenerator[trio.abc.Stream]:
+    """Connect and upgrade; what the venue sends from then on is frames."""
+    async with await _open_stream(job) as stream:
+        await _upgrade(stream, urlsplit(job.url).netloc)
+        yield stream
+
+
+async def read_reply(stream: trio.abc.Stream) -> bool:
+    """Read until one reply's last byte is there."""
+    received = await stream.receive_some(65536)
+    length = frame_length(received)
+    while len(received) < length:
+        received += await stream.receive_some(65536)
+    return len(received) == length
 
 
 async def _open_stream(job: Job) -> trio.abc.Stream:
