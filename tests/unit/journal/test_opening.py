@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.tools.journals import ACCOUNT, Executor, MemoryStore
-from trio_cancel import CancelRequest, JournalError, read_journal
+from trio_cancel import CancelRequest, JournalError
 from trio_cancel._journal import opening
 from trio_cancel._journal.lock import is_locked
 from trio_cancel._journal.opening import AT_WORK, CLOSING, OPENING, MovedJournal, open_journal, opener
@@ -23,6 +23,7 @@ from trio_cancel._journal.rows import Begun, Changes, Tables, micros
 from trio_cancel._journal.sqlite import Store
 from trio_cancel._journal.store import Account, StoreFailed
 from trio_cancel._net.endpoint import parse_endpoint
+from trio_cancel.journal import read_journal
 
 MINUTE = 60 * 1_000_000
 WALL = 1_700_000_000.25
