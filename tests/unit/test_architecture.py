@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
+
+import pytest
 
 import trio_cancel
 from tests.unit.test_exports import RANKS
@@ -50,3 +53,21 @@ def test_the_files_that_it_names_exist() -> None:
     named = set(re.findall(r"`((?:_\w+|sandbox)/\w+\.(?:py|md)|_client\.py)`", PAGE))
     assert len(named) > 20
     assert [name for name in sorted(named) if not (PACKAGE / name).is_file()] == []
+
+
+NOTES = PACKAGE.parent / ".github"
+
+
+@pytest.mark.skipif(not NOTES.exists(), reason="the notes for contributors are in the checkout only")
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md"])
+def test_the_notes_for_contributors_name_what_exists(name: str) -> None:
+    text = (NOTES / name).read_text(encoding="utf-8")
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)}
+    files = set(re.findall(r"`((?:tests|trio_cancel)/[\w/]+\.?\w*/?)`", text))
+    tests = set(re.findall(r"`(test_\w+\.py)`", text))
+    modules = set(re.findall(r"-m (tests[.\w]+)", text))
+    assert links | files | tests
+    assert [link for link in sorted(links) if not (NOTES / link).exists()] == []
+    assert [file for file in sorted(files) if not (PACKAGE.parent / file).exists()] == []
+    assert [test for test in sorted(tests) if not list((PACKAGE.parent / "tests").rglob(test))] == []
+    assert [module for module in sorted(modules) if importlib.util.find_spec(module) is None] == []
