@@ -423,7 +423,7 @@ async def test_a_terminal_gets_text_progress_and_a_table(
     status, _ = await shell(*orders, NOBODY)
     shown = screen.getvalue()
     assert status == 1
-    assert "31/31" in shown or "0/31" in shown
+    assert " 0/31" in shown  # the bar is drawn when it begins; a venue this near may be done before it is drawn again
     assert all(order in shown for order in orders)
     assert "off the book" in shown
     assert "nothing executed" in shown
