@@ -25,6 +25,22 @@ async def test_ws_to_a_port_that_speaks_tls_suggests_wss(capsys: pytest.CaptureF
         assert f"perhaps the port speaks TLS ({venue.url})" in capsys.readouterr().out
 
 
+async def test_wss_to_a_port_without_tls_suggests_ws(capsys: pytest.CaptureFixture[str]) -> None:
+    async with open_sandbox() as venue:
+        secure = venue.url.replace("ws://", "wss://")
+        assert await run_async(["cancel", "A", "--url", secure]) == 1
+        told = f"{secure} does not speak TLS; perhaps the url must be {venue.url}, else check its port."
+        assert told in capsys.readouterr().err
+        assert await run_async(["doctor", "--url", secure]) == 1
+        assert f"does not speak TLS; perhaps the url must be {venue.url}" in capsys.readouterr().out
+
+
+async def test_http_to_a_rest_port_that_speaks_tls_suggests_https(capsys: pytest.CaptureFixture[str]) -> None:
+    async with open_sandbox(tls=True, rest_port=0) as venue:
+        assert await run_async(["show", "A", "--rest-url", venue.rest_url.replace("https://", "http://")]) == 1
+        assert "Perhaps the port speaks TLS (https://127.0.0.1:" in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("words", [["cancel", "A", "B", "C"], ["doctor"]])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_refused_connection_is_told_in_words(

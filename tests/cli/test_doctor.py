@@ -160,7 +160,7 @@ async def test_a_port_that_speaks_no_tls(clinic: Clinic) -> None:
         status, results = await clinic(url=f"wss://127.0.0.1:{port}")
         nursery.cancel_scope.cancel()
     assert (status, results) == (1, after("tls"))
-    assert "check that the port speaks TLS" in clinic.checks["tls"]["detail"]
+    assert f"does not speak TLS; perhaps the url must be ws://127.0.0.1:{port}, else" in clinic.checks["tls"]["detail"]
 
 
 async def test_a_certificate_that_ends_soon_is_a_warning(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,16 +167,20 @@ def test_a_file_of_a_killed_sandbox_is_gone_until_the_next_one_listens(tmp_path:
     assert file.read_text() == "mine\n"  # it is another's now
 
 
-def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["RIPIO_API_TOKEN=real\n", "DATABASE=x\nSANDBOX_ORDER_IDS=A\n", '{"SANDBOX_ORDER_IDS": "A", "b": "c"}', "[]"],
+)
+def test_a_file_that_is_not_ours_is_left_alone(text: str, tmp_path: Path) -> None:
     file = tmp_path / ".env"
-    file.write_text("RIPIO_API_TOKEN=real\n")
+    file.write_text(text)
     done = run("sandbox", "--env-file", str(file), *python(""))
     assert done.returncode == 2
     assert done.stderr == (
         f"trio-cancel: --env-file {file} is there already, and trio-cancel sandbox has not written it: "
         "name another file.\n"
     )
-    assert file.read_text() == "RIPIO_API_TOKEN=real\n"
+    assert file.read_text() == text
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from trio_cancel._cli._records import left_lines
 from trio_cancel._cli._run import Halt, Run, hear_signals
 from trio_cancel._cli._screen import Meter, latency_table, outcome_table, percentile_line, seconds, show
 from trio_cancel._cli._tally import Tally
+from trio_cancel._cli._usage import WHOLE
 from trio_cancel._cli._venue import Venue
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._values.models import CancelRequest
@@ -30,7 +31,7 @@ async def _nothing() -> None:
     pass
 
 
-async def demo(*, orders: Annotated[int, Parameter(metavar="NUMBER", help="How many orders.")] = 1000) -> int:
+async def demo(*, orders: Annotated[int, WHOLE, Parameter(help="How many orders.")] = 1000) -> int:
     """Cancel orders at an exchange of its own, and show how that went. It needs no credentials and no network.
 
     The exchange runs in this process, over TLS; it checks every signature and keeps a book.

@@ -21,6 +21,7 @@ from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._page import build_page
 from trio_cancel._cli._stdout import why_of, write_stdout
 from trio_cancel._cli._tally import NAMED_MOST, Status
+from trio_cancel._cli._usage import WHOLE
 from trio_cancel._journal.address import check_address, server_of, title_of
 from trio_cancel._journal.reading import (
     DISMISSED,
@@ -82,7 +83,7 @@ def journal(
         ),
     ] = None,
     session: Annotated[
-        int | None, Parameter(metavar="NUMBER", help="Only orders that the session of this number dealt with.")
+        int | None, WHOLE, Parameter(help="Only orders that the session of this number dealt with.")
     ] = None,
     json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each order.")] = False,
     csv: Annotated[bool, Parameter(negative="", help="Print CSV, a line for each event.")] = False,

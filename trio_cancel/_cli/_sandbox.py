@@ -25,6 +25,7 @@ from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._stdout import why_of, write_stdout
 from trio_cancel._cli._tally import Status
+from trio_cancel._cli._usage import WHOLE
 from trio_cancel._cli._variables import OTHERS, as_json, as_lines, check_files, variables, written
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, TOKEN_VARIABLE
 from trio_cancel.sandbox import Fault, Faults, Point, Sandbox, SandboxOptions, open_sandbox
@@ -47,11 +48,9 @@ async def sandbox(
             help="After --: run this with the variables set; the sandbox ends with it, and with its exit status.",
         ),
     ],
-    port: Annotated[int, Parameter(metavar="NUMBER", help="The port to listen on; 0 takes a free one.")] = 0,
-    rest_port: Annotated[
-        int, Parameter(metavar="NUMBER", help="The port of its REST API, for lookups; 0 takes a free one.")
-    ] = 0,
-    orders: Annotated[int, Parameter(metavar="NUMBER", help="Open orders on its book.")] = 10,
+    port: Annotated[int, WHOLE, Parameter(help="The port to listen on; 0 takes a free one.")] = 0,
+    rest_port: Annotated[int, WHOLE, Parameter(help="The port of its REST API, for lookups; 0 takes a free one.")] = 0,
+    orders: Annotated[int, WHOLE, Parameter(help="Open orders on its book.")] = 10,
     tls: Annotated[bool, Parameter(negative="", help="Speak TLS, with a certificate made on the spot.")] = False,
     env_file: Annotated[
         str | None,
@@ -77,9 +76,7 @@ async def sandbox(
             "trio-cancel fault switches faults while it runs, and lists them.",
         ),
     ] = None,
-    seed: Annotated[
-        int | None, Parameter(metavar="NUMBER", help="Make ids, delays and faults the same in each run.")
-    ] = None,
+    seed: Annotated[int | None, WHOLE, Parameter(help="Make ids, delays and faults the same in each run.")] = None,
     skew: Annotated[
         float, Parameter(metavar="SECONDS", help="Seconds that its clock is ahead; negative for behind.")
     ] = 0.0,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
-from cyclopts import CoercionError, CycloptsError, UnusedCliTokensError
+from cyclopts import CoercionError, CycloptsError, Parameter, Token, UnusedCliTokensError
 from cyclopts.exceptions import MissingArgumentError, UnknownCommandError
 
 from trio_cancel._cli._failure import clean, short
@@ -12,6 +14,15 @@ from trio_cancel._cli._failure import clean, short
 _SHOWN = 3
 _USER = re.compile(r"(?<=:)//[^/?#]*@")
 """A user and a password in a url, which are not shown."""
+
+
+def _whole(_type: Any, tokens: Sequence[Token]) -> int:
+    """Return a whole number; cyclopts itself would round 1.5."""
+    return int(tokens[0].value)
+
+
+WHOLE = Parameter(converter=_whole, metavar="NUMBER")
+"""For an option that takes a whole number."""
 
 
 def usage_text(error: CycloptsError) -> str:
@@ -24,7 +35,9 @@ def usage_text(error: CycloptsError) -> str:
         name = error.argument.name
         return f"{name} needs a value." if name.startswith("-") else f"{name} is missing."
     if isinstance(error, CoercionError) and error.token is not None and error.token.keyword is not None:
-        wanted = {float: "a number", int: "a whole number", bool: "no value"}.get(error.target_type or object)
+        kinds: dict[object, str] = {float: "a number", int: "a whole number", bool: "no value"}
+        kinds[int | None] = "a whole number"
+        wanted = kinds.get(error.target_type)
         if wanted is not None:
             return f'{error.token.keyword} takes {wanted}, not "{short(clean(error.token.value), 60)}".'
     if isinstance(error, UnknownCommandError) and error.unused_tokens:

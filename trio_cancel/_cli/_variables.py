@@ -29,6 +29,10 @@ IDS_VARIABLE = "SANDBOX_ORDER_IDS"
 IDS_MOST = 100
 AUTHORITY_VARIABLE = "SSL_CERT_FILE"
 """What OpenSSL, and so every Python program that does not choose for itself, takes its authorities from."""
+_WRITTEN = {
+    *(URL_VARIABLE, REST_VARIABLE, TOKEN_VARIABLE, SECRET_VARIABLE, TOKEN_FIELD_VARIABLE),
+    *(IDS_VARIABLE, AUTHORITY_VARIABLE),
+}
 OTHERS = (f"{TOKEN_VARIABLE}_FILE", f"{SECRET_VARIABLE}_FILE", CA_VARIABLE)
 """Variables of the person's own account that must not reach a program which is to use the sandbox."""
 
@@ -133,4 +137,9 @@ def _is_ours(path: Path) -> bool:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
-    return f"\n{IDS_VARIABLE}=" in text or f'"{IDS_VARIABLE}": ' in text
+    try:
+        names = set(json.loads(text))
+    except (ValueError, TypeError):
+        names = {line.partition("=")[0] for line in text.splitlines()}
+    # With anything else in it, somebody has made it a file of their own.
+    return IDS_VARIABLE in names and names <= _WRITTEN

@@ -224,7 +224,10 @@ class HttpClient:
             raise LookupFailed(str(error)) from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
             kind = "broke the connection" if isinstance(error, httpcore2.NetworkError) else "did not answer in HTTP"
-            raise LookupFailed(f"{origin} {kind} before its answer was complete.") from error
+            perhaps = (
+                "" if self._endpoint.secure else f" Perhaps the port speaks TLS ({origin.replace('http', 'https', 1)})."
+            )
+            raise LookupFailed(f"{origin} {kind} before its answer was complete.{perhaps}") from error
 
     async def _get(self, target: str, headers: Mapping[str, str]) -> HttpAnswer:
         endpoint = self._endpoint

@@ -34,6 +34,9 @@ from trio_cancel._values.errors import HandshakeFailed
 #: Milliseconds until the system gives up on sent bytes that nobody acknowledges (half-open TCP).
 TCP_USER_TIMEOUT_MS = 20_000
 
+#: How OpenSSL, by its version, calls an answer that is no TLS record.
+_NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}
+
 #: ``dial(host, port)`` or ``dial()``, returning a connected stream.
 Dial = Callable[..., Awaitable[trio.abc.Stream]]
 
@@ -263,9 +266,25 @@ def _tls_failure(exc: Exception, endpoint: Endpoint) -> HandshakeFailed:
             "check the url, the system's clock and certificates, or pass ssl_context=.",
             final=True,
         )
+    if speaks_no_tls(exc):
+        plain = without_tls(endpoint.origin)
+        return HandshakeFailed(
+            f"{endpoint.origin} does not speak TLS; perhaps the url must be {plain}, else check its port."
+        )
     return HandshakeFailed(
         f"The TLS handshake with {endpoint.origin} failed ({_reason(exc)}); check that the url's port speaks TLS."
     )
+
+
+def speaks_no_tls(exc: BaseException) -> bool:
+    """Return True if a TLS handshake failed because what the peer said was no TLS at all."""
+    error = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
+    return isinstance(error, ssl.SSLError) and error.reason in _NO_TLS
+
+
+def without_tls(origin: str) -> str:
+    """Return a url's origin with the scheme that has no TLS."""
+    return origin.replace("wss://", "ws://", 1).replace("https://", "http://", 1)
 
 
 async def _connect(endpoint: Endpoint, dial: Dial | None, names: Names) -> Raw:

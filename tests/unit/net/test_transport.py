@@ -509,8 +509,15 @@ async def test_an_untrusted_certificate() -> None:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x28"])
-async def test_a_peer_that_speaks_no_tls(answer: bytes) -> None:
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"", r"TLS handshake with .* failed"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", r"wss://(.*) does not speak TLS; perhaps the url must be ws://\1, else"),
+        (b"\x15\x03\x01\x00\x02\x02\x28", r"TLS handshake with .* failed"),
+    ],
+)
+async def test_a_peer_that_speaks_no_tls(answer: bytes, says: str) -> None:
     async def handler(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         if answer:
@@ -519,7 +526,7 @@ async def test_a_peer_that_speaks_no_tls(answer: bytes) -> None:
 
     async with trio.open_nursery() as nursery:
         endpoint = await serve_raw(handler, nursery)
-        with pytest.raises(HandshakeFailed, match=r"TLS handshake with .* failed") as caught:
+        with pytest.raises(HandshakeFailed, match=says) as caught:
             await open_stream(endpoint)
         assert not caught.value.final
         assert isinstance(caught.value.cause, (ssl.SSLError, trio.BrokenResourceError))
