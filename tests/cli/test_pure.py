@@ -115,6 +115,18 @@ def test_left_orders_are_named_up_to_a_point() -> None:
     assert len(lines) == NAMED_MOST + 2
 
 
+def test_a_cause_of_many_orders_is_told_once() -> None:
+    tally = Tally()
+    for outcome in (DOUBT, MISSING, DOUBT, MISSING):
+        tally.add(outcome)
+    told = [line.partition(ASKED.key)[2].strip() for line in left_lines(tally)[1:]]
+    assert told == ["no answer within 12 s", "404 40401 Order not found.", "as above", "as above"]
+    assert [line.partition(ASKED.key)[2].strip() for line in left_lines(tally, "no answer within 12 s")[1:4:2]] == [
+        "",
+        "",
+    ]
+
+
 def test_what_is_left_is_counted_by_orders() -> None:
     tally = Tally()
     tally.add(DOUBT, 3)

@@ -134,7 +134,7 @@ def _moment(unix: float | None) -> str | None:
 
 
 def left_lines(tally: Tally, told: str | None = None) -> list[str]:
-    """Return lines that name the orders not surely off the book, at most the tally's first ones.
+    """Return lines that name the orders not surely off the book, at most the tally's first ones; a cause is told once.
 
     Args:
         tally: the counts.
@@ -144,10 +144,14 @@ def left_lines(tally: Tally, told: str | None = None) -> list[str]:
         return []
     many = tally.left_count != 1
     lines = [f"{tally.left_count} order{'s are' if many else ' is'} not surely off the book:"]
+    before: set[str] = set()
     for outcome in tally.left:
         name = short(clean(outcome.request.key), 200)
         said = why(outcome)
-        lines.append(f"  {outcome.kind.replace('_', ' '):<10} {name}  {'' if said == told else said}".rstrip())
+        shown = "" if said == told else "as above" if said in before else said
+        if said:
+            before.add(said)
+        lines.append(f"  {outcome.kind.replace('_', ' '):<10} {name}  {shown}".rstrip())
     if tally.left_count > len(tally.left):
         lines.append(f"  and {tally.left_count - len(tally.left):,} more")
     return lines
