@@ -9,6 +9,7 @@ The guides are in the package's folder ``guides``.
 from trio_cancel._client import TradingWS as TradingWS
 from trio_cancel._client import open_trading_ws as open_trading_ws
 from trio_cancel._engine.rate import Pacer as Pacer
+from trio_cancel._guard.opening import open_guard as open_guard
 from trio_cancel._trio.signals import cancel_on_signals as cancel_on_signals
 from trio_cancel._values.errors import CancelNotSent as CancelNotSent
 from trio_cancel._values.errors import ConfigurationError as ConfigurationError
@@ -87,5 +88,6 @@ __all__ = [
     "VenueError",
     "VenueUnavailable",
     "cancel_on_signals",
+    "open_guard",
     "open_trading_ws",
 ]

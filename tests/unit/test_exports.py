@@ -210,14 +210,15 @@ RANKS = {
     "_session": 4,
     "_cancels": 5,
     "_client": 6,
-    "": 7,  # the public face: trio_cancel/__init__.py
-    "journal": 8,
-    "lookup": 8,
-    "types": 8,
-    "sandbox": 8,
-    "_cli": 9,
-    "testing": 9,
-    "__main__": 10,
+    "_guard": 7,
+    "": 8,  # the public face: trio_cancel/__init__.py
+    "journal": 9,
+    "lookup": 9,
+    "types": 9,
+    "sandbox": 9,
+    "_cli": 10,
+    "testing": 10,
+    "__main__": 11,
 }
 """Every module's rank, by the first part of its name. Imports go down, or stay in the folder; siblings know nothing of
 each other."""

@@ -95,7 +95,11 @@ class Errands:
                 return
             await trio.sleep(min(ASK_AGAIN, max(0.0, settled_at - trio.current_time())))
             some = tuple(self.again)
-        for request in self.again:
+        self.give_up(self.again)
+
+    def give_up(self, requests: Iterable[CancelRequest]) -> None:
+        """Count orders as seen to that were not found for long enough; see :meth:`unsure`."""
+        for request in requests:
             self._end(self.of[request])
 
     def unsure(self) -> Iterator[Outcome]:

@@ -22,7 +22,7 @@ beat to the begin of the last one, so that it is never too short.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -137,10 +137,14 @@ class View:
         seconds = FIRST_PAUSE if before is None else min(LONGEST_PAUSE, 2 * before.seconds)
         self._pauses[journal] = _Pause(now + seconds if again else math.inf, seconds)
 
-    def is_decided(self) -> bool:
-        """Return True if every live journal was seen to beat, and none is due: whoever looks once has seen it all."""
+    def is_decided(self, counts: Callable[[Seen], bool]) -> bool:
+        """Return True if every live journal was seen to beat, and none is due: whoever looks once has seen it all.
+
+        Args:
+            counts: returns True for the journals that are meant.
+        """
         return self._last is not None and not any(
-            self._is_due(watched) or (watched.seen.state == "live" and not watched.settled)
+            (self._is_due(watched) or (watched.seen.state == "live" and not watched.settled)) and counts(watched.seen)
             for watched in self._watched.values()
         )
 

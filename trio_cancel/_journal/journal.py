@@ -42,6 +42,7 @@ from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import InvalidRequest, JournalError, TakenOver
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
+from trio_cancel._values.outcomes import Outcome
 
 LAZY = 0.25
 """Seconds that an attempt, an outcome or a release may wait for company."""
@@ -265,6 +266,16 @@ class Journal:
         for number in numbers:
             self._let_go(number)
         self.left.released(numbers)
+
+    def settle_left(self, outcome: Outcome) -> None:
+        """Record, soon, what a cancel of another session has come to, of an order that a dead process left."""
+        number, self._next = self._next, self._next + 1
+        at, request = micros(self._wall()), outcome.request
+        code = None if outcome.error is None else outcome.error.error_code
+        self._changes.intents.values += (number, self._session, int(request.id is None), request.key, at)
+        self._changes.outcomes.values += (number, outcome.kind, at, code)
+        self.left.settled(outcome)
+        self._wake_lazily()
 
     async def dismiss(self, request: CancelRequest) -> None:
         """Record that an order that was left is nobody's to cancel any more; return when that is durable.

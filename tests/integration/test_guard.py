@@ -1,0 +1,214 @@
+"""A guard and real processes: what a killed bot held is taken off the book by another machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.integration.test_shared_journal import a_bot, environment, run, status, until
+from tests.tools.postgres import BOT_PASSWORD, Database
+from trio_cancel import ConfigurationError, Credentials, open_guard, open_trading_ws
+from trio_cancel.journal import read_journal
+from trio_cancel.sandbox import OrderStatus, Sandbox
+from trio_cancel.types import CancelReport
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+
+
+def open_orders(sandbox: Sandbox, *names: str) -> list[str]:
+    """Place orders; return them as a bot's arguments."""
+    return [f"{name}={sandbox.book.create(external_id=name).id}" for name in names]
+
+
+def all_canceled(sandbox: Sandbox, *names: str) -> bool:
+    return {status(sandbox, name) for name in names} == {OrderStatus.CANCELED}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, trading_sandbox: Sandbox) -> Path:
+    """A folder with the credentials of an account."""
+    credentials = trading_sandbox.credentials
+    (tmp_path / "mm.env").write_text(
+        f"RIPIO_API_TOKEN={credentials.api_token}\nRIPIO_API_SECRET='{credentials.api_secret}'\n"
+    )
+    return tmp_path
+
+
+@asynccontextmanager
+async def a_guard(sandbox: Sandbox, database: Database, folder: Path) -> AsyncGenerator[trio.Process]:
+    """A guard in a process of its own, once it has begun."""
+    before = len(database.execute("SELECT FROM trio_cancel.guard"))
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "trio_cancel", "guard", database.url(), "--credentials", str(folder), "--json"],
+        env=environment(sandbox) | {"RIPIO_API_TOKEN": "", "RIPIO_API_SECRET": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        await until(lambda: len(database.execute("SELECT FROM trio_cancel.guard")) > before)
+        yield process
+    finally:
+        with trio.CancelScope(shield=True):
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+async def test_what_a_killed_bot_held_is_off_the_book(trading_sandbox: Sandbox, database: Database) -> None:
+    sandbox, address = trading_sandbox, database.url("mm-1")
+    told: list[tuple[str, CancelReport]] = []
+    named = open_orders(sandbox, "a", "b")
+    sandbox.book.create(external_id="c")  # of this one only the external id is known
+    with trio.fail_after(30):
+        async with (
+            open_guard(database.url(), [sandbox.credentials], on_taken=lambda *taken: told.append(taken)) as guard,
+            a_bot(sandbox, address, *named, "c") as bot,
+        ):
+            assert all(status(sandbox, name) is OrderStatus.OPEN for name in "abc")
+            assert guard.unserved == ()
+            bot.send_signal(signal.SIGKILL)
+            await until(lambda: all_canceled(sandbox, "a", "b"))
+            await until(lambda: status(sandbox, "c") is OrderStatus.CANCELED)
+            await until(lambda: told)
+            assert told[0][0] == "mm-1"
+            assert sorted(str(outcome.request.key) for outcome in told[0][1].outcomes) == ["a", "b", "c"]
+    assert database.execute("SELECT FROM trio_cancel.guard") == []
+
+
+async def test_a_bot_that_lives_is_not_touched(trading_sandbox: Sandbox, database: Database) -> None:
+    sandbox = trading_sandbox
+    named = open_orders(sandbox, "a")
+    async with open_guard(database.url(), [sandbox.credentials]), a_bot(sandbox, database.url("mm-1"), *named):
+        await trio.sleep(3)
+        assert status(sandbox, "a") is OrderStatus.OPEN
+        assert database.execute("SELECT epoch, state FROM trio_cancel.journal") == [(1, "live")]
+
+
+async def test_of_two_guards_the_second_succeeds_the_first(
+    trading_sandbox: Sandbox, database: Database, folder: Path
+) -> None:
+    sandbox = trading_sandbox
+    with trio.fail_after(60):
+        async with (
+            a_guard(sandbox, database, folder) as first,
+            a_guard(sandbox, database, folder) as second,
+            a_bot(sandbox, database.url("mm-1"), *open_orders(sandbox, "a")) as bot,
+            a_bot(sandbox, database.url("mm-2"), *open_orders(sandbox, "b")) as other,
+        ):
+            bot.send_signal(signal.SIGKILL)
+            await until(lambda: all_canceled(sandbox, "a"))
+            assert status(sandbox, "b") is OrderStatus.OPEN
+            # One of them took it.
+            assert database.execute("SELECT max(number) FROM trio_cancel.session WHERE journal = 1") == [(2,)]
+            first.send_signal(signal.SIGKILL)
+            other.send_signal(signal.SIGKILL)
+            await until(lambda: all_canceled(sandbox, "b"))
+            second.send_signal(signal.SIGTERM)
+            assert await second.wait() == 0
+            assert second.stdout is not None
+            said = b"".join([chunk async for chunk in second.stdout])
+            assert {"b"} <= {json.loads(line).get("external_id") for line in said.splitlines()}
+    assert not read_journal(database.url("mm-2")).left
+
+
+async def test_a_guard_that_dies_in_a_take_over_is_succeeded(
+    trading_sandbox: Sandbox, database: Database, folder: Path
+) -> None:
+    """Its journal is live with its own lease, of which no beat comes any more."""
+    sandbox = trading_sandbox
+    async with a_bot(sandbox, database.url("mm-1"), *open_orders(sandbox, "a")) as bot:
+        bot.send_signal(signal.SIGKILL)
+        await bot.wait()
+    database.execute(
+        "UPDATE trio_cancel.journal SET epoch = epoch + 1, beat = beat + 1, lease_ms = 1000",
+        "INSERT INTO trio_cancel.session SELECT id, epoch, 'guard-x', 0, 0, 0 FROM trio_cancel.journal",
+    )
+    done = await run(sandbox, "guard", database.url(), "--credentials", str(folder), "--once", "--json")
+    assert all_canceled(sandbox, "a")
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["canceled"]
+    assert BOT_PASSWORD.encode() not in done.stdout + done.stderr
+
+
+async def test_an_order_that_is_not_found_is_asked_for_until_its_session_has_ended(
+    trading_sandbox: Sandbox, database: Database
+) -> None:
+    """The process was stopped between holding an order and placing it: it comes on the book when the guard has asked."""
+    sandbox = trading_sandbox
+    asked: list[CancelReport] = []
+    with trio.fail_after(60):
+        async with (
+            open_guard(database.url(), [sandbox.credentials], on_taken=lambda _, report: asked.append(report)),
+            a_bot(sandbox, database.url("mm-1"), "late") as bot,
+        ):
+            bot.send_signal(signal.SIGSTOP)
+            await until(lambda: asked)
+            assert [outcome.kind for outcome in asked[0].outcomes] == ["not_found"]
+            left = await trio.to_thread.run_sync(read_journal, database.url("mm-1"))
+            assert [order.request.external_id for order in left.left] == ["late"]
+            sandbox.book.create(external_id="late")  # as a create does that was on its way
+            await until(lambda: all_canceled(sandbox, "late"))
+
+
+async def test_a_name_that_another_journal_has_is_left_alone(trading_sandbox: Sandbox, database: Database) -> None:
+    sandbox = trading_sandbox
+    reports: list[CancelReport] = []
+    async with a_bot(sandbox, database.url("old"), "a") as old:
+        old.send_signal(signal.SIGKILL)
+        await old.wait()
+    async with a_bot(sandbox, database.url("new"), *open_orders(sandbox, "a")):
+        async with open_guard(
+            database.url(), [sandbox.credentials], on_taken=lambda _, report: reports.append(report)
+        ) as guard:
+            with trio.fail_after(20):
+                await guard.wait_until_seen_to()
+        assert [outcome.kind for outcome in reports[0].outcomes] == ["not_sent"]
+        assert status(sandbox, "a") is OrderStatus.OPEN
+
+
+async def test_the_restarted_bot_opens_its_journal_beside_a_guard(trading_sandbox: Sandbox, database: Database) -> None:
+    sandbox = trading_sandbox
+    async with open_guard(database.url(), [sandbox.credentials]):
+        async with a_bot(sandbox, database.url("mm-1"), *open_orders(sandbox, "a"), "never-placed") as bot:
+            bot.send_signal(signal.SIGKILL)
+            await until(lambda: all_canceled(sandbox, "a"))
+        with trio.fail_after(20):
+            async with open_trading_ws(
+                sandbox.url, credentials=sandbox.credentials, journal=database.url("mm-1")
+            ) as ws:
+                assert [order.request.external_id for order in ws.left_behind] == ["never-placed"]
+                assert ws.guarded is not None
+
+
+async def test_a_journal_without_credentials_is_named(
+    trading_sandbox: Sandbox, database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = trading_sandbox
+    (tmp_path / "other.env").write_text("RIPIO_API_TOKEN=another\nRIPIO_API_SECRET=one\n")
+    async with a_bot(sandbox, database.url("mm-1"), *open_orders(sandbox, "a")) as bot:
+        async with open_guard(database.url(), [Credentials("another", "one")]) as guard:
+            await until(lambda: guard.unserved == ("mm-1",))
+            assert "no credentials for the journal mm-1" in caplog.text
+        bot.send_signal(signal.SIGKILL)
+        await bot.wait()
+    done = await run(
+        sandbox, "guard", database.url(), "--credentials", str(tmp_path), "--once", "--json", check=False
+    )
+    assert done.returncode == 1
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [{"journal": "mm-1", "status": "unserved"}]
+    assert status(sandbox, "a") is OrderStatus.OPEN
+
+
+def test_what_cannot_be_used_is_refused_at_once(trading_sandbox: Sandbox) -> None:
+    for address in ("a.file", "postgresql://db/x?journal=mm-1"):
+        with pytest.raises(ConfigurationError, match="whole database"):
+            open_guard(address, [trading_sandbox.credentials])
+    with pytest.raises(ConfigurationError, match="at least one account"):
+        open_guard("postgresql://db/x", [])

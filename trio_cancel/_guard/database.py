@@ -1,0 +1,167 @@
+"""A guard's own look at a database: its beat, the journals, and what it has to ask before it cancels. All of it blocks.
+
+One thread at a time uses it. The connection is made anew when it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, LiteralString
+
+import attrs
+import psycopg
+
+from trio_cancel._guard.view import Seen
+from trio_cancel._journal.address import Server
+from trio_cancel._journal.database import (
+    CommitInDoubt,
+    Connection,
+    Settings,
+    check_version,
+    connect,
+    explained,
+    reason,
+    settings_of,
+    warn_of,
+)
+from trio_cancel._journal.store import StoreFailed
+
+WITHIN = 2.0
+"""Seconds that a look may take."""
+_BEAT: LiteralString = "UPDATE trio_cancel.guard SET beat = beat + 1, seen = clock_timestamp() WHERE id = %s"
+_LOOK: LiteralString = """
+SELECT j.id, j.name, j.account, j.epoch, j.beat, j.lease_ms, j.state, a.url, a.fingerprint
+FROM trio_cancel.journal AS j JOIN trio_cancel.account AS a ON a.id = j.account WHERE j.state <> 'free'
+"""
+_FORGET: LiteralString = "DELETE FROM trio_cancel.guard WHERE seen < clock_timestamp() - interval '1 day'"
+
+
+@attrs.frozen
+class Owner:
+    """An account as the database knows it.
+
+    Attributes:
+        url: the venue's.
+        fingerprint: of its credentials.
+    """
+
+    url: str
+    fingerprint: bytes
+
+
+class GuardDatabase:
+    """A guard's row in a database, and what it reads there.
+
+    Attributes:
+        salt: what fingerprints are made with.
+
+    Raises:
+        JournalError: on making it, if the database cannot be used.
+    """
+
+    def __init__(self, server: Server, name: str) -> None:
+        self._server = server
+        self._name = name
+        self._connection: Connection | None = None
+        self._known: Settings | None = None
+        with explained(server):
+            connection = self._connected()
+            assert self._known is not None
+            warn_of(self._known, server)
+            with connection.transaction() as cursor:
+                check_version(cursor, server)
+                cursor.execute(_FORGET)
+                row = cursor.execute("SELECT salt FROM trio_cancel.format").fetchone()
+                assert row is not None
+                self.salt: bytes = row[0]
+                self._id = self._register(cursor)
+
+    def _register(self, cursor: psycopg.Cursor[Any]) -> int:
+        made = cursor.execute("INSERT INTO trio_cancel.guard (name) VALUES (%s) RETURNING id", (self._name,)).fetchone()
+        assert made is not None
+        return int(made[0])
+
+    def look(self, accounts: Iterable[int], *, beat: bool) -> tuple[list[Seen], dict[int, Owner]]:
+        """Return the journals that are not free, and their accounts.
+
+        Args:
+            accounts: those whose venue this guard can reach; with the beat it says so.
+            beat: whether to say that this guard lives.
+
+        Raises:
+            StoreFailed: the database cannot be asked.
+        """
+        try:
+            connection = self._connected()
+            if beat:
+                with connection.transaction() as cursor:
+                    if not cursor.execute(_BEAT, (self._id,)).rowcount:  # somebody has deleted it
+                        self._id = self._register(cursor)
+                    served = list(accounts)
+                    cursor.execute(
+                        "DELETE FROM trio_cancel.guard_account WHERE guard = %s AND account <> ALL(%s::bigint[])",
+                        (self._id, served),
+                    )
+                    cursor.execute(
+                        "INSERT INTO trio_cancel.guard_account (guard, account) "
+                        "SELECT %s, unnest(%s::bigint[]) ON CONFLICT DO NOTHING",
+                        (self._id, served),
+                    )
+            with connection.transaction(write=False) as cursor:
+                rows = cursor.execute(_LOOK).fetchall()
+        except (psycopg.Error, CommitInDoubt, OSError) as error:
+            raise self._failed(error) from error
+        seen = [Seen(row[0], row[1], row[2], row[3], row[4], row[5] / 1000, row[6]) for row in rows]
+        return seen, {row[2]: Owner(row[7], row[8]) for row in rows}
+
+    def names_of_others(self, account: int, journal: int, names: list[str]) -> set[str]:
+        """Return those external ids of an account that another journal has now.
+
+        Raises:
+            StoreFailed: the database cannot be asked.
+        """
+        query = "SELECT key FROM trio_cancel.name WHERE account = %s AND journal <> %s AND key = ANY(%s)"
+        try:
+            with self._connected().transaction(write=False) as cursor:
+                return {key for (key,) in cursor.execute(query, (account, journal, names))}
+        except (psycopg.Error, CommitInDoubt, OSError) as error:
+            raise self._failed(error) from error
+
+    def ended_sessions(self, journal: int) -> set[int]:
+        """Return the sessions of a journal that surely place nothing more: they have ended, and said so.
+
+        Raises:
+            StoreFailed: the database cannot be asked.
+        """
+        query = (
+            "SELECT number FROM trio_cancel.session "
+            "WHERE journal = %s AND (acknowledged IS NOT NULL OR closed IS NOT NULL)"
+        )
+        try:
+            with self._connected().transaction(write=False) as cursor:
+                return {number for (number,) in cursor.execute(query, (journal,))}
+        except (psycopg.Error, CommitInDoubt, OSError) as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Let go of the database, and say that this guard has ended."""
+        with suppress(psycopg.Error, CommitInDoubt, StoreFailed, OSError):
+            with self._connected().transaction() as cursor:
+                cursor.execute("DELETE FROM trio_cancel.guard WHERE id = %s", (self._id,))
+        self._drop()
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = connect(self._server, WITHIN, known=self._known)
+            self._known = settings_of(self._connection)
+        return self._connection
+
+    def _failed(self, error: Exception) -> StoreFailed:
+        self._drop()
+        return StoreFailed(reason(error, self._server))
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

@@ -1,0 +1,275 @@
+"""The guard's tasks: one looks at the database, one for each account keeps a WebSocket, one for each take-over.
+
+The first owns the view. A journal is taken over only while its account's WebSocket is connected: another guard may
+have a way to the venue where this one has none.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import ssl
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+import attrs
+import trio
+
+from trio_cancel._cancels.resuming import SETTLE
+from trio_cancel._client import TradingWS, open_trading_ws
+from trio_cancel._guard.database import GuardDatabase, Owner
+from trio_cancel._guard.take_over import Taken, address_of, see_to
+from trio_cancel._guard.view import Seen, View
+from trio_cancel._journal.address import Server
+from trio_cancel._journal.lease import steady
+from trio_cancel._journal.opening import MovedJournal, open_journal
+from trio_cancel._journal.postgres import GUARD, Store
+from trio_cancel._journal.store import Account, JournalStore, StoreFailed
+from trio_cancel._journal.stores import LEASE
+from trio_cancel._session.session import SessionState
+from trio_cancel._trio.background import open_background
+from trio_cancel._values.errors import TradingError
+from trio_cancel._values.models import Credentials
+from trio_cancel._values.observer import logger
+from trio_cancel._values.outcomes import CancelReport
+
+LOOK = 0.1
+"""Seconds from look to look."""
+BEAT = 0.5
+"""Seconds from beat to beat; a session takes a guard for dead that has not beaten for 5 s."""
+TOGETHER = 8
+"""Take-overs at a time."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between two tries to reach the venue."""
+
+OnTaken = Callable[[str, CancelReport], object]
+_T = TypeVar("_T")
+
+
+class NotTaken(Exception):
+    """The journal is not as it was seen any more."""
+
+
+@attrs.define(eq=False)
+class _Served:
+    """An account that this guard has credentials for.
+
+    Attributes:
+        account: the account.
+        ws: its session, while it is connected.
+        tried: whether it was tried to connect.
+    """
+
+    account: Account
+    ws: TradingWS | None = None
+    tried: bool = False
+
+
+class GuardTasks:
+    """What runs behind ``open_guard``."""
+
+    def __init__(
+        self,
+        server: Server,
+        database: GuardDatabase,
+        credentials: Sequence[Credentials],
+        ssl_context: ssl.SSLContext | None,
+        on_taken: OnTaken | None,
+        limiter: trio.CapacityLimiter,
+    ) -> None:
+        self.unserved: dict[str, None] = {}
+        self._server = server
+        self._database = database
+        self._credentials = credentials
+        self._ssl_context = ssl_context
+        self._on_taken = on_taken
+        self._thread = limiter
+        self._view = View()
+        self._accounts: dict[int, _Served | None] = {}
+        self._busy: set[int] = set()
+        self._ended: dict[tuple[int, int], float] = {}  # when a session was first seen to have ended
+        self._places = trio.CapacityLimiter(TOGETHER)
+        self._failing = False
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Look, again and again."""
+        beaten_at = float("-inf")
+        while True:
+            began = steady()
+            beat = began - beaten_at >= BEAT
+            connected = [number for number, served in self._accounts.items() if served is not None and served.ws]
+            try:
+                rows, owners = await self._run_sync(partial(self._database.look, connected, beat=beat))
+            except StoreFailed as error:
+                self._view.blind()
+                if not self._failing:
+                    self._failing = True
+                    logger.error("the guard cannot see the database %s (%s)", self._server.shown, error)
+                await trio.sleep(BEAT)
+                continue
+            if self._failing:
+                self._failing = False
+                logger.warning("the guard sees the database %s again", self._server.shown)
+            if beat:
+                beaten_at = began
+            self._view.saw(rows, began, steady())
+            self._find_accounts(nursery, rows, owners)
+            for seen in self._view.due():
+                served = self._accounts[seen.account]
+                if served is not None and served.ws is not None and seen.id not in self._busy:
+                    self._busy.add(seen.id)
+                    nursery.start_soon(self._take, seen, served.account, served.ws)
+            await trio.sleep(LOOK)
+
+    def has_seen_all(self) -> bool:
+        """Return True if nothing is under way, and every journal that can be served is known to live, or seen to."""
+        return (
+            not self._busy
+            and all(served is None or served.tried for served in self._accounts.values())
+            and self._view.is_decided(self._is_served)
+        )
+
+    def _is_served(self, seen: Seen) -> bool:
+        served = self._accounts[seen.account]
+        return served is not None and served.ws is not None
+
+    def without_venue(self) -> tuple[str, ...]:
+        """Return the journals whose venue cannot be reached now, though there are credentials."""
+        return tuple(
+            seen.name
+            for seen in self._view.journals
+            if (served := self._accounts[seen.account]) is not None and served.tried and served.ws is None
+        )
+
+    def _find_accounts(self, nursery: trio.Nursery, rows: list[Seen], owners: dict[int, Owner]) -> None:
+        for number, owner in owners.items():
+            if number in self._accounts:
+                continue
+            mine = [
+                account
+                for account in (Account(owner.url, one) for one in self._credentials)
+                if account.fingerprint(self._database.salt) == owner.fingerprint
+            ]
+            self._accounts[number] = served = _Served(mine[0]) if mine else None
+            if served is not None:
+                nursery.start_soon(self._serve, served)
+        for seen in rows:
+            if self._accounts[seen.account] is None and seen.name not in self.unserved:
+                self.unserved[seen.name] = None
+                logger.error(
+                    "the guard has no credentials for the journal %s of an account at %s: nobody cancels for it here",
+                    seen.name,
+                    owners[seen.account].url,
+                )
+
+    async def _serve(self, served: _Served) -> None:
+        """Keep a session with the venue for an account."""
+        pause = FIRST_PAUSE
+        url = served.account.url
+        while True:
+            try:
+                async with open_trading_ws(
+                    url, credentials=served.account.credentials, ssl_context=self._ssl_context
+                ) as ws:
+                    served.ws, served.tried, pause = ws, True, FIRST_PAUSE
+                    try:
+                        while ws.state is not SessionState.FAILED:  # noqa: ASYNC110 - there is no event for it
+                            await trio.sleep(BEAT)
+                        failure = ws.failure
+                    finally:
+                        served.ws = None
+            except TradingError as error:
+                failure = error
+            served.tried = True
+            logger.error("the guard has no way to the venue %s: %s", url, failure)
+            await trio.sleep(pause)
+            pause = min(LONGEST_PAUSE, 2 * pause)
+
+    async def _take(self, seen: Seen, account: Account, ws: TradingWS) -> None:
+        try:
+            async with self._places:
+                taken = await self._take_over(seen, account, ws)
+        except NotTaken:
+            return
+        except (TradingError, StoreFailed) as error:
+            logger.error("the guard could not see to the journal %s, and tries again: %s", seen.name, error)
+            self._view.asked(seen.id, steady(), again=True)
+            return
+        finally:
+            self._busy.discard(seen.id)
+        self._tell(seen, taken)
+
+    async def _take_over(self, seen: Seen, account: Account, ws: TradingWS) -> Taken:
+        address = address_of(self._server, seen.name)
+        server = attrs.evolve(
+            self._server, name=seen.name, shown=f"{self._server.shown.partition('?')[0]}?journal={seen.name}"
+        )
+
+        def take(_: object, __: Account, prefix: str, now: int) -> JournalStore:
+            store = Store.take_over(server, seen.id, seen.epoch, seen.beat, prefix, now, LEASE)
+            if store is None:
+                raise NotTaken
+            return store
+
+        async def others(names: list[str]) -> set[str]:
+            return await self._run_sync(self._database.names_of_others, seen.account, seen.id, names)
+
+        async def ended() -> set[int]:
+            now = steady()
+            sessions = await self._run_sync(self._database.ended_sessions, seen.id)
+            return {number for number in sessions if now - self._ended.setdefault((seen.id, number), now) >= SETTLE}
+
+        path = MovedJournal(address, account.url)
+        async with open_journal(path, account, f"{GUARD}{secrets.token_hex(8)}", time.time, open_store=take) as journal:
+            taken = await see_to(journal, ws, time.time(), others=others, ended=ended)
+        if journal.left:
+            # Before anything else looks at it: the journal is let go of by now.
+            self._view.asked(seen.id, steady(), again=taken.again)
+        else:
+            self._ended = {key: at for key, at in self._ended.items() if key[0] != seen.id}
+        return taken
+
+    def _tell(self, seen: Seen, taken: Taken) -> None:
+        left = len(taken.report.left)
+        logger.warning(
+            "the guard took over the journal %s: %d of %d orders are off the book%s",
+            seen.name,
+            len(taken.report.outcomes) - left,
+            len(taken.report.outcomes),
+            "" if not left else "; the rest is asked for again" if taken.again else "; THE REST STAYS LEFT",
+        )
+        if self._on_taken is not None:
+            try:
+                self._on_taken(seen.name, taken.report)
+            except Exception as error:
+                logger.error("on_taken failed: %s: %s", type(error).__name__, error)
+
+    async def _run_sync(self, function: Callable[..., _T], *args: object) -> _T:
+        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._thread)
+
+
+@asynccontextmanager
+async def guarding(
+    server: Server,
+    credentials: Sequence[Credentials],
+    ssl_context: ssl.SSLContext | None,
+    on_taken: OnTaken | None,
+) -> AsyncGenerator[GuardTasks]:
+    """Run a guard beside a block."""
+    limiter = trio.CapacityLimiter(1)
+    name = f"{os.uname().nodename if hasattr(os, 'uname') else 'guard'}:{os.getpid()}"
+    database = await trio.to_thread.run_sync(GuardDatabase, server, name, limiter=limiter)
+    tasks = GuardTasks(server, database, credentials, ssl_context, on_taken, limiter)
+    try:
+        async with open_background() as nursery:
+            try:
+                nursery.start_soon(tasks.run, nursery)
+                yield tasks
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(database.close, limiter=limiter)

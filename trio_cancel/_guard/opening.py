@@ -1,0 +1,113 @@
+"""``open_guard``, the guard's one door; what it needs of a database is imported when it is opened."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_cancel._journal.address import Server, server_of
+from trio_cancel._trio.running import check_trio
+from trio_cancel._values.errors import ConfigurationError, JournalError
+from trio_cancel._values.models import Credentials
+from trio_cancel._values.outcomes import CancelReport
+
+if TYPE_CHECKING:
+    from trio_cancel._guard.guard import GuardTasks
+
+OFTEN = 0.05
+"""Seconds between two looks at whether all has been seen to."""
+
+
+class Guard:
+    """A guard at work. Made by :func:`open_guard`."""
+
+    def __init__(self, tasks: GuardTasks) -> None:
+        self._tasks = tasks
+
+    def __repr__(self) -> str:
+        return "<Guard>"
+
+    @property
+    def unserved(self) -> tuple[str, ...]:
+        """The names of journals that were seen in use and that nobody cancels for here.
+
+        Their account is none of those whose credentials were given, or its venue cannot be reached now. Each was
+        logged at ERROR.
+        """
+        return tuple(dict.fromkeys((*self._tasks.unserved, *self._tasks.without_venue())))
+
+    async def wait_until_seen_to(self) -> None:
+        """Return once each journal that can be served was seen to live, or was taken over and seen to once.
+
+        That takes a lease. Cancelled: the guard goes on.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._tasks.has_seen_all():  # noqa: ASYNC110 - many things bring it about
+            await trio.sleep(OFTEN)
+
+
+def open_guard(
+    address: str,
+    credentials: Iterable[Credentials],
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    on_taken: Callable[[str, CancelReport], object] | None = None,
+) -> AbstractAsyncContextManager[Guard]:
+    """Watch the journals in a database, and cancel what dead sessions held: ``async with open_guard(…) as guard``.
+
+    A session whose journal is in the database says that it lives three times in its lease. If it has not for a whole
+    lease, on this machine's clock and while the database could be seen, the guard takes its journal over and cancels
+    every order that it held, as ``ws.resume()`` would. A time in which the database cannot be seen costs no session its
+    journal. Several guards may watch a database: one of them takes each journal, and if it dies another goes on.
+
+    An order that the venue does not know is asked for again, 1 s later, then after pauses twice as long each, at most
+    300 s, until its session has said that it ended or an hour is over: a process that was stopped may still place it.
+    An external id that another journal of the account has by now is left alone, and its order is reported as not sent.
+
+    Args:
+        address: ``postgresql://…/database``, without a journal's name.
+        credentials: of the accounts to cancel for. Journals of others are logged at ERROR.
+        ssl_context: for the venue; the system's trusted certificates if None.
+        on_taken: called after each take-over with the journal's name and an outcome for each order that was left; also
+            after each time that something was asked for again. It must be quick and must not block.
+
+    Returns:
+        An async context manager that yields a :class:`Guard`. An exception raised in its block comes out as it is.
+
+    Raises:
+        ConfigurationError: at once, if the address is not that of a database, or there are no credentials.
+        JournalError: on entering, if the database cannot be used.
+
+    Cancelled: while the block lasts, or on leaving it: no further order is written, what was settled is recorded, and
+    journals that are being seen to are let go of, so that another guard may take them at once. Leaving takes a few
+    seconds at most.
+    """
+    server = server_of(address) if isinstance(address, str) else None
+    if server is None or server.name:
+        raise ConfigurationError("A guard watches a whole database: postgresql://host/database, without journal=.")
+    accounts = tuple(credentials)
+    if not accounts or not all(isinstance(one, Credentials) for one in accounts):
+        raise ConfigurationError("A guard needs the credentials of at least one account: Credentials(token, secret).")
+    return _open(server, accounts, ssl_context, on_taken)
+
+
+@asynccontextmanager
+async def _open(
+    server: Server,
+    credentials: tuple[Credentials, ...],
+    ssl_context: ssl.SSLContext | None,
+    on_taken: Callable[[str, CancelReport], object] | None,
+) -> AsyncGenerator[Guard]:
+    check_trio("open_guard()")
+    try:
+        from trio_cancel._guard.guard import guarding
+    except ImportError as error:
+        raise JournalError("A guard needs psycopg, which is not installed: pip install 'trio-cancel[postgres]'.") from (
+            error
+        )
+    async with guarding(server, credentials, ssl_context, on_taken) as tasks:
+        yield Guard(tasks)
