@@ -45,7 +45,7 @@ def folder(tmp_path: Path, trading_sandbox: Sandbox) -> Path:
 @asynccontextmanager
 async def a_guard(sandbox: Sandbox, database: Database, folder: Path) -> AsyncGenerator[trio.Process]:
     """A guard in a process of its own, once it has begun."""
-    before = len(database.execute("SELECT FROM trio_cancel.guard"))
+    before = len(database.execute("SELECT id FROM trio_cancel.guard"))
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "trio_cancel", "guard", database.url(), "--credentials", str(folder), "--json"],
         env=environment(sandbox) | {"RIPIO_API_TOKEN": "", "RIPIO_API_SECRET": ""},
@@ -53,7 +53,7 @@ async def a_guard(sandbox: Sandbox, database: Database, folder: Path) -> AsyncGe
         stderr=subprocess.DEVNULL,
     )
     try:
-        await until(lambda: len(database.execute("SELECT FROM trio_cancel.guard")) > before)
+        await until(lambda: len(database.execute("SELECT id FROM trio_cancel.guard")) > before)
         yield process
     finally:
         with trio.CancelScope(shield=True):
@@ -80,7 +80,7 @@ async def test_what_a_killed_bot_held_is_off_the_book(trading_sandbox: Sandbox, 
             await until(lambda: told)
             assert told[0][0] == "mm-1"
             assert sorted(str(outcome.request.key) for outcome in told[0][1].outcomes) == ["a", "b", "c"]
-    assert database.execute("SELECT FROM trio_cancel.guard") == []
+    assert database.execute("SELECT id FROM trio_cancel.guard") == []
 
 
 async def test_a_bot_that_lives_is_not_touched(trading_sandbox: Sandbox, database: Database) -> None:
@@ -140,7 +140,7 @@ async def test_a_guard_that_dies_in_a_take_over_is_succeeded(
 async def test_an_order_that_is_not_found_is_asked_for_until_its_session_has_ended(
     trading_sandbox: Sandbox, database: Database
 ) -> None:
-    """The process was stopped between holding an order and placing it: it comes on the book when the guard has asked."""
+    """The process was stopped between holding an order and placing it: its order comes once the guard has asked."""
     sandbox = trading_sandbox
     asked: list[CancelReport] = []
     with trio.fail_after(60):
@@ -184,7 +184,7 @@ async def test_the_restarted_bot_opens_its_journal_beside_a_guard(trading_sandbo
                 sandbox.url, credentials=sandbox.credentials, journal=database.url("mm-1")
             ) as ws:
                 assert [order.request.external_id for order in ws.left_behind] == ["never-placed"]
-                assert ws.guarded is not None
+                await until(lambda: ws.guarded)
 
 
 async def test_a_journal_without_credentials_is_named(
@@ -198,17 +198,15 @@ async def test_a_journal_without_credentials_is_named(
             assert "no credentials for the journal mm-1" in caplog.text
         bot.send_signal(signal.SIGKILL)
         await bot.wait()
-    done = await run(
-        sandbox, "guard", database.url(), "--credentials", str(tmp_path), "--once", "--json", check=False
-    )
+    done = await run(sandbox, "guard", database.url(), "--credentials", str(tmp_path), "--once", "--json", check=False)
     assert done.returncode == 1
     assert [json.loads(line) for line in done.stdout.splitlines()] == [{"journal": "mm-1", "status": "unserved"}]
     assert status(sandbox, "a") is OrderStatus.OPEN
 
 
-def test_what_cannot_be_used_is_refused_at_once(trading_sandbox: Sandbox) -> None:
+def test_what_cannot_be_used_is_refused_at_once() -> None:
     for address in ("a.file", "postgresql://db/x?journal=mm-1"):
         with pytest.raises(ConfigurationError, match="whole database"):
-            open_guard(address, [trading_sandbox.credentials])
+            open_guard(address, [Credentials("token", "secret")])
     with pytest.raises(ConfigurationError, match="at least one account"):
         open_guard("postgresql://db/x", [])

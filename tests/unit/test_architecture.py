@@ -40,7 +40,7 @@ def test_its_drawing_has_no_arrow_upwards() -> None:
             if upper in drawn:
                 assert RANKS[drawn[lower]] < RANKS[drawn[upper]], (upper, lower)
     assert set(drawn.values()) == {part for part in RANKS if part.startswith("_") and part not in ("_cli", "__main__")}
-    assert len(arrows) == 10
+    assert len(arrows) == 11
 
 
 def test_its_steps_are_those_of_the_code() -> None:

@@ -24,7 +24,7 @@ TOP = {
     "JournalError", "LookupFailed", "MissingParameters", "NoReply", "NotFound", "NotSent", "NotSurelyThisOrder",
     "NotWritten", "Observer", "OrderNotActive", "OrderNotFound", "OrdersLeft", "Outcome", "OutcomeUnknown", "Pacer",
     "RateLimited", "Rejected", "SessionClosed", "TakenOver", "TradingError", "TradingWS", "Unknown",
-    "UnlistedRefusal", "VenueError", "VenueUnavailable", "cancel_on_signals", "open_trading_ws",
+    "UnlistedRefusal", "VenueError", "VenueUnavailable", "cancel_on_signals", "open_guard", "open_trading_ws",
 }  # fmt: skip
 TYPES = {
     "Attempt", "Batch", "CancelReport", "CancelStream", "CanceledOrder", "InvalidItem", "LeaseState", "OffsetInterval",

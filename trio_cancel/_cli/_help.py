@@ -157,6 +157,23 @@ MANUALS = {
         (("0", "done"), ("1", "--order names an order that is not in it"), ("2", "usage, or it cannot be read")),
         examples=("trio-cancel journal bot.journal --left", "trio-cancel journal bot.journal --since 2h --json"),
     ),
+    "guard": Manual(
+        "Watch the journals in a database, and cancel what dead sessions held.",
+        "[OPTIONS] --credentials DIR URL",
+        "A session that has not been heard of for its lease is taken over, and every order that it held is canceled. "
+        "Several guards may run, on several machines; one of them takes each journal. Each outcome is a line on "
+        "stdout. It runs until a signal ends it.",
+        (
+            ("0", "a signal ended it; with --once: nothing is left"),
+            ("1", "with --once: something is left, or a journal has nobody to cancel for it"),
+            ("2", "usage, credentials, or the database cannot be used"),
+        ),
+        (_WAY[1],),
+        (
+            "trio-cancel guard postgresql://guard@db1/trading --credentials /etc/trio-cancel",
+            "trio-cancel guard postgresql://guard@db1/trading --credentials accounts --once --json",
+        ),
+    ),
     "sandbox": Manual(
         "Serve an exchange to try things on, on the loopback interface.",
         "[OPTIONS] [-- COMMAND...]",

@@ -1,1 +1,1 @@
-"""The standby guard: it takes over the journals of sessions that died with their machine, and cancels what they held."""
+"""The standby guard: it takes over the journals of dead sessions, and cancels what they held."""

@@ -65,10 +65,10 @@ class GuardDatabase:
         self._name = name
         self._connection: Connection | None = None
         self._known: Settings | None = None
+        self._id: int
         with explained(server):
             connection = self._connected()
-            assert self._known is not None
-            warn_of(self._known, server)
+            warn_of(settings_of(connection), server)
             with connection.transaction() as cursor:
                 check_version(cursor, server)
                 cursor.execute(_FORGET)
@@ -146,9 +146,11 @@ class GuardDatabase:
 
     def close(self) -> None:
         """Let go of the database, and say that this guard has ended."""
-        with suppress(psycopg.Error, CommitInDoubt, StoreFailed, OSError):
-            with self._connected().transaction() as cursor:
-                cursor.execute("DELETE FROM trio_cancel.guard WHERE id = %s", (self._id,))
+        with (
+            suppress(psycopg.Error, CommitInDoubt, StoreFailed, OSError),
+            self._connected().transaction() as cursor,
+        ):
+            cursor.execute("DELETE FROM trio_cancel.guard WHERE id = %s", (self._id,))
         self._drop()
 
     def _connected(self) -> Connection:

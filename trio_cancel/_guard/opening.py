@@ -57,7 +57,7 @@ def open_guard(
     ssl_context: ssl.SSLContext | None = None,
     on_taken: Callable[[str, CancelReport], object] | None = None,
 ) -> AbstractAsyncContextManager[Guard]:
-    """Watch the journals in a database, and cancel what dead sessions held: ``async with open_guard(…) as guard``.
+    """Watch the journals in a database, and cancel what dead sessions held; an async context manager.
 
     A session whose journal is in the database says that it lives three times in its lease. If it has not for a whole
     lease, on this machine's clock and while the database could be seen, the guard takes its journal over and cancels

@@ -5,7 +5,7 @@ The guard looks at all journals again and again. A journal is *due*, that is, it
 ========  ==================================================================  ==========================================
 state     due                                                                 what starts the wait anew
 ========  ==================================================================  ==========================================
-``free``  never                                                               –
+``free``  never                                                               (nothing)
 ``live``  once the same epoch and the same beat were seen for a whole lease   another epoch or beat; a blind gap
 ``left``  at once; after an ask of ours, when its pause is over               a session that lived in between
 ========  ==================================================================  ==========================================

@@ -1,0 +1,108 @@
+"""``trio-cancel guard``: watch the journals in a database, and cancel what dead sessions held."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import trio
+from cyclopts import Parameter
+
+from trio_cancel._cli._env_file import kept_environment, use_env_file
+from trio_cancel._cli._failure import CommandError, clean, say
+from trio_cancel._cli._help import CONNECTION
+from trio_cancel._cli._output import is_terminal
+from trio_cancel._cli._records import json_line, text_line
+from trio_cancel._cli._stdout import why_of, write_stdout
+from trio_cancel._cli._tally import Status
+from trio_cancel._cli._venue import CaFile, trust
+from trio_cancel._guard.opening import open_guard
+from trio_cancel._trio.signals import cancel_on_signals
+from trio_cancel._values.errors import ConfigurationError, Interrupted
+from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, Credentials
+from trio_cancel._values.outcomes import CancelReport
+
+
+async def guard(
+    database: Annotated[str, Parameter(name="URL", help="The database: postgresql://host/database.")],
+    /,
+    *,
+    credentials: Annotated[
+        str,
+        Parameter(
+            metavar="DIR",
+            group=CONNECTION,
+            help="A folder with a file for each account: RIPIO_API_TOKEN and RIPIO_API_SECRET, as --env-file has them.",
+        ),
+    ],
+    ca_file: CaFile = None,
+    once: Annotated[
+        bool, Parameter(negative="", help="End when each journal was seen to live, or was seen to once.")
+    ] = False,
+    json: Annotated[bool, Parameter(negative="", help="Print JSON lines also on a terminal.")] = False,
+) -> int:
+    """Watch the journals in a database, and cancel what dead sessions held, until a signal ends it."""
+    as_json = json or not is_terminal(sys.stdout)
+    everything_off = True
+    named: set[str] = set()
+
+    def tell(journal: str, report: CancelReport) -> None:
+        nonlocal everything_off
+        everything_off = everything_off and not report.left
+        for outcome in report.outcomes:
+            write_stdout(json_line(outcome).decode() if as_json else f"{text_line(outcome)}\n")
+        say(f"{clean(journal)}: {len(report.outcomes)} orders, {len(report.left)} left")
+
+    def name(journals: tuple[str, ...]) -> None:
+        for journal in journals:
+            if journal in named:
+                continue
+            named.add(journal)
+            say(f"nobody cancels for the journal {clean(journal)}: no credentials, or no way to its venue")
+            if as_json:
+                write_stdout(msgspec.json.encode({"journal": journal, "status": "unserved"}).decode() + "\n")
+
+    try:
+        async with (
+            cancel_on_signals(),
+            open_guard(database, _accounts(credentials), ssl_context=trust(ca_file), on_taken=tell) as watching,
+        ):
+            if once:
+                await watching.wait_until_seen_to()
+                name(watching.unserved)
+                return Status.OK if everything_off and not watching.unserved else Status.LEFT
+            while True:
+                name(watching.unserved)
+                await trio.sleep(0.5)
+    except Interrupted:
+        return Status.OK
+
+
+def _accounts(folder: str) -> list[Credentials]:
+    """Return the credentials in a folder's files.
+
+    Raises:
+        CommandError: it or one of them cannot be used.
+    """
+    try:
+        files = sorted(entry.path for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"The folder {clean(folder)} of --credentials cannot be read: {why_of(error)}.") from None
+    if not files:
+        raise CommandError(f"The folder {clean(folder)} of --credentials has no file in it; put one there per account.")
+    found = []
+    for file in files:
+        with kept_environment():
+            for variable in (TOKEN_VARIABLE, SECRET_VARIABLE):
+                for form in (variable, f"{variable}_FILE"):
+                    os.environ.pop(form, None)
+            use_env_file(file)
+            try:
+                found.append(Credentials.from_env())
+            except ConfigurationError as error:
+                said = str(error).partition(", or pass")[0].rstrip(".")
+                raise CommandError(f"{clean(Path(file).name)} in {clean(folder)}: {said}.") from None
+    return found
