@@ -395,7 +395,7 @@ def refusal(address: str) -> str:
     assert "\n" not in text
     for secret in ("the-bots-password", "wrong-password", ADMIN_PASSWORD):
         assert secret not in text
-        assert secret not in repr(caught.value.__cause__) or "password" in str(caught.value.__cause__)
+        assert secret not in repr(caught.value.__cause__)
     return text
 
 
