@@ -62,6 +62,7 @@ def test_the_keywords_are_these() -> None:
         "clock_offset",
         "token_field",
         "journal",
+        "lease",
         "observer",
         "lookup",
         "look_up_closed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from typing import Annotated
@@ -14,7 +15,7 @@ from trio_cancel._cli._checks_rest import examine_rest
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import clean, shell_words
 from trio_cancel._cli._lookups import RestUrl, lookup_at, rest_url_of
-from trio_cancel._cli._output import is_terminal
+from trio_cancel._cli._output import PLAIN_TERMINALS, is_terminal
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import CaFile, EnvFile, Proxy, Url, find_endpoint, find_tunnel, trust
@@ -42,7 +43,7 @@ async def doctor(
     endpoint, ssl_context = find_endpoint(url), trust(ca_file)
     tunnel = find_tunnel(endpoint, proxy)
     results: list[Result] = []
-    coloured = is_terminal(sys.stdout)
+    coloured = is_terminal(sys.stdout) and os.environ.get("TERM") not in PLAIN_TERMINALS
 
     def tell(check: Check) -> None:
         results.append(check.result)
@@ -57,14 +58,17 @@ async def doctor(
         put(f"{endpoint.origin}{shell_words(through)}\n")
     base_url = rest_url_of(rest_url, endpoint)
     lookup: RestLookup | None = None
+    skipped: Check | None = None
     if base_url is not None:
         try:
             lookup = lookup_at(base_url, proxy, quiet=True)
         except ConfigurationError as error:
             if rest_url is not None:
                 raise
-            tell(Check("rest", Result.SKIPPED, shell_words(str(error))))
+            skipped = Check("rest", Result.SKIPPED, shell_words(str(error)))
     await examine(endpoint, ssl_context, Credentials.from_env, tell, tunnel)
+    if skipped is not None:
+        tell(skipped)
     if lookup is not None:
         await examine_rest(lookup, ssl_context, Credentials.from_env, tell)
     return Status.LEFT if Result.FAILED in results else Status.OK

@@ -103,8 +103,11 @@ def journal(
         ),
     ] = False,
     days: Annotated[
-        float, Parameter(metavar="NUMBER", help="With --compact: how old what is forgotten is at least.")
-    ] = HISTORY,
+        float | None,
+        Parameter(
+            metavar="NUMBER", help=f"With --compact: how old what is forgotten is at least. [default: {HISTORY}]"
+        ),
+    ] = None,
     migrate: Annotated[
         bool,
         Parameter(
@@ -123,13 +126,25 @@ def journal(
     if html is not None and (json or csv):
         raise UsageError("--html excludes --json and --csv; give one of them.")
     if migrate:
-        if left or order or since is not None or session is not None or json or csv or html is not None or compact:
+        if (
+            left
+            or order
+            or since is not None
+            or session is not None
+            or json
+            or csv
+            or html is not None
+            or compact
+            or days is not None
+        ):
             raise UsageError("--migrate takes no other option.")
         return _migrate(journal)
     if compact:
         if left or order or since is not None or session is not None or json or csv or html is not None:
             raise UsageError("--compact takes no other option than --days.")
-        return _compact(journal, days)
+        return _compact(journal, HISTORY if days is None else days)
+    if days is not None:
+        raise UsageError("--days belongs to --compact; to see what is new, use --since 3d.")
     check_address(journal)
     chosen = Choice(left, order, None if since is None else _moment_of(since, time.time()), session)
     contents = read_journal(journal)

@@ -34,10 +34,13 @@ UNAUTHORIZED = 401
 TOLD_EVERY = 10.0
 """Seconds between two lines about the progress, where no bar shows it."""
 
+PLAIN_TERMINALS = {"dumb", "unknown"}
+"""Values of TERM for which neither colours nor a bar are shown."""
+
 
 def has_bar() -> bool:
     """Return True if stderr can show what moves: a terminal that knows how, and without log lines."""
-    return is_terminal(sys.stderr) and os.environ.get("TERM") not in {"dumb", "unknown"} and not is_logging()
+    return is_terminal(sys.stderr) and os.environ.get("TERM") not in PLAIN_TERMINALS and not is_logging()
 
 
 class Output:
@@ -161,7 +164,8 @@ class Output:
             say(f"{left_out} other {lines} skipped (comments and repeated headers)")
         if self._stdout.broken is not None:
             why = why_of(self._stdout.broken)
-            say(f"stdout took no more ({why}): the cancels went on, {self._stdout.lost} lines are lost")
+            lost = f"{self._stdout.lost} line{'s are' if self._stdout.lost != 1 else ' is'} lost"
+            say(f"stdout took no more ({why}): the cancels went on, {lost}")
         elif not self._stdout.ended.is_set():
             say("nobody read stdout: the rest of the lines is lost")
         if self._stdout.no_thread is not None:

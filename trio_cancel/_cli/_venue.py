@@ -141,7 +141,7 @@ class Venue:
             ("--give-up-after", give_up_after, "seconds"),
         ):
             if number is not None and not (math.isfinite(number) and number > 0):
-                raise UsageError(f"{name} needs a number of {what} greater than 0.")
+                raise UsageError(f"{name} needs a finite number of {what} greater than 0.")
         return attrs.evolve(
             self, rate=rate, give_up_after=GIVE_UP if give_up_after is None else give_up_after, retry=retry
         )

@@ -318,7 +318,10 @@ async def open_sandbox_control(
                         stream = secure
                     websocket = await wrap_client_stream(nursery, stream, _netloc(host, port), SIDE_DOOR)
             except (HandshakeError, OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-                reason = str(error.__cause__ or error) or type(error).__name__
+                cause: BaseException = error.__cause__ or error
+                while isinstance(cause, BaseExceptionGroup):
+                    cause = cause.exceptions[0]  # of several addresses the first, which stands for all
+                reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
                 raise SandboxControlError(f"No sandbox answers at {door}: {reason}.") from error
             yield SandboxControl(websocket)
             with trio.move_on_after(CLOSE_WITHIN):
