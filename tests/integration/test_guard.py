@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.integration.test_shared_journal import a_bot, environment, run, status, until
-from tests.tools.postgres import BOT_PASSWORD, Database
+from tests.tools.postgres import BOT_PASSWORD, Database, a_cluster
 from trio_cancel import ConfigurationError, Credentials, open_guard, open_trading_ws
 from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import OrderStatus, Sandbox
@@ -155,6 +155,44 @@ async def test_an_order_that_is_not_found_is_asked_for_until_its_session_has_end
             assert [order.request.external_id for order in left.left] == ["late"]
             sandbox.book.create(external_id="late")  # as a create does that was on its way
             await until(lambda: all_canceled(sandbox, "late"))
+
+
+async def test_a_hold_ends_once_its_session_has_said_that_it_ended(
+    trading_sandbox: Sandbox, database: Database
+) -> None:
+    """It was stopped, wakes, learns that it was taken over and ends: then nothing of it is on its way any more."""
+    sandbox = trading_sandbox
+    asked: list[CancelReport] = []
+    with trio.fail_after(90):
+        async with (
+            open_guard(database.url(), [sandbox.credentials], on_taken=lambda _, report: asked.append(report)),
+            a_bot(sandbox, database.url("mm-1"), "never") as bot,
+        ):
+            bot.send_signal(signal.SIGSTOP)
+            await until(lambda: asked)
+            bot.send_signal(signal.SIGCONT)
+            assert await bot.wait() == 1
+            state = "SELECT state FROM trio_cancel.journal"
+            with trio.fail_after(60):
+                while database.execute(state) != [("free",)]:  # noqa: ASYNC110 - the database's doing
+                    await trio.sleep(0.1)
+    assert len(asked) > 2
+    assert {outcome.kind for report in asked for outcome in report.outcomes} == {"not_found"}
+
+
+async def test_a_database_that_is_restarted_costs_nobody_the_journal(trading_sandbox: Sandbox) -> None:
+    sandbox = trading_sandbox
+    with a_cluster() as cluster:
+        database = await trio.to_thread.run_sync(cluster.new_database)
+        named = open_orders(sandbox, "a")
+        async with open_guard(database.url(), [sandbox.credentials]), a_bot(sandbox, database.url("mm-1"), *named):
+            for pause in (0.0, 0.3, 0.9, 2.0):
+                await trio.to_thread.run_sync(cluster.stop)
+                await trio.sleep(pause)
+                await trio.to_thread.run_sync(cluster.start)
+                await trio.sleep(1.5)
+            assert database.execute("SELECT epoch, state FROM trio_cancel.journal") == [(1, "live")]
+            assert status(sandbox, "a") is OrderStatus.OPEN
 
 
 async def test_a_name_that_another_journal_has_is_left_alone(trading_sandbox: Sandbox, database: Database) -> None:
