@@ -74,6 +74,7 @@ def test_the_keywords_are_these() -> None:
         "connect_timeout": 10.0,
         "reply_timeout": 12.0,
         "give_up_after": 30.0,
+        "lease": 3.0,
         "retry": True,
         "clock_offset": 0.0,
         "look_up_closed": False,
