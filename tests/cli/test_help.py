@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,22 @@ def test_help_says_statuses_an_example_and_fits(name: str, columns: int, capsys:
     assert "JOURNAL" not in text
     assert "None" not in text
     assert max(map(len, text.splitlines())) <= max(columns, 90)  # an example's path is not broken
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_on_a_dumb_terminal_is_as_wide_as_elsewhere(
+    name: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for term in ("xterm", "dumb"):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        assert run([*name.split(), "--help"]) == 0
+        said.append(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out))
+    assert said[0] == said[1]
+    boxes = [line for line in said[1].splitlines() if line.startswith("╭")]
+    assert boxes
+    assert all(len(line) <= columns for line in boxes)
 
 
 @pytest.mark.parametrize("name", ["cancel", "show", "resume", "doctor"])
@@ -63,6 +80,7 @@ def test_help_command_is_short_for_the_option(name: str, capsys: pytest.CaptureF
         (["demo", *map(str, range(99))], 'Unexpected arguments: "0", "1", "2" and 96 more.'),
         (["cancel", "--deadline", "soon"], '--deadline takes a number, not "soon". See trio-cancel cancel --help.'),
         (["demo", "--orders", "many"], '--orders takes a whole number, not "many".'),
+        (["demo", "--orders", "1_0"], '--orders takes a whole number, not "1_0".'),
         (["demo", "--orders", "1.5"], '--orders takes a whole number, not "1.5".'),
         (["sandbox", "--seed", "1.5"], '--seed takes a whole number, not "1.5".'),
         (["sandbox", "--port", "1.0"], '--port takes a whole number, not "1.0".'),

@@ -243,18 +243,21 @@ class Screen(io.StringIO):
         return True
 
 
-async def test_the_demo_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TERM", "xterm-256color")
+@pytest.mark.parametrize(("columns", "term"), [(40, "dumb"), (40, "xterm-256color"), (80, "xterm-256color")])
+async def test_the_demo_on_a_terminal(columns: int, term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", term)
     screen = Screen()
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setattr(sys, "stderr", screen)
     assert await run_async(["demo", "--orders", "150"]) == 0
     shown = screen.getvalue()
     assert "150 of 150 orders are off the book" in shown
-    assert "canceling" in shown
+    assert ("canceling" in shown) == (columns == 80)
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r", "\n")
-    assert max(map(len, plain.splitlines())) <= 80
+    for said in ("exchange in this process, over TLS", "in part before.", "agrees: 0 open orders left.", "p99", "max"):
+        assert said in " ".join(plain.split())
+    assert max(map(len, plain.splitlines())) <= columns
 
 
 async def test_the_demo_can_be_interrupted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,19 +13,22 @@ import sys
 import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from trio_cancel._cli._completion import completing
 from trio_cancel._cli._env_file import kept_environment
-from trio_cancel._cli._failure import CommandError, UsageError, lone, say, write_stderr
+from trio_cancel._cli._failure import CommandError, UsageError, is_dumb, lone, say, write_stderr
 from trio_cancel._cli._help import COMMON, MANUALS, OWN, PROGRAM
 from trio_cancel._cli._log import Level, logged
 from trio_cancel._cli._stdout import why_of
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._usage import usage_text
 from trio_cancel._values.errors import TradingError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EAGAIN, errno.EBADF}
 
@@ -38,6 +41,15 @@ def version() -> str:
         raise CommandError(
             "The version is unknown: the package's metadata (its dist-info folder) is missing; install it with pip."
         ) from None
+
+
+def _console() -> Console | None:
+    """Return what help is printed with; None for cyclopts' own, which is loaded only when there is help to print."""
+    if not is_dumb():
+        return None
+    from trio_cancel._cli._screen import console_on
+
+    return console_on()
 
 
 class Call:
@@ -57,6 +69,7 @@ class Call:
             version_flags=("--version", "-V"),
             default_parameter=Parameter(show_default=_shown_default),
             backend="trio",
+            console=_console(),
             result_action="return_value",
             exit_on_error=False,
             print_error=False,

@@ -16,7 +16,17 @@ from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._output import has_bar
 from trio_cancel._cli._records import left_lines
 from trio_cancel._cli._run import Halt, Run, hear_signals
-from trio_cancel._cli._screen import Meter, latency_table, outcome_table, percentile_line, seconds, show
+from trio_cancel._cli._screen import (
+    Meter,
+    console_on,
+    figures,
+    latency_table,
+    outcome_table,
+    percentiles,
+    seconds,
+    show,
+    wrapped,
+)
 from trio_cancel._cli._tally import Tally
 from trio_cancel._cli._usage import WHOLE
 from trio_cancel._cli._venue import Venue
@@ -39,8 +49,8 @@ async def demo(*, orders: Annotated[int, WHOLE, Parameter(help="How many orders.
     check_orders(orders, least=1)
     need_trustme()
     tally = Tally()
-    console = Console(file=sys.stdout)
-    meter = Meter(orders, Console(file=cast("TextIO", StderrFile()), force_terminal=True)) if has_bar() else None
+    console = console_on(sys.stdout)
+    meter = Meter(orders, console_on(cast("TextIO", StderrFile()), force_terminal=True)) if has_bar() else None
 
     def tell(outcome: Outcome, places: int) -> None:
         tally.add(outcome, places)
@@ -53,7 +63,9 @@ async def demo(*, orders: Annotated[int, WHOLE, Parameter(help="How many orders.
         except NoCertificate as error:
             raise CommandError(str(error)) from error
         requests = dict.fromkeys(map(CancelRequest, place_orders(exchange, orders)), 1)
-        show(console, f"{orders} open orders at a sandbox exchange in this process, over TLS", "")
+        show(
+            console, wrapped(f"{orders} open orders at a sandbox exchange in this process, over TLS", console.width), ""
+        )
         venue = Venue(parse_endpoint(exchange.url), exchange.credentials, exchange.ssl_context)
         run = Run(venue.open, requests, tell, _nothing, Halt())
         started = time.perf_counter()
@@ -76,13 +88,15 @@ def _show_result(console: Console, exchange: Sandbox, tally: Tally, run: Run, to
     agrees = "agrees" if still_open == tally.left_count else "does not agree"
     left = f"{still_open} open order{'s' * (still_open != 1)} left"
     verdict = f"{tally.off_book} of {tally.total} orders {'are' if tally.off_book != 1 else 'is'} off the book"
+    width = console.width
+    partly = f"{tally.partly_filled} of them had been executed in part before."
     show(
         console,
         outcome_table(tally),
         "",
         Text(verdict, style="bold green" if tally.off_book == tally.total else "bold red"),
-        *([f"{tally.partly_filled} of them had been executed in part before."] if tally.partly_filled else []),
-        f"The exchange's own book {agrees}: {left}.",
+        *([wrapped(partly, width)] if tally.partly_filled else []),
+        wrapped(f"The exchange's own book {agrees}: {left}.", width),
         *left_lines(tally),
     )
     ordered = sorted(run.watch.latencies)
@@ -90,8 +104,8 @@ def _show_result(console: Console, exchange: Sandbox, tally: Tally, run: Run, to
         show(
             console,
             "",
-            f"throughput   {len(ordered) / took:.0f} orders/s ({len(ordered)} in {seconds(took)})",
-            f"latency      {percentile_line(ordered)}",
+            figures("throughput", [f"{len(ordered) / took:.0f} orders/s", f"{len(ordered)} in {seconds(took)}"], width),
+            figures("latency", percentiles(ordered), width),
             "",
             latency_table(ordered, console),
         )

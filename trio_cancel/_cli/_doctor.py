@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from typing import Annotated
@@ -13,9 +12,9 @@ from cyclopts import Parameter
 from trio_cancel._cli._checks import Check, Result, examine
 from trio_cancel._cli._checks_rest import examine_rest
 from trio_cancel._cli._env_file import use_env_file
-from trio_cancel._cli._failure import clean, shell_words
+from trio_cancel._cli._failure import clean, is_dumb, shell_words
 from trio_cancel._cli._lookups import RestUrl, lookup_at, rest_url_of
-from trio_cancel._cli._output import PLAIN_TERMINALS, is_terminal
+from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import CaFile, EnvFile, Proxy, Url, find_endpoint, find_tunnel, trust
@@ -43,7 +42,7 @@ async def doctor(
     endpoint, ssl_context = find_endpoint(url), trust(ca_file)
     tunnel = find_tunnel(endpoint, proxy)
     results: list[Result] = []
-    coloured = is_terminal(sys.stdout) and os.environ.get("TERM") not in PLAIN_TERMINALS
+    coloured = is_terminal(sys.stdout) and not is_dumb()
 
     def tell(check: Check) -> None:
         results.append(check.result)

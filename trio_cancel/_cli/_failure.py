@@ -46,6 +46,11 @@ _SHELL_WORDS = {
 }
 
 
+def is_dumb() -> bool:
+    """Return True if the terminal can neither move its cursor nor be asked what it can."""
+    return os.environ.get("TERM", "").lower() in {"dumb", "unknown"}
+
+
 def shell_words(text: str) -> str:
     """Return the text of one of the library's errors with advice that fits the command line."""
     for words, instead in _SHELL_WORDS.items():

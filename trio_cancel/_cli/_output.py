@@ -6,7 +6,6 @@ terminal; if stdout is one, too, the lines go above the bar. rich is loaded only
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 import trio
 
-from trio_cancel._cli._failure import StderrFile, clean, encoded, say, shell_words, write_stderr
+from trio_cancel._cli._failure import StderrFile, clean, encoded, is_dumb, say, shell_words, write_stderr
 from trio_cancel._cli._failure import is_terminal as is_terminal
 from trio_cancel._cli._log import is_logging
 from trio_cancel._cli._records import Given, json_line, left_lines, text_line
@@ -34,13 +33,10 @@ UNAUTHORIZED = 401
 TOLD_EVERY = 10.0
 """Seconds between two lines about the progress, where no bar shows it."""
 
-PLAIN_TERMINALS = {"dumb", "unknown"}
-"""Values of TERM for which neither colours nor a bar are shown."""
-
 
 def has_bar() -> bool:
     """Return True if stderr can show what moves: a terminal that knows how, and without log lines."""
-    return is_terminal(sys.stderr) and os.environ.get("TERM") not in PLAIN_TERMINALS and not is_logging()
+    return is_terminal(sys.stderr) and not is_dumb() and not is_logging()
 
 
 class Output:
@@ -59,11 +55,9 @@ class Output:
         self._meter: Meter | None = None
         self._screen_failure: Exception | None = None
         if is_terminal(sys.stderr):
-            from rich.console import Console
+            from trio_cancel._cli._screen import Meter, console_on
 
-            from trio_cancel._cli._screen import Meter
-
-            self._console = Console(file=cast("TextIO", StderrFile()), force_terminal=True)
+            self._console = console_on(cast("TextIO", StderrFile()), force_terminal=True)
             if has_bar():
                 self._meter = Meter(total, self._console)
 

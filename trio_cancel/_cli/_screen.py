@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import TextIO
 
 import trio
 from rich.console import Console, RenderableType
@@ -20,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from trio_cancel._cli._failure import stderr_is_ready
+from trio_cancel._cli._failure import is_dumb, stderr_is_ready
 from trio_cancel._cli._figures import Row, histogram, percentile
 from trio_cancel._cli._tally import Tally
 from trio_cancel._cli._waiting import Waiting
@@ -34,6 +37,9 @@ BAR_OF_METER = 28
 WIDE = 76
 """Columns from which on the progress has a bar."""
 PERCENTS = (50, 90, 99)
+TITLE = 13
+"""Columns for the title of a line of figures."""
+GAP = "   "
 _STYLES = {True: "green", False: "red", None: "yellow"}
 _MEANING = {
     "canceled": ("yes", "green"),
@@ -43,6 +49,14 @@ _MEANING = {
     "not_sent": ("no", "red"),
     "unknown": ("don't know", "yellow"),
 }
+
+
+def console_on(file: TextIO | None = None, *, force_terminal: bool | None = None) -> Console:
+    """Return a console that writes to a file (None: stdout); rich would take every dumb terminal to have 80 columns."""
+    if not is_dumb():
+        return Console(file=file, force_terminal=force_terminal)
+    columns, rows = shutil.get_terminal_size()
+    return Console(file=file, force_terminal=force_terminal, width=columns, height=rows)
 
 
 class _Progress(Progress):
@@ -163,10 +177,26 @@ def latency_table(ordered: Sequence[float], console: Console) -> Table:
     return table
 
 
-def percentile_line(ordered: Sequence[float]) -> str:
-    """Return the percentiles of latencies in seconds, in ascending order, as one line."""
+def percentiles(ordered: Sequence[float]) -> list[str]:
+    """Return the percentiles of latencies in seconds, in ascending order, and the longest, each in words of its own."""
     parts = [f"p{percent} {seconds(percentile(ordered, percent))}" for percent in PERCENTS]
-    return "   ".join([*parts, f"max {seconds(ordered[-1])}"])
+    return [*parts, f"max {seconds(ordered[-1])}"]
+
+
+def figures(title: str, parts: Sequence[str], width: int) -> str:
+    """Return figures behind their title; those that go beyond ``width`` columns stand in lines below the first ones."""
+    lines = [f"{title:<{TITLE}}{parts[0]}"]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(GAP) + len(part) <= width:
+            lines[-1] += GAP + part
+        else:
+            lines.append(" " * TITLE + part)
+    return "\n".join(lines)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return a sentence in lines of at most ``width`` columns."""
+    return textwrap.fill(text, width, break_long_words=False)
 
 
 def seconds(value: float) -> str:

@@ -12,13 +12,17 @@ from cyclopts.exceptions import MissingArgumentError, UnknownCommandError
 from trio_cancel._cli._failure import clean, short
 
 _SHOWN = 3
+_DIGITS = re.compile(r"[+-]?[0-9]+")
 _USER = re.compile(r"(?<=:)//[^/?#]*@")
 """A user and a password in a url, which are not shown."""
 
 
 def _whole(_type: Any, tokens: Sequence[Token]) -> int:
-    """Return a whole number; cyclopts itself would round 1.5."""
-    return int(tokens[0].value)
+    """Return a whole number; cyclopts itself would round 1.5, and Python takes 1_0 for ten."""
+    text = tokens[0].value
+    if not _DIGITS.fullmatch(text):
+        raise ValueError(text)
+    return int(text)
 
 
 WHOLE = Parameter(converter=_whole, metavar="NUMBER")
