@@ -7,6 +7,7 @@ import json
 from decimal import Decimal
 from itertools import pairwise
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given
@@ -117,14 +118,19 @@ def test_left_orders_are_named_up_to_a_point() -> None:
 
 def test_a_cause_of_many_orders_is_told_once() -> None:
     tally = Tally()
-    for outcome in (DOUBT, MISSING, DOUBT, MISSING):
-        tally.add(outcome)
-    told = [line.partition(ASKED.key)[2].strip() for line in left_lines(tally)[1:]]
-    assert told == ["no answer within 12 s", "404 40401 Order not found.", "as above", "as above"]
-    assert [line.partition(ASKED.key)[2].strip() for line in left_lines(tally, "no answer within 12 s")[1:4:2]] == [
-        "",
-        "",
+    for outcome, name in ((DOUBT, "A"), (MISSING, "B"), (DOUBT, "C"), (MISSING, "D"), (MISSING, "E")):
+        tally.add(msgspec.structs.replace(outcome, request=CancelRequest(name)))
+    told = [line.split(maxsplit=1)[1].removeprefix("found ").strip() for line in left_lines(tally)[1:]]
+    # Where another cause stands between, "as above" would be read as that one.
+    assert told == [
+        "A  no answer within 12 s",
+        "B  404 40401 Order not found.",
+        "C  as for A",
+        "D  as for B",
+        "E  as above",
     ]
+    known = [line.split() for line in left_lines(tally, "no answer within 12 s")[1:]]
+    assert [known[0], known[2]] == [["unknown", "A"], ["unknown", "C"]]
 
 
 def test_what_is_left_is_counted_by_orders() -> None:

@@ -144,13 +144,19 @@ def left_lines(tally: Tally, told: str | None = None) -> list[str]:
         return []
     many = tally.left_count != 1
     lines = [f"{tally.left_count} order{'s are' if many else ' is'} not surely off the book:"]
-    before: set[str] = set()
+    before: dict[str, str] = {}
+    last = ""
     for outcome in tally.left:
         name = short(clean(outcome.request.key), 200)
         said = why(outcome)
-        shown = "" if said == told else "as above" if said in before else said
-        if said:
-            before.add(said)
+        if said == told:
+            shown = ""
+        elif not said or said not in before:
+            shown = said
+            before[said] = name
+        else:
+            shown = "as above" if said == last else f"as for {before[said]}"
+        last = said
         lines.append(f"  {outcome.kind.replace('_', ' '):<10} {name}  {shown}".rstrip())
     if tally.left_count > len(tally.left):
         lines.append(f"  and {tally.left_count - len(tally.left):,} more")
