@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from trio_cancel._cli._variables import written
+
 PROGRAM = [sys.executable, "-m", "trio_cancel"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("RIPIO_", "TRIO_CANCEL_"))}
 PATIENCE = 60.0
@@ -165,6 +167,20 @@ def test_a_file_of_a_killed_sandbox_is_gone_until_the_next_one_listens(tmp_path:
         process.terminate()
         assert process.wait(PATIENCE) == 0
     assert file.read_text() == "mine\n"  # it is another's now
+
+
+def test_a_copy_that_has_taken_the_place_of_our_file_stays(tmp_path: Path) -> None:
+    file, copy = tmp_path / "sandbox.env", tmp_path / "copy"
+    with written("--env-file", file, "A=1\n"):
+        copy.write_text(file.read_text())
+        copy.replace(file)
+    assert file.read_text() == "A=1\n"
+    with written("--env-file", file, "A=1\n"):
+        file.write_text("A=2\n")
+    assert file.read_text() == "A=2\n"
+    with written("--env-file", file, "A=1\n"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

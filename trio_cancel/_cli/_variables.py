@@ -112,6 +112,7 @@ def written(option: str, path: Path, text: str) -> Generator[None]:
         try:
             with open(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
+                made = os.fstat(descriptor)
             os.replace(draft, path)
         except BaseException:
             Path(draft).unlink(missing_ok=True)
@@ -120,7 +121,7 @@ def written(option: str, path: Path, text: str) -> Generator[None]:
         yield
     finally:
         with suppress(OSError, UnicodeDecodeError):
-            if path.read_text(encoding="utf-8") == text:
+            if os.path.samestat(path.stat(), made) and path.read_text(encoding="utf-8") == text:
                 path.unlink()
 
 
