@@ -41,6 +41,34 @@ async def test_http_to_a_rest_port_that_speaks_tls_suggests_https(capsys: pytest
         assert "Perhaps the port speaks TLS (https://127.0.0.1:" in "".join(capsys.readouterr())
 
 
+async def test_https_to_a_rest_port_without_tls_suggests_http(capsys: pytest.CaptureFixture[str]) -> None:
+    async with open_sandbox(rest_port=0) as venue:
+        secure = venue.rest_url.replace("http://", "https://")
+        for words in (["show", "A"], ["doctor", "--url", venue.url]):
+            assert await run_async([*words, "--rest-url", secure]) == 1
+            assert "without TLS the url is http://127.0.0.1:" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("command", [["cancel", "A"], ["doctor"]])
+async def test_a_proxy_with_the_wrong_scheme_is_told_which_is_right(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*command, "--url", "wss://venue.test", "--proxy"]
+    async with open_sandbox() as plain, open_sandbox(tls=True) as secure:
+        where = [venue.url.partition("://")[2] for venue in (plain, secure)]
+        told = []
+        for proxy in (f"https://{where[0]}", f"http://{where[1]}", f"https://{where[1]}"):
+            assert await run_async([*words, proxy]) == 1
+            told.append("".join(capsys.readouterr()))
+    assert f"The proxy https://{where[0]} does not speak TLS; write http:// in --proxy, else check its port." in told[0]
+    assert "perhaps it speaks TLS, which is https:// in --proxy" in told[1]
+    # It does speak TLS: another scheme would help nobody.
+    assert f"The certificate of the proxy https://{where[1]} is not trusted" in told[2]
+    assert "http:// in" not in told[2]
+    for shown in told:
+        assert "WRONG_VERSION_NUMBER" not in shown
+
+
 @pytest.mark.parametrize("words", [["cancel", "A", "B", "C"], ["doctor"]])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_refused_connection_is_told_in_words(

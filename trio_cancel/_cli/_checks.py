@@ -25,8 +25,8 @@ from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._net.names import Names, system_words
 from trio_cancel._net.proxy import Tunnel
-from trio_cancel._net.stream import speaks_no_tls, without_tls
-from trio_cancel._net.tls import default_ssl_context
+from trio_cancel._net.stream import without_tls
+from trio_cancel._net.tls import default_ssl_context, speaks_no_tls
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError, HandshakeFailed
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, Credentials
@@ -178,7 +178,7 @@ async def _shake_hands(endpoint: Endpoint, ssl_context: ssl.SSLContext | None, t
         failed = reason(error)
         remedy = "check the url, the system's clock and certificates, or name a --ca-file"
         if not isinstance(error.__cause__, ssl.SSLCertVerificationError):
-            remedy = "check that the port speaks TLS"
+            remedy = f"check that the port speaks TLS (without TLS the url is {without_tls(endpoint.origin)})"
             if speaks_no_tls(error):
                 failed = "what answers does not speak TLS"
                 remedy = f"perhaps the url must be {without_tls(endpoint.origin)}, else check its port"

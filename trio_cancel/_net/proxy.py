@@ -22,7 +22,7 @@ import trio
 
 from trio_cancel._net.endpoint import Endpoint, is_loopback
 from trio_cancel._net.names import Names, system_words
-from trio_cancel._net.tls import default_ssl_context
+from trio_cancel._net.tls import default_ssl_context, speaks_no_tls
 from trio_cancel._values.errors import ConfigurationError, HandshakeFailed
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
@@ -271,6 +271,15 @@ async def _shake_hands(stream: trio.abc.Stream, proxy: Proxy) -> trio.abc.Stream
     try:
         await secured.do_handshake()
     except trio.BrokenResourceError as error:
+        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            raise HandshakeFailed(
+                f"The certificate of the proxy {proxy.origin} is not trusted ({error.__cause__.verify_message}); "
+                f"check {proxy.source}, and the system's clock and certificates."
+            ) from error
+        if speaks_no_tls(error):
+            raise HandshakeFailed(
+                f"The proxy {proxy.origin} does not speak TLS; write http:// in {proxy.source}, else check its port."
+            ) from error
         raise HandshakeFailed(
             f"The TLS handshake with the proxy {proxy.origin} failed ({_root(error)}); "
             f"if it does not speak TLS itself, write http:// in {proxy.source}."
@@ -291,16 +300,22 @@ async def _ask_http(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int)
     assert request is not None
     assert end is not None
     await stream.send_all(request + end)
+    remedy = f"check {proxy.source}"
+    if proxy.scheme == "http":
+        remedy = f"perhaps it speaks TLS, which is https:// in {proxy.source}, else check its port"
     try:
         while (event := connection.next_event()) is h11.NEED_DATA or isinstance(event, h11.InformationalResponse):
             if event is h11.NEED_DATA:
-                connection.receive_data(bytes(await stream.receive_some(_READ)))
-    except h11.RemoteProtocolError as error:
-        raise HandshakeFailed(
-            f"The proxy {proxy.origin} does not answer as an HTTP proxy ({error}); check {proxy.source}."
-        ) from error
+                data = bytes(await stream.receive_some(_READ))
+                if not data:
+                    raise HandshakeFailed(
+                        f"The proxy {proxy.origin} closed the connection before it had answered; {remedy}."
+                    )
+                connection.receive_data(data)
+    except h11.RemoteProtocolError as error:  # its text is for programmers; it is the cause
+        raise HandshakeFailed(f"The proxy {proxy.origin} does not answer as an HTTP proxy; {remedy}.") from error
     if not isinstance(event, h11.Response):
-        raise HandshakeFailed(f"The proxy {proxy.origin} closed the connection without an answer.")
+        raise HandshakeFailed(f"The proxy {proxy.origin} does not answer as an HTTP proxy; {remedy}.")
     if not 200 <= event.status_code < 300:
         said = f"{event.status_code} {event.reason.decode('latin-1')}".strip()
         remedy = f"check the user name and password in {proxy.source}" if event.status_code == 407 else "ask its owner"

@@ -28,14 +28,11 @@ import trio
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._net.names import Names, system_words
 from trio_cancel._net.sockets import CLOSE_GRACE, Raw, SocketRaw, StreamRaw
-from trio_cancel._net.tls import TLSCodec, default_ssl_context
+from trio_cancel._net.tls import TLSCodec, default_ssl_context, speaks_no_tls
 from trio_cancel._values.errors import HandshakeFailed
 
 #: Milliseconds until the system gives up on sent bytes that nobody acknowledges (half-open TCP).
 TCP_USER_TIMEOUT_MS = 20_000
-
-#: How OpenSSL, by its version, calls an answer that is no TLS record.
-_NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}
 
 #: ``dial(host, port)`` or ``dial()``, returning a connected stream.
 Dial = Callable[..., Awaitable[trio.abc.Stream]]
@@ -272,14 +269,9 @@ def _tls_failure(exc: Exception, endpoint: Endpoint) -> HandshakeFailed:
             f"{endpoint.origin} does not speak TLS; perhaps the url must be {plain}, else check its port."
         )
     return HandshakeFailed(
-        f"The TLS handshake with {endpoint.origin} failed ({_reason(exc)}); check that the url's port speaks TLS."
+        f"The TLS handshake with {endpoint.origin} failed ({_reason(exc)}); check that the url's port speaks TLS "
+        f"(without TLS the url is {without_tls(endpoint.origin)})."
     )
-
-
-def speaks_no_tls(exc: BaseException) -> bool:
-    """Return True if a TLS handshake failed because what the peer said was no TLS at all."""
-    error = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
-    return isinstance(error, ssl.SSLError) and error.reason in _NO_TLS
 
 
 def without_tls(origin: str) -> str:

@@ -18,7 +18,16 @@ from trio_cancel._values.observer import logger
 MAX_RECORD = 2**14
 
 
+#: How OpenSSL, by its version, calls an answer that is no TLS record.
+_NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}
+
 _built: list[ssl.SSLContext] = []
+
+
+def speaks_no_tls(exc: BaseException) -> bool:
+    """Return True if a TLS handshake failed because what the peer said was no TLS at all."""
+    error = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
+    return isinstance(error, ssl.SSLError) and error.reason in _NO_TLS
 
 
 def default_ssl_context() -> ssl.SSLContext:
