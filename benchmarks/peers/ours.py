@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 
 from benchmarks.job import API_SECRET, API_TOKEN, Job, ssl_context
 from benchmarks.peers import Client
-from trio_cancel import Canceled, Credentials, TradingWS, open_trading_ws
-from trio_cancel.types import CanceledOrder
+from trio_cancel import Credentials, TradingWS, open_trading_ws
 
 CREDENTIALS = Credentials(API_TOKEN, API_SECRET)
 
@@ -38,4 +37,5 @@ def _ways(ws: TradingWS, work: str) -> Client:
 
 
 def _is_canceled(result: object) -> bool:
-    return isinstance(result, Canceled | CanceledOrder)
+    # By name: another commit of ours, which is measured beside this one, may keep its classes elsewhere.
+    return type(result).__name__ in ("Canceled", "CanceledOrder")
