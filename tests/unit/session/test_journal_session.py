@@ -374,7 +374,9 @@ async def test_a_venue_that_upgrades_and_closes_at_once_ends_every_cancel(
 
         async def single() -> None:
             outcome = await ws.try_cancel(alone)
-            assert outcome.kind == "not_sent"
+            # Which of the two it is depends on whether an intent was durable while a connection lived.
+            written = any(attempt.written_at is not None for attempt in outcome.attempts)
+            assert outcome.kind == ("unknown" if written else "not_sent")
             assert trio.current_time() < 35
 
         nursery.start_soon(flap)
