@@ -36,6 +36,12 @@ def test_every_work_and_competitor_runs(tmp_path: pathlib.Path) -> None:
     assert "| trio_cancel |" in report
 
 
+def test_another_commit_of_ours_is_measured_beside_this_one() -> None:
+    done = benchmarks("--smoke", "--only", "call", "report", "--peers", "ours", "before", "--before", str(ROOT))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trio_cancel before") >= 2
+
+
 def test_a_failing_competitor_is_named_and_fails_the_run(tmp_path: pathlib.Path) -> None:
     (tmp_path / "aiohttp.py").write_text("raise ImportError('broken on purpose')")
     done = benchmarks("--smoke", "--only", "single", "--peers", "aiohttp", "bare-stream", path=str(tmp_path))
@@ -46,7 +52,11 @@ def test_a_failing_competitor_is_named_and_fails_the_run(tmp_path: pathlib.Path)
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [(["--only", "nothing"], "invalid choice: 'nothing'"), (["--orders", "0"], "'0' is not a whole number above 0")],
+    [
+        (["--only", "nothing"], "invalid choice: 'nothing'"),
+        (["--orders", "0"], "'0' is not a whole number above 0"),
+        (["--before", "/"], "'/' is no checkout of trio_cancel"),
+    ],
 )
 def test_a_wrong_argument_is_a_usage_error(arguments: list[str], complaint: str) -> None:
     done = benchmarks(*arguments)

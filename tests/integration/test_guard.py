@@ -249,3 +249,24 @@ def test_what_cannot_be_used_is_refused_at_once() -> None:
             open_guard(address, [Credentials("token", "secret")])
     with pytest.raises(ConfigurationError, match="at least one account"):
         open_guard("postgresql://db/x", [])
+
+
+async def test_a_stdout_that_nobody_reads_holds_no_take_over_up(
+    trading_sandbox: Sandbox, database: Database, folder: Path
+) -> None:
+    """The pipe is full after some hundred lines; the next journal is seen to all the same."""
+    sandbox = trading_sandbox
+    many = [f"{number:04}-{'x' * 60}" for number in range(400)]
+    with trio.fail_after(60):
+        async with (
+            a_guard(sandbox, database, folder) as guard,
+            a_bot(sandbox, database.url("mm-1"), *open_orders(sandbox, *many)) as first,
+            a_bot(sandbox, database.url("mm-2"), *open_orders(sandbox, "b")) as second,
+        ):
+            first.send_signal(signal.SIGKILL)
+            await until(lambda: all_canceled(sandbox, *many))
+            await trio.sleep(1)  # the lines are written now, as far as the pipe takes them
+            second.send_signal(signal.SIGKILL)
+            await until(lambda: all_canceled(sandbox, "b"))
+            guard.send_signal(signal.SIGTERM)
+            assert await guard.wait() == 0

@@ -12,11 +12,11 @@ import trio
 from cyclopts import Parameter
 
 from trio_cancel._cli._env_file import kept_environment, use_env_file
-from trio_cancel._cli._failure import CommandError, clean, say
+from trio_cancel._cli._failure import CommandError, clean, encoded, say
 from trio_cancel._cli._help import CONNECTION
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._records import json_line, text_line
-from trio_cancel._cli._stdout import why_of, write_stdout
+from trio_cancel._cli._stdout import Stdout, why_of
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import CaFile, trust
 from trio_cancel._guard.opening import open_guard
@@ -24,6 +24,9 @@ from trio_cancel._trio.signals import cancel_on_signals
 from trio_cancel._values.errors import ConfigurationError, Interrupted
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, Credentials
 from trio_cancel._values.outcomes import CancelReport
+
+PRINTED = 2.0
+"""Seconds that the end waits for whoever reads the lines."""
 
 
 async def guard(
@@ -46,6 +49,7 @@ async def guard(
 ) -> int:
     """Watch the journals in a database, and cancel what dead sessions held, until a signal ends it."""
     as_json = json or not is_terminal(sys.stdout)
+    stdout = Stdout()
     everything_off = True
     named: set[str] = set()
 
@@ -53,7 +57,7 @@ async def guard(
         nonlocal everything_off
         everything_off = everything_off and not report.left
         for outcome in report.outcomes:
-            write_stdout(json_line(outcome).decode() if as_json else f"{text_line(outcome)}\n")
+            stdout.put(json_line(outcome) if as_json else encoded(sys.stdout, f"{text_line(outcome)}\n"))
         say(f"{clean(journal)}: {len(report.outcomes)} orders, {len(report.left)} left")
 
     def name(journals: tuple[str, ...]) -> None:
@@ -63,22 +67,34 @@ async def guard(
             named.add(journal)
             say(f"nobody cancels for the journal {clean(journal)}: no credentials, or no way to its venue")
             if as_json:
-                write_stdout(msgspec.json.encode({"journal": journal, "status": "unserved"}).decode() + "\n")
+                stdout.put(msgspec.json.encode({"journal": journal, "status": "unserved"}) + b"\n")
 
-    try:
-        async with (
-            cancel_on_signals(),
-            open_guard(database, _accounts(credentials), ssl_context=trust(ca_file), on_taken=tell) as watching,
-        ):
-            if once:
-                await watching.wait_until_seen_to()
-                name(watching.unserved)
-                return Status.OK if everything_off and not watching.unserved else Status.LEFT
-            while True:
-                name(watching.unserved)
-                await trio.sleep(0.5)
-    except Interrupted:
-        return Status.OK
+    async def watch() -> int:
+        try:
+            async with (
+                cancel_on_signals(),
+                open_guard(database, accounts, ssl_context=trust(ca_file), on_taken=tell) as watching,
+            ):
+                if once:
+                    await watching.wait_until_seen_to()
+                    name(watching.unserved)
+                    return Status.OK if everything_off and not watching.unserved else Status.LEFT
+                while True:
+                    name(watching.unserved)
+                    await trio.sleep(0.5)
+        except Interrupted:
+            return Status.OK
+
+    accounts = _accounts(credentials)
+    # Whoever reads the lines, or does not, must not hold up a take-over: they go out in a task of their own.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stdout.run)
+        status = await watch()
+        stdout.close()
+        with trio.move_on_after(PRINTED):
+            await stdout.ended.wait()
+        nursery.cancel_scope.cancel()
+    return status
 
 
 def _accounts(folder: str) -> list[Credentials]:

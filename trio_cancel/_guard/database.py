@@ -25,6 +25,7 @@ from trio_cancel._journal.database import (
     settings_of,
     warn_of,
 )
+from trio_cancel._journal.postgres_rows import original, stored
 from trio_cancel._journal.store import StoreFailed
 
 WITHIN = 2.0
@@ -124,7 +125,8 @@ class GuardDatabase:
         query = "SELECT key FROM trio_cancel.name WHERE account = %s AND journal <> %s AND key = ANY(%s)"
         try:
             with self._connected().transaction(write=False) as cursor:
-                return {key for (key,) in cursor.execute(query, (account, journal, names))}
+                keys = [stored(name) for name in names]
+                return {original(key) for (key,) in cursor.execute(query, (account, journal, keys))}
         except (psycopg.Error, CommitInDoubt, OSError) as error:
             raise self._failed(error) from error
 

@@ -31,6 +31,7 @@ from trio_cancel._journal.store import Account, JournalStore, StoreFailed
 from trio_cancel._journal.stores import LEASE
 from trio_cancel._session.session import SessionState
 from trio_cancel._trio.background import open_background
+from trio_cancel._values.boundary import Boundary, describe, ends_program
 from trio_cancel._values.errors import TradingError
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import logger
@@ -189,18 +190,20 @@ class GuardTasks:
             pause = min(LONGEST_PAUSE, 2 * pause)
 
     async def _take(self, seen: Seen, account: Account, ws: TradingWS) -> None:
+        # Whatever goes wrong with one journal is not to keep the guard from the others.
+        boundary = Boundary()
         try:
-            async with self._places:
-                taken = await self._take_over(seen, account, ws)
-        except NotTaken:
-            return
-        except (TradingError, StoreFailed) as error:
-            logger.error("the guard could not see to the journal %s, and tries again: %s", seen.name, error)
-            self._view.asked(seen.id, steady(), again=True)
-            return
+            with boundary:
+                async with self._places:
+                    self._tell(seen, await self._take_over(seen, account, ws))
         finally:
             self._busy.discard(seen.id)
-        self._tell(seen, taken)
+        if (fatal := ends_program(boundary.error)) is not None:
+            raise fatal
+        if boundary.error is not None and not isinstance(boundary.error, NotTaken):
+            why = describe(boundary.error)
+            logger.error("the guard could not see to the journal %s, and tries again: %s", seen.name, why)
+            self._view.asked(seen.id, steady(), again=True)
 
     async def _take_over(self, seen: Seen, account: Account, ws: TradingWS) -> Taken:
         address = address_of(self._server, seen.name)
@@ -248,7 +251,10 @@ class GuardTasks:
                 logger.error("on_taken failed: %s: %s", type(error).__name__, error)
 
     async def _run_sync(self, function: Callable[..., _T], *args: object) -> _T:
-        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._thread)
+        try:
+            return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._thread)
+        except RuntimeError as error:
+            raise StoreFailed(f"no thread can be started: {error}") from error
 
 
 @asynccontextmanager

@@ -39,7 +39,7 @@ from trio_cancel._journal.database import (
     warn_of,
 )
 from trio_cancel._journal.lease import commit_within, steady
-from trio_cancel._journal.postgres_rows import LAST, forget, left_of, names_left, tables_of
+from trio_cancel._journal.postgres_rows import LAST, forget, left_of, names_left, stored, tables_of
 from trio_cancel._journal.rows import Begun, Changes, Tables
 from trio_cancel._journal.schema import make
 from trio_cancel._journal.store import AT_OPENING, DAY, HISTORY, Account, StoreFailed
@@ -346,6 +346,7 @@ def _texts(values: Iterable[str | None]) -> str:
 
 
 def _quoted(text: str) -> str:
+    text = stored(text)
     if "\\" in text or '"' in text:
         text = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'

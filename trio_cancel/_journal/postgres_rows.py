@@ -70,6 +70,22 @@ _COLUMNS: dict[str, tuple[LiteralString, LiteralString]] = {
     "answer": ("number, intent, connection, written, answered, status, kind, error_code", "intent"),
 }
 """The columns of each table, as ``_journal.rows`` has them, and the one with the number of the hold or intent."""
+_IDS = {"hold": 3, "placed": 2, "intent": 3}
+"""The place of an order's id in the rows of a table."""
+_ESCAPE = "\x1a"
+"""Begins what stands for a NUL, and for itself, in an id."""
+
+
+def stored(text: str) -> str:
+    """Return an id as the database can keep it: a text there holds no NUL, and an id may."""
+    if "\0" in text or _ESCAPE in text:
+        return text.replace(_ESCAPE, f"{_ESCAPE}1").replace("\0", f"{_ESCAPE}0")
+    return text
+
+
+def original(text: str) -> str:
+    """Return the id that was stored."""
+    return text.replace(f"{_ESCAPE}0", "\0").replace(f"{_ESCAPE}1", _ESCAPE) if _ESCAPE in text else text
 
 
 def names_left(cursor: psycopg.Cursor[Any], journal: int) -> list[tuple[int, str]]:
@@ -100,7 +116,14 @@ def _read(cursor: psycopg.Cursor[Any], journal: int, numbers: list[int] | None) 
         columns, by = _COLUMNS[table]
         some = "" if numbers is None else f"AND {by} = ANY(%(numbers)s::bigint[])"
         query = f"SELECT {columns} FROM trio_cancel.{table} WHERE journal = %(journal)s {some} ORDER BY 1"
-        return cursor.execute(query, {"journal": journal, "numbers": numbers}).fetchall()
+        found = cursor.execute(query, {"journal": journal, "numbers": numbers}).fetchall()
+        place = _IDS.get(table)
+        if place is None:
+            return found
+        return [
+            (*row[:place], original(row[place]), *row[place + 1 :]) if row[place] and _ESCAPE in row[place] else row
+            for row in found
+        ]
 
     url = "SELECT url FROM trio_cancel.account WHERE id = (SELECT account FROM trio_cancel.journal WHERE id = %s)"
     found = cursor.execute(url, (journal,)).fetchone()

@@ -1,8 +1,7 @@
 """What a journal asks of whatever it is kept in, and what all kinds of it have in common.
 
 A kind of store is one module: an SQLite file (``_journal.sqlite``), a PostgreSQL database (``_journal.postgres``).
-Which
-of them an address means is decided in ``_journal.stores``, and nowhere else.
+Which of them an address means is decided in ``_journal.stores``, and nowhere else.
 """
 
 from __future__ import annotations

@@ -193,7 +193,21 @@ def test_what_was_committed_may_be_committed_again(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ['a"b', "a\\b", "{a,b}", "NULL", "null", " ", "é€😀", "%s %(key)s", "'; DROP TABLE x; --"]
+    "key",
+    [
+        'a"b',
+        "a\\b",
+        "{a,b}",
+        "NULL",
+        "null",
+        " ",
+        "a\0b",
+        "\x1a0",
+        "\0\x1a1",
+        "é€😀",
+        "%s %(key)s",
+        "'; DROP TABLE x; --",
+    ],
 )
 def test_a_name_comes_back_as_it_was(place: Place, key: str) -> None:
     store = place.open()
