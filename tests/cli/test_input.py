@@ -142,7 +142,7 @@ def test_a_bad_csv_row_is_named_and_swallows_no_other(line: str, why: str) -> No
         ('{"id": "\\ud800"}', "UTF-8 cannot encode"),
         ('{"id": "x", "id": "y"}', "it has id twice"),
         ('{"external_id": "x", "external_id": "x"}', "it has external_id twice"),
-        ("[" * 60_000, "not JSON that can be read"),
+        ("[" * 60_000, "not JSON"),  # how deep an interpreter reads is its own affair
         ('{"a": ' + "9" * 5000 + "}", "not JSON that can be read"),
     ],
 )

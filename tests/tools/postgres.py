@@ -9,12 +9,17 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import select
 import shutil
 import signal
 import socket
+import socketserver
+import ssl
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -241,6 +246,53 @@ class Database:
     def execute(self, *statements: str) -> list[Any]:
         """Run statements in it as the superuser, each by itself; return the rows of the last one."""
         return self.cluster.execute(*statements, database=self.name)
+
+
+@contextmanager
+def tls_front(cluster: Cluster, context: ssl.SSLContext) -> Generator[int]:
+    """Speak TLS for a server, at a port of its own: the one from the package index is built without it.
+
+    Args:
+        cluster: the server.
+        context: with the certificate to show.
+
+    Yields:
+        The port.
+    """
+
+    class Front(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with self.request as client, socket.create_connection(("127.0.0.1", cluster.port)) as server:
+                asked = client.recv(8, socket.MSG_WAITALL)  # SSLRequest: its length, and its code
+                if asked == struct.pack("!ii", 8, 80877103):
+                    client.sendall(b"S")
+                    with suppress(OSError), context.wrap_socket(client, server_side=True) as secure:
+                        self.relay(secure, server)
+
+        def relay(self, client: ssl.SSLSocket, server: socket.socket) -> None:
+            while True:
+                waiting = [] if client.pending() else select.select([client, server], [], [])[0]
+                if server in waiting:
+                    if not (data := server.recv(65536)):
+                        return
+                    client.sendall(data)
+                if client in waiting or client.pending():
+                    if not (data := client.recv(65536)):
+                        return
+                    server.sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    with Server(("127.0.0.1", 0), Front) as front:
+        thread = threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield front.server_address[1]
+        finally:
+            front.shutdown()
+            thread.join()
 
 
 def _directory() -> Path:
