@@ -48,7 +48,13 @@ async def test_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pyte
         monkeypatch.setenv("RIPIO_API_SECRET", "another")
         assert await run_async(["show", order.id, *ca]) == 2
         assert "Check the token" in capsys.readouterr().err
+        capsys.readouterr()
         assert await run_async(["show", *ca]) == 2
+        assert "There is nothing to show" in capsys.readouterr().err
+        assert await run_async(["show", "", order.id, *ca]) == 2
+        bad, remedy = capsys.readouterr().err.splitlines()
+        assert "ID 1: id must not be empty." in bad
+        assert "Nothing was looked up: correct what is named above." in remedy
 
 
 async def test_show_as_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,7 @@ def journal(
         str | None,
         Parameter(
             metavar="TIME",
+            allow_leading_hyphen=True,  # "-5m" is told what is wanted
             help="Only orders to which something happened since then: 2026-01-31, 2026-01-31T12:00 (UTC, unless it "
             "says another zone), or so long ago: 90s, 30m, 2h, 7d.",
         ),

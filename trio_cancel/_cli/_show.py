@@ -59,7 +59,9 @@ async def show(
     read_arguments(found, ids, external_id)
     for where, why in found.bad:
         say(f"{where}: {why}")
-    if found.bad or not found.requests:
+    if found.bad:
+        raise CommandError("Nothing was looked up: correct what is named above.")
+    if not found.requests:
         raise CommandError("There is nothing to show: give order ids or --external-id.")
     lookup = find_lookup(rest_url, None, proxy)
     credentials, context = Credentials.from_env(), trust(ca_file)

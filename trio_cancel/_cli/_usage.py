@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from cyclopts import CoercionError, CycloptsError, Parameter, Token, UnusedCliTokensError
-from cyclopts.exceptions import MissingArgumentError, UnknownCommandError
+from cyclopts.exceptions import MissingArgumentError, UnknownCommandError, UnknownOptionError
 
 from trio_cancel._cli._failure import clean, short
 
@@ -44,6 +45,16 @@ def usage_text(error: CycloptsError) -> str:
         wanted = kinds.get(error.target_type)
         if wanted is not None:
             return f'{error.token.keyword} takes {wanted}, not "{short(clean(error.token.value), 60)}".'
-    if isinstance(error, UnknownCommandError) and error.unused_tokens:
-        return f"{error}"
-    return short(clean(str(error)), 500)
+    text = short(clean(str(error)), 500)
+    if isinstance(error, UnknownCommandError):
+        return text.partition(" Available commands:")[0]  # a list that ends in "..."; the help has all of it
+    if isinstance(error, UnknownOptionError):
+        unknown, asks, meant = text.partition(" Did you mean --")
+        return text if not asks or _is_like(error, meant.rstrip("?")) else unknown
+    return text
+
+
+def _is_like(error: UnknownOptionError, option: str) -> bool:
+    """Return True if an option may be what was meant; cyclopts counts the dashes, which all of them share."""
+    word = (error.token.keyword or error.token.value).lstrip("-").partition("=")[0]
+    return bool(difflib.get_close_matches(word, [option]))
