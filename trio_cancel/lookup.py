@@ -110,7 +110,7 @@ class RestLookup:
             from trio_cancel._net.http import parse_base_url
         except ModuleNotFoundError as error:
             raise ConfigurationError(
-                f"Looking orders up needs the extra lookup ({error.name} is missing): pip install 'trio-cancel[lookup]'."
+                f"A lookup needs the extra lookup ({error.name} is missing): pip install 'trio-cancel[lookup]'."
             ) from error
         if self.dial is not None and not callable(self.dial):
             raise ConfigurationError(
