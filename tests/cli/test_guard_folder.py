@@ -48,3 +48,8 @@ def test_a_journal_is_not_a_database(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "a.env").write_text(GOOD)
     assert run(["guard", f"{NOWHERE}?journal=mm-1", "--credentials", str(tmp_path)]) == 2
     assert "A guard watches a whole database" in capsys.readouterr().err
+
+
+def test_the_credentials_are_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["guard", NOWHERE]) == 2
+    assert "--credentials DIR is missing" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import trio
 
 from tests.integration.test_shared_journal import a_bot, environment, run, status, until
 from tests.tools.postgres import BOT_PASSWORD, Database, a_cluster
-from trio_cancel import ConfigurationError, Credentials, open_guard, open_trading_ws
+from trio_cancel import ConfigurationError, Credentials, JournalError, open_guard, open_trading_ws
 from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import OrderStatus, Sandbox
 from trio_cancel.types import CancelReport
@@ -270,3 +270,48 @@ async def test_a_stdout_that_nobody_reads_holds_no_take_over_up(
             await until(lambda: all_canceled(sandbox, "b"))
             guard.send_signal(signal.SIGTERM)
             assert await guard.wait() == 0
+
+
+async def test_the_status_tells_of_journals_and_guards(
+    trading_sandbox: Sandbox, database: Database, folder: Path
+) -> None:
+    sandbox = trading_sandbox
+
+    async def look() -> tuple[int, list[dict[str, object]], dict[str, dict[str, object]]]:
+        done = await run(sandbox, "guard", database.url(), "--status", "--json", check=False)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        journals = {line["journal"]: line for line in lines if "journal" in line}
+        return done.returncode, [line for line in lines if "name" in line], journals
+
+    async with a_bot(sandbox, database.url("mm-1"), *open_orders(sandbox, "a", "b"), lease=10.0) as bot:
+        status, guards, journals = await look()
+        assert (status, guards) == (1, [])
+        assert journals["mm-1"].items() >= {"state": "live", "orders": 2, "watched": False, "lease": 10.0}.items()
+        async with a_guard(sandbox, database, folder):
+            await until(lambda: database.execute("SELECT guard FROM trio_cancel.guard_account"))
+            status, guards, journals = await look()
+            assert status == 0
+            assert guards[0].items() >= {"lives": True, "accounts": 1}.items()
+            assert journals["mm-1"]["watched"] is True
+        bot.kill()
+        database.execute("UPDATE trio_cancel.journal SET seen = seen - interval '1 hour'")
+        status, _, journals = await look()
+        assert (status, journals["mm-1"]["state"], journals["mm-1"]["orders"]) == (1, "expired", 2)
+
+
+async def test_a_database_that_goes_away_ends_once_with_a_sentence(
+    trading_sandbox: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_cancel._guard.guard.AWAY", 1.0)
+    with a_cluster() as cluster:
+        database = cluster.new_database()
+        async with (
+            a_bot(trading_sandbox, database.url("mm-1"), "a", lease=10.0),
+            open_guard(database.url(), [trading_sandbox.credentials]) as guard,
+        ):
+            cluster.pause()
+            with pytest.raises(JournalError, match=r"has not answered for 1 s \(.+\); check the server"):
+                await guard.wait_until_seen_to()
+            cluster.go_on()
+            await until(lambda: not guard._tasks._failing)
+            guard._tasks.check_sight()

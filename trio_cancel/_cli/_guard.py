@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,13 @@ import msgspec
 import trio
 from cyclopts import Parameter
 
+from trio_cancel._cli import _guard_status
 from trio_cancel._cli._env_file import kept_environment, use_env_file
-from trio_cancel._cli._failure import CommandError, clean, encoded, say
+from trio_cancel._cli._failure import CommandError, UsageError, clean, encoded, say
 from trio_cancel._cli._help import CONNECTION
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._records import json_line, text_line
-from trio_cancel._cli._stdout import Stdout, why_of
+from trio_cancel._cli._stdout import Stdout, why_of, write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import CaFile, trust
 from trio_cancel._guard.opening import open_guard
@@ -34,14 +36,21 @@ async def guard(
     /,
     *,
     credentials: Annotated[
-        str,
+        str | None,
         Parameter(
             metavar="DIR",
             group=CONNECTION,
             help="A folder with a file for each account: RIPIO_API_TOKEN and RIPIO_API_SECRET, as --env-file has them.",
         ),
-    ],
+    ] = None,
     ca_file: CaFile = None,
+    status: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Only tell how each journal and each guard stands now, and end. It needs no credentials.",
+        ),
+    ] = False,
     once: Annotated[
         bool, Parameter(negative="", help="End when each journal was seen to live, or was seen to once.")
     ] = False,
@@ -49,6 +58,12 @@ async def guard(
 ) -> int:
     """Watch the journals in a database, and cancel what dead sessions held, until a signal ends it."""
     as_json = json or not is_terminal(sys.stdout)
+    if status:
+        if once or credentials is not None:
+            raise UsageError("--status only looks; leave out --once and --credentials.")
+        return await _tell_status(database, as_json=as_json)
+    if credentials is None:
+        raise UsageError("--credentials DIR is missing: a folder with a file for each account.")
     stdout = Stdout()
     everything_off = True
     named: set[str] = set()
@@ -89,12 +104,21 @@ async def guard(
     # Whoever reads the lines, or does not, must not hold up a take-over: they go out in a task of their own.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stdout.run)
-        status = await watch()
+        result = await watch()
         stdout.close()
         with trio.move_on_after(PRINTED):
             await stdout.ended.wait()
         nursery.cancel_scope.cancel()
-    return status
+    return result
+
+
+async def _tell_status(database: str, *, as_json: bool) -> Status:
+    overview = await trio.to_thread.run_sync(_guard_status.look, database)
+    if as_json:
+        write_stdout(_guard_status.as_json(overview).decode())
+    else:
+        write_stdout(_guard_status.as_text(overview, shutil.get_terminal_size().columns))
+    return _guard_status.status_of(overview)
 
 
 def _accounts(folder: str) -> list[Credentials]:

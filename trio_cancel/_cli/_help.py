@@ -159,19 +159,20 @@ MANUALS = {
     ),
     "guard": Manual(
         "Watch the journals in a database, and cancel what dead sessions held.",
-        "[OPTIONS] --credentials DIR URL",
+        "[OPTIONS] URL",
         "A session that has not been heard of for its lease is taken over, and every order that it held is canceled. "
         "Several guards may run, on several machines; one of them takes each journal. Each outcome is a line on "
         "stdout. It runs until a signal ends it.",
         (
             ("0", "a signal ended it; with --once: nothing is left"),
-            ("1", "with --once: something is left, or a journal has nobody to cancel for it"),
-            ("2", "usage, credentials, or the database cannot be used"),
+            ("1", "something is left, or a journal has nobody to cancel for it (with --once or --status)"),
+            ("2", "usage, credentials, or the database cannot be used; with --once: it has not answered for 10 s"),
         ),
         (_WAY[1],),
         (
             "trio-cancel guard postgresql://guard@db1/trading --credentials /etc/trio-cancel",
             "trio-cancel guard postgresql://guard@db1/trading --credentials accounts --once --json",
+            "trio-cancel guard postgresql://guard@db1/trading --status",
         ),
     ),
     "sandbox": Manual(

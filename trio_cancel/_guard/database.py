@@ -56,6 +56,7 @@ class GuardDatabase:
 
     Attributes:
         salt: what fingerprints are made with.
+        number: the guard's own in this database; another one if somebody has deleted its row.
 
     Raises:
         JournalError: on making it, if the database cannot be used.
@@ -66,7 +67,7 @@ class GuardDatabase:
         self._name = name
         self._connection: Connection | None = None
         self._known: Settings | None = None
-        self._id: int
+        self.number: int
         with explained(server):
             connection = self._connected()
             warn_of(settings_of(connection), server)
@@ -76,7 +77,7 @@ class GuardDatabase:
                 row = cursor.execute("SELECT salt FROM trio_cancel.format").fetchone()
                 assert row is not None
                 self.salt: bytes = row[0]
-                self._id = self._register(cursor)
+                self.number = self._register(cursor)
 
     def _register(self, cursor: psycopg.Cursor[Any]) -> int:
         made = cursor.execute("INSERT INTO trio_cancel.guard (name) VALUES (%s) RETURNING id", (self._name,)).fetchone()
@@ -97,17 +98,17 @@ class GuardDatabase:
             connection = self._connected()
             if beat:
                 with connection.transaction() as cursor:
-                    if not cursor.execute(_BEAT, (self._id,)).rowcount:  # somebody has deleted it
-                        self._id = self._register(cursor)
+                    if not cursor.execute(_BEAT, (self.number,)).rowcount:  # somebody has deleted it
+                        self.number = self._register(cursor)
                     served = list(accounts)
                     cursor.execute(
                         "DELETE FROM trio_cancel.guard_account WHERE guard = %s AND account <> ALL(%s::bigint[])",
-                        (self._id, served),
+                        (self.number, served),
                     )
                     cursor.execute(
                         "INSERT INTO trio_cancel.guard_account (guard, account) "
                         "SELECT %s, unnest(%s::bigint[]) ON CONFLICT DO NOTHING",
-                        (self._id, served),
+                        (self.number, served),
                     )
             with connection.transaction(write=False) as cursor:
                 rows = cursor.execute(_LOOK).fetchall()
@@ -152,7 +153,7 @@ class GuardDatabase:
             suppress(psycopg.Error, CommitInDoubt, StoreFailed, OSError),
             self._connected().transaction() as cursor,
         ):
-            cursor.execute("DELETE FROM trio_cancel.guard WHERE id = %s", (self._id,))
+            cursor.execute("DELETE FROM trio_cancel.guard WHERE id = %s", (self.number,))
         self._drop()
 
     def _connected(self) -> Connection:

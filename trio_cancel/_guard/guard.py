@@ -32,7 +32,7 @@ from trio_cancel._journal.stores import LEASE
 from trio_cancel._session.session import SessionState
 from trio_cancel._trio.background import open_background
 from trio_cancel._values.boundary import Boundary, describe, ends_program
-from trio_cancel._values.errors import TradingError
+from trio_cancel._values.errors import JournalError, TradingError
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import logger
 from trio_cancel._values.outcomes import CancelReport
@@ -43,6 +43,8 @@ BEAT = 0.5
 """Seconds from beat to beat; a session takes a guard for dead that has not beaten for 5 s."""
 TOGETHER = 8
 """Take-overs at a time."""
+AWAY = 10.0
+"""Seconds without a look after which who waits for the guard to have seen all is told that it cannot."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two tries to reach the venue."""
 
@@ -93,7 +95,7 @@ class GuardTasks:
         self._busy: set[int] = set()
         self._ended: dict[tuple[int, int], float] = {}  # when a session was first seen to have ended
         self._places = trio.CapacityLimiter(TOGETHER)
-        self._failing = False
+        self._failing: tuple[float, StoreFailed] | None = None  # since when it fails, and why
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Look, again and again."""
@@ -106,13 +108,13 @@ class GuardTasks:
                 rows, owners = await self._run_sync(partial(self._database.look, connected, beat=beat))
             except StoreFailed as error:
                 self._view.blind()
-                if not self._failing:
-                    self._failing = True
+                if self._failing is None:
+                    self._failing = began, error
                     logger.error("the guard cannot see the database %s (%s)", self._server.shown, error)
                 await trio.sleep(BEAT)
                 continue
-            if self._failing:
-                self._failing = False
+            if self._failing is not None:
+                self._failing = None
                 logger.warning("the guard sees the database %s again", self._server.shown)
             if beat:
                 beaten_at = began
@@ -124,6 +126,18 @@ class GuardTasks:
                     self._busy.add(seen.id)
                     nursery.start_soon(self._take, seen, served.account, served.ws)
             await trio.sleep(LOOK)
+
+    def check_sight(self) -> None:
+        """Do nothing as long as the database can be seen.
+
+        Raises:
+            JournalError: it could not be for ``AWAY`` seconds.
+        """
+        if self._failing is not None and steady() - self._failing[0] >= AWAY:
+            raise JournalError(
+                f"The database {self._server.shown} has not answered for {AWAY:.0f} s ({self._failing[1]}); check the "
+                "server and the way to it."
+            )
 
     def has_seen_all(self) -> bool:
         """Return True if nothing is under way, and every journal that can be served is known to live, or seen to."""
@@ -226,7 +240,8 @@ class GuardTasks:
             return {number for number in sessions if now - self._ended.setdefault((seen.id, number), now) >= SETTLE}
 
         path = MovedJournal(address, account.url)
-        async with open_journal(path, account, f"{GUARD}{secrets.token_hex(8)}", time.time, open_store=take) as journal:
+        prefix = f"{GUARD}{self._database.number}-{secrets.token_hex(8)}"
+        async with open_journal(path, account, prefix, time.time, open_store=take) as journal:
             taken = await see_to(journal, ws, time.time(), others=others, ended=ended)
         if journal.left:
             # Before anything else looks at it: the journal is let go of by now.

@@ -43,10 +43,16 @@ class Guard:
     async def wait_until_seen_to(self) -> None:
         """Return once each journal that can be served was seen to live, or was taken over and seen to once.
 
-        That takes a lease. Cancelled: the guard goes on.
+        That takes a lease.
+
+        Raises:
+            JournalError: the database has not answered for 10 s.
+
+        Cancelled, or an error: the guard goes on.
         """
         await trio.lowlevel.checkpoint()
-        while not self._tasks.has_seen_all():  # noqa: ASYNC110 - many things bring it about
+        while not self._tasks.has_seen_all():  # many things bring it about
+            self._tasks.check_sight()
             await trio.sleep(OFTEN)
 
 

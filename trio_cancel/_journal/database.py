@@ -351,15 +351,16 @@ def explained(server: Server) -> Generator[None]:
     Raises:
         JournalError: it cannot.
     """
+    what = "journal" if server.name else "database"
     try:
         yield
     except psycopg.errors.InsufficientPrivilege as error:
         raise JournalError(
-            f"The journal {server.shown} cannot be used ({reason(error, server)}); give the role its rights in the "
+            f"The {what} {server.shown} cannot be used ({reason(error, server)}); give the role its rights in the "
             "schema trio_cancel."
         ) from error
     except (Unusable, CommitInDoubt, psycopg.Error, OSError) as error:
         raise JournalError(
-            f"The journal {server.shown} cannot be opened ({reason(error, server)}); check the address, the "
+            f"The {what} {server.shown} cannot be opened ({reason(error, server)}); check the address, the "
             "credentials in it and the server."
         ) from error
