@@ -39,7 +39,8 @@ from trio_cancel._values.models import TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, Cance
 from trio_cancel._values.observer import Observer, Statistics, logger
 from trio_cancel._values.open_report import OpenReport, OpenScope
 from trio_cancel._values.order_state import OrderLookup, OrderState
-from trio_cancel._values.outcomes import CancelReport, Outcome
+from trio_cancel._values.outcomes import Outcome
+from trio_cancel._values.report import CancelReport
 
 if TYPE_CHECKING:
     from trio_cancel._journal.journal import Journal

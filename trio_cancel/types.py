@@ -5,6 +5,7 @@
 :class:`CancelStream`   what ``ws.open_cancel_stream(…)`` yields
 :class:`OrderScope`     what ``ws.open_order_scope()`` yields
 :class:`CancelReport`   what ``ws.cancel_many(…)`` and ``ws.resume()`` return
+:class:`Outcomes`       ``report.outcomes``: a sequence that can be used as a tuple
 :class:`InvalidItem`    one of ``report.invalid``: an item of the input that named no order
 :class:`OpenReport`     what ``ws.cancel_open(…)`` returns
 :class:`CanceledOrder`  what ``ws.cancel(…)`` returns
@@ -24,14 +25,15 @@ from trio_cancel._cancels.stream import CancelStream as CancelStream
 from trio_cancel._journal.lease import LeaseState as LeaseState
 from trio_cancel._session.session import SessionState as SessionState
 from trio_cancel._values.clock import OffsetInterval as OffsetInterval
+from trio_cancel._values.kept import Outcomes as Outcomes
 from trio_cancel._values.models import CanceledOrder as CanceledOrder
 from trio_cancel._values.observer import Statistics as Statistics
 from trio_cancel._values.open_report import OpenReport as OpenReport
 from trio_cancel._values.outcomes import Attempt as Attempt
-from trio_cancel._values.outcomes import CancelReport as CancelReport
-from trio_cancel._values.outcomes import InvalidItem as InvalidItem
 from trio_cancel._values.outcomes import OutcomeKind as OutcomeKind
 from trio_cancel._values.outcomes import VenueReply as VenueReply
+from trio_cancel._values.report import CancelReport as CancelReport
+from trio_cancel._values.report import InvalidItem as InvalidItem
 
 __all__ = [
     "Attempt",
@@ -45,6 +47,7 @@ __all__ = [
     "OpenReport",
     "OrderScope",
     "OutcomeKind",
+    "Outcomes",
     "SessionState",
     "Statistics",
     "VenueReply",

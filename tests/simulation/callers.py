@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import trio
@@ -19,7 +19,26 @@ from trio_cancel import (
 
 from .engine import Steps
 from .record import OpResult, Run
-from .scenario import Kind, Op
+from .scenario import Kind, Op, OrderPlan
+
+
+class _Own(CancelRequest):
+    """A request that a bulk cancel gives back as it is. It equals the usual one."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CancelRequest) and CancelRequest(self.id, self.external_id) == CancelRequest(
+            other.id, other.external_id
+        )
+
+    def __hash__(self) -> int:
+        return hash(CancelRequest(self.id, self.external_id))
+
+
+def _requests_of(cls: type[CancelRequest], op: Op, orders: Sequence[OrderPlan]) -> list[CancelRequest]:
+    return [
+        cls(external_id=orders[index].external_id) if by_external else cls(orders[index].id)
+        for index, by_external in op.orders
+    ]
 
 
 class Callers:
@@ -39,20 +58,20 @@ class Callers:
         self._steps = steps
         self._returned = 0
         self._places: dict[int, tuple[int, int]] = {}  # id of a request object: operation and position
-        self._copies: dict[CancelRequest, tuple[int, int]] = {}  # of the operation whose requests may be copied
+        self._copies: dict[CancelRequest, tuple[int, int]] = {}  # of bulk cancels, which make their requests anew
         for number, op in enumerate(done.scenario.ops):
             orders = done.scenario.orders
-            requests = [
-                CancelRequest(external_id=orders[index].external_id) if by_external else CancelRequest(orders[index].id)
-                for index, by_external in op.orders
-            ]
+            requests = _requests_of(CancelRequest, op, orders)
+            if op.kind in (Kind.MANY, Kind.BATCH):
+                if self._copies.keys().isdisjoint(requests):
+                    self._copies.update({request: (number, requests.index(request)) for request in requests})
+                else:  # nobody could tell whose such a request is that comes back
+                    requests = _requests_of(_Own, op, orders)
             done.results.append(OpResult(op, requests))
             for position, request in enumerate(requests):
                 # An order that stands in a batch twice is canceled once.
                 first = position if op.kind is Kind.STREAM else requests.index(request)
                 self._places[id(request)] = (number, first)
-                if op.twice:
-                    self._copies.setdefault(request, (number, first))
 
     def place(self, request: CancelRequest) -> tuple[int, int]:
         """Operation and position of a request that came back from the client."""

@@ -73,7 +73,7 @@ BEHIND: dict[str, set[str]] = {
     },
     "OrderScope": {"add", "cancel_all", "discard", "held", "keep", "placed", "report"},
     "CancelStream": {"invalid", "unsettled"},
-    "Batch": {"report", "run"},
+    "Batch": {"check", "report", "run"},
     "Pacer": {"burst", "rate"},
     "Observer": {
         "connection_failed", "connection_lost", "connection_opened", "paced", "request_answered", "request_queued",

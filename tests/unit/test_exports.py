@@ -28,7 +28,7 @@ TOP = {
 }  # fmt: skip
 TYPES = {
     "Attempt", "Batch", "CancelReport", "CancelStream", "CanceledOrder", "InvalidItem", "LeaseState", "OffsetInterval",
-    "OpenReport", "OrderScope", "OutcomeKind", "SessionState", "Statistics", "VenueReply",
+    "OpenReport", "OrderScope", "OutcomeKind", "Outcomes", "SessionState", "Statistics", "VenueReply",
 }  # fmt: skip
 JOURNAL = {"JournalCancel", "JournalContents", "JournalHold", "JournalOrder", "JournalSession", "read_journal"}
 LOOKUP = {"Fill", "OrderLookup", "OrderState", "OrderStatus", "RestLookup"}
@@ -121,6 +121,7 @@ def raises() -> list[tuple[str, str]]:
 
 
 INSIDE = {
+    "IndexError": "as any sequence does",
     "AssertionError": "says that the library contradicts itself; it comes out of no correct one",
     "StopAsyncIteration": "ends an `async for`",
     "trio.BusyResourceError": "named by the docstrings: Batch.run",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from types import TracebackType
@@ -28,8 +28,10 @@ from trio_cancel._cancels.withdraw import withdraw
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._values.errors import ConfigurationError, InvalidRequest, NoReply, NotWritten
+from trio_cancel._values.kept import CHUNK, ByExternalId, Ledger, Name, Repeats, name_of
 from trio_cancel._values.models import CancelRequest, canonical_id, request_by_id
-from trio_cancel._values.outcomes import CancelReport, InvalidItem, NotSent, Outcome
+from trio_cancel._values.outcomes import NotSent, Outcome
+from trio_cancel._values.report import CancelReport, InvalidItem
 
 Invalid: TypeAlias = Literal["raise", "report"]
 """What becomes of an item that names no order: the bulk cancel raises, or reports it and cancels the rest."""
@@ -90,8 +92,23 @@ SLICE = 2_000
 """Items that are read, and outcomes that are taken or made, in one step at most."""
 
 
+_SHARDS = 256
+"""Tables that share what has been seen of a large input: one that grows, or is dropped, takes no time to speak of."""
+
+_Key: TypeAlias = str | ByExternalId
+
+
+def _key_of(name: Name) -> _Key:
+    """Return what two names of one order have in common; it is compared far faster than requests are."""
+    if isinstance(name, CancelRequest):
+        return ByExternalId(name.key) if name.id is None else canonical_id(name.id)
+    return canonical_id(name) if isinstance(name, str) else name
+
+
 class Input:
     """The input of a bulk cancel, as far as it has been read.
+
+    What is kept of it is one name for each order, in tuples of ``CHUNK``: see ``_values.kept``.
 
     Args:
         items: order ids or requests. A collection is copied: nobody can change it while it is read.
@@ -101,72 +118,106 @@ class Input:
         InvalidRequest: for a bare string or a mapping.
 
     Attributes:
-        requests: the distinct orders, in the order in which they first came.
-        slot_of: for each item that names an order the index of that order in ``requests``; None while each item names
-            another order, so that it is its own index.
+        names: of the distinct orders, in the order in which they first came.
+        orders: how many of them there are.
+        repeats: which of the items that name an order name one that has been named before.
         invalid: a record for each item that names none.
     """
 
-    __slots__ = ("_index", "_iterator", "_raises", "_slots", "invalid", "requests", "slot_of")
+    __slots__ = ("_index", "_iterator", "_last", "_raises", "_seen", "invalid", "names", "orders", "repeats")
 
     def __init__(self, items: Iterable[str | CancelRequest], invalid: Invalid = "raise") -> None:
         check_iterable(items)
-        self.requests: list[CancelRequest] = []
-        self.slot_of: list[int] | None = None
+        self.names: list[tuple[Name, ...]] = []
+        self.orders = 0
+        self.repeats = Repeats()
         self.invalid: list[InvalidItem] = []
+        self._last: list[Name] = []  # those after the last whole tuple
         self._raises = invalid == "raise"
-        self._slots: dict[str | CancelRequest, int] = {}
+        self._seen: list[dict[_Key, int]] = []  # for each order its place, in the table that its key's hash says
         self._index = 0
         try:
-            self._iterator = iter(list(items) if isinstance(items, Collection) else items)
+            self._iterator = iter(tuple(items) if isinstance(items, Collection) else items)
         except TypeError:
             if isinstance(items, Iterable):
                 raise  # its own failure
             raise InvalidRequest(f"A bulk cancel needs an iterable, not {type(items).__name__}.") from None
 
+    def __len__(self) -> int:
+        return self.orders + len(self.repeats)
+
     def read_some(self) -> bool:
-        """Read and check a slice; return True if there may be more.
+        """Read and check a slice, or after the last one forget a part of what is not needed any more.
+
+        Returns True if there may be more to do.
 
         Raises:
             InvalidRequest: unless ``invalid`` is ``"report"``, for an item that names no order, with its index.
         """
         some = list(islice(self._iterator, SLICE))
-        try:
-            found = [item if isinstance(item, CancelRequest) else request_by_id(item) for item in some]
-        except InvalidRequest:
-            found = self._read_with_care(some)
+        names, keys = self._check(some)
         self._index += len(some)
-        # An order that stands there twice is canceled once. Ids are compared as strings, which is far cheaper than to
-        # compare requests.
-        slots, requests = self._slots, self.requests
-        where = [
-            slots.setdefault(r if r.id is None else r.id.lower() if r.id.isascii() else canonical_id(r.id), len(slots))
-            for r in found
-        ]
-        if len(slots) < len(requests) + len(found) and self.slot_of is None:
-            self.slot_of = list(range(len(requests)))
-        if self.slot_of is None:
-            requests += found
-        else:
-            self.slot_of += where
-            for slot, request in zip(where, found, strict=True):
-                if slot == len(requests):
-                    requests.append(request)
-        if len(some) == SLICE:
+        whole = len(some) < SLICE
+        if self._seen or not whole or len(set(keys)) < len(keys):
+            names = self._distinct(names, keys, 1 if whole else _SHARDS)
+        self.orders += len(names)
+        last = self._last
+        last += names
+        while len(last) >= CHUNK:
+            self.names.append(tuple(last[:CHUNK]))
+            del last[:CHUNK]
+        if not whole:
             return True
-        self._iterator, self._slots = iter(()), {}  # which may be as large as all else
-        return False
+        if last:
+            self.names.append(tuple(last))
+            last.clear()
+        self._iterator = iter(())
+        # To drop what has been seen takes as long as reading it did.
+        del self._seen[-max(1, 4 * SLICE * len(self._seen) // max(1, self.orders)) :]
+        return bool(self._seen)
 
-    def _read_with_care(self, some: list[str | CancelRequest]) -> list[CancelRequest]:
-        good: list[CancelRequest] = []
+    def _check(self, some: list[str | CancelRequest]) -> tuple[Sequence[Name], list[_Key]]:
+        """Return the names in a slice, and what is compared of them."""
+        texts = cast("list[str]", some)
+        # As `request_by_id` does for what nearly every id is; but for all at once, without a call of ours for each.
+        plain = set(map(type, some)) == {str} and all(texts) and all(map(str.isascii, texts))
+        if plain and list(map(str.strip, texts)) == texts:
+            return texts, list(map(str.lower, texts))
+        try:
+            names = [name_of(item if isinstance(item, CancelRequest) else request_by_id(item)) for item in some]
+        except InvalidRequest:
+            names = self._check_with_care(some)
+        return names, list(map(_key_of, names))
+
+    def _check_with_care(self, some: list[str | CancelRequest]) -> list[Name]:
+        good: list[Name] = []
         for number, item in enumerate(some, self._index):
             try:
-                good.append(as_request(item, number))
+                good.append(name_of(as_request(item, number)))
             except InvalidRequest as error:
                 if self._raises:
                     raise
                 self.invalid.append(InvalidItem(number, item, error))
         return good
+
+    def _distinct(self, names: Sequence[Name], keys: list[_Key], shards: int) -> Sequence[Name]:
+        """Return those names that have not been seen before, and note the others: such an order is canceled once."""
+        if not self._seen:
+            self._seen = [{} for _ in range(shards)]
+        seen, last = self._seen, len(self._seen) - 1
+        first = self.orders
+        places = [seen[hash(key) & last].setdefault(key, place) for place, key in enumerate(keys, first)]
+        if sum(places) == sum(range(first, first + len(places))):
+            return names  # each has the place that it was offered: none was there
+        new: list[Name] = []
+        item = len(self)
+        for number, (place, name, key) in enumerate(zip(places, names, keys, strict=True)):
+            if place == first + number:
+                seen[hash(key) & last][key] = first + len(new)  # fewer came before than it seemed
+                new.append(name)
+            else:
+                self.repeats.add(item + number, seen[hash(key) & last][key])
+        return new
 
 
 class BatchSource:
@@ -187,20 +238,20 @@ class BatchSource:
         self._journal_failed = journal_failed
         self._unread = items.read_some()
         self._unreadable: BaseException | None = None  # why the rest of the input cannot be read
-        self._requests: list[CancelRequest] = []  # all of them, once they have been read
-        self._slots: list[Outcome | None] = []  # for each order its outcome
+        self._orders = 0  # how many there are, once all have been read
+        self._ledger = Ledger(())  # what is kept of them
         self._asked = 0  # how many of them the engine has asked for
-        self._filled = 0  # up to here there is an outcome for those that it never asked for
         self._out: dict[OrderCancel, None] = {}  # asked for, and not back from the channel
         self._send: trio.MemorySendChannel[OrderCancel]
         self._settled: trio.MemoryReceiveChannel[OrderCancel]
         self._started = False
         self._ended = False
-        self._untold: deque[Outcome] | None = None  # taken from the channel for a reader, if there is one
+        self._untold: deque[int] | None = None  # the places of those taken for a reader, if there is one
         self._reading = False
         self._unyielded = 0  # outcomes read since others could run
         self._rest = 0  # from here on, of those that it never asked for, the reader has none
         self._refused: BaseException | None = None
+        self._interrupted = NotWritten("the batch was interrupted before its turn came")  # one for all
         self.held_since: float = math.inf  # trio's clock when it was handed in
         if not self._unread:
             self._have_read()
@@ -208,15 +259,14 @@ class BatchSource:
     def count(self) -> int:
         """Return how many items name an order; reads the rest of the input."""
         self._read_rest()
-        slot_of = self._input.slot_of
-        return len(self._requests) if slot_of is None else len(slot_of)
+        return len(self._input)
 
     def _have_read(self) -> None:
         """Note that the whole input has been read."""
         self._unread = False
-        self._requests = self._input.requests
-        self._slots = [None] * len(self._requests)
-        self._send, self._settled = trio.open_memory_channel[OrderCancel](max(1, len(self._requests)))
+        self._orders = self._input.orders
+        self._ledger = Ledger(self._input.names)
+        self._send, self._settled = trio.open_memory_channel[OrderCancel](max(1, self._orders))
 
     def _read_on(self) -> None:
         """Read another slice of the input; what is wrong with it is raised now and whenever it is needed."""
@@ -240,15 +290,22 @@ class BatchSource:
             raise trio.BusyResourceError("a batch runs once; make another for another run")
         self._started = True
 
+    async def read(self) -> None:
+        """Read and check the input; see :meth:`Batch.check`."""
+        while self._unread:
+            await trio.lowlevel.checkpoint()
+            self._read_on()
+        await trio.lowlevel.checkpoint()
+
     async def _begin(self) -> None:
         """Read the input and hand the orders in."""
         await trio.lowlevel.checkpoint_if_cancelled()  # a caller that is cancelled already has nothing written
         while self._unread:
             self._read_on()
             await trio.lowlevel.checkpoint()
-        if self._requests:
+        if self._orders:
             self.held_since = trio.current_time()
-            self._engine.count_queued(len(self._requests))
+            self._engine.count_queued(self._orders)
             self._engine.submit_source(self, self.held_since)
         else:
             await trio.lowlevel.checkpoint()
@@ -258,7 +315,7 @@ class BatchSource:
         self._start()
         try:
             await self._begin()
-            if self._requests:
+            if self._orders:
                 await self._take_all()
         finally:
             await self.end()  # noqa: ASYNC102 - it shields itself, and ends by itself
@@ -288,7 +345,7 @@ class BatchSource:
         finally:
             self._reading = False
 
-    async def _next(self, untold: deque[Outcome]) -> Outcome:
+    async def _next(self, untold: deque[int]) -> Outcome:
         self._unyielded += 1
         if self._unyielded < YIELD_EVERY:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -307,18 +364,18 @@ class BatchSource:
                 self._take(await self._settled.receive())
                 self._unyielded = 0
                 self._take_at_hand(SLICE)
-        return untold.popleft()
+        outcome = self._ledger.outcome(untold.popleft())
+        assert outcome is not None  # it has been told
+        return outcome
 
     def _next_of_rest(self) -> Outcome | None:
         """Return the next outcome of those that were never asked for; None if there is none."""
         place = max(self._rest, self._asked)
-        if place >= len(self._requests):
+        if place >= self._orders:
             return None
         self._rest = place + 1
-        outcome = self._slots[place]
-        if outcome is None:
-            outcome = self._slots[place] = NotSent(self._requests[place], cause=self._why_not_written()[0])
-        return outcome
+        (request,) = self._ledger.requests(place, 1)
+        return NotSent(request, cause=self._why_not_written()[0])
 
     async def _take_all(self) -> None:
         """Take every outcome out of the channel, as they come."""
@@ -330,20 +387,15 @@ class BatchSource:
 
     def _take(self, order: OrderCancel) -> None:
         del self._out[order]
-        self._slots[order.place] = order.outcome
+        self._ledger.tell(order.place, order.result)
         if self._untold is not None:
-            self._untold.append(order.result)
+            self._untold.append(order.place)
 
     def _take_at_hand(self, most: int) -> None:
-        out, slots, receive = self._out, self._slots, self._settled.receive_nowait
-        untold = self._untold
+        receive, take = self._settled.receive_nowait, self._take
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             for _ in range(most):
-                order = receive()
-                del out[order]
-                slots[order.place] = order.outcome
-                if untold is not None:
-                    untold.append(order.result)
+                take(receive())
 
     @trio.lowlevel.enable_ki_protection
     async def end(self) -> None:
@@ -351,34 +403,16 @@ class BatchSource:
         self._ended = True
         self._engine.remove_source(self)
         await withdraw(self._engine, self._out)
-        self._filled = self._asked
-        cause, _ = self._why_not_written()  # one for all
-        while self._filled < len(self._requests):
-            first = self._filled
-            some = self._requests[first : first + SLICE]
-            told = self._slots[first : first + SLICE]  # some of which a reader may have
-            self._slots[first : first + SLICE] = [
-                outcome or NotSent(request, cause=cause) for request, outcome in zip(some, told, strict=True)
-            ]
-            self._filled = min(first + SLICE, len(self._requests))
-            if self._filled < len(self._requests):
-                await trio.lowlevel.cancel_shielded_checkpoint()
 
     def report(self) -> CancelReport:
         """Return what is known now; see :meth:`Batch.report`."""
         self._read_rest()
         if self._out:
             self._take_at_hand(len(self._out))
-        outcomes = list(self._slots)
         cause, final = self._why_not_written()  # one for all
-        for order in self._out:
-            outcomes[order.place] = self._outcome_now(order, cause, final)
-        first = max(self._asked, self._filled)
-        outcomes[first:] = [NotSent(request, cause=cause, final=final) for request in self._requests[first:]]
-        told = cast("list[Outcome]", outcomes)  # nothing is missing now
-        if self._input.slot_of is not None:
-            told = [told[slot] for slot in self._input.slot_of]
-        return CancelReport(tuple(told), journal_failed=self._journal_failed(), invalid=tuple(self._input.invalid))
+        under_way = [(order.place, self._outcome_now(order, cause, final)) for order in self._out]
+        outcomes = self._ledger.outcomes(under_way, self._input.repeats, cause, final)
+        return CancelReport(outcomes, journal_failed=self._journal_failed(), invalid=tuple(self._input.invalid))
 
     def _outcome_now(self, order: OrderCancel, cause: BaseException, final: bool) -> Outcome:
         if order.outcome is not None:
@@ -392,7 +426,7 @@ class BatchSource:
         if self._refused is not None:
             return self._refused, True
         if self._ended:
-            return NotWritten("the batch was interrupted before its turn came"), True
+            return self._interrupted, True
         return NotWritten("its turn has not come yet"), False
 
     # What the engine calls
@@ -400,14 +434,14 @@ class BatchSource:
     @property
     def waiting(self) -> bool:
         """Whether it has an order to give now."""
-        return self._asked < len(self._requests) and self._refused is None
+        return self._asked < self._orders and self._refused is None
 
     def take(self, most: int) -> list[OrderCancel]:
         """Return the next orders, at most so many."""
         if self._refused is not None:
             return []
         begin = self._asked
-        some = self._requests[begin : begin + most]
+        some = self._ledger.requests(begin, most)
         self._asked += len(some)
         terms, held_since, send = self.terms, self.held_since, self._send
         taken = [
@@ -423,7 +457,7 @@ class BatchSource:
 
     def behind(self) -> int:
         """Return how many orders have not been asked for yet."""
-        return len(self._requests) - self._asked if self._refused is None else 0
+        return self._orders - self._asked if self._refused is None else 0
 
     def give_up(self, cause: BaseException, before: float) -> bool:  # noqa: ARG002 - all came at once
         """Settle everything that has not been asked for."""
@@ -471,6 +505,19 @@ class Batch:
     def __len__(self) -> int:
         return self._source.count()
 
+    async def check(self) -> None:
+        """Read and check the whole input, and send nothing. ``run`` does so itself; it is done once.
+
+        It lets other tasks run in between, which ``len(batch)`` and ``batch.report()`` cannot: they read what has not
+        been read in one go, which takes about a second for a million orders.
+
+        Raises:
+            InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`.
+
+        Cancelled: what has not been read is read later.
+        """
+        await self._source.read()
+
     async def run(self) -> CancelReport:
         """Cancel every order; return the report once each has its outcome.
 
@@ -517,8 +564,8 @@ class Batch:
         """Return one outcome for every input that names an order, in their order, as far as is known now.
 
         What is in flight is :class:`Unknown`, what has not been written :class:`NotSent`; such an outcome is not
-        ``final`` while it can still change. Each call tells the latest. It takes some milliseconds for 200 000 orders,
-        and before the batch has ended some 0.1 s more, because outcomes are made then that do not stay.
+        ``final`` while it can still change. Each call tells the latest. It takes a few milliseconds, however many
+        orders there are, but for an input that has not been read yet: see :meth:`check`.
 
         Raises:
             InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`.

@@ -28,7 +28,8 @@ from trio_cancel._values.errors import InvalidRequest, LookupFailed
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.open_report import OpenReport, OpenScope
 from trio_cancel._values.order_state import OrderState
-from trio_cancel._values.outcomes import CancelReport, Outcome
+from trio_cancel._values.outcomes import Outcome
+from trio_cancel._values.report import CancelReport
 from trio_cancel._venue.rest import Page
 
 QUIET = 20.0

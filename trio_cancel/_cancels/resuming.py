@@ -29,15 +29,8 @@ from trio_cancel._session.session import Session
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import NotWritten
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.outcomes import (
-    AlreadyClosed,
-    Canceled,
-    CancelReport,
-    NotFound,
-    NotSent,
-    Outcome,
-    not_surely,
-)
+from trio_cancel._values.outcomes import AlreadyClosed, Canceled, NotFound, NotSent, Outcome, not_surely
+from trio_cancel._values.report import CancelReport
 
 SETTLE = 10.0
 """Seconds in which the create of a held order may still reach the venue's book (general information: 10 s)."""

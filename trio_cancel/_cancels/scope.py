@@ -27,7 +27,8 @@ from trio_cancel._trio.signals import ears, is_interrupt
 from trio_cancel._values.errors import InvalidRequest, OrdersLeft, SessionClosed, TakenOver
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
-from trio_cancel._values.outcomes import CancelReport, Outcome, describe_left
+from trio_cancel._values.outcomes import Outcome
+from trio_cancel._values.report import CancelReport, describe_left
 
 LOGGED_TOGETHER = 100
 """Ids in one line of the log."""

@@ -32,7 +32,8 @@ from trio_cancel._trio.background import open_background
 from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import InvalidRequest
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.outcomes import InvalidItem, NotSent, Outcome
+from trio_cancel._values.outcomes import NotSent, Outcome
+from trio_cancel._values.report import InvalidItem
 
 SHELF = 64
 """Items taken from the input ahead of their turn."""

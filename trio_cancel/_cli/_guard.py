@@ -25,7 +25,7 @@ from trio_cancel._guard.opening import open_guard
 from trio_cancel._trio.signals import cancel_on_signals
 from trio_cancel._values.errors import ConfigurationError, Interrupted
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, Credentials
-from trio_cancel._values.outcomes import CancelReport
+from trio_cancel._values.report import CancelReport
 
 PRINTED = 2.0
 """Seconds that the end waits for whoever reads the lines."""

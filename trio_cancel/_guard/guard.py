@@ -35,7 +35,7 @@ from trio_cancel._values.boundary import Boundary, describe, ends_program
 from trio_cancel._values.errors import JournalError, TradingError
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import logger
-from trio_cancel._values.outcomes import CancelReport
+from trio_cancel._values.report import CancelReport
 
 LOOK = 0.1
 """Seconds from look to look."""

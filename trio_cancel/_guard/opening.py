@@ -13,7 +13,7 @@ from trio_cancel._journal.address import Server, server_of
 from trio_cancel._trio.running import check_trio
 from trio_cancel._values.errors import ConfigurationError, JournalError
 from trio_cancel._values.models import Credentials
-from trio_cancel._values.outcomes import CancelReport
+from trio_cancel._values.report import CancelReport
 
 if TYPE_CHECKING:
     from trio_cancel._guard.guard import GuardTasks

@@ -31,7 +31,8 @@ from trio_cancel._journal.reading import JournalContents
 from trio_cancel._journal.resume import plan_resume
 from trio_cancel._values.errors import NotWritten
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.outcomes import CancelReport, NotFound, NotSent, Outcome
+from trio_cancel._values.outcomes import NotFound, NotSent, Outcome
+from trio_cancel._values.report import CancelReport
 
 BY_ID = RetryPolicy(reply_timeout=5.0, give_up_after=10.0)
 """How long an order is tried by the venue's id; after that its journal is let go of, and asked for again later."""

@@ -44,7 +44,8 @@ from trio_cancel._values.travel import Travels, identity
 
 if TYPE_CHECKING:
     from trio_cancel._values.models import CancelRequest
-    from trio_cancel._values.outcomes import AlreadyClosed, Canceled, CancelReport, NotFound, NotSent, Rejected, Unknown
+    from trio_cancel._values.outcomes import AlreadyClosed, Canceled, NotFound, NotSent, Rejected, Unknown
+    from trio_cancel._values.report import CancelReport
 
 
 class TradingError(Travels, Exception):

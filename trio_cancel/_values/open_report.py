@@ -8,8 +8,10 @@ from typing import Literal
 import attrs
 
 from trio_cancel._values.errors import ConfigurationError, LookupFailed
+from trio_cancel._values.kept import Outcomes
 from trio_cancel._values.order_state import OrderState
-from trio_cancel._values.outcomes import CancelReport, Outcome
+from trio_cancel._values.outcomes import Outcome
+from trio_cancel._values.report import CancelReport
 from trio_cancel._values.travel import identity
 
 SIDES = ("buy", "sell")
@@ -92,7 +94,7 @@ class OpenReport:
     outside: int = 0
 
     @property
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> Outcomes:
         """One outcome for each of ``orders``."""
         return self.cancels.outcomes
 

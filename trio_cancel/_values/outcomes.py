@@ -1,10 +1,10 @@
-"""What became of a cancel: a closed union of six frozen outcomes, and the report over many of them.
+"""What became of a cancel: a closed union of six frozen outcomes.
 
 ``off_book`` answers the only question that matters: True (the order is off the book), False (we did not take it
 off), None (don't know). Which answer means what is the table in ``_venue/contract.md``, applied in
 ``_venue/verdict.py``; several attempts are read together in ``_engine/order.py``.
 
-Outcomes and reports survive ``pickle``, ``copy.copy`` and ``copy.deepcopy``. Two outcomes are equal if their fields
+Outcomes survive ``pickle``, ``copy.copy`` and ``copy.deepcopy``. Two outcomes are equal if their fields
 are; of two causes class and words are compared. To change a field in a copy use ``msgspec.structs.replace``.
 
 What is kept for each order of a bulk cancel is a ``msgspec.Struct`` that the garbage collector never visits
@@ -14,30 +14,25 @@ visited.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NoReturn, TypeAlias
 
-import attrs
 import msgspec
 
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import (
     CancelNotSent,
-    InvalidRequest,
     InvalidSignature,
     MissingParameters,
     NotSurelyThisOrder,
     OrderNotActive,
     OrderNotFound,
-    OrdersLeft,
     OutcomeUnknown,
     RateLimited,
     VenueError,
 )
 from trio_cancel._values.models import CanceledOrder, CancelRequest
 from trio_cancel._values.order_state import OrderState
-from trio_cancel._values.travel import Anything, identity, portable
+from trio_cancel._values.travel import identity, portable
 
 FIELD_ADVICE = (
     "if the credentials are right, the venue may know the token by its other name: "
@@ -348,106 +343,6 @@ def _exception_of(outcome: AlreadyClosed | NotFound | Rejected, error: VenueRepl
     if error.refuses_credentials:
         return InvalidSignature
     return MissingParameters if error.error_code == 40010 else VenueError
-
-
-@attrs.frozen
-class InvalidItem:
-    """An item of a bulk cancel's input that names no order, where ``invalid="report"`` was asked for.
-
-    Attributes:
-        index: its place in the input, from 0.
-        item: what stood there.
-        error: why it names no order.
-    """
-
-    index: int
-    item: object
-    error: InvalidRequest = attrs.field(eq=identity)
-
-    def __str__(self) -> str:
-        return str(self.error)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        item = self.item if isinstance(self.item, str) else Anything(self.item)
-        return InvalidItem, (self.index, item, self.error)
-
-    def __copy__(self) -> InvalidItem:
-        return self
-
-
-@attrs.frozen
-class CancelReport:
-    """One outcome for every order of a bulk cancel, and a record for every item that named none.
-
-    Attributes:
-        outcomes: in the order of the input; an order that stood there twice has the same outcome in both places.
-        invalid: the items that name no order, in the order of the input; empty unless ``invalid="report"`` was asked
-            for. ``len(outcomes) + len(invalid)`` is the length of the input.
-        journal_failed: True if a journal was asked for and could not record all of it.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    journal_failed: bool = attrs.field(default=False, kw_only=True)
-    invalid: tuple[InvalidItem, ...] = attrs.field(default=(), kw_only=True)
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """How many outcomes of each kind there are: ``{"canceled": 998, …}``, all six kinds, zeros included."""
-        counts: dict[str, int] = dict.fromkeys(KINDS, 0)
-        for outcome in self.outcomes:
-            counts[outcome.kind] += 1
-        return MappingProxyType(counts)
-
-    @property
-    def left(self) -> tuple[Outcome, ...]:
-        """The outcomes whose orders are not surely off the book."""
-        return tuple(outcome for outcome in self.outcomes if not outcome.off_book)
-
-    @property
-    def partly_filled(self) -> tuple[Canceled, ...]:
-        """The canceled orders of which a part was executed before, as far as the venue says so."""
-        return tuple(
-            outcome
-            for outcome in self.outcomes
-            if isinstance(outcome, Canceled) and (outcome.order.executed_amount or 0) > 0
-        )
-
-    @property
-    def final(self) -> bool:
-        """True if no outcome can change any more."""
-        return all(outcome.final for outcome in self.outcomes)
-
-    def raise_for_left(self) -> None:
-        """Raise :class:`OrdersLeft` if an order is not surely off the book, or an item of the input named none."""
-        left = self.left
-        if left or self.invalid:
-            parts = [describe_left(left)] if left else []
-            parts += [describe_invalid(self.invalid)] if self.invalid else []
-            raise OrdersLeft(" ".join(parts), report=self)
-
-    def __len__(self) -> int:
-        return len(self.outcomes)
-
-
-def describe_invalid(invalid: tuple[InvalidItem, ...], most: int = 3) -> str:
-    """Return one sentence about the items in ``invalid`` (naming at most ``most`` of them)."""
-    many = len(invalid) != 1
-    first = "; ".join(str(item).rstrip(".") for item in invalid[:most])
-    more = f"; and {len(invalid) - most} more" if len(invalid) > most else ""
-    return f"{len(invalid)} item{'s' if many else ''} of the input name{'' if many else 's'} no order: {first}{more}."
-
-
-def describe_left(left: tuple[Outcome, ...], most: int = 10) -> str:
-    """Return one sentence that names the orders in ``left`` (at most ``most`` of them)."""
-    names = ", ".join(f"{outcome.request.key} ({_state(outcome)})" for outcome in left[:most])
-    more = f" and {len(left) - most} more" if len(left) > most else ""
-    return f"{len(left)} order{'s are' if len(left) > 1 else ' is'} not surely off the book: {names}{more}."
-
-
-def _state(outcome: Outcome) -> str:
-    if isinstance(outcome, Unknown) and isinstance(outcome.cause, NotSurelyThisOrder):
-        return f"{outcome.kind}: closed, but not surely this order"
-    return outcome.kind
 
 
 def not_surely(closed: Canceled | AlreadyClosed) -> Unknown:

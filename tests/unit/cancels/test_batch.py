@@ -71,7 +71,7 @@ async def test_a_duplicate_is_canceled_once_and_reported_twice(autojump_clock: M
         assert len(batch) == 5
         report = await batch.run()
         assert [outcome.kind for outcome in report.outcomes] == ["canceled"] * 4 + ["not_found"]
-        assert report.outcomes[0] is report.outcomes[2] is report.outcomes[3]
+        assert report.outcomes[0] == report.outcomes[2] == report.outcomes[3]
         assert len(venue.log.by_order(first)) == 1
         assert len(report) == 5
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -278,7 +278,7 @@ def test_single_cancels_in_an_outage_cost_each_the_same() -> None:
 # Every way to cancel, with the whole client
 
 
-async def outcomes_of(ws: TradingWS, how: str, ids: list[str]) -> tuple[Outcome, ...]:
+async def outcomes_of(ws: TradingWS, how: str, ids: list[str]) -> Sequence[Outcome]:
     if how == "many":
         return (await ws.cancel_many(ids)).outcomes
     if how == "batch":

@@ -36,7 +36,8 @@ from trio_cancel import (
     VenueUnavailable,
 )
 from trio_cancel._values.errors import InvalidRequest, NotSurelyThisOrder
-from trio_cancel._values.outcomes import FIELD_ADVICE, InvalidItem, describe_invalid, describe_left, not_surely
+from trio_cancel._values.outcomes import FIELD_ADVICE, not_surely
+from trio_cancel._values.report import InvalidItem, describe_invalid, describe_left
 from trio_cancel._venue.codec import Reply, decode_reply
 from trio_cancel.lookup import OrderState, OrderStatus
 from trio_cancel.types import Attempt, CanceledOrder, CancelReport, OffsetInterval, VenueReply

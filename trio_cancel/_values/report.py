@@ -1,0 +1,108 @@
+"""The report over many outcomes, and what it says of the items that named no order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from trio_cancel._values.errors import InvalidRequest, NotSurelyThisOrder, OrdersLeft
+from trio_cancel._values.kept import Outcomes, counts_of, is_final, left_of, outcomes_of, partly_filled_of
+from trio_cancel._values.outcomes import Canceled, Outcome, Unknown
+from trio_cancel._values.travel import Anything, identity
+
+
+@attrs.frozen
+class InvalidItem:
+    """An item of a bulk cancel's input that names no order, where ``invalid="report"`` was asked for.
+
+    Attributes:
+        index: its place in the input, from 0.
+        item: what stood there.
+        error: why it names no order.
+    """
+
+    index: int
+    item: object
+    error: InvalidRequest = attrs.field(eq=identity)
+
+    def __str__(self) -> str:
+        return str(self.error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        item = self.item if isinstance(self.item, str) else Anything(self.item)
+        return InvalidItem, (self.index, item, self.error)
+
+    def __copy__(self) -> InvalidItem:
+        return self
+
+
+@attrs.frozen
+class CancelReport:
+    """One outcome for every order of a bulk cancel, and a record for every item that named none.
+
+    Attributes:
+        outcomes: in the order of the input; an order that stood there twice has an equal outcome in both places. It can
+            be used as a tuple, and whatever it is made of becomes such a sequence.
+        invalid: the items that name no order, in the order of the input; empty unless ``invalid="report"`` was asked
+            for. ``len(outcomes) + len(invalid)`` is the length of the input.
+        journal_failed: True if a journal was asked for and could not record all of it.
+    """
+
+    outcomes: Outcomes = attrs.field(converter=outcomes_of)
+    journal_failed: bool = attrs.field(default=False, kw_only=True)
+    invalid: tuple[InvalidItem, ...] = attrs.field(default=(), kw_only=True)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many outcomes of each kind there are: ``{"canceled": 998, …}``, all six kinds, zeros included."""
+        return MappingProxyType(counts_of(self.outcomes))
+
+    @property
+    def left(self) -> tuple[Outcome, ...]:
+        """The outcomes whose orders are not surely off the book."""
+        return left_of(self.outcomes)
+
+    @property
+    def partly_filled(self) -> tuple[Canceled, ...]:
+        """The canceled orders of which a part was executed before, as far as the venue says so."""
+        return partly_filled_of(self.outcomes)
+
+    @property
+    def final(self) -> bool:
+        """True if no outcome can change any more."""
+        return is_final(self.outcomes)
+
+    def raise_for_left(self) -> None:
+        """Raise :class:`OrdersLeft` if an order is not surely off the book, or an item of the input named none."""
+        left = self.left
+        if left or self.invalid:
+            parts = [describe_left(left)] if left else []
+            parts += [describe_invalid(self.invalid)] if self.invalid else []
+            raise OrdersLeft(" ".join(parts), report=self)
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+
+def describe_invalid(invalid: tuple[InvalidItem, ...], most: int = 3) -> str:
+    """Return one sentence about the items in ``invalid`` (naming at most ``most`` of them)."""
+    many = len(invalid) != 1
+    first = "; ".join(str(item).rstrip(".") for item in invalid[:most])
+    more = f"; and {len(invalid) - most} more" if len(invalid) > most else ""
+    return f"{len(invalid)} item{'s' if many else ''} of the input name{'' if many else 's'} no order: {first}{more}."
+
+
+def describe_left(left: tuple[Outcome, ...], most: int = 10) -> str:
+    """Return one sentence that names the orders in ``left`` (at most ``most`` of them)."""
+    names = ", ".join(f"{outcome.request.key} ({_state(outcome)})" for outcome in left[:most])
+    more = f" and {len(left) - most} more" if len(left) > most else ""
+    return f"{len(left)} order{'s are' if len(left) > 1 else ' is'} not surely off the book: {names}{more}."
+
+
+def _state(outcome: Outcome) -> str:
+    if isinstance(outcome, Unknown) and isinstance(outcome.cause, NotSurelyThisOrder):
+        return f"{outcome.kind}: closed, but not surely this order"
+    return outcome.kind
