@@ -417,7 +417,7 @@ class BatchSource:
     def _outcome_now(self, order: OrderCancel, cause: BaseException, final: bool) -> Outcome:
         if order.outcome is not None:
             return order.outcome
-        if order.flights:
+        if order.latest is not None:
             return order.conclude(NoReply("no answer has come yet"), self._engine.clock.interval, final=False)
         return NotSent(order.request, cause=cause, final=final)
 

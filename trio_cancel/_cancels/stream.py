@@ -118,7 +118,7 @@ class StreamSource:
     @property
     def unsettled(self) -> tuple[CancelRequest, ...]:
         """The orders that are in flight now; after the block: that were when it was left and have not settled since."""
-        return tuple(order.request for order in self._out if order.flights and order.outcome is None)
+        return tuple(order.request for order in self._out if order.latest is not None and order.outcome is None)
 
     @property
     def invalid(self) -> tuple[InvalidItem, ...]:

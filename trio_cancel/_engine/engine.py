@@ -417,7 +417,7 @@ class Engine:
         group: list[OrderCancel] = []
         while queue.last_chance and len(group) < most:
             pending = queue.last_chance.popleft()
-            if pending.flights or pending.state not in (State.QUEUED, State.RETRYING):
+            if pending.latest is not None or pending.state not in (State.QUEUED, State.RETRYING):
                 continue  # it has been written meanwhile, in its place in the window
             terms = pending.terms
             if pending.spent(now, self._silence.since(terms.give_up_after)) >= PACED_EARLIEST * terms.give_up_after:
@@ -474,7 +474,9 @@ class Engine:
         if self._in_flight.stopped is not None:
             self.put_back(admitted, now)
         flights: list[LiveAttempt] = []
-        to_sign: list[tuple[str, CancelRequest]] = []
+        # (Two lists: a pair for each would have the collector run more often.)
+        ids: list[str] = []
+        requests: list[CancelRequest] = []
         notify = self._notify
         is_admitted = State.ADMITTED
         prefix = self._id_prefix
@@ -507,12 +509,13 @@ class Engine:
                 continue
             number += 1
             request_id = f"{prefix}-{number}"
+            ids.append(request_id)
             looking = pending.looking
             if looking is None or looking.asks is None:
-                to_sign.append((request_id, pending.request))
+                requests.append(pending.request)
             else:
                 looking.by_id[request_id] = looking.asks
-                to_sign.append((request_id, looking.asks))
+                requests.append(looking.asks)
             deadline = now + (left if left < terms.reply_timeout else terms.reply_timeout)  # noqa: FURB136 - hot
             if deadline < earliest:
                 earliest = deadline
@@ -525,7 +528,7 @@ class Engine:
         self._next_id = number
         self._counters.written += len(flights)
         self.alarm.set(earliest)
-        return flights, self._sign(to_sign, int((wall + self.clock.correction) * 1000))
+        return flights, self._sign(zip(ids, requests, strict=True), int((wall + self.clock.correction) * 1000))
 
     def time_left(self, flights: list[LiveAttempt], now: float) -> float:
         """Return how many seconds the longest of these orders has left, a little less; inf if there is none.
@@ -709,7 +712,8 @@ class Engine:
             if pending.running_from is not None or since < math.inf:
                 next_at = min(next_at, now + left)
             if pending.state is State.IN_FLIGHT:
-                reply_at = pending.flights[-1].deadline
+                assert pending.latest is not None  # it was written
+                reply_at = pending.latest.deadline
                 if reply_at > now:
                     next_at = min(next_at, reply_at)
                 else:
@@ -806,14 +810,15 @@ class Engine:
         if left < MOMENT:
             table.settle(pending, pending.conclude(self._why_silent(pending), self.clock.interval))
             return math.inf
-        if not pending.flights and pending.state in (State.QUEUED, State.RETRYING):
+        if pending.latest is None and pending.state in (State.QUEUED, State.RETRYING):
             after = last_chance_after(patience, len(self._queue.priority), self._known_pace())
             if spent < after - MOMENT:
                 return now + after - spent
             self._queue.last_chance.append(pending)
             return now + left
         if pending.state is State.IN_FLIGHT:
-            latest = pending.flights[-1]
+            latest = pending.latest
+            assert latest is not None  # it was written
             # Once the venue has come back it is tried again as any other.
             if self._silence.last_sign > latest.written or not pending.terms.retry:
                 if latest.deadline > now and latest.request_id in table.flights:
@@ -897,7 +902,7 @@ class Engine:
 
     def _why_silent(self, pending: OrderCancel) -> BaseException | None:
         """Return why it is given up; None if nothing but its own attempts says that."""
-        if not pending.flights:
+        if pending.latest is None:
             return self._why_not_written(pending.terms.give_up_after)
         if pending in self._in_flight.last:
             return NoReply(f"no answer came before its time of {pending.terms.give_up_after:g} s was over")

@@ -167,7 +167,7 @@ class InFlight:
         pending.retry(at)
         if pending not in self.last:
             self.queue.retry(pending)
-        elif pending.flights:
+        elif pending.latest is not None:
             self.queue.returning.append(pending)
         else:
             self.queue.last_chance.append(pending)
@@ -182,7 +182,7 @@ class InFlight:
                 return
             if pending.looking is not None and outcome.seen is None and needs_lookup(outcome, closed_too=False):
                 outcome = with_seen(outcome, pending.looking.outcome.seen)
-        if pending.unrecorded and pending.flights:
+        if pending.unrecorded and pending.latest is not None:
             outcome = msgspec.structs.replace(outcome, unrecorded=True)
         pending.settle(outcome)
         recent = self._recent
@@ -338,7 +338,7 @@ class InFlight:
         if pending.state is State.LOOKED_UP:
             assert pending.looking is not None
             self._end_lookup(pending, pending.looking.outcome)
-        elif not pending.flights:
+        elif pending.latest is None:
             self.settle(pending, pending.conclude(NotWritten("its caller left before it was written"), None))
             self.wakeup.ring()
         elif not self.can_still_be_answered(pending):

@@ -138,7 +138,8 @@ class OrderCancel:
         place: which of its bulk's orders it is.
         state: where it stands. Read it anywhere; only this module assigns it.
         outcome: what became of it, once it has settled.
-        flights: its attempts that were written, oldest first.
+        latest: its last attempt that was written; None if none was.
+        earlier: those before it, oldest first.
         error: the venue's last error.
         doubt: why an attempt left the order unknown.
         abandoned: the caller has left: no further attempt.
@@ -159,11 +160,12 @@ class OrderCancel:
     __slots__ = (
         "abandoned",
         "doubt",
+        "earlier",
         "error",
-        "flights",
         "handed_in",
         "held_since",
         "intent",
+        "latest",
         "learned",
         "looked_again",
         "looking",
@@ -198,7 +200,9 @@ class OrderCancel:
         self.place: int = place
         self.state: State = _QUEUED
         self.outcome: Outcome | None = None
-        self.flights: tuple[LiveAttempt, ...] = ()
+        # (Not one tuple: most orders have one attempt, and a tuple for each would have the collector run more often.)
+        self.latest: LiveAttempt | None = None
+        self.earlier: tuple[LiveAttempt, ...] = ()
         self.error: VenueReply | None = None
         self.doubt: BaseException | None = None
         self.abandoned: bool = False
@@ -231,15 +235,19 @@ class OrderCancel:
         if self.state is not _ADMITTED:
             raise IllegalStep(f"{self.request}: {self.state.name} is not to be written")
         self.state = _IN_FLIGHT
-        self.flights = (*self.flights, flight) if self.flights else (flight,)
+        if self.latest is not None:
+            self.earlier = (*self.earlier, self.latest)
+        self.latest = flight
 
     def not_written(self, flight: LiveAttempt) -> None:
         """Forget an attempt that the socket never accepted; what follows is another step."""
-        self.flights = tuple(each for each in self.flights if each is not flight)
+        left = [each for each in self.flights if each is not flight]
+        self.latest = left.pop() if left else None
+        self.earlier = tuple(left)
 
     def wait_for_answer(self) -> None:
         """Let it wait for the answers to its attempts, and for nothing else."""
-        if not self.flights:
+        if self.latest is None:
             raise IllegalStep(f"{self.request}: it was never written, so that no answer can come")
         self._step(_IN_FLIGHT)
 
@@ -265,6 +273,12 @@ class OrderCancel:
             self.settled_to.send_nowait(self)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return  # who waited has left
+
+    @property
+    def flights(self) -> tuple[LiveAttempt, ...]:
+        """Its attempts that were written, oldest first."""
+        latest = self.latest
+        return () if latest is None else (*self.earlier, latest) if self.earlier else (latest,)
 
     @property
     def result(self) -> Outcome:
@@ -316,7 +330,7 @@ class OrderCancel:
         if looking is not None and self.state is State.LOOKED_UP:
             return msgspec.structs.replace(looking.outcome, attempts=self.attempts(), final=final)
         seen = None if looking is None else looking.outcome.seen
-        if self.flights and self.may_have_applied_but(None):
+        if self.latest is not None and self.may_have_applied_but(None):
             return Unknown(
                 self.request,
                 self.attempts(),

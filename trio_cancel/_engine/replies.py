@@ -95,7 +95,7 @@ class ReplyHandler:
             elif pace.window < WINDOW_MOST:
                 pace.window += 1
             attempts: tuple[Attempt, ...]
-            if len(pending.flights) == 1:
+            if not pending.earlier:
                 # What nearly every order ends in, without a call.
                 attempts, after = (Attempt(flight.request_id, flight.written_at, wall, 200),), False
             else:
@@ -162,7 +162,7 @@ class ReplyHandler:
         """Let it be signed anew, once, if another look at the venue's clock may show why its signature was refused."""
         if pending.looked_again or pending.abandoned or not pending.terms.retry or pending.state is not State.IN_FLIGHT:
             return False
-        if pending.refused_for_good or flight is not pending.flights[-1]:
+        if pending.refused_for_good or flight is not pending.latest:
             return False
         at = self._table.clock.look_again(int(flight.request_id.rpartition("-")[2]), now)
         if at is None:
@@ -192,7 +192,8 @@ class ReplyHandler:
             return  # a late answer to an older attempt; the next one is due already
         ended = pending.refused_for_good or pending.abandoned or not pending.terms.retry
         # While another attempt may follow, only the answer to the latest one is worth waiting for.
-        latest = pending.flights[-1]
+        latest = pending.latest
+        assert latest is not None  # it has been answered
         waits = latest.answered_at is None and latest.request_id in table.flights
         if waits or (ended and table.can_still_be_answered(pending)):
             if ended:

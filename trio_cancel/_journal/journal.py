@@ -339,12 +339,14 @@ class Journal:
         """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
         self._unanswered = unanswered
         if orders:
-            self._written_until = orders[-1].flights[-1].written
+            latest = orders[-1].latest
+            assert latest is not None  # it was written
+            self._written_until = latest.written
             self._wake_lazily()
 
     def retried(self, pending: OrderCancel) -> None:
         """Note that an order waits for its next attempt."""
-        if pending.flights:
+        if pending.latest is not None:
             self._add_attempts(pending)
             self._wake_lazily()
 

@@ -377,7 +377,7 @@ def test_what_an_order_ends_as_after_lookups() -> None:
     refused = pending_with(NotFound(BY_ID, error=ERROR, seen=seen), error=VenueReply(429))
     flight = LiveAttempt(refused, "r-1", 1, 0.0, WALL, 12.0)
     flight.answered_at = WALL
-    refused.flights = (flight,)
+    refused.latest = flight
     outcome = refused.conclude(None, None, final=False)
     assert outcome == NotFound(BY_ID, refused.attempts(), error=VenueReply(429), seen=seen, final=False)
     flight.may_have_applied = True

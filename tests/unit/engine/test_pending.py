@@ -22,7 +22,7 @@ def attempt(order: Order, *, answered: bool, may_have_applied: bool = False) -> 
     flight = LiveAttempt(order, f"r-{len(order.flights)}", 1, 0.0, 1e9, 12.0)
     flight.answered_at = 1e9 + 1 if answered else None
     flight.may_have_applied = may_have_applied
-    order.flights = (*order.flights, flight)
+    order.latest, order.earlier = flight, order.flights
     return flight
 
 
@@ -98,7 +98,7 @@ def test_attempts_are_told_whole() -> None:
         outcome = order.conclude(None, None)
         assert (outcome.request, outcome.attempts, outcome.error) == (order.request, order.attempts(), order.error)
         assert isinstance(outcome, Rejected if refused_only else Unknown)
-        order.flights = order.flights[:1]
+        order.latest, order.earlier = order.flights[0], ()
     assert pending().conclude(None, None).request == order.request
 
 
