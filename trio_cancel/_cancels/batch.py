@@ -1,15 +1,14 @@
 """A bulk cancel that can be interrupted and still accounts for every order.
 
-A batch keeps one slot for each distinct order. The engine asks it for as many orders as there is room for: no
-task per order, no queue that grows. They settle into one memory channel with room for all of them, from which ``run``
-or the reader's ``async for`` puts the outcomes into their slots. If that is cancelled or the block is left, what is not
-written is withdrawn, what is written goes on settling into the channel while the connection lives, and ``report`` and
-the reader take it from there at any time.
+The engine asks a batch for as many orders as there is room for: no task per order, no queue that grows. An order that
+settles is told to the ledger (``_values.kept``) in the same step, whoever runs, which needs no turn of another task;
+``run`` is woken when there is nothing more to wait for. If it is cancelled or the block is left, what is not written is
+withdrawn, and what is written goes on settling into the ledger while the connection lives. So ``report`` has the latest
+at any time.
 
-The reader's task owns the slots; ``report`` and the engine's calls change them only between two awaits. For a reader,
-what has been taken from the channel waits in a queue, so that a report in between takes nothing from it. Whatever
-concerns each order is done in slices, with other tasks' turns in between: reading and checking a large input, taking
-outcomes, withdrawing what was interrupted.
+For a reader's ``async for`` the places of those that have settled wait in a queue beside it. Whatever concerns each
+order is done in slices, with other tasks' turns in between: reading and checking a large input, withdrawing what was
+interrupted; settling is as bounded as the engine's steps are.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Literal, Self, TypeAlias, cast
@@ -27,6 +25,7 @@ import trio
 from trio_cancel._cancels.withdraw import withdraw
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.order import OrderCancel, RetryPolicy
+from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import ConfigurationError, InvalidRequest, NoReply, NotWritten
 from trio_cancel._values.kept import CHUNK, ByExternalId, Ledger, Name, Repeats, name_of
 from trio_cancel._values.models import CancelRequest, canonical_id, request_by_id
@@ -89,10 +88,10 @@ def check_iterable(requests: object) -> None:
 YIELD_EVERY = 64
 """Outcomes after which a reader, which may never wait, lets others run."""
 SLICE = 2_000
-"""Items that are read, and outcomes that are taken or made, in one step at most."""
+"""Items that are read in one step at most."""
 
 
-_SHARDS = 256
+_SHARDS = 64
 """Tables that share what has been seen of a large input: one that grows, or is dropped, takes no time to speak of."""
 
 _Key: TypeAlias = str | ByExternalId
@@ -241,12 +240,11 @@ class BatchSource:
         self._orders = 0  # how many there are, once all have been read
         self._ledger = Ledger(())  # what is kept of them
         self._asked = 0  # how many of them the engine has asked for
-        self._out: dict[OrderCancel, None] = {}  # asked for, and not back from the channel
-        self._send: trio.MemorySendChannel[OrderCancel]
-        self._settled: trio.MemoryReceiveChannel[OrderCancel]
+        self._out: dict[OrderCancel, None] = {}  # asked for, and not settled
+        self._wakeup = Wakeup()  # for who waits: there is an outcome to read, or nothing more is to come
         self._started = False
         self._ended = False
-        self._untold: deque[int] | None = None  # the places of those taken for a reader, if there is one
+        self._untold: deque[int] | None = None  # the places of those that a reader has not had, if there is one
         self._reading = False
         self._unyielded = 0  # outcomes read since others could run
         self._rest = 0  # from here on, of those that it never asked for, the reader has none
@@ -266,7 +264,6 @@ class BatchSource:
         self._unread = False
         self._orders = self._input.orders
         self._ledger = Ledger(self._input.names)
-        self._send, self._settled = trio.open_memory_channel[OrderCancel](max(1, self._orders))
 
     def _read_on(self) -> None:
         """Read another slice of the input; what is wrong with it is raised now and whenever it is needed."""
@@ -316,7 +313,8 @@ class BatchSource:
         try:
             await self._begin()
             if self._orders:
-                await self._take_all()
+                while self._out or self.waiting:
+                    await self._wakeup.wait()
         finally:
             await self.end()  # noqa: ASYNC102 - it shields itself, and ends by itself
         return self.report()
@@ -360,10 +358,8 @@ class BatchSource:
                     await trio.lowlevel.checkpoint()
                     raise StopAsyncIteration
                 return outcome
-            with suppress(trio.EndOfChannel):  # the rest was refused, and nothing else is under way
-                self._take(await self._settled.receive())
-                self._unyielded = 0
-                self._take_at_hand(SLICE)
+            await self._wakeup.wait()
+            self._unyielded = 0
         outcome = self._ledger.outcome(untold.popleft())
         assert outcome is not None  # it has been told
         return outcome
@@ -377,26 +373,6 @@ class BatchSource:
         (request,) = self._ledger.requests(place, 1)
         return NotSent(request, cause=self._why_not_written()[0])
 
-    async def _take_all(self) -> None:
-        """Take every outcome out of the channel, as they come."""
-        settled = self._settled
-        with suppress(trio.EndOfChannel):  # the rest was refused, and nothing else is under way
-            while self._out or self.waiting:
-                self._take(await settled.receive())
-                self._take_at_hand(SLICE)
-
-    def _take(self, order: OrderCancel) -> None:
-        del self._out[order]
-        self._ledger.tell(order.place, order.result)
-        if self._untold is not None:
-            self._untold.append(order.place)
-
-    def _take_at_hand(self, most: int) -> None:
-        receive, take = self._settled.receive_nowait, self._take
-        with suppress(trio.WouldBlock, trio.EndOfChannel):
-            for _ in range(most):
-                take(receive())
-
     @trio.lowlevel.enable_ki_protection
     async def end(self) -> None:
         """Withdraw what has no outcome, in slices."""
@@ -407,16 +383,12 @@ class BatchSource:
     def report(self) -> CancelReport:
         """Return what is known now; see :meth:`Batch.report`."""
         self._read_rest()
-        if self._out:
-            self._take_at_hand(len(self._out))
         cause, final = self._why_not_written()  # one for all
         under_way = [(order.place, self._outcome_now(order, cause, final)) for order in self._out]
         outcomes = self._ledger.outcomes(under_way, self._input.repeats, cause, final)
         return CancelReport(outcomes, journal_failed=self._journal_failed(), invalid=tuple(self._input.invalid))
 
     def _outcome_now(self, order: OrderCancel, cause: BaseException, final: bool) -> Outcome:
-        if order.outcome is not None:
-            return order.outcome
         if order.latest is not None:
             return order.conclude(NoReply("no answer has come yet"), self._engine.clock.interval, final=False)
         return NotSent(order.request, cause=cause, final=final)
@@ -443,13 +415,24 @@ class BatchSource:
         begin = self._asked
         some = self._ledger.requests(begin, most)
         self._asked += len(some)
-        terms, held_since, send = self.terms, self.held_since, self._send
+        terms, held_since = self.terms, self.held_since
         taken = [
-            OrderCancel(request, terms, send, False, place, held_since) for place, request in enumerate(some, begin)
+            OrderCancel(request, terms, self, False, place, held_since) for place, request in enumerate(some, begin)
         ]
         self._out.update(dict.fromkeys(taken))
         self._engine.tell_queued(some)
         return taken
+
+    @trio.lowlevel.enable_ki_protection
+    def send_nowait(self, order: OrderCancel) -> None:
+        """Take an order that has settled."""
+        del self._out[order]
+        self._ledger.tell(order.place, order.result)
+        if self._untold is not None:
+            self._untold.append(order.place)
+            self._wakeup.ring()
+        elif not self._out and not self.waiting:
+            self._wakeup.ring()
 
     def take_last(self, most: int) -> list[OrderCancel]:
         """Return the next orders that get their last chance, at most so many."""
@@ -468,8 +451,7 @@ class BatchSource:
         """Settle everything that has not been asked for: it will never be sent."""
         if self._refused is None:
             self._refused = cause
-            if not self._out:
-                self._send.close()
+            self._wakeup.ring()
 
     def give_up_after(self) -> float:
         """Return how many seconds it waits for a sign of life."""

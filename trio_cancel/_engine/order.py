@@ -18,8 +18,8 @@ it happens in, with the connection or the session, so that the order still has a
 What is in flight may be told so again, and what waits for its next attempt may be put off.
 
 An :class:`OrderCancel` belongs to the engine from the moment it is handed in until it settles. Whoever waits for it has
-made it with the send side of a memory channel that has room for it: a single cancel's own, or one that all orders of a
-bulk share. It is sent there, settled, once.
+made it with the send side of a memory channel that has room for it, or with what takes it in the same way (a batch,
+which keeps its outcome at once). It is sent there, settled, once.
 
 Its clock (``give_up_after``) runs from the first write on. While it is held back it stands still, but for the time in
 which the venue gives no sign of life: see ``_engine.silence``.
@@ -30,6 +30,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable
+from typing import Protocol
 
 import attrs
 import msgspec
@@ -96,33 +97,40 @@ _SETTLED.leads_to = ()
 _LONG_AGO = -math.inf
 
 
-class LiveAttempt:
-    """One attempt on one connection."""
+class LiveAttempt(msgspec.Struct, eq=False, gc=False):
+    """One attempt on one connection.
 
-    __slots__ = (
-        "answered_at",
-        "connection",
-        "deadline",
-        "may_have_applied",
-        "pending",
-        "request_id",
-        "status",
-        "written",
-        "written_at",
-    )
+    The garbage collector does not visit it: thousands a second come and go, and would have it run all the time. So the
+    cycle with its order is broken (``del flight.pending``) as soon as the order has settled, or forgets it.
 
-    def __init__(
-        self, pending: OrderCancel, request_id: str, connection: int, written: float, written_at: float, deadline: float
-    ) -> None:
-        self.pending: OrderCancel = pending
-        self.request_id: str = request_id
-        self.connection: int = connection
-        self.written: float = written  # trio's clock
-        self.written_at: float = written_at  # Unix seconds
-        self.deadline: float = deadline  # trio's clock
-        self.answered_at: float | None = None
-        self.status: int | None = None
-        self.may_have_applied: bool = False  # its answer says nothing of the order: it may have been applied
+    Attributes:
+        pending: whose attempt it is; gone once that has settled, or forgotten it.
+        request_id: the id that it carries.
+        connection: the number of the connection.
+        written: trio's clock.
+        written_at: Unix seconds.
+        deadline: trio's clock from which it counts as unanswered.
+        answered_at: Unix seconds; None while no answer has come.
+        status: of the answer.
+        may_have_applied: its answer says nothing of the order, which may have been applied.
+    """
+
+    pending: OrderCancel
+    request_id: str
+    connection: int
+    written: float
+    written_at: float
+    deadline: float
+    answered_at: float | None = None
+    status: int | None = None
+    may_have_applied: bool = False
+
+
+class SettledTo(Protocol):
+    """Where an order is sent that has settled: the send side of a memory channel with room for it, or the like."""
+
+    def send_nowait(self, order: OrderCancel, /) -> None:
+        """Take it, without waiting."""
 
 
 class OrderCancel:
@@ -188,14 +196,14 @@ class OrderCancel:
         self,
         request: CancelRequest,
         terms: RetryPolicy,
-        settled_to: trio.MemorySendChannel[OrderCancel],
+        settled_to: SettledTo,
         priority: bool = False,
         place: int = 0,
         held_since: float = _LONG_AGO,
     ) -> None:
         self.request: CancelRequest = request
         self.terms: RetryPolicy = terms
-        self.settled_to: trio.MemorySendChannel[OrderCancel] = settled_to
+        self.settled_to: SettledTo = settled_to
         self.priority: bool = priority
         self.place: int = place
         self.state: State = _QUEUED
@@ -241,6 +249,7 @@ class OrderCancel:
 
     def not_written(self, flight: LiveAttempt) -> None:
         """Forget an attempt that the socket never accepted; what follows is another step."""
+        del flight.pending
         left = [each for each in self.flights if each is not flight]
         self.latest = left.pop() if left else None
         self.earlier = tuple(left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from typing import Any, cast
 
@@ -392,3 +393,17 @@ def test_clearing_takes_all_out_that_was_not_tried_yet() -> None:
     assert not queue
     assert not queue.fresh
     assert queue.clear() == ([], [])
+
+
+def test_the_collector_visits_no_attempt_and_none_is_in_a_cycle_once_its_order_is_done_with_it() -> None:
+    table = Rings().table
+    settled, forgetful = order(), order()
+    first, second = written(table, settled, "r-1"), written(table, settled, "r-2")
+    unsent = written(table, forgetful, "r-3")
+    assert not any(map(gc.is_tracked, (first, second, unsent)))
+    assert all(hasattr(flight, "pending") for flight in (first, second, unsent))
+    table.settle(settled, settled.conclude(None, None))
+    forgetful.not_written(unsent)
+    assert settled.flights == (first, second)
+    assert (forgetful.flights, forgetful.latest) == ((), None)
+    assert not any(hasattr(flight, "pending") for flight in (first, second, unsent))

@@ -164,3 +164,14 @@ def test_the_doubt_that_came_first_is_the_cause() -> None:
     outcome = order.conclude(ConnectionLost("second"), None)
     assert isinstance(outcome, Unknown)
     assert str(outcome.cause) == "first"
+
+
+def test_its_attempts_are_the_latest_and_those_before_it() -> None:
+    order = pending()
+    assert (order.flights, order.latest, order.earlier) == ((), None, ())
+    first, second, third = (attempt(order, answered=False) for _ in range(3))
+    assert (order.flights, order.latest, order.earlier) == ((first, second, third), third, (first, second))
+    order.not_written(second)
+    assert (order.flights, order.latest, order.earlier) == ((first, third), third, (first,))
+    order.not_written(third)
+    assert (order.flights, order.latest, order.earlier) == ((first,), first, ())
