@@ -160,7 +160,7 @@ class Cluster:
     @contextmanager
     def standby(self) -> Generator[Cluster]:
         """Make a standby of this server, which runs; to be started. It follows as well as it can."""
-        directory = _directory()
+        directory = own_directory()
         try:
             other = Cluster(self._binaries, directory)
             source = f"--dbname=host={self.directory} port={self.port} user={ADMIN} application_name=standby"
@@ -295,7 +295,7 @@ def tls_front(cluster: Cluster, context: ssl.SSLContext) -> Generator[int]:
             thread.join()
 
 
-def _directory() -> Path:
+def own_directory() -> Path:
     """Make a directory for a server's files; in /tmp, because the name of a socket has to be short."""
     directory = Path(tempfile.mkdtemp(prefix="trio-cancel-pg-", dir="/tmp"))
     if os.geteuid() == 0:
@@ -303,7 +303,7 @@ def _directory() -> Path:
     return directory
 
 
-def _within_reach(binaries: Path, directory: Path) -> Path:
+def within_reach(binaries: Path, directory: Path) -> Path:
     """Return a folder with the programs that the server's user can run: a copy, if need be, as of root's own wheel."""
     try:
         subprocess.run([str(binaries / "postgres"), "--version"], check=True, capture_output=True, **_as_nobody())
@@ -328,9 +328,9 @@ def a_cluster(binaries: Path | None = None, **settings: str) -> Generator[Cluste
                 pytest.fail(text)
             pytest.skip(text)
         binaries = next(iter(found.values()))
-    directory = _directory()
+    directory = own_directory()
     try:
-        cluster = Cluster.make(_within_reach(binaries, directory), directory)
+        cluster = Cluster.make(within_reach(binaries, directory), directory)
         # Nothing in these tests pulls the plug, and the disk is shared with the other tests.
         cluster.configure(**{"shared_buffers": "32MB", "max_wal_senders": "4", **settings})
         try:
