@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.integration.test_postgres import open_it
 from tests.integration.test_shared_journal import a_bot, environment, run, status, until
 from tests.tools.postgres import BOT_PASSWORD, Database, a_cluster
 from trio_cancel import ConfigurationError, Credentials, JournalError, open_guard, open_trading_ws
+from trio_cancel._guard.status import read_overview
+from trio_cancel._journal.address import server_of
 from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import OrderStatus, Sandbox
 from trio_cancel.types import CancelReport
@@ -315,3 +318,17 @@ async def test_a_database_that_goes_away_ends_once_with_a_sentence(
             cluster.go_on()
             await until(lambda: not guard._tasks._failing)
             guard._tasks.check_sight()
+
+
+def test_a_role_that_can_only_read_sees_the_status(database: Database) -> None:
+    open_it(database.url("mm-1")).close()
+    database.execute(
+        "CREATE ROLE reader LOGIN PASSWORD 'p' IN ROLE pg_read_all_data",
+        "ALTER ROLE reader SET default_transaction_read_only = on",
+    )
+    try:
+        server = server_of(database.url(user="reader", password="p"))
+        assert server is not None
+        assert [(one.name, one.state, one.orders) for one in read_overview(server).journals] == [("mm-1", "free", 0)]
+    finally:
+        database.execute("DROP ROLE reader")
