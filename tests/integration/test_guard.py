@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,10 +17,20 @@ import trio
 from tests.integration.test_postgres import open_it
 from tests.integration.test_shared_journal import a_bot, environment, run, status, until
 from tests.tools.postgres import BOT_PASSWORD, Database, a_cluster
-from trio_cancel import ConfigurationError, Credentials, JournalError, open_guard, open_trading_ws
+from tests.tools.venues import Remembering
+from trio_cancel import (
+    CancelRequest,
+    ConfigurationError,
+    Credentials,
+    JournalError,
+    Observer,
+    open_guard,
+    open_trading_ws,
+)
 from trio_cancel._guard.status import read_overview
 from trio_cancel._journal.address import server_of
 from trio_cancel.journal import read_journal
+from trio_cancel.lookup import OrderLookup, OrderState, RestLookup
 from trio_cancel.sandbox import OrderStatus, Sandbox
 from trio_cancel.types import CancelReport
 
@@ -332,3 +343,78 @@ def test_a_role_that_can_only_read_sees_the_status(database: Database) -> None:
         assert [(one.name, one.state, one.orders) for one in read_overview(server).journals] == [("mm-1", "free", 0)]
     finally:
         database.execute("DROP ROLE reader")
+
+
+class Archive:
+    """A lookup of a venue that has executed every order, and remembers it longer over REST than over the WebSocket."""
+
+    def __init__(self) -> None:
+        self.asked_with: list[Credentials] = []
+
+    @asynccontextmanager
+    async def opened(self, *, credentials: Credentials, **_ways: object) -> AsyncGenerator[OrderLookup]:
+        self.asked_with.append(credentials)
+
+        async def look_up(request: CancelRequest) -> OrderState:
+            return OrderState(status="executed_completely", seen_at=time.time(), id=request.id)
+
+        yield look_up
+
+
+async def test_a_guard_tells_an_observer_and_looks_up_what_is_not_found(
+    trading_sandbox: Sandbox, database: Database
+) -> None:
+    sandbox, watch, archive = trading_sandbox, Remembering(), Archive()
+    async with open_guard(database.url(), [sandbox.credentials], lookup=archive, observer=watch):
+        await until(lambda: watch.of("guard_looked") == [(0, 0, 0)])
+        async with a_bot(sandbox, database.url("mm-1"), "a=7155ED34-9EC4-4733-8B32-1E4319CB662F") as bot:
+            await until(lambda: (1, 0, 0) in watch.of("guard_looked"))
+            bot.kill()
+            await until(lambda: watch.of("guard_took_over"))
+        await until(lambda: watch.of("guard_looked")[-1] == (0, 0, 0))
+    assert archive.asked_with == [sandbox.credentials]
+    assert watch.of("connection_opened") == [(1,)]
+    ((journal, report),) = watch.of("guard_took_over")
+    assert journal == "mm-1"
+    assert isinstance(report, CancelReport)
+    assert report.counts["already_closed"] == 1
+    assert not watch.of("guard_blind")
+
+
+async def test_a_guard_tells_an_observer_that_it_is_blind(trading_sandbox: Sandbox) -> None:
+    watch = Remembering()
+    with a_cluster() as cluster:
+        database = cluster.new_database()
+        async with open_guard(database.url(), [trading_sandbox.credentials], observer=watch):
+            await until(lambda: watch.of("guard_looked"))
+            cluster.stop()
+            await until(lambda: watch.of("guard_blind"))
+            cluster.start()
+            await until(lambda: len(watch.of("guard_looked")) == 2)
+        assert len(watch.of("guard_blind")) == 1
+
+
+async def test_an_observer_that_raises_stops_no_take_over(
+    trading_sandbox: Sandbox, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Raising(Observer):
+        def guard_looked(self, live: int, left: int, unserved: int) -> None:
+            raise RuntimeError("no")
+
+        def guard_took_over(self, journal: str, report: CancelReport) -> None:
+            raise RuntimeError("no")
+
+    sandbox = trading_sandbox
+    async with open_guard(database.url(), [sandbox.credentials], observer=Raising()):
+        async with a_bot(sandbox, database.url("mm-1"), *open_orders(sandbox, "a")) as bot:
+            bot.kill()
+            await until(lambda: all_canceled(sandbox, "a"))
+        await until(lambda: "the observer failed in guard_took_over" in caplog.text)
+    assert "the observer failed in guard_looked" in caplog.text
+
+
+def test_a_lookup_with_credentials_of_its_own_is_refused() -> None:
+    credentials = Credentials("t", "s")
+    for lookup in (RestLookup(credentials=credentials), object()):
+        with pytest.raises(ConfigurationError, match="a RestLookup without credentials of its own"):
+            open_guard("postgresql://127.0.0.1/trading", [credentials], lookup=lookup)  # type: ignore[arg-type] # wrong

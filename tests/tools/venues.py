@@ -14,6 +14,7 @@ from tests.tools.pipe import PipeStream, open_pipe
 from trio_cancel import CancelRequest, Observer, Outcome, TradingWS, _client, open_trading_ws
 from trio_cancel._trio.environment import Environment
 from trio_cancel.sandbox import Sandbox, SandboxOptions, open_sandbox
+from trio_cancel.types import CancelReport
 
 EPOCH = 1_700_000_000.0
 """Unix seconds at which a mock clock begins."""
@@ -124,3 +125,12 @@ class Remembering(Observer):
 
     def paced(self, rate: float) -> None:
         self._note("paced", rate)
+
+    def guard_looked(self, live: int, left: int, unserved: int) -> None:
+        self._note("guard_looked", live, left, unserved)
+
+    def guard_blind(self, error: BaseException) -> None:
+        self._note("guard_blind", error)
+
+    def guard_took_over(self, journal: str, report: CancelReport) -> None:
+        self._note("guard_took_over", journal, report)

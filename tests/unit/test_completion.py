@@ -76,8 +76,8 @@ BEHIND: dict[str, set[str]] = {
     "Batch": {"check", "report", "run"},
     "Pacer": {"burst", "rate"},
     "Observer": {
-        "connection_failed", "connection_lost", "connection_opened", "paced", "request_answered", "request_queued",
-        "request_written", "settled_late",
+        "connection_failed", "connection_lost", "connection_opened", "guard_blind", "guard_looked", "guard_took_over",
+        "paced", "request_answered", "request_queued", "request_written", "settled_late",
     },
 }  # fmt: skip
 """What the objects with much behind them show."""

@@ -16,6 +16,7 @@ from trio_cancel._cli import _guard_status
 from trio_cancel._cli._env_file import kept_environment, use_env_file
 from trio_cancel._cli._failure import CommandError, UsageError, clean, encoded, say
 from trio_cancel._cli._help import CONNECTION
+from trio_cancel._cli._lookups import lookup_at
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._records import json_line, text_line
 from trio_cancel._cli._stdout import Stdout, why_of, write_stdout
@@ -44,6 +45,15 @@ async def guard(
         ),
     ] = None,
     ca_file: CaFile = None,
+    rest_url: Annotated[
+        str | None,
+        Parameter(
+            metavar="URL",
+            group=CONNECTION,
+            help="Look up there, over the venue's REST API, what would be unknown or not found. The token of every "
+            "account in the folder goes there: all of them must be that venue's.",
+        ),
+    ] = None,
     status: Annotated[
         bool,
         Parameter(
@@ -88,7 +98,7 @@ async def guard(
         try:
             async with (
                 cancel_on_signals(),
-                open_guard(database, accounts, ssl_context=trust(ca_file), on_taken=tell) as watching,
+                open_guard(database, accounts, ssl_context=trust(ca_file), lookup=lookup, on_taken=tell) as watching,
             ):
                 if once:
                     await watching.wait_until_seen_to()
@@ -101,6 +111,7 @@ async def guard(
             return Status.OK
 
     accounts = _accounts(credentials)
+    lookup = None if rest_url is None else lookup_at(rest_url, None, quiet=True)
     # Whoever reads the lines, or does not, must not hold up a take-over: they go out in a task of their own.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stdout.run)

@@ -10,6 +10,7 @@ import os
 import secrets
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -29,12 +30,13 @@ from trio_cancel._journal.opening import MovedJournal, open_journal
 from trio_cancel._journal.postgres import GUARD, Store
 from trio_cancel._journal.store import Account, JournalStore, StoreFailed
 from trio_cancel._journal.stores import LEASE
+from trio_cancel._session.lookups import OpensLookup
 from trio_cancel._session.session import SessionState
 from trio_cancel._trio.background import open_background
 from trio_cancel._values.boundary import Boundary, describe, ends_program
 from trio_cancel._values.errors import JournalError, TradingError
 from trio_cancel._values.models import Credentials
-from trio_cancel._values.observer import logger
+from trio_cancel._values.observer import Notifier, Observer, logger
 from trio_cancel._values.report import CancelReport
 
 LOOK = 0.1
@@ -80,6 +82,8 @@ class GuardTasks:
         database: GuardDatabase,
         credentials: Sequence[Credentials],
         ssl_context: ssl.SSLContext | None,
+        lookup: OpensLookup | None,
+        observer: Observer | None,
         on_taken: OnTaken | None,
         limiter: trio.CapacityLimiter,
     ) -> None:
@@ -88,6 +92,10 @@ class GuardTasks:
         self._database = database
         self._credentials = credentials
         self._ssl_context = ssl_context
+        self._lookup = lookup
+        self._observer = observer
+        self._notify = None if observer is None else Notifier(observer)
+        self._told: tuple[int, int, int] | None = None
         self._on_taken = on_taken
         self._thread = limiter
         self._view = View()
@@ -110,6 +118,9 @@ class GuardTasks:
                 self._view.blind()
                 if self._failing is None:
                     self._failing = began, error
+                    self._told = None
+                    if self._notify is not None:
+                        self._notify("guard_blind", error)
                     logger.error("the guard cannot see the database %s (%s)", self._server.shown, error)
                 await trio.sleep(BEAT)
                 continue
@@ -120,12 +131,23 @@ class GuardTasks:
                 beaten_at = began
             self._view.saw(rows, began, steady())
             self._find_accounts(nursery, rows, owners)
+            self._tell_figures()
             for seen in self._view.due():
                 served = self._accounts[seen.account]
                 if served is not None and served.ws is not None and seen.id not in self._busy:
                     self._busy.add(seen.id)
                     nursery.start_soon(self._take, seen, served.account, served.ws)
             await trio.sleep(LOOK)
+
+    def _tell_figures(self) -> None:
+        if self._notify is None:
+            return
+        states = Counter(seen.state for seen in self._view.journals)
+        unserved = sum(not self._is_served(seen) for seen in self._view.journals)
+        figures = states["live"], states["left"], unserved
+        if figures != self._told:
+            self._told = figures
+            self._notify("guard_looked", *figures)
 
     def check_sight(self) -> None:
         """Do nothing as long as the database can be seen.
@@ -187,7 +209,11 @@ class GuardTasks:
         while True:
             try:
                 async with open_trading_ws(
-                    url, credentials=served.account.credentials, ssl_context=self._ssl_context
+                    url,
+                    credentials=served.account.credentials,
+                    ssl_context=self._ssl_context,
+                    lookup=self._lookup,
+                    observer=self._observer,
                 ) as ws:
                     served.ws, served.tried, pause = ws, True, FIRST_PAUSE
                     try:
@@ -259,6 +285,8 @@ class GuardTasks:
             len(taken.report.outcomes),
             "" if not left else "; the rest is asked for again" if taken.again else "; THE REST STAYS LEFT",
         )
+        if self._notify is not None:
+            self._notify("guard_took_over", seen.name, taken.report)
         if self._on_taken is not None:
             try:
                 self._on_taken(seen.name, taken.report)
@@ -277,13 +305,15 @@ async def guarding(
     server: Server,
     credentials: Sequence[Credentials],
     ssl_context: ssl.SSLContext | None,
+    lookup: OpensLookup | None,
+    observer: Observer | None,
     on_taken: OnTaken | None,
 ) -> AsyncGenerator[GuardTasks]:
     """Run a guard beside a block."""
     limiter = trio.CapacityLimiter(1)
     name = f"{os.uname().nodename if hasattr(os, 'uname') else 'guard'}:{os.getpid()}"
     database = await trio.to_thread.run_sync(GuardDatabase, server, name, limiter=limiter)
-    tasks = GuardTasks(server, database, credentials, ssl_context, on_taken, limiter)
+    tasks = GuardTasks(server, database, credentials, ssl_context, lookup, observer, on_taken, limiter)
     try:
         async with open_background() as nursery:
             try:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_cancel._journal.address import Server, server_of
+from trio_cancel._session.lookups import OpensLookup
 from trio_cancel._trio.running import check_trio
 from trio_cancel._values.errors import ConfigurationError, JournalError
 from trio_cancel._values.models import Credentials
+from trio_cancel._values.observer import Observer
 from trio_cancel._values.report import CancelReport
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def open_guard(
     credentials: Iterable[Credentials],
     *,
     ssl_context: ssl.SSLContext | None = None,
+    lookup: OpensLookup | None = None,
+    observer: Observer | None = None,
     on_taken: Callable[[str, CancelReport], object] | None = None,
 ) -> AbstractAsyncContextManager[Guard]:
     """Watch the journals in a database, and cancel what dead sessions held; an async context manager.
@@ -78,6 +82,9 @@ def open_guard(
         address: ``postgresql://…/database``, without a journal's name.
         credentials: of the accounts to cancel for. Journals of others are logged at ERROR.
         ssl_context: for the venue; the system's trusted certificates if None.
+        lookup: a ``trio_cancel.lookup.RestLookup``: looks up what would be unknown or not found, with the credentials
+            of each account. The accounts' tokens go to its ``base_url``, so all of them must be that venue's.
+        observer: see :class:`Observer`.
         on_taken: called after each take-over with the journal's name and an outcome for each order that was left; also
             after each time that something was asked for again. It must be quick and must not block.
 
@@ -85,7 +92,8 @@ def open_guard(
         An async context manager that yields a :class:`Guard`. An exception raised in its block comes out as it is.
 
     Raises:
-        ConfigurationError: at once, if the address is not that of a database, or there are no credentials.
+        ConfigurationError: at once, if the address is not that of a database, there are no credentials, or the lookup
+            has credentials of its own.
         JournalError: on entering, if the database cannot be used.
 
     Cancelled: while the block lasts, or on leaving it: no further order is written, what was settled is recorded, and
@@ -98,7 +106,11 @@ def open_guard(
     accounts = tuple(credentials)
     if not accounts or not all(isinstance(one, Credentials) for one in accounts):
         raise ConfigurationError("A guard needs the credentials of at least one account: Credentials(token, secret).")
-    return _open(server, accounts, ssl_context, on_taken)
+    if lookup is not None and (not hasattr(lookup, "opened") or getattr(lookup, "credentials", None) is not None):
+        raise ConfigurationError(
+            "A guard looks up with the credentials of each account: pass a RestLookup without credentials of its own."
+        )
+    return _open(server, accounts, ssl_context, lookup, observer, on_taken)
 
 
 @asynccontextmanager
@@ -106,6 +118,8 @@ async def _open(
     server: Server,
     credentials: tuple[Credentials, ...],
     ssl_context: ssl.SSLContext | None,
+    lookup: OpensLookup | None,
+    observer: Observer | None,
     on_taken: Callable[[str, CancelReport], object] | None,
 ) -> AsyncGenerator[Guard]:
     check_trio("open_guard()")
@@ -115,5 +129,5 @@ async def _open(
         raise JournalError("A guard needs psycopg, which is not installed: pip install 'trio-cancel[postgres]'.") from (
             error
         )
-    async with guarding(server, credentials, ssl_context, on_taken) as tasks:
+    async with guarding(server, credentials, ssl_context, lookup, observer, on_taken) as tasks:
         yield Guard(tasks)

@@ -12,6 +12,7 @@ import attrs
 from trio_cancel._values.boundary import describe, ends_program, goes_on_from_call
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
+from trio_cancel._values.report import CancelReport
 
 
 class Log:
@@ -70,9 +71,13 @@ logger = Log(logging.getLogger("trio_cancel"))
 class Observer:
     """Told what happens, as it happens. Inherit from it and override what you need; the rest does nothing.
 
+    ``open_trading_ws(observer=…)`` and ``open_guard(observer=…)`` take one; a guard tells of its connections to the
+    venues as a session does, and calls the last three besides.
+
     Its methods are called from the session's tasks: they must be quick and must not block. What they raise is logged
     and otherwise ignored, of whatever class it is, so that watching a cancel can never hurt it. Only KeyboardInterrupt
-    and SystemExit keep their meaning: they end the block of ``open_trading_ws`` and come out of it. Times are seconds.
+    and SystemExit keep their meaning: they end the block of ``open_trading_ws`` or ``open_guard`` and come out of it.
+    Times are seconds.
     """
 
     def request_queued(self, request: CancelRequest) -> None:
@@ -98,6 +103,19 @@ class Observer:
 
     def paced(self, rate: float) -> None:
         """A 429 changed the pace to ``rate`` requests a second."""
+
+    def guard_looked(self, live: int, left: int, unserved: int) -> None:
+        """A guard's look at its database brought other figures than the one before, or was the first after a failure.
+
+        So many journals have a session that lives, or has lived a moment ago; were left with something in them; and
+        belong to an account without credentials here, or without a way to its venue now.
+        """
+
+    def guard_blind(self, error: BaseException) -> None:
+        """A guard cannot see its database any more; until the next ``guard_looked`` it takes nothing over."""
+
+    def guard_took_over(self, journal: str, report: CancelReport) -> None:
+        """A guard saw to a journal; an outcome for each order that was left is in the report."""
 
 
 class Notifier:
