@@ -31,7 +31,7 @@ from trio_cancel import (
 from trio_cancel._cli._checks import Result, judge_clock, judge_probe, reason
 from trio_cancel._cli._failure import clean, lone, say, shell_words, short
 from trio_cancel._cli._figures import histogram, percentile
-from trio_cancel._cli._records import json_line, left_lines, plain, text_line
+from trio_cancel._cli._records import json_line, left_lines, plain, text_line, why
 from trio_cancel._cli._screen import seconds
 from trio_cancel._cli._tally import NAMED_MOST, Status, Tally
 from trio_cancel._net import stream as _transport
@@ -166,7 +166,18 @@ def test_json_says_everything_exactly() -> None:
         "cause": None,
         "cause_type": None,
         "after_unanswered": False,
+        "unrecorded": False,
     }
+
+
+@pytest.mark.parametrize("outcome", [canceled("0"), DOUBT, Unknown(ASKED)])
+def test_what_a_journal_could_not_record_says_so(outcome: Outcome) -> None:
+    told = msgspec.structs.replace(outcome, unrecorded=True)
+    assert json.loads(json_line(told))["unrecorded"] is True
+    assert (
+        text_line(told).rstrip()
+        == (text_line(outcome) + ("; " if why(outcome) else "") + "not in the journal").rstrip()
+    )
 
 
 @pytest.mark.parametrize(

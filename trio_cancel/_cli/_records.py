@@ -34,7 +34,8 @@ def json_line(outcome: Outcome, given: Given | None = None, *, repeated: bool = 
     written_at and answered_at in ISO 8601 UTC, status), ``error`` (status, error_code, message; or null), ``cause``
     (why it is unknown or was not sent, or what may be wrong on our side where it was refused; or null),
     ``cause_type`` (the name of the exception that says why: ``NotSurelyThisOrder`` if an order of this external id is
-    closed, and perhaps it is another one; or null), ``after_unanswered``, and ``seen`` only where a lookup saw what
+    closed, and perhaps it is another one; or null), ``after_unanswered``, ``unrecorded`` (true where a
+    journal could not record in time that the order was to be canceled), and ``seen`` only where a lookup saw what
     did not settle it: id, status, seen_at.
     """
     request = outcome.request
@@ -68,7 +69,7 @@ def json_line(outcome: Outcome, given: Given | None = None, *, repeated: bool = 
     record["cause"] = cause_of(outcome)
     known = outcome.cause if isinstance(outcome, NotSent | Unknown) else None
     record["cause_type"] = None if known is None else type(known).__name__
-    record["after_unanswered"] = outcome.after_unanswered
+    record |= {"after_unanswered": outcome.after_unanswered, "unrecorded": outcome.unrecorded}
     seen = outcome.seen
     if seen is not None:
         record["seen"] = {"id": seen.id, "status": seen.raw_status, "seen_at": _moment(seen.seen_at)}
@@ -85,6 +86,13 @@ def text_line(outcome: Outcome) -> str:
 
 def why(outcome: Outcome) -> str:
     """Return in few words what a person wants to know of an outcome besides its kind."""
+    text = _why(outcome)
+    if outcome.unrecorded:
+        return f"{text}; not in the journal" if text else "not in the journal"
+    return text
+
+
+def _why(outcome: Outcome) -> str:
     if isinstance(outcome, Canceled):
         order = outcome.order
         if order.executed_amount is None:
