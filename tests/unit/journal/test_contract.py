@@ -48,7 +48,7 @@ class Place:
         return store
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", id="a_server")])  # mutants are tried without a server
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "sqlite":
         path = tmp_path / "the.journal"
@@ -346,7 +346,7 @@ def test_opening_and_compacting_find_what_reading_it_all_finds(seed: int, tmp_pa
     check_what_is_found(seed, str(tmp_path / "j"))
 
 
-def test_opening_and_compacting_find_the_same_in_postgres(database: Any) -> None:
+def test_opening_and_compacting_find_the_same_on_a_server(database: Any) -> None:
     for seed in range(25):
         check_what_is_found(seed, database.url(f"j{seed}"))
 
