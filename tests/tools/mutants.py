@@ -4,7 +4,8 @@ mutmut starts pytest for each mutant and lets it collect the tests anew. Here th
 forked for each mutant, which runs the tests that reach the mutated function until one fails: first those that have
 killed others of that module, then the quickest.
 
-A mutant that writes an SQL keyword or name in the other case is left out: SQL knows no case.
+A mutant that writes an SQL keyword or name in the other case is left out: SQL knows no case. One that mypy refuses, as
+``.ci/run`` would, is killed by that.
 
 Which mutant which test killed is in ``mutants.jsonl``; what is there already is not run again. ``SECONDS=`` bounds the
 tests of one mutant (by the time that they took without it), and so what a mutant costs that nothing kills.
@@ -18,12 +19,13 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 from mutmut import __main__ as mutmut
@@ -40,6 +42,9 @@ TIMEOUT, TIMES = 8.0, 15
 
 
 SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|BEGIN|COMMIT|ROLLBACK|PRAGMA|CREATE|ALTER|DROP|VACUUM)\b")
+
+NOT_THE_MUTANTS = frozenset({"has-type", "misc", "no-redef", "unused-ignore", "var-annotated"})
+"""Errors of mypy that come from mutmut's way to write all mutants into one module."""
 
 
 class Runner:
@@ -63,9 +68,13 @@ class Runner:
         mutants = [name for name in _mutants() if any(fnmatch.fnmatch(name, each) for each in self._patterns)]
         print(f"\n{len(mutants)} mutants, {len(done)} done before")
         running: dict[int, tuple[str, int]] = {}
+        refused = {} if done.issuperset(mutants) else _refused_by_types()
         with self._results.open("a") as results:
             for mutant in mutants:
                 if mutant in done:
+                    continue
+                if why := refused.get(mutant):
+                    print(json.dumps({"mutant": mutant, "killed": True, "by": f"mypy: {why}"}), file=results)
                     continue
                 if len(running) >= AT_ONCE:
                     self._reap(running, results)
@@ -167,6 +176,27 @@ def _mutants() -> Iterator[str]:
         for name in json.loads(meta.read_text())["exit_code_by_key"]:
             if name.rpartition(".")[2] not in equal:
                 yield name
+
+
+def _refused_by_types() -> dict[str, str]:
+    """Return the mutants in which mypy finds what it does not find in the original, with one of its words for each."""
+    command = [sys.executable, "-m", "mypy", "trio_cancel", "--config-file", "../pyproject.toml", "--output", "json"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    errors: dict[str, list[dict[str, Any]]] = {}
+    for error in map(json.loads, printed.splitlines()):
+        if error["code"] not in NOT_THE_MUTANTS:
+            errors.setdefault(error["file"], []).append(error)
+    refused = {}
+    for file, found in errors.items():
+        said: dict[str, set[str]] = {}
+        for node in ast.walk(ast.parse(Path(file).read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "__mutmut_" in node.name:
+                lines = range(node.lineno, (node.end_lineno or 0) + 1)
+                said[node.name] = {error["message"] for error in found if error["line"] in lines}
+        for name, messages in said.items():
+            if new := messages - said[name.partition("__mutmut_")[0] + "__mutmut_orig"]:
+                refused[f"{file.removesuffix('.py').replace('/', '.')}.{name}"] = min(new)
+    return refused
 
 
 def main() -> None:
