@@ -294,14 +294,14 @@ class TradingWS:
         While it runs, the bound of :meth:`cancel_many` holds; its time counts from the call of ``run``.
 
         Args:
-            requests: order ids or requests; any finite iterable. A collection is copied now. The first 2 000 items are
+            requests: order ids or requests; any finite iterable. A collection is copied now. The first 1 000 items are
                 read and checked now, the rest by :meth:`Batch.run`, in slices, before anything is sent.
             invalid: what becomes of an item that names no order: ``"raise"`` refuses the whole input, ``"report"``
                 cancels the rest and records the item in ``report.invalid``.
 
         Raises:
             InvalidRequest: a bare string or a mapping; with ``invalid="raise"`` an item that names no order, with its
-                index. Beyond the first 2 000 items it comes out of :meth:`Batch.run`.
+                index. Beyond the first 1 000 items it comes out of :meth:`Batch.run`.
             ConfigurationError: another word for ``invalid``.
             SessionClosed: the session's block has ended.
         """

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from types import TracebackType
 from typing import Literal, Self, TypeAlias, cast
 
+import msgspec
 import trio
 
 from trio_cancel._cancels.withdraw import withdraw
@@ -87,12 +88,27 @@ def check_iterable(requests: object) -> None:
 
 YIELD_EVERY = 64
 """Outcomes after which a reader, which may never wait, lets others run."""
-SLICE = 2_000
+SLICE = 1_000
 """Items that are read in one step at most."""
 
 
 _SHARDS = 64
 """Tables that share what has been seen of a large input: one that grows, or is dropped, takes no time to speak of."""
+
+_ROW = 1_024
+_Row = msgspec.defstruct("_Row", [f"item_{number}" for number in range(_ROW)], gc=False, eq=False)
+"""So many items of a copied input, until they are read. A list of all would be visited by the garbage collector."""
+
+
+def _copied(items: Collection[str | CancelRequest]) -> Iterator[str | CancelRequest]:
+    """Return an iterator over what is in a collection now."""
+    now = items if type(items) in (list, tuple) else list(items)
+    assert isinstance(now, list | tuple)
+    whole = len(now) - len(now) % _ROW
+    rows: deque[msgspec.Struct | None] = deque(_Row(*now[begin : begin + _ROW]) for begin in range(0, whole, _ROW))
+    rows.append(None)
+    return chain(chain.from_iterable(map(msgspec.structs.astuple, iter(rows.popleft, None))), tuple(now[whole:]))
+
 
 _Key: TypeAlias = str | ByExternalId
 
@@ -136,7 +152,7 @@ class Input:
         self._seen: list[dict[_Key, int]] = []  # for each order its place, in the table that its key's hash says
         self._index = 0
         try:
-            self._iterator = iter(tuple(items) if isinstance(items, Collection) else items)
+            self._iterator = _copied(items) if isinstance(items, Collection) else iter(items)
         except TypeError:
             if isinstance(items, Iterable):
                 raise  # its own failure

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from itertools import pairwise
 
@@ -18,7 +19,7 @@ from tests.tools.desk import Desk
 from tests.tools.venues import open_venue
 from trio_cancel import CancelRequest, ConnectionLost, InvalidRequest, NotSent, SessionClosed, Unknown
 from trio_cancel._cancels.batch import SLICE as BATCH_SLICE
-from trio_cancel._cancels.batch import Input, as_request
+from trio_cancel._cancels.batch import Input, _copied, as_request
 from trio_cancel._engine.engine import SLICE
 from trio_cancel._values.kept import CHUNK, request_of
 
@@ -239,3 +240,23 @@ async def test_the_outcomes_of_an_interrupted_batch_are_what_they_were(autojump_
         assert batch.report().final
         written = {record.order_id for record in venue.log}
         assert written.isdisjoint(outcome.request.id for outcome in not_sent)
+
+
+@pytest.mark.parametrize("count", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
+@pytest.mark.parametrize("kind", [list, tuple, dict.fromkeys, deque, lambda items: dict.fromkeys(items).keys()])
+def test_a_collection_is_copied_whole_into_what_the_collector_does_not_visit(
+    count: int, kind: Callable[[list[str]], Collection[str]]
+) -> None:
+    items = [f"o{number}" for number in range(count)]
+    copied = _copied(kind(items))
+    holders = gc.get_referrers(items[0]) if count > CHUNK else []  # which are those that it visits
+    assert [one for one in holders if type(one) in (list, tuple, deque) and one is not items] == []
+    assert list(copied) == items
+
+
+def test_a_list_of_the_users_own_class_is_read_as_it_reads_itself() -> None:
+    class Upper(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            return map(str.upper, super().__iter__())
+
+    assert list(_copied(Upper(["a", "b"]))) == ["A", "B"]
