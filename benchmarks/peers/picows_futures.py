@@ -25,7 +25,9 @@ class _Listener(picows.WSListener):
     def on_ws_frame(self, _transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         if frame.msg_type == picows.WSMsgType.TEXT:
             reply = decode(frame.get_payload_as_memoryview())
-            self._pending.pop(reply["id"]).set_result(reply)
+            answered = self._pending.pop(reply["id"])
+            if not answered.cancelled():  # by a caller who has left
+                answered.set_result(reply)
 
     def _send(self, order_id: str) -> asyncio.Future[Reply]:
         answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
