@@ -528,7 +528,11 @@ class Engine:
         self._next_id = number
         self._counters.written += len(flights)
         self.alarm.set(earliest)
-        return flights, self._sign(zip(ids, requests, strict=True), int((wall + self.clock.correction) * 1000))
+        try:
+            return flights, self._sign(zip(ids, requests, strict=True), int((wall + self.clock.correction) * 1000))
+        except BaseException as error:
+            self.not_written(flights, error, now)  # there is no byte of them
+            raise
 
     def time_left(self, flights: list[LiveAttempt], now: float) -> float:
         """Return how many seconds the longest of these orders has left, a little less; inf if there is none.

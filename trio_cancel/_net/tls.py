@@ -35,7 +35,6 @@ def default_ssl_context() -> ssl.SSLContext:
     if _built:
         return _built[0]
     context = trusting_context()
-    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2: a write would have to wait for a read
     if context.cert_store_stats()["x509"]:
         _built.append(context)  # else perhaps no file could be opened just now, and the next try finds some
     return context
@@ -49,6 +48,12 @@ def trusting_context(ca_file: str | None = None) -> ssl.SSLContext:
     Raises:
         OSError: ``ca_file`` cannot be read, or (``ssl.SSLError``) holds no certificate.
     """
+    context = _checking_context(ca_file)
+    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2: a write would have to wait for a read
+    return context
+
+
+def _checking_context(ca_file: str | None) -> ssl.SSLContext:
     key_log = os.environ.get("SSLKEYLOGFILE")
     if key_log:
         try:

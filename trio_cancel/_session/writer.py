@@ -160,15 +160,17 @@ class Writer:
         data = b""
         ends: list[int] = []
         flights: list[LiveAttempt] = []
+        texts: list[bytes] = []
         if admitted:
             flights, texts = self._engine.sign(admitted, self._number, trio.current_time(), self._world.wall())
+        orders = [] if self._journal is None else [flight.pending for flight in flights]
+        self._unfinished = _Unfinished(flights, orders, stream.accepted + len(control))
+        if texts:
             data, ends = encode_texts(texts, self._world.random_bytes(4 * len(texts)))
         if control:
             before = list(accumulate(map(len, control)))
             data = b"".join((*control, data))
             ends = before + [before[-1] + end for end in ends]
-        orders = [] if self._journal is None else [flight.pending for flight in flights]
-        self._unfinished = _Unfinished(flights, orders, stream.accepted + len(control))
         if stream.send_now(data, ends):
             self._unfinished = None
             if self._journal is not None:

@@ -160,6 +160,7 @@ def test_the_default_context_is_shared_and_checks() -> None:
     assert context is default_ssl_context()
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.options & ssl.OP_NO_RENEGOTIATION
 
 
 def test_tls_1_2() -> None:
@@ -179,8 +180,9 @@ def test_a_key_log_that_cannot_be_written_stops_nothing(
     context = trusting_context()
     monkeypatch.delenv("SSLKEYLOGFILE")
     plain = ssl.create_default_context()
-    for name in ("verify_mode", "check_hostname", "verify_flags", "options", "minimum_version", "maximum_version"):
+    for name in ("verify_mode", "check_hostname", "verify_flags", "minimum_version", "maximum_version"):
         assert getattr(context, name) == getattr(plain, name)
+    assert context.options == plain.options | ssl.OP_NO_RENEGOTIATION
     assert context.cert_store_stats() == plain.cert_store_stats()
     assert "SSLKEYLOGFILE" in caplog.text
     assert "TLS goes on without" in caplog.text

@@ -225,6 +225,27 @@ async def test_the_peer_closes() -> None:
         assert await venue.frames() == []
 
 
+async def test_a_close_of_the_peer_ends_the_writing_at_once() -> None:
+    """Also while its Close still waits behind messages that nobody has taken: what is written then is not read."""
+    seen: list[bool] = []
+    async with linked(on_texts=lambda _: seen.append(link.closing)) as (link, venue, _):
+        await venue.stream.send_all(frame(b"before"))
+        await trio.testing.wait_all_tasks_blocked()
+        await venue.stream.send_all(frame(b"with it") + close(1000))
+        await trio.testing.wait_all_tasks_blocked()
+        assert seen == [False, True]
+
+
+async def test_the_first_reason_counts() -> None:
+    async with linked(writer=False) as (link, venue, _):
+        await venue.stream.send_all(frame(b"x" * 200, 9))  # a control frame may not be that long
+        await link.ended.wait()
+        failure = link.failure
+        assert "broke the WebSocket protocol" in str(failure)
+        link._tap.fail(ConnectionLost("later"))
+        assert link.failure is failure
+
+
 async def test_we_close_and_replies_still_come() -> None:
     async with linked() as (link, venue, client):
         async with trio.open_nursery() as nursery:
@@ -439,6 +460,25 @@ async def test_slow_messages_that_nobody_takes_are_bounded() -> None:
         assert len(await slow(link)) == 4  # the fifth was refused at its header
 
 
+async def test_slow_messages_that_are_taken_do_not_count_any_more() -> None:
+    async with linked() as (link, venue, _), trio.open_nursery() as nursery:
+        got: list[str | bytes] = []
+
+        @nursery.start_soon
+        async def take() -> None:
+            got.extend(await slow(link))
+
+        for count in range(1, 9):
+            await venue.stream.send_all(frame(b"x" * MAX_MESSAGE_SIZE, 2))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not link.ended.is_set()
+            assert link._tap.peeler.backlog == 0, count
+        await venue.stream.send_all(close(1000))
+        await link.ended.wait()
+        nursery.cancel_scope.deadline = trio.current_time() + 1
+    assert len(got) == 8
+
+
 async def test_many_small_slow_messages_wait_for_their_taker() -> None:
     async with linked() as (link, venue, _):
         await venue.stream.send_all(frame(b"x", 2) * 1000 + close(1000))
@@ -505,6 +545,7 @@ async def test_a_refusal_needs_no_body(then: str, framing: bytes, autojump_clock
         ("Retry-After: 7\r\n", 7.0),
         ("retry-after:  0 \r\n", 0.0),
         (f"Date: {DATE}\r\nRetry-After: Sun, 06 Nov 1994 08:50:07 GMT\r\n", 30.0),
+        ("Date: Sun, 06 Nov 1994 08:50:00 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:50:07 GMT\r\n", 7.0),
         ("Retry-After: Sun, 06 Nov 1994 08:50:07 GMT\r\n", 30.0),
         ("Retry-After: Sun, 06 Nov 1994 08:50:07 -0000\r\n", 30.0),
         ("Retry-After: Sun, 06 Nov 1994 08:00:00 GMT\r\n", 0.0),

@@ -17,6 +17,7 @@ from tests.tools.rawvenue import Peer, open_raw_venue
 from tests.tools.venues import Venue, open_venue
 from trio_cancel import HandshakeFailed, NotSent, Observer, OrdersLeft, TradingWS, Unknown, open_trading_ws
 from trio_cancel._values.boundary import Boundary, describe, ends_program
+from trio_cancel._values.errors import ConnectionLost
 from trio_cancel.types import SessionState
 
 
@@ -531,6 +532,40 @@ async def test_a_timer_that_fails_concludes_everything_with_what_is_known(autoju
         assert "timer failed (Odd)" in str(outcome.cause)
         assert ws.state is SessionState.FAILED
         assert isinstance(await ws.try_cancel(held), NotSent)
+
+
+async def test_a_timer_that_fails_once_goes_on(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends the program is handed on; until the block has ended, orders still get their outcomes."""
+    async with open_venue(delay=1000.0) as venue:
+        with pytest.raises(SystemExit):
+            async with venue.open(reply_timeout=1, give_up_after=5, retry=False) as ws:
+                expire = ws._session.engine.expire
+                failed: list[float] = []
+
+                def fail_once(now: float) -> float:
+                    if not failed:
+                        failed.append(now)
+                        raise SystemExit(3)
+                    return expire(now)
+
+                ws._session.engine.expire = fail_once  # type: ignore[method-assign]  # that is what is tested
+                (order,) = venue.orders(1)
+                with trio.CancelScope(shield=True), trio.move_on_after(60):
+                    outcome = await ws.try_cancel(order)
+                    assert isinstance(outcome, Unknown)
+                assert failed
+                assert trio.current_time() - failed[0] < 5
+
+
+async def test_a_session_that_fails_leaves_no_connection_open(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, leaving_soon(venue.open()) as ws:
+        connection = ws._session._connection
+        assert connection is not None
+        ws._session._fail(ConnectionLost("it is over"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection._over.is_set()
+        connection.end(ConnectionLost("later"))
+        assert str(connection._cause) == "it is over"  # the first cause counts
 
 
 async def test_a_spawned_task_that_raises_hurts_nothing(

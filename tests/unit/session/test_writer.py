@@ -14,7 +14,7 @@ import trio.testing
 
 from tests.tools.desk import Order, canceled
 from trio_cancel import CancelRequest
-from trio_cancel._engine.engine import Engine
+from trio_cancel._engine.engine import WRITE_MOST, Engine
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._engine.venue_clock import VenueClock
 from trio_cancel._net.stream import ByteStream
@@ -22,6 +22,7 @@ from trio_cancel._net.tls import TLSCodec
 from trio_cancel._session import writer as _writer
 from trio_cancel._session.writer import Writer
 from trio_cancel._trio.environment import Environment
+from trio_cancel._trio.wakeup import Wakeup
 
 ONCE = RetryPolicy(reply_timeout=5.0, give_up_after=10.0, retry=False)
 
@@ -88,13 +89,14 @@ class Link:
 class Bench:
     """A writer with its engine, over a socket that takes what it is told to."""
 
-    def __init__(self, tls: Any = None) -> None:
+    def __init__(self, tls: Any = None, journal: Any = None) -> None:
+        self.fault: Exception | None = None
         self.raw = Raw()
         self.link = Link(ByteStream(cast("Any", self.raw), tls))
         self.ended: list[BaseException] = []
         self.at_once = False  # whether what finds nothing else under way is written by whoever hands it in
         self.engine = Engine(
-            sign=lambda orders, at: [f"{request_id} {request.key} {at}".encode() for request_id, request in orders],
+            sign=self._sign,
             id_prefix="r",
             pacer=None,
             notify=None,
@@ -103,8 +105,14 @@ class Bench:
         )
         world = Environment(random_bytes=lambda count: b"\1\2\3\4" * (count // 4), jitter=random.Random(7))
         link = cast("Any", self.link)
-        self.writer = Writer(1, self.engine, world, None, self.engine.wakeup, link, self.ended.append)
+        wakeup = self.engine.wakeup if journal is None else Wakeup()
+        self.writer = Writer(1, self.engine, world, journal, wakeup, link, self.ended.append)
         self.engine.connection_up(trio.current_time())
+
+    def _sign(self, orders: Any, at: int) -> list[bytes]:
+        if self.fault is not None:
+            raise self.fault
+        return [f"{request_id} {request.key} {at}".encode() for request_id, request in orders]
 
     def submit(self, order_id: str, terms: RetryPolicy = ONCE) -> Order:
         order = Order(CancelRequest(order_id), terms)
@@ -226,6 +234,125 @@ async def test_a_peer_that_does_not_read_is_left(
         await trio.testing.wait_all_tasks_blocked()
         assert not late.flights
         assert len(bench.raw.data) == 5
+
+
+@pytest.mark.parametrize(("give_up_after", "least", "most"), [(1.0, 0.9, 1.0), (0.001, 0.019, 0.03)])
+async def test_a_write_waits_no_longer_than_its_orders_have_time(
+    give_up_after: float, least: float, most: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """But for a moment: a connection that is well is not lost for an order that has no time left."""
+    bench = Bench()
+    async with writing(bench):
+        bench.raw.room = 5
+        began = trio.current_time()
+        order = bench.submit("a", RetryPolicy(reply_timeout=5.0, give_up_after=give_up_after, retry=False))
+        while not bench.ended:  # noqa: ASYNC110, RUF100 - a list
+            await trio.sleep(0.001)
+        assert least <= trio.current_time() - began <= most
+        assert order.kind == "not_sent"
+
+
+@pytest.mark.parametrize("step", ["before", "signature", "frame"])
+@pytest.mark.parametrize("retry", [True, False])
+async def test_what_could_not_be_made_was_not_sent(
+    step: str, retry: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Whatever fails before the first byte: the order waits for the next connection, or was not sent."""
+    bench = Bench()
+    fault = RuntimeError("it cannot be made")
+
+    def fail(*_: object) -> Any:
+        raise fault
+
+    if step == "before":
+        bench.engine.sign = fail  # type: ignore[assignment, method-assign] # it fails before anything is signed
+    elif step == "signature":
+        bench.fault = fault
+    else:
+        bench.writer._world = Environment(random_bytes=fail)
+    async with writing(bench):
+        order = bench.submit("a", RetryPolicy(reply_timeout=5.0, give_up_after=10.0, retry=retry))
+        await trio.testing.wait_all_tasks_blocked()
+        assert "it cannot be made" in str(bench.ended[0])
+        assert not order.flights
+        if not retry and step != "before":
+            assert order.kind == "not_sent"
+            return
+        await trio.sleep(3)
+        admitted, _ = bench.engine.take(trio.current_time())
+        assert [pending.request for pending in admitted] == [order.request]
+    assert not bench.raw.data
+
+
+async def test_others_have_their_turn_between_full_groups(autojump_clock: trio.testing.MockClock) -> None:
+    """A last chance of very many orders is written in groups; the loop is not held for all of them."""
+    bench = Bench()
+    groups: list[int] = []
+    turns = full = 0
+
+    def take(_now: float) -> tuple[list[Any], float]:
+        nonlocal full
+        if not full:
+            return [], math.inf
+        full -= 1
+        groups.append(turns)
+        return [Order(CancelRequest(f"{number}"), ONCE) for number in range(WRITE_MOST)], math.inf
+
+    async def other() -> None:
+        nonlocal turns
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    bench.writer._take = take  # type: ignore[assignment] # what it admits is of the test
+    bench.engine.sign = lambda *_: ([], [])  # type: ignore[method-assign] # what it writes does not matter here
+    async with writing(bench), trio.open_nursery() as nursery:
+        full = 10
+        bench.engine.wakeup.ring()
+        nursery.start_soon(other)
+    assert len(groups) == 10
+    assert groups[-1] - groups[0] in (8, 9, 10)  # one pass for each group, the two tasks in either order
+
+
+async def test_a_writer_says_that_a_close_has_left_only_then(autojump_clock: trio.testing.MockClock) -> None:
+    bench = Bench()
+    async with writing(bench):
+        bench.submit("a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert not bench.writer.flushed.is_set()
+        bench.link.closing = True
+        bench.link.control.append(b"CLOSE")
+        bench.engine.wakeup.ring()
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.writer.flushed.is_set()
+
+
+async def test_a_journal_is_told_only_of_what_was_wholly_written(autojump_clock: trio.testing.MockClock) -> None:
+    told: list[list[str]] = []
+
+    class Journal:
+        asks_first = False
+
+        async def intend(self, admitted: list[Any]) -> None:
+            await trio.lowlevel.checkpoint()
+
+        def written(self, orders: list[Any], unanswered: object) -> None:
+            told.append([pending.request.key for pending in orders])
+
+    bench = Bench(journal=Journal())
+    ahead = bench.writer.write_ahead
+    assert ahead is not None
+    async with writing(bench), trio.open_nursery() as nursery:
+        nursery.start_soon(ahead.run)
+        await trio.testing.wait_all_tasks_blocked()
+        bench.raw.room = frame_size("a") + 5
+        for order_id in "abc":
+            bench.submit(order_id)
+        await trio.testing.wait_all_tasks_blocked()
+        bench.raw.break_it()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [key for keys in told for key in keys] == [CancelRequest("a").key]
 
 
 async def test_nothing_is_written_after_a_close(autojump_clock: trio.testing.MockClock) -> None:
