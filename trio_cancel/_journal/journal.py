@@ -490,10 +490,9 @@ class Journal:
                     self._noted_at = trio.current_time()
                     self._changes.alive = micros(self._wall())
                 return
-        if not self._urgent and not self._closing:
-            with trio.move_on_after(LAZY):
-                while not self._urgent and not self._closing:
-                    await self._wakeup.wait()
+        with trio.move_on_after(LAZY):
+            while not self._urgent and not self._closing:
+                await self._wakeup.wait()
 
     async def _commit(self) -> None:
         up_to = self._next - 1

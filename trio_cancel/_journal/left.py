@@ -85,7 +85,7 @@ class LeftBehind:
 
     def drop(self, request: CancelRequest) -> None:
         """Note that an order is nobody's to cancel any more."""
-        self._orders.pop(request, None)
+        del self._orders[request]
 
     def _replace(self, order: JournalOrder, holds: tuple[JournalHold, ...], *, unsettled: bool) -> None:
         if holds or unsettled:

@@ -45,7 +45,7 @@ class _FileLock:
         busy = 0
         for _ in range(_TRIES):
             before = fork.forks()
-            self._file = file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+            self._file = file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
             fork.note(self)
             try:
                 if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -94,13 +94,13 @@ class _DatabaseLock:
     def __init__(self, path: str) -> None:
         self.path = path
         self._process = os.getpid()
-        self._database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        self._database = sqlite3.connect(path, timeout=0, check_same_thread=False)
         try:
             self._database.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
             self._database.close()
             if "locked" in str(error):
-                raise BlockingIOError(str(error)) from error
+                raise BlockingIOError from error
             raise
         fork.keep_for_ever(self._database)
 
@@ -133,7 +133,7 @@ def is_locked(path: str) -> bool | None:
     import fcntl
 
     try:
-        file = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = os.open(f"{path}.lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return None
     try:

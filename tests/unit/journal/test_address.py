@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -58,6 +59,10 @@ def test_a_database_is_named_by_its_url() -> None:
             "postgresql://h/d?journal=j",
         ),
         ("postgresql://h/d", "postgresql://h/d", "postgresql://h/d"),
+        ("postgresql:///d?hostaddr=1.2.3.4", "postgresql:///d?hostaddr=1.2.3.4", "postgresql://1.2.3.4/d"),
+        ("postgresql:///d?host=a&host=b", "postgresql:///d?host=a&host=b", "postgresql://a,b/d"),
+        ("postgresql://?host=h&user=u", "postgresql://?host=h&user=u", "postgresql://h/"),
+        ("postgresql://h/d?application_name=", "postgresql://h/d?application_name=", "postgresql://h/d"),
     ],
 )  # fmt: skip
 def test_every_form_of_a_url(address: str, conninfo: str, words: str) -> None:
@@ -65,6 +70,63 @@ def test_every_form_of_a_url(address: str, conninfo: str, words: str) -> None:
     assert server is not None
     assert (server.conninfo, server.shown) == (conninfo, words)
     conninfo_to_dict(server.conninfo)
+
+
+NOT_READ = "The journal's address is not a url that can be read; write postgresql://host/database?journal=NAME"
+AS_CODES = "%23 for #, %2F for /, %3A for :, %3F for ? and %40 for @"
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql://h/d?journal", f"{NOT_READ}."),
+        *(
+            (
+                address,
+                f"{NOT_READ}, and in a user's name or password {AS_CODES}.",
+            )
+            for address in (
+                "postgresql://h/d?journal=j#x",
+                "postgresql://u:a/b@h/d?journal=j",
+                "postgresql://h/d?a-b=c&journal=j",
+                "postgresql://h/d?\u00e9=c&journal=j",
+            )
+        ),
+        (
+            "postgresql://h/d?journal=a&journal=b",
+            "The journal's address names two journals; write postgresql://host/database?journal=NAME.",
+        ),
+        (
+            f"postgresql://h/d?journal={'x' * (NAME_MOST + 1)}",
+            "The name of a journal in a database is at most 200 printable characters; choose a shorter one.",
+        ),
+        (
+            "postgresql://u:p@h/d?journal=",
+            "The address postgresql://h/d names no journal; write postgresql://host/database?journal=NAME.",
+        ),
+        ("", "journal must be the path of a file, not ''."),
+        ("a\0b", "journal must be the path of a file, not 'a\\x00b'."),
+        (b"bytes", "journal must be the path of a file or the url of a database, not bytes."),
+        (7, "journal must be the path of a file or the url of a database, not int."),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_address_is_said_in_full(address: object, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_address(address)
+    assert str(caught.value) == said
+
+
+def test_a_path_in_bytes_is_refused() -> None:
+    class Bytes(os.PathLike[bytes]):
+        def __fspath__(self) -> bytes:
+            return b"x"
+
+    with pytest.raises(ConfigurationError, match=r"^journal must be the path of a file as text, not bytes\.$"):
+        check_address(Bytes())
+
+
+def test_the_longest_name_is_taken() -> None:
+    check_address(f"postgresql://h/d?journal={'x' * NAME_MOST}")
 
 
 SECRET = "s3cret"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.tools.journals import ACCOUNT, Executor, MemoryStore
 from trio_cancel import JournalError
 from trio_cancel._journal.journal import Journal
 from trio_cancel._journal.left import NAMED_MOST, LeftBehind, names_of
-from trio_cancel._journal.lock import HAS_FLOCK, is_locked
+from trio_cancel._journal.lock import HAS_FLOCK, is_locked, lock
 from trio_cancel._journal.opening import MovedJournal
 from trio_cancel._journal.reading import JournalOrder, contents_of
 from trio_cancel._journal.rows import Changes, HoldRow, PlacedRow, Tables
@@ -121,6 +122,57 @@ def test_who_looks_at_the_lock_leaves_it_as_it_is(path: Path) -> None:
     write(path, Changes(alive=1)).close()
 
 
+@pytest.mark.skipif(not HAS_FLOCK, reason="only there it is a file of its own kind")
+def test_the_locks_file_is_no_program(path: Path) -> None:
+    lock(str(path)).release()
+    assert not Path(f"{path}.lock").stat().st_mode & 0o111
+
+
+@pytest.mark.skipif(not HAS_FLOCK, reason="only files that can be locked tell")
+def test_looking_at_a_lock_that_is_a_pipe_waits_for_nobody(path: Path) -> None:
+    os.mkfifo(f"{path}.lock")
+    assert is_locked(str(path)) is False
+
+
+@pytest.mark.skipif(not HAS_FLOCK, reason="only there the file can be another by then")
+def test_a_lock_whose_file_is_removed_meanwhile_is_taken_on_the_new_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    flock, made = fcntl.flock, set[int]()
+
+    def removing(file: int, operation: int) -> None:
+        if not made:
+            os.unlink(f"{path}.lock")
+        made.add(file)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removing)
+    held = lock(str(path))
+    assert is_locked(str(path))
+    held.release()
+
+    def always_removing(file: int, operation: int) -> None:
+        os.unlink(f"{path}.lock")
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", always_removing)
+    with pytest.raises(OSError, match=r"the\.journal\.lock was being replaced all the time$"):
+        lock(str(path))
+
+
+def test_where_sqlite_locks_any_thread_may_free_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_cancel._journal.lock.HAS_FLOCK", False)
+    held = lock(str(path))
+    with pytest.raises(BlockingIOError):
+        lock(str(path))
+    thread = threading.Thread(target=held.release)
+    thread.start()
+    thread.join()
+    lock(str(path)).release()
+
+
 # What is forgotten
 
 
@@ -190,6 +242,31 @@ def test_a_cancel_that_told_nothing_is_settled_by_one_that_does() -> None:
     (hold,) = behind.orders[0].open_holds
     behind.released([hold.number, 77])
     assert [order.request.key for order in behind.orders] == ["other"]
+
+
+def test_what_was_dismissed_keeps_no_other_of_its_id() -> None:
+    behind = LeftBehind(left("a", "b", placed={"a": "same", "b": "same"}))
+    behind.drop(CancelRequest(external_id="a"))
+    behind.settled(closed(CancelRequest("same")))
+    assert behind.orders == ()
+
+
+def test_of_two_holds_of_a_name_the_one_that_did_not_end_is_left() -> None:
+    behind = LeftBehind(left("a", "a"))
+    behind.released([1])
+    assert [[hold.number for hold in order.open_holds] for order in behind.orders] == [[2]]
+    behind.released([1, 2])
+    assert behind.orders == ()
+
+
+@pytest.mark.parametrize("name", [CancelRequest("the-id"), CancelRequest(external_id="a")])
+def test_a_cancel_of_a_name_is_settled_under_the_venues_id_too(name: CancelRequest) -> None:
+    (order,) = left("a", placed={"a": "the-id"}, tried=("a",))
+    assert (order.unsettled, order.meant) == (True, "the-id")
+    behind = LeftBehind([order])
+    behind.settled(missing(CancelRequest("another")))
+    behind.settled(missing(name))
+    assert [order.unsettled for order in behind.orders] == [False]
 
 
 async def test_each_that_is_dismissed_is_recorded(autojump_clock: MockClock) -> None:

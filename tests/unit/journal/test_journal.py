@@ -69,6 +69,35 @@ async def test_an_order_is_intended_once_however_often_it_is_tried(autojump_cloc
     assert [row[0] for row in store.changes.intents] == [1, 2, 3]
 
 
+async def test_an_order_that_is_tried_again_waits_for_nobody_elses_record(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    executor = Executor()
+    async with journal_on(MemoryStore(), executor) as journal, trio.open_nursery() as nursery:
+        orders = pendings("a")
+        await journal.intend(orders)
+        executor.seconds = 1.0
+        nursery.start_soon(journal.hold, CancelRequest("held"))
+        await trio.sleep(0.1)
+        began = trio.current_time()
+        await journal.intend(orders)
+        assert trio.current_time() == began
+
+
+async def test_of_orders_together_only_those_are_unrecorded_that_are_not_on_the_disk(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = MemoryStore()
+    async with journal_on(store) as journal:
+        (recorded,) = pendings("a")
+        await journal.intend([recorded])
+        store.failure = FULL
+        (unrecorded,) = pendings("b")
+        await journal.intend([recorded, unrecorded])
+        assert (recorded.unrecorded, unrecorded.unrecorded) == (False, True)
+        store.failure = None
+
+
 async def test_an_order_put_back_before_its_intent_was_durable_waits_for_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

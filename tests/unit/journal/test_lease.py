@@ -121,6 +121,11 @@ def test_a_guard_is_known_by_its_beats() -> None:
     assert not guards.watch(11)
 
 
+@pytest.mark.parametrize(("lease", "seconds"), [(1.0, 2 / 3), (2.4, 1.6), (20.0, 2.0)])
+def test_a_beat_has_two_thirds_of_a_lease_and_at_most_two_seconds(lease: float, seconds: float) -> None:
+    assert commit_within(lease) == pytest.approx(seconds)
+
+
 def test_the_clock_of_leases_never_goes_back() -> None:
     readings = [steady() for _ in range(1000)]
     assert all(before <= after for before, after in itertools.pairwise(readings))

@@ -162,3 +162,29 @@ def test_what_was_not_left_is_no_part_of_the_plan() -> None:
 def test_an_id_that_is_refused_by_now_is_read_as_it_was_written() -> None:
     assert request_of(0, "x\n").id == "x\n"
     assert request_of(1, "x").external_id == "x"
+
+
+def test_a_cancel_tells_the_connections_of_its_attempts() -> None:
+    tables = Tables("wss://venue", [SessionRow(1, "id", 10, 0, 0, None)], [], [], [(1, 1, 0, "x", 0)], [], [])
+    tables.attempts.extend([(11, 1, 4, SECOND, None, None), (12, 1, 5, 2 * SECOND, 3 * SECOND, 200)])
+    (order,) = contents_of(tables).orders
+    (cancel,) = order.cancels
+    assert cancel.connections == (4, 5)
+    assert [(attempt.request_id, attempt.written_at, attempt.answered_at) for attempt in cancel.attempts] == [
+        ("id-1", 1.0, None),
+        ("id-2", 2.0, 3.0),
+    ]
+
+
+def test_external_ids_are_told_apart_by_their_case_and_the_venues_ids_are_not() -> None:
+    for external, count in ((1, 2), (0, 1)):
+        holds: list[HoldRow] = [(1, 1, external, "A", 0, None, None), (2, 1, external, "a", 0, None, None)]
+        found = contents_of(Tables("wss://venue", [], holds, [], [], [], [])).orders
+        assert len(found) == count
+
+
+def test_what_a_name_found_says_nothing_of_an_order_by_id() -> None:
+    """A cancel by external id is never taken for one by the venue's id, nor its answer."""
+    holds: list[HoldRow] = [(1, 1, 1, "x", 0, None, None)]
+    tables = Tables("wss://venue", [], holds, [], [(2, 1, 1, "x", 0)], [], [(2, "canceled", 0, None)])
+    assert [order.held for order in contents_of(tables).orders] == [True]
