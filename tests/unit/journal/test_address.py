@@ -44,6 +44,7 @@ def test_a_database_is_named_by_its_url() -> None:
         "sslmode": "require",
     }
     assert title_of(FULL) == "mm-1"
+    assert shown(FULL) == server.shown
 
 
 @pytest.mark.parametrize(

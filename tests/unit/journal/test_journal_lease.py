@@ -170,6 +170,26 @@ async def test_an_uncertain_claim_is_sure_again_after_a_beat(
         ]
 
 
+@pytest.mark.parametrize(("lease", "pause"), [(LEASE, LEASE / 6), (20.0, RETRY)])
+async def test_a_database_that_is_away_is_tried_so_often_that_the_lease_can_be_saved(
+    lease: float, pause: float, autojump_clock: MockClock
+) -> None:
+    tried: list[float] = []
+
+    class Away(SharedStore):
+        def commit(self, changes: Changes) -> int | None:  # type: ignore[override]
+            tried.append(trio.current_time())
+            return super().commit(changes)
+
+    store = Away(lease)
+    store.failure = AWAY
+    async with shared(store):
+        await trio.sleep(lease)
+        store.failure = None
+    pauses = [later - sooner for sooner, later in pairwise(tried)][:3]
+    assert pauses == pytest.approx([pause] * 3, abs=0.01)
+
+
 async def test_what_comes_up_while_it_is_uncertain_is_written_soon_after(autojump_clock: MockClock) -> None:
     store = SharedStore()
     async with shared(store) as journal:

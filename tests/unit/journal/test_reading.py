@@ -176,6 +176,21 @@ def test_a_cancel_tells_the_connections_of_its_attempts() -> None:
     ]
 
 
+def test_an_attempt_of_a_session_that_is_not_there_has_no_name() -> None:
+    tables = Tables("wss://venue", [], [], [], [(1, 1, 0, "x", 0)], [(11, 1, 4, SECOND, None, None)], [])
+    (order,) = contents_of(tables).orders
+    assert [attempt.request_id for attempt in order.cancels[0].attempts] == ["?-11"]
+
+
+def test_an_old_name_does_not_keep_what_is_known_by_id() -> None:
+    sessions = [SessionRow(1, "id", 0, 0, 0, None)]
+    holds: list[HoldRow] = [(1, 1, 1, "x", 0, None, None), (2, 1, 1, "x", 0, None, None)]
+    tables = Tables("wss://venue", sessions, holds, [], [(3, 1, 1, "x", 0)], [], [], placed=[(1, 0, "the-id")])
+    plan = plan_resume(contents_of(tables), OLD + 100.0)
+    assert [errand.request for errand in plan.errands] == [CancelRequest("the-id")]
+    assert {order.request for order in plan.old} == {CancelRequest(external_id="x")}
+
+
 def test_external_ids_are_told_apart_by_their_case_and_the_venues_ids_are_not() -> None:
     for external, count in ((1, 2), (0, 1)):
         holds: list[HoldRow] = [(1, 1, external, "A", 0, None, None), (2, 1, external, "a", 0, None, None)]
