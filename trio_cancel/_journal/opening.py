@@ -25,7 +25,7 @@ from trio_cancel._journal.lease import steady
 from trio_cancel._journal.left import LeftBehind, names_of
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import Begun, Changes, micros
-from trio_cancel._journal.store import Account, JournalStore, StoreFailed
+from trio_cancel._journal.store import FORKED, Account, JournalStore, StoreFailed
 from trio_cancel._journal.stores import LEASE
 from trio_cancel._journal.stores import open_store as open_any
 from trio_cancel._net.endpoint import Endpoint
@@ -53,7 +53,7 @@ class _Thread:
 
     async def __call__(self, function: Callable[..., _T], *args: object) -> _T:
         if self._process != os.getpid():  # trio's threads are not here, and the journal is the parent's
-            raise StoreFailed("this process was forked from the one that opened it")
+            raise StoreFailed(FORKED)
         return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._limiter)
 
 

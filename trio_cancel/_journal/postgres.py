@@ -42,7 +42,7 @@ from trio_cancel._journal.lease import commit_within, steady
 from trio_cancel._journal.postgres_rows import LAST, forget, left_of, names_left, stored, tables_of
 from trio_cancel._journal.rows import Begun, Changes, Tables
 from trio_cancel._journal.schema import make
-from trio_cancel._journal.store import AT_OPENING, DAY, HISTORY, Account, StoreFailed
+from trio_cancel._journal.store import AT_OPENING, DAY, FORKED, HISTORY, Account, StoreFailed
 from trio_cancel._values.errors import JournalError, TakenOver
 from trio_cancel._values.observer import logger
 
@@ -462,7 +462,7 @@ class Store:
     def commit(self, changes: Changes) -> int | None:
         """Commit; see ``JournalStore``. What has no rows says that the session lives."""
         if self._process != os.getpid():
-            raise StoreFailed("this process was forked from the one that opened it")
+            raise StoreFailed(FORKED)
         if self._over:
             raise taken_over(self._server)
         entry = _Entry(self.journal, self.begun.session, changes)

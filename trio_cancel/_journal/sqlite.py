@@ -24,7 +24,7 @@ from typing import Any
 from trio_cancel._journal import fork
 from trio_cancel._journal.lock import Lock, lock
 from trio_cancel._journal.rows import Begun, Changes, Rows, SessionRow, Tables, spread
-from trio_cancel._journal.store import AT_OPENING, DAY, HISTORY, Account, StoreFailed
+from trio_cancel._journal.store import AT_OPENING, DAY, FORKED, HISTORY, Account, StoreFailed
 from trio_cancel._values.errors import JournalError
 from trio_cancel._values.observer import logger
 
@@ -267,7 +267,7 @@ class Store:
 
     def _check_in_place(self) -> None:
         if self._process != os.getpid():
-            raise StoreFailed("this process was forked from the one that opened it")
+            raise StoreFailed(FORKED)
         for name, identity in self._files.items():
             found, size = _look(name)
             if found != identity:

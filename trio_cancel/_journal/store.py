@@ -24,6 +24,10 @@ DAY = 86_400_000_000
 """Microseconds."""
 
 
+FORKED = "this process was forked from the one that opened it"
+"""Why nothing is written in a forked child."""
+
+
 @attrs.frozen
 class Account:
     """Whose journal it is: one account at one venue.

@@ -273,7 +273,7 @@ async def test_a_block_that_has_ended_leaves_a_store_that_takes_nothing(autojump
     async with open_journal("j", ACCOUNT, "id", wall, run_sync=run, open_store=store.open) as journal:
         await journal.hold(CancelRequest("x"))
     commits = len(store.commits)
-    with pytest.raises(StoreFailed, match="it was given up"):
+    with pytest.raises(StoreFailed, match=r"^it was given up$"):
         held[0](Changes(alive=1))
     assert len(store.commits) == commits
     assert store.closed

@@ -1,0 +1,262 @@
+"""What a journal's file says when it cannot be used, in full; its first format; and what outlives a failed commit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sqlite3
+import stat
+import threading
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tools.journals import ACCOUNT
+from trio_cancel import JournalError
+from trio_cancel._journal import fork, sqlite
+from trio_cancel._journal.opening import _Thread
+from trio_cancel._journal.rows import Changes
+from trio_cancel._journal.sqlite import Store, compact, read_tables
+from trio_cancel._journal.store import FORKED, StoreFailed
+from trio_cancel._journal.stores import is_missing, migrate
+from trio_cancel._values.errors import ConfigurationError
+from trio_cancel.journal import read_journal
+
+HOLD = Changes(holds=[(1, 1, 1, "x", 1, None, None)])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "the.journal"
+
+
+def open_store(path: Path) -> Store:
+    return Store.open(path, ACCOUNT, "p", 5)
+
+
+def said(act: Any, *arguments: object) -> str:
+    with pytest.raises((JournalError, ConfigurationError, StoreFailed)) as caught:
+        act(*arguments)
+    return str(caught.value)
+
+
+def the_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process had been forked from one that has every journal open."""
+    monkeypatch.setattr(fork, "is_parents", lambda _: True)
+
+
+def test_what_is_no_regular_file(path: Path) -> None:
+    path.mkdir()
+    assert said(open_store, path) == (
+        f"The journal {path} cannot be opened: that is a directory, not a regular file; "
+        "it was left as it is. Name a file."
+    )
+    assert [sqlite._kind(kind) for kind in (stat.S_IFBLK, stat.S_IFCHR, 0)] == ["device", "device", "special file"]
+
+
+def test_a_lock_that_is_a_pipe(path: Path) -> None:
+    os.mkfifo(f"{path}.lock")
+    assert said(open_store, path) == (
+        f"The journal {path} cannot be locked ({path}.lock is not a file); check its directory and its permissions."
+    )
+
+
+def test_a_lock_that_sqlite_cannot_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_cancel._journal.lock.HAS_FLOCK", False)
+    path = tmp_path / "nowhere" / "x"
+    assert said(open_store, path) == (
+        f"The journal {path} cannot be locked (unable to open database file); check its directory and its permissions."
+    )
+
+
+def test_a_log_without_its_journal(path: Path) -> None:
+    Path(f"{path}-wal").write_bytes(b"what was committed last")
+    assert said(open_store, path) == (
+        f"The journal {path} is missing, but {path}-wal, a part of it, is there; "
+        "put the journal back beside it, or name another file."
+    )
+
+
+def test_a_journal_that_a_parent_has_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(path)
+    store.commit(HOLD)
+    store.close()
+    the_parents(monkeypatch)
+    assert said(open_store, path) == (
+        f"The journal {path} was open when this process was forked, so that SQLite cannot write it safely here; "
+        "open it in a process that is not forked from that one, or name another file."
+    )
+    assert said(compact, path, 0) == (
+        f"The journal {path} was open when this process was forked; compact it in another process."
+    )
+    assert [row[3] for row in read_tables(path).holds] == ["x"]  # a copy of it
+
+
+def test_a_journal_of_which_no_copy_comes_to_be(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_store(path).close()
+    the_parents(monkeypatch)
+    numbers = count()
+    monkeypatch.setattr(sqlite, "_heads", lambda _: next(numbers))
+    last = f"copy it and {path}-wal, if there is one, to where you can write, and read that."
+    assert said(read_tables, path) == (
+        f"The journal {path} cannot be read in its place (it was open when this process was forked), "
+        f"nor a copy of it (it was changing all the time); {last}"
+    )
+    gone = f"{path}-shm"
+    monkeypatch.setattr(sqlite, "_copy", lambda *_: os.stat(gone))
+    assert f"nor a copy of it (No such file or directory of {gone}); " in said(read_tables, path)
+
+
+async def test_a_child_writes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, thread = open_store(path), _Thread()
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        assert said(store.commit, HOLD) == FORKED
+        with pytest.raises(StoreFailed) as caught:
+            await thread(store.commit, HOLD)
+        assert str(caught.value) == FORKED
+        store.close()
+    store.commit(HOLD)  # its parent's close did nothing
+    store.close()
+    assert [row[3] for row in read_tables(path).holds] == ["x"]
+
+
+def test_a_commit_that_failed_says_why_and_leaves_nothing_begun(path: Path) -> None:
+    store = open_store(path)
+    assert "too large" in said(store.commit, Changes(alive=2**80))
+    store.commit(Changes(alive=7))
+    for _ in range(2):
+        store._database.execute("UPDATE session SET number = number + 1")
+        assert said(store.commit, HOLD) == "another session has begun to write it"
+        store._database.execute("UPDATE session SET number = number - 1")
+        store.commit(Changes(alive=8))
+    store.close()
+    (session,) = read_tables(path).sessions
+    assert (session.alive, session.closed) == (8, None)
+    assert read_tables(path).holds == []
+
+
+def test_a_store_is_used_in_one_thread_after_another(path: Path) -> None:
+    store = open_store(path)
+    for act in (lambda: store.commit(HOLD), lambda: store.commit(Changes(closed=9)), store.close):
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
+    assert not Path(f"{path}-wal").exists()
+    tables = read_tables(path)
+    assert ([row[3] for row in tables.holds], tables.sessions[0].closed) == (["x"], 9)
+
+
+def test_a_journal_that_was_made_and_never_used_is_empty(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sqlite._make(str(path), ACCOUNT)
+    assert read_tables(path).sessions == []
+    open_store(path).close()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("closed", [None, 9])
+def test_a_log_that_is_lost_is_told_if_it_was_in_use(
+    path: Path, closed: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(path)
+    store.commit(Changes(closed=closed, alive=7))
+    copy = path.with_name("copy")
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copy(path, copy)
+    store.close()
+    for act in (read_tables, open_store):
+        caplog.clear()
+        act(copy)
+        assert [record.levelno for record in caplog.records] == ([] if closed else [logging.WARNING])
+        if not closed:
+            assert f"the last session of the journal {copy} did not end in an orderly way" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="there no directory can be synced")
+def test_the_name_of_a_new_journal_outlives_a_power_failure(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[int, int]] = []
+
+    def fsync(file: int) -> None:
+        found = os.fstat(file)
+        synced.append((found.st_dev, found.st_ino))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    open_store(path).close()
+    found = path.parent.stat()
+    assert synced == [(found.st_dev, found.st_ino)]
+    open_store(path).close()
+    assert len(synced) == 1
+
+
+def _first_format(path: Path) -> None:
+    store = open_store(path)
+    store.commit(
+        Changes(
+            holds=[
+                (1, 1, 1, "ended", 1, None, None),
+                (2, 1, 1, "released", 1, None, None),
+                (3, 1, 1, "o", 1, None, None),
+            ],
+            releases=[(2, 4)],
+            intents=[(4, 1, 1, "ended", 2)],
+            outcomes=[(4, "already_closed", 3, None)],
+        )
+    )
+    store.close()
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "DROP TABLE placed; ALTER TABLE hold DROP COLUMN clock_low; ALTER TABLE hold DROP COLUMN clock_high;"
+            "PRAGMA user_version = 1;"
+        )
+
+
+def test_a_journal_of_format_1_is_read_and_written(path: Path) -> None:
+    _first_format(path)
+    for _ in range(2):
+        found = {order.request.key: order.holds[0].released_at for order in read_journal(path).orders}
+        assert found == {"ended": 3e-6, "released": 4e-6, "o": None}
+        assert [order.request.key for order in read_journal(path).left] == ["o"]
+        store = open_store(path)
+        store.commit(Changes(placed=[(3, 5, "the-id")], closed=7))
+        store.close()
+    (order,) = read_journal(path).left
+    assert order.open_holds[0].order_id == "the-id"
+
+
+def test_in_format_2_a_cancel_of_the_name_ends_no_hold(path: Path) -> None:
+    store = open_store(path)
+    store.commit(
+        Changes(
+            holds=[(1, 1, 1, "x", 1, None, None)],
+            intents=[(2, 1, 1, "x", 2)],
+            outcomes=[(2, "already_closed", 3, None)],
+        )
+    )
+    store.close()
+    assert [order.request.key for order in read_journal(path).left] == ["x"]
+
+
+def test_a_journal_of_format_1_is_compacted(path: Path) -> None:
+    _first_format(path)
+    compact(path, 0)
+    assert [order.request.key for order in read_journal(path).left] == ["o"]
+
+
+def test_where_nothing_is_yet(path: Path) -> None:
+    assert is_missing(path)
+    assert not is_missing(path.parent)
+    assert not is_missing(path / "x" / "y")
+    Path(f"{path}-wal").touch()
+    assert not is_missing(path)
+    Path(f"{path}-wal").unlink()
+    open_store(path).close()
+    assert not is_missing(path)
+
+
+def test_a_file_has_no_tables_to_make(path: Path) -> None:
+    assert said(migrate, path) == "Only a database has tables to make; a file is made when it is opened."
