@@ -14,7 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.tools.journals import ACCOUNT, Executor, MemoryStore
-from trio_cancel import JournalError
+from trio_cancel import InvalidRequest, JournalError
 from trio_cancel._journal.journal import Journal
 from trio_cancel._journal.left import NAMED_MOST, LeftBehind, names_of
 from trio_cancel._journal.lock import HAS_FLOCK, is_locked, lock
@@ -282,6 +282,18 @@ async def test_each_that_is_dismissed_is_recorded(autojump_clock: MockClock) -> 
         assert [row[1] for row in store.changes.outcomes] == ["dismissed"] * 2
         assert [order.request.key for order in behind.orders] == ["c"]
         journal.close()
+
+
+async def test_a_name_that_was_left_is_not_held_again(autojump_clock: MockClock) -> None:
+    journal = Journal("j", MemoryStore(), Executor(), trio.current_time, "p", LeftBehind(left("a")))
+    for free in (CancelRequest("a"), CancelRequest(external_id="b")):
+        journal.check_free(free)
+    with pytest.raises(InvalidRequest) as caught:
+        journal.check_free(CancelRequest(external_id="a"))
+    assert str(caught.value) == (
+        f"{CancelRequest(external_id='a')} was left behind by a session before this one and may be on the book, "
+        "so that this name cannot be held again yet: await ws.resume() first, or ws.dismiss(…) if it is to stay."
+    )
 
 
 def test_a_moved_journal_is_a_path_still(path: Path) -> None:
