@@ -374,6 +374,37 @@ def test_a_server_that_a_promotion_left_behind_is_refused(promoted: tuple[Cluste
     store.close()
 
 
+def test_of_two_servers_that_take_writes_the_promoted_one_is_taken(promoted: tuple[Cluster, Cluster]) -> None:
+    """Also by a process that has seen neither before, as a guard that was just started."""
+    old, new = promoted
+    database = Database(old, "test_1")
+    old.stop()
+    new.execute("SELECT pg_promote()")
+    old.start()
+    for number, ports in ((1, (old.port, new.port)), (2, (new.port, old.port))):
+        both = database.url("a").replace(f":{old.port}/", f":{ports[0]},127.0.0.1:{ports[1]}/")
+        store = open_it(both)
+        store.commit(hold(number))
+        store.close()
+    keys = "SELECT key FROM trio_cancel.hold ORDER BY 1"
+    assert new.execute(keys, database="test_1") == [("mm-1",), ("mm-2",)]
+    assert old.execute(keys, database="test_1") == []
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_where_another_does(promoted: tuple[Cluster, Cluster]) -> None:
+    old, new = promoted
+    database = Database(old, "test_1")
+    both = database.url("a").replace(f":{old.port}/", f":{new.port},127.0.0.1:{old.port}/")
+    new.pause()
+    try:
+        store = Background(lambda: open_it(both + "&connect_timeout=600").close())
+        store.wait()
+        assert store.error is None
+    finally:
+        new.go_on()
+    assert database.execute("SELECT name, state FROM trio_cancel.journal") == [("a", "free")]
+
+
 def test_a_standby_is_not_written_but_read(promoted: tuple[Cluster, Cluster]) -> None:
     old, new = promoted
     database = Database(old, "test_1")

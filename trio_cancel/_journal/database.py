@@ -36,6 +36,8 @@ from trio_cancel._values.observer import logger
 CONNECT = 2
 """Whole seconds for which each of a database's servers is tried, unless the address has a ``connect_timeout``; the
 driver takes no fewer."""
+OTHERS = 0.5
+"""Seconds that the other servers have to answer once one has that will do."""
 PREPARED_FROM = 1
 """Times that a statement is run before it is prepared, which takes half the time of a small commit from then on."""
 WARNING_OF_COMMIT = "01000"
@@ -197,7 +199,10 @@ class Connection:
 
 
 def connect(server: Server, seconds: float, *, known: Settings | None = None, write: bool = True) -> Connection:
-    """Connect to the first of a database's servers that will do.
+    """Connect to that of a database's servers which is in charge: of those that will do, the newest timeline's.
+
+    All are asked, because a former primary that takes writes as before does not know that it was left behind; only one
+    that does not answer within ``OTHERS`` after another has is not waited for. Of equals the first one is taken.
 
     Args:
         server: the database.
@@ -209,36 +214,112 @@ def connect(server: Server, seconds: float, *, known: Settings | None = None, wr
     Raises:
         Unusable: none of them will do.
     """
-    reasons: list[str] = []
-    spare: Connection | None = None
-    for conninfo in _each(server):
+    asked = [_Asked(conninfo, server, seconds, known) for conninfo in _each(server)]
+    _ask_all(asked)
+    best: _Asked | None = None
+    for one in asked:
+        if one.will_do and (best is None or one.timeline > best.timeline):
+            best = one
+    if best is None and not write:
+        best = next((one for one in asked if one.found is not None and one.found.read_only), None)
+    taken = None if best is None else best.take()
+    for one in asked:
+        if one is not best:
+            one.drop()
+    if taken is not None:
+        return taken
+    raise Unusable("; ".join(dict.fromkeys(one.why or "it did not answer in time" for one in asked)))
+
+
+class _Asked:
+    """One of a database's servers, and what it has said of itself.
+
+    Attributes:
+        found: what it is, once it has said so.
+        why: why it is not to be written to; None while it has not answered, and if it is.
+        done: whether it has answered, or will not.
+    """
+
+    def __init__(self, conninfo: str, server: Server, seconds: float, known: Settings | None) -> None:
+        self.found: Settings | None = None
+        self.why: str | None = None
+        self.done = False
+        self._conninfo = conninfo
+        self._server = server
+        self._seconds = seconds
+        self._known = known
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+        self._unwanted = False
+
+    @property
+    def will_do(self) -> bool:
+        return self.done and self.found is not None and self.why is None
+
+    @property
+    def timeline(self) -> int:
+        return 0 if self.found is None else self.found.timeline
+
+    def ask(self) -> None:
+        connection, found = None, None
         try:
-            raw = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+            raw = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
             raw.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whatever the server's own default is
-        except psycopg.Error as error:
-            reasons.append(reason(error, server))
-            continue
-        connection = Connection(raw, seconds)
-        try:
+            connection = Connection(raw, self._seconds)
             found = settings_of(connection)
-            why = _why_not(found, known)
-        except (psycopg.Error, CommitInDoubt) as error:
-            why = reason(error, server)
-            found = None
-        if why is None and spare is not None:
-            spare.close()
-        if why is None:
-            if found is not None and found.process == raw.info.backend_pid:
+            why = _why_not(found, self._known)
+            if found.process == raw.info.backend_pid:
                 raw.prepare_threshold = PREPARED_FROM
-            return connection
-        if found is not None and not write and spare is None and found.read_only:
-            spare = connection
-            continue
-        connection.close()
-        reasons.append(why)
-    if spare is not None:
-        return spare
-    raise Unusable("; ".join(dict.fromkeys(reasons)))
+        except (psycopg.Error, CommitInDoubt, OSError) as error:
+            why = reason(error, self._server)
+        with self._lock:
+            if not self._unwanted:
+                self._connection, self.found, self.why, self.done = connection, found, why, True
+                return
+        if connection is not None:
+            connection.close()
+
+    def take(self) -> Connection | None:
+        """Return its connection, which is the caller's from now on."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            self._unwanted = True
+        return connection
+
+    def drop(self) -> None:
+        """Close its connection, now or once it is there."""
+        connection = self.take()
+        if connection is not None:
+            connection.close()
+
+
+def _ask_all(asked: list[_Asked]) -> None:
+    """Ask all of them at the same time, and wait until it is clear which one is in charge."""
+    first, *others = asked
+    if not others:
+        first.ask()
+        return
+    answered = threading.Semaphore(0)
+
+    def ask(one: _Asked) -> None:
+        try:
+            one.ask()
+        finally:
+            answered.release()
+
+    started = 0
+    for one in asked:
+        try:
+            threading.Thread(target=ask, args=(one,), name="trio-cancel database", daemon=True).start()
+            started += 1
+        except RuntimeError:  # the process can have no more threads
+            one.ask()
+    until = math.inf
+    for _ in range(started):
+        if any(one.will_do for one in asked):
+            until = min(until, time.monotonic() + OTHERS)
+        if not answered.acquire(timeout=None if until == math.inf else max(0.0, until - time.monotonic())):
+            return
 
 
 class Unusable(StoreFailed):
