@@ -21,9 +21,9 @@ from trio_cancel._cancels.scope import OrderScope
 from trio_cancel._cancels.single import Channels, cancel_one
 from trio_cancel._cancels.stream import CancelStream, run_stream
 from trio_cancel._engine.order import RetryPolicy
-from trio_cancel._engine.rate import Pacer, limit_of
+from trio_cancel._engine.rate import Limit, Pacer, limit_of, pacer_of
 from trio_cancel._engine.venue_clock import VenueClock
-from trio_cancel._journal.address import check_address
+from trio_cancel._journal.address import check_address, server_of
 from trio_cancel._journal.lease import LEAST, MOST, LeaseState
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
 from trio_cancel._net.proxy import Choice, Tunnel, choose_proxy
@@ -50,6 +50,8 @@ DEFAULT_URL = "wss://ws-api.ripio.com"
 """The venue (WebSocket API, general information)."""
 URL_VARIABLE = "TRIO_CANCEL_URL"
 
+OpenPace: TypeAlias = "Callable[[], AbstractAsyncContextManager[Limit]]"
+"""Begins to share an account's rate for a session, once its journal is open."""
 OpenJournal: TypeAlias = "Callable[[str, Callable[[], float]], AbstractAsyncContextManager[Journal]]"
 """Opens a journal for a session, given the prefix of its request ids and its wall clock."""
 
@@ -514,8 +516,8 @@ def open_trading_ws(
             are none. Before its time is over in a silence, each order that waits is written once, beyond the window
             and within a known pace, as far as a connection takes it.
         retry: False makes one attempt an order.
-        pacer: a rate limit of your own, perhaps shared between sessions of one account; if None, as fast as the venue
-            takes it, found out with care.
+        pacer: a rate limit of your own, perhaps shared between sessions of one account, also on several machines if
+            their journals are in one database; if None, as fast as the venue takes it, found out with care.
         clock_offset: seconds to add to our clock before signing; ``"auto"`` corrects by the least amount that agrees
             with the venue's ``Date`` header, and only if the clocks surely differ.
         token_field: the name under which requests carry the token; from ``TRIO_CANCEL_TOKEN_FIELD`` if None, else
@@ -581,6 +583,11 @@ def open_trading_ws(
         dial = Tunnel(choice.proxy)
     if journal is not None:
         check_address(journal)
+    if pacer is not None and pacer.shared and (journal is None or server_of(journal) is None):
+        raise ConfigurationError(
+            "A pacer with shared=True shares through the database that the journal is in: pass "
+            'journal="postgresql://…?journal=NAME", or give each session its part of the rate.'
+        )
     if not _is_seconds(lease) or not LEAST <= lease <= MOST:
         raise ConfigurationError(f"lease must be a number of seconds from {LEAST:g} to {MOST:g}, not {lease!r}.")
     if lookup is not None and not callable(lookup) and not hasattr(lookup, "opened"):
@@ -603,6 +610,7 @@ def open_trading_ws(
         terms,
         Environment(),
         pacer=pacer,
+        pace=None if pacer is None or not pacer.shared or journal is None else _sharing(journal, pacer),
         correct_clock=auto,
         correction=0.0 if isinstance(clock_offset, str) else float(clock_offset),
         token_field=_token_field(token_field),
@@ -631,6 +639,17 @@ def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Crede
     return opener(path, endpoint, credentials, lease)
 
 
+def _sharing(journal: str | os.PathLike[str], pacer: Pacer) -> OpenPace:
+    def open_it() -> AbstractAsyncContextManager[Limit]:
+        from trio_cancel._journal.pace import open_shared  # the journal is open by now, so its driver is there
+
+        server = server_of(journal)
+        assert server is not None
+        return open_shared(server, pacer)
+
+    return open_it
+
+
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection  # so that what one manager has opened is closed though the next is not begun
 async def _open(
@@ -640,6 +659,7 @@ async def _open(
     world: Environment,
     *,
     pacer: Pacer | None,
+    pace: OpenPace | None = None,
     correct_clock: bool,
     correction: float,
     token_field: str = TOKEN_FIELDS[0],
@@ -650,11 +670,13 @@ async def _open(
     observer: Observer | None,
 ) -> AsyncGenerator[TradingWS]:
     check_trio("open_trading_ws()")
-    if pacer is not None:
+    if pacer is not None and not pacer.shared:
         limit_of(pacer).begin()
     prefix = world.id_prefix()
     async with AsyncExitStack() as stack:
         log = None if journal is None else await stack.enter_async_context(journal(prefix, world.wall))
+        if pace is not None:
+            pacer = pacer_of(await stack.enter_async_context(pace()))
         clock = VenueClock(world.wall, world.steady, correct=correct_clock, correction=correction)
         opened: OrderLookup | None = None
         if lookup is not None:

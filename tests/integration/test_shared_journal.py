@@ -123,7 +123,7 @@ async def test_the_tables_are_made_by_a_command(trading_sandbox: Sandbox, postgr
     address = database.url(user=ADMIN, password=ADMIN_PASSWORD)
     for done in ("were made", "were up to date"):
         made = await run(trading_sandbox, "journal", address, "--migrate")
-        said = f"postgresql://127.0.0.1:{postgres.port}/{database.name} {done} (format 1)"
+        said = f"postgresql://127.0.0.1:{postgres.port}/{database.name} {done} (format 2)"
         assert said in made.stderr.decode()
     refused = await run(trading_sandbox, "journal", database.url(), "--migrate", check=False)
     assert refused.returncode == 2

@@ -74,7 +74,7 @@ BEHIND: dict[str, set[str]] = {
     "OrderScope": {"add", "cancel_all", "discard", "held", "keep", "placed", "report"},
     "CancelStream": {"invalid", "unsettled"},
     "Batch": {"check", "report", "run"},
-    "Pacer": {"burst", "rate"},
+    "Pacer": {"burst", "rate", "shared"},
     "Observer": {
         "connection_failed", "connection_lost", "connection_opened", "guard_blind", "guard_looked", "guard_took_over",
         "paced", "request_answered", "request_queued", "request_written", "settled_late",

@@ -295,7 +295,7 @@ class Engine:
             return now
         if self._down_since is None and self._queue.waiting(now):
             return now + LOOKUP_YIELDS
-        ready = rate.ready_at() if pacer is None else max(rate.ready_at(), pacer.full_at)
+        ready = rate.ready_at() if pacer is None else max(rate.ready_at(), pacer.lookup_at(now))
         if ready > now:
             return ready
         rate.start(now)

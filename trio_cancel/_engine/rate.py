@@ -44,6 +44,9 @@ class Pacer:
     Args:
         rate: requests a second in the long run, more than 0.
         burst: requests that may start at once after a pause, at least 1.
+        shared: share the rate with all sessions of the account whose journals are in the same database, on whatever
+            machine, and with its guards. Each session that is opened with it needs such a journal, and keeps one more
+            connection to the database. See the guide on databases.
 
     Raises:
         ConfigurationError: if ``rate`` or ``burst`` is out of range.
@@ -51,11 +54,12 @@ class Pacer:
     Attributes:
         rate: as given.
         burst: as given.
+        shared: as given.
     """
 
-    __slots__ = ("_limit", "burst", "rate")
+    __slots__ = ("_limit", "burst", "rate", "shared")
 
-    def __init__(self, rate: float, burst: int = 1) -> None:
+    def __init__(self, rate: float, burst: int = 1, *, shared: bool = False) -> None:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
             raise ConfigurationError(f"Pacer needs a rate of more than 0 requests a second, not {rate!r}.")
         if rate < _LEAST:
@@ -64,15 +68,22 @@ class Pacer:
             raise ConfigurationError(f"Pacer needs a burst of at least 1 request, not {burst!r}.")
         if burst > _BURST_MOST:
             raise ConfigurationError(f"Pacer needs a burst of at most {_BURST_MOST} requests.")
+        if not isinstance(shared, bool):
+            raise ConfigurationError(f"shared must be True or False, not {shared!r}.")
         self.rate: float = rate
         self.burst: int = burst
+        self.shared: bool = shared
         self._limit = Limit(rate, burst)
 
     def __repr__(self) -> str:
-        return f"Pacer(rate={self.rate!r}, burst={self.burst!r})"
+        return f"Pacer(rate={self.rate!r}, burst={self.burst!r}{', shared=True' if self.shared else ''})"
 
-    def __reduce__(self) -> tuple[type[Pacer], tuple[float, int]]:
-        return type(self), (self.rate, self.burst)
+    def __reduce__(self) -> tuple[object, tuple[float, int, bool]]:
+        return _made, (self.rate, self.burst, self.shared)
+
+
+def _made(rate: float, burst: int, shared: bool) -> Pacer:
+    return Pacer(rate, burst, shared=shared)
 
 
 class Limit:
@@ -123,6 +134,10 @@ class Limit:
             return max(self._full_at, now) + before * self._interval - self._tolerance
         return self._full_at - self._tolerance
 
+    def lookup_at(self, now: float) -> float:  # noqa: ARG002 - of another kind of limit it depends on it
+        """Return the time from which a lookup may start: one that leaves the whole burst to cancels."""
+        return self._full_at
+
     def start(self, now: float) -> None:
         """Count a request that starts now."""
         self._full_at = max(self._full_at, now) + self._interval
@@ -131,6 +146,13 @@ class Limit:
 def limit_of(pacer: Pacer) -> Limit:
     """Return the limit that a pacer shares between its sessions."""
     return pacer._limit
+
+
+def pacer_of(limit: Limit) -> Pacer:
+    """Return a pacer for one session, of a limit that was made otherwise."""
+    pacer = Pacer(1)
+    pacer._limit = limit
+    return pacer
 
 
 def _nothing() -> None:

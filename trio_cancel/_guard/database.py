@@ -5,13 +5,14 @@ One thread at a time uses it. The connection is made anew when it has ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, LiteralString
 
 import attrs
 import psycopg
 
+from trio_cancel._engine.shared_rate import Answer, Ask
 from trio_cancel._guard.view import Seen
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.database import (
@@ -25,6 +26,7 @@ from trio_cancel._journal.database import (
     settings_of,
     warn_of,
 )
+from trio_cancel._journal.pace import begin, exchange
 from trio_cancel._journal.postgres_rows import original, stored
 from trio_cancel._journal.store import StoreFailed
 
@@ -32,8 +34,9 @@ WITHIN = 2.0
 """Seconds that a look may take."""
 _BEAT: LiteralString = "UPDATE trio_cancel.guard SET beat = beat + 1, seen = clock_timestamp() WHERE id = %s"
 _LOOK: LiteralString = """
-SELECT j.id, j.name, j.account, j.epoch, j.beat, j.lease_ms, j.state, a.url, a.fingerprint
-FROM trio_cancel.journal AS j JOIN trio_cancel.account AS a ON a.id = j.account WHERE j.state <> 'free'
+SELECT j.id, j.name, j.account, j.epoch, j.beat, j.lease_ms, j.state, a.url, a.fingerprint, p.rate
+FROM trio_cancel.journal AS j JOIN trio_cancel.account AS a ON a.id = j.account
+LEFT JOIN trio_cancel.pace AS p ON p.account = j.account WHERE j.state <> 'free'
 """
 _FORGET: LiteralString = "DELETE FROM trio_cancel.guard WHERE seen < clock_timestamp() - interval '1 day'"
 
@@ -45,10 +48,12 @@ class Owner:
     Attributes:
         url: the venue's.
         fingerprint: of its credentials.
+        rate: requests a second that its sessions share; None if they do not.
     """
 
     url: str
     fingerprint: bytes
+    rate: float | None
 
 
 class GuardDatabase:
@@ -115,7 +120,7 @@ class GuardDatabase:
         except (psycopg.Error, CommitInDoubt, OSError) as error:
             raise self._failed(error) from error
         seen = [Seen(row[0], row[1], row[2], row[3], row[4], row[5] / 1000, row[6]) for row in rows]
-        return seen, {row[2]: Owner(row[7], row[8]) for row in rows}
+        return seen, {row[2]: Owner(row[7], row[8], row[9]) for row in rows}
 
     def names_of_others(self, account: int, journal: int, names: list[str]) -> set[str]:
         """Return those external ids of an account that another journal has now.
@@ -147,6 +152,25 @@ class GuardDatabase:
         except (psycopg.Error, CommitInDoubt, OSError) as error:
             raise self._failed(error) from error
 
+    def pace(self, asks: Mapping[int, Ask]) -> dict[int, Answer]:
+        """Ask the pools of accounts whose sessions share a rate.
+
+        Raises:
+            StoreFailed: the database cannot be asked.
+        """
+        name = f"guard-{self.number}"
+        answers: dict[int, Answer] = {}
+        try:
+            for account, ask in asks.items():
+                with self._connected().transaction(write=False) as cursor:
+                    begin(cursor)
+                    answer = exchange(cursor, account, name, name, ask, guard=True)
+                if answer is not None:
+                    answers[account] = answer
+        except (psycopg.Error, CommitInDoubt, OSError) as error:
+            raise self._failed(error) from error
+        return answers
+
     def close(self) -> None:
         """Let go of the database, and say that this guard has ended."""
         with (
@@ -154,6 +178,7 @@ class GuardDatabase:
             self._connected().transaction() as cursor,
         ):
             cursor.execute("DELETE FROM trio_cancel.guard WHERE id = %s", (self.number,))
+            cursor.execute("DELETE FROM trio_cancel.pace_member WHERE name = %s", (f"guard-{self.number}",))
         self._drop()
 
     def _connected(self) -> Connection:

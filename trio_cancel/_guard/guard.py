@@ -21,6 +21,8 @@ import trio
 
 from trio_cancel._cancels.resuming import SETTLE
 from trio_cancel._client import TradingWS, open_trading_ws
+from trio_cancel._engine.rate import pacer_of
+from trio_cancel._engine.shared_rate import Ask, SharedLimit
 from trio_cancel._guard.database import GuardDatabase, Owner
 from trio_cancel._guard.take_over import Taken, address_of, see_to
 from trio_cancel._guard.view import Seen, View
@@ -66,9 +68,11 @@ class _Served:
         account: the account.
         ws: its session, while it is connected.
         tried: whether it was tried to connect.
+        limit: the part of the account's shared pace that this guard gets, if there is one.
     """
 
     account: Account
+    limit: SharedLimit = attrs.field(factory=lambda: SharedLimit(trio.current_time(), limited=False))
     ws: TradingWS | None = None
     tried: bool = False
 
@@ -132,12 +136,39 @@ class GuardTasks:
             self._view.saw(rows, began, steady())
             self._find_accounts(nursery, rows, owners)
             self._tell_figures()
+            await self._keep_pace(owners)
             for seen in self._view.due():
                 served = self._accounts[seen.account]
                 if served is not None and served.ws is not None and seen.id not in self._busy:
                     self._busy.add(seen.id)
                     nursery.start_soon(self._take, seen, served.account, served.ws)
             await trio.sleep(LOOK)
+
+    async def _keep_pace(self, owners: dict[int, Owner]) -> None:
+        """Ask for starts where sessions share their account's rate; at each look while something waits."""
+        now = trio.current_time()
+        asks: dict[int, Ask] = {}
+        limits: dict[int, SharedLimit] = {}
+        for number, owner in owners.items():
+            served = self._accounts[number]
+            if served is None or owner.rate is None:
+                continue
+            served.limit.limit(owner.rate, now)
+            if served.limit.exchange_at <= now:
+                limits[number] = served.limit
+                asks[number] = served.limit.ask(now)
+        if not asks:
+            return
+        try:
+            answers = await self._run_sync(self._database.pace, asks)
+        except StoreFailed as error:
+            logger.warning("the shared pace in %s does not answer the guard (%s)", self._server.shown, error)
+            answers = {}
+        for number, limit in limits.items():
+            if (answer := answers.get(number)) is None:
+                limit.failed(trio.current_time())
+            else:
+                limit.answered(answer, now, trio.current_time())
 
     def _tell_figures(self) -> None:
         if self._notify is None:
@@ -212,6 +243,7 @@ class GuardTasks:
                     url,
                     credentials=served.account.credentials,
                     ssl_context=self._ssl_context,
+                    pacer=pacer_of(served.limit),
                     lookup=self._lookup,
                     observer=self._observer,
                 ) as ws:

@@ -78,6 +78,9 @@ def open_guard(
     300 s, until its session has said that it ended or an hour is over: a process that was stopped may still place it.
     An external id that another journal of the account has by now is left alone, and its order is reported as not sent.
 
+    Where the sessions of an account share a rate (``Pacer(…, shared=True)``), the guard keeps to it with them, and its
+    cancels go first.
+
     Args:
         address: ``postgresql://…/database``, without a journal's name.
         credentials: of the accounts to cancel for. Journals of others are logged at ERROR.

@@ -7,6 +7,9 @@ of its journal: who writes for an epoch that is over finds no row to update, and
 ``name`` says which hold has an external id now, one for each account: the hold that was recorded last under it, in
 whichever journal. Who cancels for another looks there before each attempt.
 
+``pace`` has what was granted of an account's rate where its sessions share one (``_engine.shared_rate``), and
+``pace_member`` who may ask for it; times there are seconds of the database's clock.
+
 A guard beats in its row of ``guard`` at least once in a second, and ``guard_account`` says whose credentials it has: so
 that a session can tell whether anybody watches.
 """
@@ -17,7 +20,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-VERSION = 1
+VERSION = 2
 """Of the tables. A database with a higher one is refused, one with a lower one is to be migrated."""
 LOCK = 0x7472694A
 """The key of the advisory lock under which tables are made or changed: by one at a time, until its transaction ends."""
@@ -135,7 +138,26 @@ CREATE TABLE trio_cancel.guard_account (
 );
 INSERT INTO trio_cancel.format SELECT 1, uuid_send(gen_random_uuid());
 """
-STEPS: tuple[LiteralString, ...] = (_FIRST,)
+_PACE: LiteralString = """
+CREATE TABLE trio_cancel.pace (
+    account bigint PRIMARY KEY REFERENCES trio_cancel.account,
+    rate double precision NOT NULL,
+    burst integer NOT NULL,
+    full_at double precision NOT NULL DEFAULT 0,
+    guard_at double precision NOT NULL DEFAULT 0,
+    others_at double precision NOT NULL DEFAULT 0,
+    asked_at double precision NOT NULL DEFAULT 0,
+    since double precision NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+CREATE TABLE trio_cancel.pace_member (
+    account bigint NOT NULL REFERENCES trio_cancel.pace ON DELETE CASCADE,
+    member text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    seen double precision NOT NULL,
+    PRIMARY KEY (account, member)
+) WITH (fillfactor = 50);
+"""
+STEPS: tuple[LiteralString, ...] = (_FIRST, _PACE)
 """What brings the tables from each version to the next."""
 
 
@@ -154,6 +176,5 @@ def make(cursor: psycopg.Cursor[Any]) -> int:
     before = version_of(cursor)
     for step in STEPS[before:]:
         cursor.execute(step)
-    if before:
-        cursor.execute("UPDATE trio_cancel.format SET version = %s", (max(before, VERSION),))
+    cursor.execute("UPDATE trio_cancel.format SET version = %s", (max(before, VERSION),))
     return before

@@ -1,0 +1,256 @@
+"""One rate for many members: what the pool grants, and what a member does with and without it."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import attrs
+import pytest
+
+from trio_cancel._engine.shared_rate import (
+    AWAY,
+    BEAT,
+    FORGOTTEN,
+    OTHERS,
+    SOON,
+    Answer,
+    Ask,
+    Pool,
+    SharedLimit,
+    grant,
+)
+
+
+def heard_of(count: int, now: float) -> dict[str, float]:
+    return {str(number): now for number in range(count)}
+
+
+def granted(pool: Pool, number: int, now: float, *, members: int = 1, guard: bool = False) -> tuple[Pool, int, float]:
+    """Ask as one of so many members, all of whom have just been heard of."""
+    pool, answer = grant(pool, heard_of(members, now), "0", Ask(number, waits=True), now, guard=guard)
+    return pool, answer.granted, answer.again_in
+
+
+# The pool
+
+
+def test_a_burst_is_granted_at_once_and_then_the_rate() -> None:
+    pool, number, again_in = granted(Pool(rate=2.0, burst=4), 10, 100.0)
+    assert (number, again_in) == (3, 0.25)  # one of the burst is for what the member has in hand
+    pool, number, again_in = granted(pool, 10, 100.2)
+    assert number == 0
+    assert again_in == pytest.approx(0.05)
+    pool, answer = grant(pool, heard_of(1, 100.25), "0", Ask(9, waits=True), 100.25, guard=False)
+    assert (answer.granted, answer.due_in) == (1, 0.25)  # granted ahead of its time
+    _, number, _ = granted(pool, 10, 110.0)
+    assert number == 3
+
+
+def test_no_more_is_granted_than_is_asked_for() -> None:
+    pool, number, again_in = granted(Pool(rate=2.0, burst=9), 2, 100.0)
+    assert (number, again_in, pool.full_at) == (2, 0.0, 101.0)
+
+
+def test_what_is_given_back_is_granted_to_others() -> None:
+    pool, _, _ = granted(Pool(rate=1.0, burst=6), 5, 100.0)
+    assert granted(pool, 1, 100.0)[1] == 0
+    pool, answer = grant(pool, heard_of(1, 100.0), "0", Ask(-3, waits=False), 100.0, guard=False)
+    assert answer.granted == -3
+    assert granted(pool, 9, 100.0)[1] == 3
+
+
+@pytest.mark.parametrize(("silent", "number"), [(0, 80), (1, 60), (3, 20)])
+def test_the_parts_of_silent_members_are_kept_for_them(silent: int, number: int) -> None:
+    pool, total, now = Pool(rate=8.0, burst=1), 0, 100.0
+    quiet = dict.fromkeys(map(str, range(1, silent + 1)), 99.0)  # they may have gone on with their parts since then
+    while now < 110.0:
+        pool, answer = grant(pool, heard_of(4, now) | quiet, "0", Ask(1, waits=True), now, guard=False)
+        total += answer.granted
+        now += min(BEAT, max(answer.again_in, 1e-3))
+    assert answer.members == 4
+    assert number - 2 <= total <= number + 1 + 2  # two are granted ahead
+
+
+def test_who_was_silent_for_long_has_no_part() -> None:
+    pool, now = Pool(rate=8.0, burst=1, asked_at=100.0, since=90.0), 100.0
+    quiet = {"1": 100.0}
+    while now < 100.0 + FORGOTTEN + 10:
+        pool, answer = grant(pool, quiet | {"0": now}, "0", Ask(1, waits=True), now, guard=False)
+        assert answer.members == (2 if now - 100.0 < FORGOTTEN else 1)
+        now += BEAT
+
+
+def test_where_nobody_could_ask_for_long_nobody_is_forgotten() -> None:
+    pool = Pool(rate=8.0, burst=40, full_at=102.0, asked_at=100.0)
+    seen = heard_of(3, 100.0)
+    _, answer = grant(pool, seen, "0", Ask(99, waits=True), 1000.0, guard=False)
+    # Two of them are away yet, and what all have started meanwhile is the whole rate: there is no burst again.
+    assert (answer.members, answer.granted) == (3, 29 + 2)
+
+
+def test_while_a_guard_waits_the_sessions_get_a_part() -> None:
+    pool, now = Pool(rate=8.0, burst=3), 100.0
+    guards = sessions = 0
+    while now < 200.0:
+        for _ in range(3):  # they ask more often than it does
+            pool, some, _ = granted(pool, 5, now, members=2)
+            sessions += some
+        pool, some, _ = granted(pool, 5, now, members=2, guard=True)
+        guards += some
+        now += 0.1
+    assert 150 < sessions <= 800 * OTHERS + 1
+    assert 800 * (1 - OTHERS) <= guards <= 803 - sessions
+    _, some, _ = granted(pool, 1, now + 1.0, members=2)
+    _, more, _ = granted(attrs.evolve(pool, others_at=now + 2.0), 1, now + 1.0, members=2)
+    assert (some, more) == (1, 1)  # no guard has said for a second that it waits
+
+
+@pytest.mark.parametrize("ahead", [-1e9, -5.0, 1e9])
+def test_a_clock_that_was_set_holds_nobody_up(ahead: float) -> None:
+    pool, guard_at = Pool(rate=1.0, burst=4), 100.0
+    for _ in range(9):
+        pool, _, _ = granted(pool, 9, guard_at, members=2, guard=True)
+        pool, _, _ = granted(pool, 9, guard_at, members=2)
+    now, total = guard_at + ahead, 0
+    for _ in range(200):
+        pool, some, _ = granted(pool, 9, now, members=2)
+        total += some
+        now += 0.5
+    assert 90 <= total <= 104
+
+
+# A member
+
+
+def a_member(rate: float = 4.0, members: int = 2, in_hand: int = 1) -> SharedLimit:
+    limit = SharedLimit(0.0)
+    limit.answered(Answer(rate, members, in_hand, -1.0, 0.0), 0.0, 0.0)
+    return limit
+
+
+def test_one_start_is_in_hand_and_waits_for_nobody() -> None:
+    limit = a_member()
+    assert limit.ready_at(0.2) <= 0.2
+    limit.start(0.2)
+    assert limit.exchange_at <= 0.2  # the next one is asked for before anybody needs it
+    assert limit.ask(0.2) == Ask(1, waits=True)
+
+
+def test_who_waits_is_asked_for_and_gets_a_piece() -> None:
+    limit = a_member(rate=400.0)
+    assert limit.ready_at(0.2, 3) == 0.2 + SOON + 2 / 200
+    assert limit.ask(0.2) == Ask(49, waits=True)  # a quarter of a second of its part
+    limit.answered(Answer(400.0, 2, 49, -1.0, 0.0), 0.2, 0.201)
+    assert limit.ready_at(0.201, 49) <= 0.201
+    for _ in range(50):
+        assert limit.ready_at(0.21) <= 0.21
+        limit.start(0.21)
+    assert limit.ready_at(0.21) > 0.21
+
+
+def test_what_is_granted_ahead_is_used_in_its_time() -> None:
+    limit = a_member(in_hand=0)
+    limit.ready_at(1.0)
+    limit.ask(1.0)
+    limit.answered(Answer(8.0, 2, 2, 0.1, 0.0), 1.0, 1.0)
+    assert limit.ready_at(1.0) == pytest.approx(1.1)
+    limit.start(1.1)
+    assert limit.ready_at(1.1) == pytest.approx(1.225)
+
+
+def test_an_idle_member_gives_back_all_but_one() -> None:
+    limit = a_member(rate=400.0)
+    limit.ready_at(0.2, 3)
+    limit.ask(0.2)
+    limit.answered(Answer(400.0, 2, 49, -1.0, 0.0), 0.2, 0.2)
+    assert limit.exchange_at == 0.2 + BEAT
+    assert limit.ask(0.7) == Ask(-49, waits=False)
+    limit.failed(0.7)  # whether it was heard or not
+    limit.start(0.7)
+    assert limit.ready_at(0.7) > 0.7
+
+
+def test_while_the_pool_has_nothing_it_is_not_asked() -> None:
+    limit = a_member(in_hand=0)
+    limit.ready_at(0.1)
+    limit.ask(0.1)
+    limit.answered(Answer(4.0, 2, 0, 0.0, 0.3), 0.1, 0.1)
+    assert limit.ready_at(0.1) == pytest.approx(0.4)
+    assert limit.exchange_at == pytest.approx(0.4)
+
+
+def test_a_pool_that_does_not_answer_is_waited_for_so_long_at_most() -> None:
+    limit = a_member(rate=4.0, members=2, in_hand=0)
+    now, starts = 0.0, []
+    while now < 4.0:
+        if limit.exchange_at <= now:
+            limit.ask(now)
+            limit.failed(now)
+        at = limit.ready_at(now)
+        if at <= now:
+            limit.start(now)
+            starts.append(now)
+        else:
+            now = at
+    assert starts == pytest.approx([AWAY, AWAY + 0.5, AWAY + 1.0, AWAY + 1.5, AWAY + 2.0])
+
+
+def test_an_account_without_a_shared_pace_has_no_limit_until_it_gets_one() -> None:
+    limit = SharedLimit(0.0, limited=False)
+    for _ in range(1000):
+        assert limit.ready_at(50.0) == -math.inf
+        limit.start(50.0)
+    limit.limit(4.0, 50.0)
+    assert 50.0 < limit.ready_at(50.0) <= 50.0 + AWAY
+    assert limit.ask(50.0) == Ask(1, waits=True)
+    assert limit.rate == 2.0
+
+
+# All of it together
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_together_they_keep_to_the_rate_whatever_part_of_them_is_cut_off(seed: int) -> None:
+    chance = random.Random(seed)
+    rate, burst, count = chance.choice([1.0, 3.5, 20.0, 100.0]), chance.choice([1, 5, 40]), chance.randint(1, 5)
+    members = [SharedLimit(0.0) for _ in range(count)]
+    seen = heard_of(count, 1000.0)
+    pool = Pool(rate, burst)
+    for member in members:
+        member.answered(Answer(rate, count, 0, 0.0, 0.0), 0.0, 0.0)
+    cut: list[bool] = [False] * count
+    busy = [True] * count
+    lost: list[tuple[float, int, float, Answer]] = []  # answers on their way
+    starts: list[float] = []
+    step = 0.02
+    for tick in range(int(50 / step)):
+        now = tick * step
+        if tick % 100 == 0:
+            everywhere = chance.random() < 0.3
+            cut = [everywhere or chance.random() < 0.3 for _ in members]
+            busy = [chance.random() < 0.7 for _ in members]
+        for due, who, asked_at, answer in [one for one in lost if one[0] <= now]:
+            members[who].answered(answer, asked_at, now)
+            lost.remove((due, who, asked_at, answer))
+        for who, member in enumerate(members):
+            while busy[who] and member.ready_at(now) <= now:
+                member.start(now)
+                starts.append(now)
+            if member.exchange_at > now or any(one[1] == who for one in lost):
+                continue
+            ask = member.ask(now)
+            if cut[who]:
+                member.failed(now)
+                continue
+            pool, answer = grant(pool, seen, str(who), ask, 1000 + now, guard=who == 0)
+            seen[str(who)] = 1000 + now
+            if chance.random() < 0.1:
+                member.failed(now)  # it was granted, and the answer is lost
+            else:
+                lost.append((now + chance.choice([0.0, 0.02, 0.1]), who, now, answer))
+    assert len(starts) > rate * 50 * 0.3
+    most = max(burst, 1) + 2 * count + rate / 4
+    for first in range(0, len(starts), 7):
+        for last in range(first, len(starts), 5):
+            assert last - first + 1 <= rate * (starts[last] - starts[first]) + most

@@ -1,0 +1,280 @@
+"""The pool of an account's rate in a database, and the task with which a session asks it for its part.
+
+What is granted is not waited for on the disk: after a fail-over a piece may be granted twice. The task is never waited
+for either: while the database does not answer, the session goes on with its part (``_engine.shared_rate``).
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, LiteralString
+
+import psycopg
+import trio
+
+from trio_cancel._engine.rate import Pacer
+from trio_cancel._engine.shared_rate import Answer, Ask, Pool, SharedLimit, grant
+from trio_cancel._journal.address import Server
+from trio_cancel._journal.database import CommitInDoubt, Connection, Settings, connect, explained, reason, settings_of
+from trio_cancel._journal.store import StoreFailed
+from trio_cancel._trio.background import open_background
+from trio_cancel._values.errors import JournalError
+from trio_cancel._values.observer import logger
+
+WITHIN = 2.0
+"""Seconds that an ask may take."""
+LEAVING = 0.5
+"""Seconds that the end of a session waits for what says that it needs nothing any more."""
+OPENING = 20.0
+"""Seconds that it may take to begin."""
+_POOL: LiteralString = """
+SELECT rate, burst, full_at, guard_at, others_at, asked_at, since FROM trio_cancel.pace WHERE account = %s FOR UPDATE
+"""
+_MEMBERS: LiteralString = """
+SELECT extract(epoch FROM clock_timestamp())::double precision,
+       (SELECT jsonb_object_agg(member, seen) FROM trio_cancel.pace_member WHERE account = %s)
+"""
+_GRANTED: LiteralString = """
+WITH member AS (
+    INSERT INTO trio_cancel.pace_member (account, member, name, seen)
+    VALUES (%(account)s, %(member)s, %(name)s, %(asked_at)s)
+    ON CONFLICT (account, member) DO UPDATE SET seen = excluded.seen
+)
+UPDATE trio_cancel.pace SET full_at = %(full_at)s, guard_at = %(guard_at)s, others_at = %(others_at)s,
+                            asked_at = %(asked_at)s, since = %(since)s
+WHERE account = %(account)s
+"""
+
+
+def begin(cursor: psycopg.Cursor[Any]) -> None:
+    """Begin a transaction that is not waited for long, neither for a lock nor for the disk."""
+    cursor.execute("SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '250', true)")
+
+
+def exchange(
+    cursor: psycopg.Cursor[Any], account: int, member: str, name: str, ask: Ask, *, guard: bool
+) -> Answer | None:
+    """Ask an account's pool, in the cursor's transaction, which has to be committed.
+
+    Args:
+        cursor: of a transaction.
+        account: its number.
+        member: who asks.
+        name: the name of its journal.
+        ask: for what.
+        guard: whether it is a guard.
+
+    Returns:
+        None if the account has no pool.
+    """
+    row = cursor.execute(_POOL, (account,)).fetchone()
+    if row is None:
+        return None
+    # Once the row is locked: by the clock of whoever comes first nobody comes later.
+    others = cursor.execute(_MEMBERS, (account,)).fetchone()
+    assert others is not None
+    now, seen = others
+    pool, answer = grant(Pool(*row), seen or {}, member, ask, now, guard=guard)
+    values = {"account": account, "member": member, "name": name, "full_at": pool.full_at, "guard_at": pool.guard_at}
+    cursor.execute(_GRANTED, values | {"others_at": pool.others_at, "asked_at": pool.asked_at, "since": pool.since})
+    return answer
+
+
+class _Member:
+    """A session's connection to its pool; one thread at a time uses it."""
+
+    def __init__(self, server: Server, pacer: Pacer) -> None:
+        self._server = server
+        self._pacer = pacer
+        self._turn = threading.Lock()
+        self._closed = False
+        self._connection: Connection | None = None
+        self._known: Settings | None = None
+        self._account = 0
+        self._member = secrets.token_hex(8)
+
+    def join(self) -> Answer:
+        """Become a member; the session that had the same journal before is none any more.
+
+        Raises:
+            JournalError: the database cannot be used.
+        """
+        with self._turn, explained(self._server):
+            try:
+                with self._connected().transaction() as cursor:
+                    query = "SELECT account FROM trio_cancel.journal WHERE name = %s"
+                    row = cursor.execute(query, (self._server.name,)).fetchone()
+                    if row is None:
+                        raise JournalError(f"The journal {self._server.shown} is not there any more.")
+                    self._account = row[0]
+                    self._set(cursor)
+                    cursor.execute(
+                        "DELETE FROM trio_cancel.pace_member "
+                        "WHERE account = %s AND (name = %s OR seen < extract(epoch FROM clock_timestamp()) - 86400)",
+                        (self._account, self._server.name),
+                    )
+                    return self._exchange(cursor, Ask(1, waits=False))
+            finally:
+                self._leave_turn()
+
+    def _exchange(self, cursor: psycopg.Cursor[Any], ask: Ask) -> Answer:
+        name = self._server.name
+        answer = exchange(cursor, self._account, self._member, name, ask, guard=False)
+        if answer is None:  # a fail-over has lost it
+            self._set(cursor)
+            answer = exchange(cursor, self._account, self._member, name, ask, guard=False)
+            assert answer is not None
+        return answer
+
+    def _set(self, cursor: psycopg.Cursor[Any]) -> None:
+        pacer = self._pacer
+        query = "SELECT rate, burst FROM trio_cancel.pace WHERE account = %s"
+        before = cursor.execute(query, (self._account,)).fetchone()
+        cursor.execute(
+            "INSERT INTO trio_cancel.pace (account, rate, burst) VALUES (%s, %s, %s) "
+            "ON CONFLICT (account) DO UPDATE SET rate = excluded.rate, burst = excluded.burst",
+            (self._account, float(pacer.rate), pacer.burst),
+        )
+        if before is not None and before != (pacer.rate, pacer.burst):
+            logger.warning(
+                "the shared pace of this account was rate=%g, burst=%d, and is rate=%g, burst=%d from now on, for all "
+                "of its sessions",
+                *before,
+                pacer.rate,
+                pacer.burst,
+            )
+
+    def ask(self, ask: Ask) -> Answer:
+        """Ask the pool.
+
+        Raises:
+            StoreFailed: it does not answer.
+        """
+        with self._turn:
+            try:
+                with self._connected().transaction(write=False) as cursor:
+                    begin(cursor)
+                    return self._exchange(cursor, ask)
+            except (psycopg.Error, CommitInDoubt, OSError) as error:
+                self._drop()
+                raise StoreFailed(reason(error, self._server)) from error
+            finally:
+                self._leave_turn()
+
+    def leave(self) -> None:
+        """Be a member no more."""
+        with self._turn:
+            try:
+                with (
+                    suppress(psycopg.Error, CommitInDoubt, StoreFailed, OSError),
+                    self._connected().transaction(write=False) as cursor,
+                ):
+                    begin(cursor)
+                    cursor.execute(
+                        "DELETE FROM trio_cancel.pace_member WHERE account = %s AND member = %s",
+                        (self._account, self._member),
+                    )
+            finally:
+                self._closed = True
+                self._leave_turn()
+
+    def abandon(self) -> None:
+        """Have the connection closed, by the thread that uses it if there is one; never waits."""
+        self._closed = True
+        if self._turn.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._turn.release()
+
+    def _leave_turn(self) -> None:
+        if self._closed:
+            self._drop()
+
+    def _connected(self) -> Connection:
+        if self._closed:
+            raise StoreFailed("its session has ended")
+        if self._connection is None:
+            self._connection = connect(self._server, WITHIN, known=self._known)
+            self._known = settings_of(self._connection)
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+async def _ask_on(limit: SharedLimit, member: _Member, limiter: trio.CapacityLimiter, shown: str) -> None:
+    """Ask again and again, until cancelled."""
+    away = False
+    while True:
+        with trio.move_on_at(limit.exchange_at):
+            await limit.wakeup.wait()
+        await trio.sleep_until(min(limit.exchange_at, trio.current_time() + 1))
+        asked_at = trio.current_time()
+        if asked_at < limit.exchange_at:
+            continue
+        ask = limit.ask(asked_at)
+        try:
+            answer = await trio.to_thread.run_sync(member.ask, ask, abandon_on_cancel=True, limiter=limiter)
+        except (StoreFailed, RuntimeError) as error:  # RuntimeError: no thread can be started
+            limit.failed(trio.current_time())
+            if not away:
+                logger.warning(
+                    "the shared pace in %s does not answer (%s); this session goes on with its part", shown, error
+                )
+            away = True
+        else:
+            limit.answered(answer, asked_at, trio.current_time())
+            if away:
+                logger.warning("the shared pace in %s answers again", shown)
+            away = False
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_shared(server: Server, pacer: Pacer) -> AsyncGenerator[SharedLimit]:
+    """Share an account's rate for one session, whose journal has been opened; its block's exception comes out as it is.
+
+    Args:
+        server: the database, and the name of the session's journal in it.
+        pacer: the rate.
+
+    Raises:
+        JournalError: on entering, if the database cannot be used.
+
+    Cancelled: while entering, nothing stays open. In the block it goes on until the block has ended.
+    """
+    member = _Member(server, pacer)
+    limiter = trio.CapacityLimiter(1)
+    try:
+        with trio.move_on_after(OPENING) as opening:
+            answer = await trio.to_thread.run_sync(member.join, abandon_on_cancel=True, limiter=limiter)
+        if opening.cancelled_caught:
+            raise JournalError(f"The shared pace in {server.shown} could not be asked within {OPENING:g} s.")
+        now = trio.current_time()
+        limit = SharedLimit(now)
+        limit.answered(answer, now, now)
+        scope = trio.CancelScope(shield=True)
+
+        @trio.lowlevel.enable_ki_protection
+        async def run() -> None:
+            with scope:
+                await _ask_on(limit, member, limiter, server.shown)
+
+        try:
+            async with open_background() as nursery:
+                try:
+                    nursery.start_soon(run)
+                    yield limit
+                finally:
+                    scope.cancel()
+        finally:
+            with trio.move_on_after(LEAVING, shield=True), suppress(RuntimeError):
+                await trio.to_thread.run_sync(member.leave, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+    finally:
+        member.abandon()
