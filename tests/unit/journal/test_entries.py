@@ -163,6 +163,24 @@ async def test_an_attempt_that_is_not_answered_soon_is_written_as_open(autojump_
         assert [row[0] for row in store.changes.attempts] == [71, 72]  # each once
 
 
+async def test_an_attempt_is_written_as_open_once_though_a_younger_one_follows(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = store_at()
+    async with journal_on(store) as journal:
+        first, second = bare(BY_ID), bare(BY_NAME)
+        await journal.intend([first, second])
+        tried(first, 1, 0.0)
+        await trio.sleep(0.8 * LAZY)
+        tried(second, 2, 0.8 * LAZY)
+        journal.written([second], (*first.flights, *second.flights))
+        await trio.sleep(0.4 * LAZY)
+        await journal.intend([bare(CancelRequest("p"))])  # only the first is old enough
+        assert [row[0] for row in store.changes.attempts] == [71]
+        await trio.sleep(LAZY + 0.1)
+        assert [row[0] for row in store.changes.attempts] == [71, 72]
+
+
 async def test_the_end_writes_every_open_attempt(autojump_clock: trio.testing.MockClock) -> None:
     store = store_at()
     async with journal_on(store) as journal:

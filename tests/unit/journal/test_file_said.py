@@ -177,6 +177,29 @@ def test_a_log_that_is_lost_is_told_if_it_was_in_use(
             assert f"the last session of the journal {copy} did not end in an orderly way" in caplog.text
 
 
+@pytest.mark.parametrize("lacks", [(True, False), (False, True)])
+def test_a_log_that_comes_or_goes_while_a_journal_is_read_is_not_lost(
+    lacks: tuple[bool, bool], path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(path)
+    answers = iter(lacks)
+    monkeypatch.setattr(sqlite, "_lacks_log", lambda _: next(answers))
+    read_tables(path)
+    assert not caplog.records
+    store.close()
+
+
+def test_the_log_of_another_is_not_taken_along(path: Path) -> None:
+    store = open_store(path)
+    store.commit(HOLD)
+    log = Path(f"{path}-wal")
+    log.unlink()
+    log.write_bytes(b"of another")
+    store.close()
+    assert log.read_bytes() == b"of another"
+    store._database.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="there no directory can be synced")
 def test_the_name_of_a_new_journal_outlives_a_power_failure(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[tuple[int, int]] = []
