@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from tests.tools.journals import ACCOUNT
-from trio_cancel import JournalError
+from trio_cancel import Credentials, JournalError
 from trio_cancel._journal import fork, sqlite
 from trio_cancel._journal.opening import _Thread
 from trio_cancel._journal.rows import Changes
 from trio_cancel._journal.sqlite import Store, compact, read_tables
-from trio_cancel._journal.store import FORKED, StoreFailed
+from trio_cancel._journal.store import FORKED, Account, StoreFailed
 from trio_cancel._journal.stores import is_missing, migrate
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel.journal import read_journal
@@ -79,6 +79,76 @@ def test_a_log_without_its_journal(path: Path) -> None:
         f"The journal {path} is missing, but {path}-wal, a part of it, is there; "
         "put the journal back beside it, or name another file."
     )
+
+
+def test_a_journal_of_another(path: Path) -> None:
+    open_store(path).close()
+    assert read_tables(path).url == ACCOUNT.url
+    other = Account(ACCOUNT.url, Credentials("another-token-of-a-bot", "another-secret-of-a-bot"))
+    assert said(Store.open, path, other, "p", 5) == (
+        f"The journal {path} belongs to another account; use the credentials that it was written with, "
+        "or name another file."
+    )
+    elsewhere = Account("ws://elsewhere", ACCOUNT.credentials)
+    assert said(Store.open, path, elsewhere, "p", 5) == (
+        f"The journal {path} belongs to {ACCOUNT.url}, not ws://elsewhere; name another file."
+    )
+
+
+NONE_OF_OURS = "The file {} is no journal of trio_cancel; it was left as it is. Name another file."
+NEWER = (
+    "The journal {} was written by a newer trio_cancel (format 3, this one knows 2); it was left as it is. "
+    "Update trio_cancel, or name another file."
+)
+LACKS_TABLES, LACKS_ACCOUNT = (
+    f"The journal {{}} is damaged or no journal ({what}); it was left as it is. Move it away, or name another file."
+    for what in ("tables are missing", "its account is missing")
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("PRAGMA application_id = 7", NONE_OF_OURS),
+        ("PRAGMA user_version = 3", NEWER),
+        ("PRAGMA user_version = 0", LACKS_TABLES),
+        ("DROP TABLE answer", LACKS_TABLES),
+        ("DROP TABLE placed", LACKS_TABLES),
+        ("DELETE FROM account", LACKS_ACCOUNT),
+        ("INSERT INTO account SELECT * FROM account", LACKS_ACCOUNT),
+    ],
+)
+def test_a_file_that_is_no_journal_of_ours(path: Path, change: str, sentence: str) -> None:
+    open_store(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(change)
+    for act in (open_store, read_tables):
+        assert said(act, path) == sentence.format(path)
+    assert said(compact, path, 0) == sentence.format(path)
+
+
+def test_a_file_that_is_being_written(path: Path) -> None:
+    store = open_store(path)
+    sentence = f"The journal {path} is being written by another session; end that one first, or name another file."
+    assert said(open_store, path) == sentence
+    assert said(compact, path, 0) == sentence
+    store.close()
+
+
+def test_a_copy_is_of_one_moment_if_the_log_was_not_begun_anew(path: Path) -> None:
+    store = open_store(path)
+    store.commit(HOLD)
+    before = sqlite._heads(str(path))
+    store.commit(Changes(alive=7))
+    assert sqlite._heads(str(path)) == before
+    store._database.execute("PRAGMA wal_checkpoint(RESTART)")
+    store.commit(Changes(alive=8))
+    assert sqlite._heads(str(path)) != before
+    store.close()
+    before = sqlite._heads(str(path))
+    with path.open("ab") as file:
+        file.write(b"x")
+    assert sqlite._heads(str(path)) != before
 
 
 def test_a_journal_that_a_parent_has_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
