@@ -291,7 +291,7 @@ class Engine:
         known nothing waits for one. Without a connection no cancel can be written now.
         """
         pacer, rate = self._pacer, self._rate
-        if pacer is None and rate.rate is None:
+        if self.unpaced:
             return now
         if self._down_since is None and self._queue.waiting(now):
             return now + LOOKUP_YIELDS
@@ -453,7 +453,7 @@ class Engine:
     @property
     def unpaced(self) -> bool:
         """True if neither the user nor the venue has set a pace."""
-        return self._pacer is None and self._rate.rate is None
+        return self._rate.rate is None and (self._pacer is None or not self._pacer.limited)
 
     def _ready_at(self, now: float, admitted: Sequence[OrderCancel], early: int | None) -> float:
         """Return when the next request may start, by both paces; ``admitted`` start before it if not counted yet."""
@@ -757,7 +757,7 @@ class Engine:
         return begin + last_chance_after(patience, source.behind(), self._known_pace()), begin + patience
 
     def _known_pace(self) -> float | None:
-        rates = (self._rate.rate, None if self._pacer is None else self._pacer.rate)
+        rates = (self._rate.rate, None if self._pacer is None or not self._pacer.limited else self._pacer.rate)
         return min((rate for rate in rates if rate is not None), default=None)
 
     def _take_fresh(self, now: float) -> float:
@@ -890,7 +890,7 @@ class Engine:
         After a 429 it does so under the pace found out only as long as other orders get through: see
         ``_engine.replies``.
         """
-        if self._pacer is not None:
+        if self._pacer is not None and self._pacer.limited:
             return True
         return self._rate.rate is not None and (pending.error is None or pending.error.status != 429)
 

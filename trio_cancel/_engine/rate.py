@@ -119,6 +119,11 @@ class Limit:
         self._full_at = -math.inf
 
     @property
+    def limited(self) -> bool:
+        """True if it limits anything."""
+        return True
+
+    @property
     def full_at(self) -> float:
         """The time (trio's clock, seconds) from which the whole burst is there again; it may be past."""
         return self._full_at

@@ -188,6 +188,11 @@ class SharedLimit(Limit):
 
     # For the engine
 
+    @property
+    def limited(self) -> bool:
+        """True if the account has a shared pace."""
+        return self._limited
+
     def ready_at(self, now: float = -math.inf, before: int = 0) -> float:
         """Return when the next request may start, or when to look again; what waits is asked for."""
         if not self._limited:

@@ -8,6 +8,8 @@ import random
 import attrs
 import pytest
 
+from tests.tools.desk import Desk, refusal
+from trio_cancel._engine.rate import pacer_of
 from trio_cancel._engine.shared_rate import (
     AWAY,
     BEAT,
@@ -254,3 +256,20 @@ def test_together_they_keep_to_the_rate_whatever_part_of_them_is_cut_off(seed: i
     for first in range(0, len(starts), 7):
         for last in range(first, len(starts), 5):
             assert last - first + 1 <= rate * (starts[last] - starts[first]) + most
+
+
+def test_an_account_without_a_shared_pace_is_served_as_without_a_pacer() -> None:
+    """In particular a venue that refuses on and on is given up in the same time."""
+    ends = []
+    for pacer in (None, pacer_of(SharedLimit(0.0, limited=False))):
+        desk = Desk(pacer=pacer)
+        assert desk.engine.unpaced
+        order, answered = desk.submit(), 0
+        while order.kind is None and desk.now < 300.0:
+            for request_id in desk.ids[answered:]:
+                desk.answer(refusal(request_id, 429, 42900, "Too many requests"))
+                answered += 1
+            desk.wait(0.5)
+        ends.append((order.kind, desk.now, answered))
+    assert ends[0] == ends[1]
+    assert ends[0][0] == "rejected"
