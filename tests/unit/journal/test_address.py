@@ -191,6 +191,7 @@ def test_without_the_driver_it_is_told_what_to_install(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        JournalError, match=r"needs psycopg, which is not installed: pip install 'trio-cancel\[postgres\]'"
+        JournalError,
+        match=r"^A journal in PostgreSQL needs psycopg, which is not installed: pip install 'trio-cancel\[postgres\]'",
     ):
         read_journal("postgresql://h/d?journal=j")

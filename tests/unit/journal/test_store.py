@@ -59,7 +59,13 @@ def test_nothing_secret_is_in_the_files(path: Path) -> None:
 def test_the_urls_query_is_left_out() -> None:
     endpoint = parse_endpoint("wss://Venue.example:443/path?key=secret")
     assert Account.of(endpoint, ACCOUNT.credentials).url == "wss://venue.example/path"
+    assert Account.of(parse_endpoint("wss://venue.example/path"), ACCOUNT.credentials).url == "wss://venue.example/path"
     assert Account.of(parse_endpoint("wss://venue.example"), ACCOUNT.credentials).url == "wss://venue.example"
+
+
+def test_a_journal_that_exists_is_still_its_accounts() -> None:
+    """Another fingerprint would lock all who have a journal out of it."""
+    assert ACCOUNT.fingerprint(bytes(16)).hex() == "91cd47dba7e8e4e8c5a37db45d43f914"
 
 
 # Refusals
