@@ -65,6 +65,7 @@ class Record:
         lost: acknowledged holds that the database did not have in the end.
         restarts: of the database.
         taken: take-overs that a session was told of.
+        spared: sessions that were silent for long and not taken over.
         seconds: for each run, from the bot's end to an empty book.
         faults: what must not be, in words.
     """
@@ -78,6 +79,7 @@ class Record:
     lost: int = 0
     restarts: int = 0
     taken: int = 0
+    spared: int = 0
     seconds: list[float] = attrs.field(factory=list)
     faults: list[str] = attrs.field(factory=list)
 
@@ -85,7 +87,8 @@ class Record:
         text = (
             f"{self.scenario}: {self.runs} runs, {self.orders} orders, {self.held} acknowledged holds, "
             f"{self.canceled} canceled by guards, {self.reported} reported as left, {self.lost} holds lost, "
-            f"{self.taken} sessions that said they were taken over, {self.restarts} restarts; {len(self.faults)} faults"
+            f"{self.taken} sessions that said they were taken over, {self.spared} that were spared, "
+            f"{self.restarts} restarts; {len(self.faults)} faults"
         )
         if self.seconds:
             median, most = statistics.median(self.seconds), max(self.seconds)
@@ -273,7 +276,14 @@ class Run:
         process.send_signal(signal.SIGCONT)
 
     async def expect_taken_over(self) -> None:
-        """The session learns that it was taken over, and its program hears of it."""
+        """The session learns that it was taken over, and its program hears of it; unless no guard saw it for so long.
+
+        A guard that does not look often enough, as on a machine that is busy, starts its wait anew.
+        """
+        epoch = "SELECT max(s.number) FROM trio_cancel.session s JOIN trio_cancel.journal j ON j.id = s.journal "
+        if self.database.execute(epoch + "WHERE j.name = 'bot'") == [(1,)]:
+            self.record.spared += 1
+            return
         with trio.move_on_after(60) as scope:
             await self.bot.process.wait()
         self.bot.ended_at = time.monotonic()
