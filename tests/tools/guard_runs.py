@@ -481,12 +481,10 @@ async def hole_guard(run: Run) -> None:
         await run.settle()
 
 
-def _restart(run: Run, how: signal.Signals) -> Generator[float]:
-    """Restart the database; yields how long it is to be down."""
-    run.cluster.stop(how)
-    yield run.rng.choice((0.0, run.rng.uniform(0, 2 * LEASE)))
-    run.cluster.start()  # from this thread: the server ends with the thread that has started it
-    run.record.restarts += 1
+async def _start(run: Run) -> None:
+    """Start the run's server, and keep the sessions of this process alive meanwhile."""
+    run.cluster.launch()
+    await trio.to_thread.run_sync(run.cluster.wait_until_ready)
 
 
 async def restart_database(run: Run, times: int = 1) -> None:
@@ -496,8 +494,10 @@ async def restart_database(run: Run, times: int = 1) -> None:
         bot = await run.start_bot()
         for _ in range(times):
             await run.pause(0.5)
-            for seconds in _restart(run, run.rng.choice((signal.SIGINT, signal.SIGQUIT))):
-                await trio.sleep(seconds)
+            await trio.to_thread.run_sync(run.cluster.stop, run.rng.choice((signal.SIGINT, signal.SIGQUIT)))
+            await trio.sleep(run.rng.choice((0.0, run.rng.uniform(0, 2 * LEASE))))
+            await _start(run)
+            run.record.restarts += 1
             refused = len(bot.said("held"))
             await bot.wait_for("held", refused + 1)
             await run.pause(LEASE)
@@ -554,7 +554,7 @@ async def old_primary(run: Run) -> None:
             await run.pause(0.3)
             await _fail_over(run, standby)
             run.cluster.configure(synchronous_standby_names="")
-            run.cluster.start()
+            await _start(run)
             run.cluster.execute("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
             end_all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bot'"
             standby.execute(end_all)  # so everybody connects anew, to the first server that takes writes
@@ -621,10 +621,14 @@ async def run_many(scenario: str, runs: int, seed: str = "1", tell: Callable[[st
             while (number := next(numbers, None)) is not None:
                 with a_cluster() as cluster:
                     while number is not None:
-                        with trio.move_on_after(limit) as scope:
-                            await happens(Run(f"{seed}-{number}", sandbox, cluster, folder, record))
-                        if scope.cancelled_caught:
-                            record.faults.append(f"{scenario} {seed}-{number}: was not done within {limit:g} s")
+                        name = f"{seed}-{number}"
+                        try:
+                            with trio.move_on_after(limit) as scope:
+                                await happens(Run(name, sandbox, cluster, folder, record))
+                            if scope.cancelled_caught:
+                                record.faults.append(f"{scenario} {name}: was not done within {limit:g} s")
+                        except Exception as error:  # told in the end, and the next run is made
+                            record.faults.append(f"{scenario} {name}: {error!r}")
                         tell(str(record))
                         number = None if own else next(numbers, None)
     return record

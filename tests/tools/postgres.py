@@ -127,8 +127,13 @@ class Cluster:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
     def start(self) -> None:
-        log = self.directory / "log"
-        with open(log, "ab") as out:
+        """Start it, and wait until it takes connections. It ends with the thread that has started it."""
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Start it, and do not wait. It ends with the thread that has started it."""
+        with open(self.directory / "log", "ab") as out:
             self._process = subprocess.Popen(
                 [str(self._binaries / "postgres"), "-D", str(self.data), "-p", str(self.port)],
                 stdout=out,
@@ -137,8 +142,11 @@ class Cluster:
                 cwd=self.directory,
                 **_as_nobody(),
             )
+
+    def wait_until_ready(self) -> None:
         import psycopg
 
+        assert self._process is not None
         until = time.monotonic() + STARTING
         while True:
             try:
@@ -146,7 +154,7 @@ class Cluster:
                     return
             except psycopg.OperationalError:
                 if self._process.poll() is not None or time.monotonic() > until:
-                    raise AssertionError(log.read_text(errors="replace")) from None
+                    raise AssertionError((self.directory / "log").read_text(errors="replace")) from None
                 time.sleep(0.02)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
