@@ -336,8 +336,15 @@ def test_in_format_2_a_cancel_of_the_name_ends_no_hold(path: Path) -> None:
 
 def test_a_journal_of_format_1_is_compacted(path: Path) -> None:
     _first_format(path)
-    compact(path, 0)
+    assert compact(path, 0) == 0
     assert [order.request.key for order in read_journal(path).left] == ["o"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(OSError(), "OSError"), (ValueError("a\nb"), "a"), (OSError(2, "No such file"), "No such file")]
+)
+def test_a_reason_is_one_line_and_never_empty(error: Exception, told: str) -> None:
+    assert sqlite._reason(error) == told
 
 
 def test_where_nothing_is_yet(path: Path) -> None:
