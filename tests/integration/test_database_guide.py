@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 
 from tests.integration.test_docs import ONE_SHELL, Block, blocks, document
 from tests.tools.postgres import all_binaries, free_port, own_directory, within_reach
+from trio_cancel._cli._app import Call
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 
@@ -112,3 +115,23 @@ def test_a_killed_bot_and_a_killed_guard_leave_no_order_on_the_book(folder: Path
     assert (folder / "guard-1.log").read_text() == ""
     assert "mm-1: 10 orders, 0 left" in said
     assert "Traceback" not in said
+
+
+def test_the_services_call_the_guard_as_it_is_called() -> None:
+    """What a unit and a compose file start is understood by the command line, and does not carry a password."""
+    [unit] = [block.text for block in blocks(GUIDE) if block.language == "ini"]
+    [compose] = [block.text for block in blocks(GUIDE) if block.language == "yaml"]
+    parser = configparser.ConfigParser()
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # systemd minds the case
+    parser.read_string(unit)
+    assert parser.sections() == ["Unit", "Service", "Install"]
+    started = [parser["Service"]["ExecStart"], *re.findall(r"command: (trio-cancel .*)", compose)]
+    assert len(started) == 2
+    for command in started:
+        program, *words = shlex.split(command)
+        assert Path(program).name == "trio-cancel"
+        assert words[-2:] == ["--log-level", "warning"]  # of every command, and so not of this one alone
+        Call().app.parse_args(words[:-2], exit_on_error=False)
+    assert not re.search(r"postgresql://[^/@]*:", unit + compose)
+    assert compose.count(": *guard") == 1
+    assert compose.count("&guard") == 1

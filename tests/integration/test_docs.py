@@ -240,7 +240,7 @@ async def test_blocks_run(
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_block_is_of_a_known_kind(name: str) -> None:
     for block in blocks(name):
-        assert block.language in ("python", "sh", "text", "ini", "mermaid"), block.where
+        assert block.language in ("python", "sh", "text", "ini", "yaml", "mermaid"), block.where
         assert block.note in ("", KILLS_ITSELF, NOT_RUN, SIGTERM, ONE_SHELL), block.where
     assert document(name).count("```") == 2 * len(blocks(name))
     if name != "architecture.md":  # it is about the code, not about its use
