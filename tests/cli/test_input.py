@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from trio_cancel import CancelRequest
 from trio_cancel._cli import _lines
 from trio_cancel._cli._failure import CommandError
-from trio_cancel._cli._input import Input, read_arguments, read_file, read_lines
+from trio_cancel._cli._input import GivenOrders, read_arguments, read_file, read_lines
 
 ID = "7155ED34-9EC4-4733-8B32-1E4319CB662F"
 OTHER = "51F94D7D-CF61-4E8B-9B08-42C22B6F3CD1"
 
 
-def read(data: bytes | str) -> Input:
-    found = Input()
+def read(data: bytes | str) -> GivenOrders:
+    found = GivenOrders()
     read_lines(found, io.BytesIO(data.encode() if isinstance(data, str) else data))
     return found
 
@@ -185,7 +185,7 @@ def test_an_input_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_arguments_are_checked_like_lines() -> None:
-    found = Input()
+    found = GivenOrders()
     read_arguments(found, [ID, "", "a,b", OTHER, ID], ["mine 1", "", "\ud800", "mine 1"])
     assert [where for where, _ in found.bad] == ["ID 2", "ID 3", "--external-id 2", "--external-id 3"]
     assert found.requests == {
@@ -198,7 +198,7 @@ def test_arguments_are_checked_like_lines() -> None:
 def test_a_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "ids.txt"
     path.write_text(f"{ID}\n")
-    found = Input()
+    found = GivenOrders()
     read_file(found, str(path))
     assert list(found.requests) == by_id(ID)
 
@@ -207,7 +207,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CommandError, match="cannot be read: ") as caught:
-        read_file(Input(), name)
+        read_file(GivenOrders(), name)
     assert str(caught.value).isprintable()
 
 
@@ -220,7 +220,7 @@ def test_stdin_is_a_file_and_a_terminal_is_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO(ID.encode())))
-    found = Input()
+    found = GivenOrders()
     read_file(found, "-")
     assert list(found.requests) == by_id(ID)
     assert "Ctrl-D" in capsys.readouterr().err
@@ -229,7 +229,7 @@ def test_stdin_is_a_file_and_a_terminal_is_asked(
 def test_a_closed_stdin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(CommandError, match="stdin is closed"):
-        read_file(Input(), "-")
+        read_file(GivenOrders(), "-")
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode(errors="replace")))
@@ -328,7 +328,7 @@ def test_what_cannot_be_read_as_rows_is_bad_from_there_on(rows: list[str], why: 
     ],
 )
 def test_what_may_be_the_inside_of_a_field_is_no_list(lines: list[str], *, literal: bool) -> None:
-    found = Input(literal)
+    found = GivenOrders(literal)
     read_lines(found, io.BytesIO("\n".join(["o0", *lines, ""]).encode()))
     assert [request.key for request in found.requests] == ["o0"]
     ((where, why),) = found.bad
@@ -386,7 +386,7 @@ class Slow(io.RawIOBase):
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_an_input_may_come_byte_by_byte(encoding: str) -> None:
-    found = Input()
+    found = GivenOrders()
     read_lines(found, io.BufferedReader(Slow(TABLE.encode(encoding))))
     assert not found.bad
     assert list(found.requests) == by_id(ID, OTHER)
@@ -581,8 +581,8 @@ def test_what_spreadsheets_do_to_keep_text_is_undone() -> None:
 
 
 def test_literal_switches_all_of_it_off() -> None:
-    def literally(data: str) -> Input:
-        found = Input(literal=True)
+    def literally(data: str) -> GivenOrders:
+        found = GivenOrders(literal=True)
         read_lines(found, io.BytesIO(data.encode()))
         assert not found.skipped
         return found
@@ -632,6 +632,6 @@ def test_a_large_table_is_read_as_it_comes() -> None:
             buffer[: len(data)] = data
             return len(data)
 
-    found = Input()
+    found = GivenOrders()
     read_lines(found, io.BufferedReader(Big()))
     assert found.requests == {CancelRequest(ID): rows}

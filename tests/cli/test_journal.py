@@ -21,7 +21,7 @@ from trio_cancel._cancels import resuming
 from trio_cancel._cli import _journal, _resume, run, run_async
 from trio_cancel._journal.lock import HAS_FLOCK, is_locked
 from trio_cancel._journal.rows import Changes, HoldRow, IntentRow, OutcomeRow, micros
-from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import Account
 from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import Sandbox
@@ -65,7 +65,7 @@ class Shell:
         ``placed``: (position of the hold, the venue's id), for holds of which the venue was known to have the order.
         """
         at = micros(time.time() - ago)
-        store = Store.open(self.path, Account(url or self.sandbox.url, self.sandbox.credentials), "dead", at)
+        store = SQLiteStore.open(self.path, Account(url or self.sandbox.url, self.sandbox.credentials), "dead", at)
         number, session = store.begun.number, store.begun.session
         held: list[HoldRow] = [(number + i, session, int(ext), key, at, *clock) for i, (key, ext) in enumerate(holds)]
         number += len(held)
@@ -216,7 +216,7 @@ async def test_a_process_that_lived_on_meanwhile_is_noticed(shell: Shell, monkey
     place(shell.sandbox, "held", "discarded")
     shell.die(holds=(("held", True), ("discarded", True)))
     before = read_journal(shell.path)
-    store = Store.open(shell.path, Account(shell.sandbox.url, shell.sandbox.credentials), "live", 0)
+    store = SQLiteStore.open(shell.path, Account(shell.sandbox.url, shell.sandbox.credentials), "live", 0)
     store.commit(Changes(releases=[(2, 1)]))
     store.close()
     answers = [before]
@@ -301,7 +301,7 @@ def test_credentials_are_needed_only_where_something_was_left(
     monkeypatch.delenv("RIPIO_API_TOKEN", raising=False)
     monkeypatch.delenv("RIPIO_API_SECRET", raising=False)
     path = tmp_path / "the.journal"
-    store = Store.open(path, Account("wss://venue.example", Credentials("a", "b")), "x", 0)
+    store = SQLiteStore.open(path, Account("wss://venue.example", Credentials("a", "b")), "x", 0)
     assert run(["resume", str(path)]) == 0
     store.commit(Changes(holds=[(1, 1, 0, "x", 0, None, None)]))
     store.close()
@@ -366,7 +366,7 @@ async def test_a_look_at_the_lock_keeps_no_session_out(tmp_path: Path) -> None:
     path = tmp_path / "j"
     assert is_locked(str(path)) is None
     for _ in range(20):
-        store = Store.open(path, Account("wss://venue.example", Credentials("a", "b")), "x", 0)
+        store = SQLiteStore.open(path, Account("wss://venue.example", Credentials("a", "b")), "x", 0)
         assert is_locked(str(path)) is True
         store.close()
         assert is_locked(str(path)) is False

@@ -16,7 +16,7 @@ import pytest
 from trio_cancel import Credentials
 from trio_cancel._cli import _page, run
 from trio_cancel._journal.rows import Changes
-from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import Account
 from trio_cancel.journal import read_journal
 
@@ -45,7 +45,7 @@ def browser() -> str:
 def journal(tmp_path: Path) -> Path:
     """A dead session's journal: some orders canceled, over two connections, one unanswered, some left."""
     path = tmp_path / "the.journal"
-    store = Store.open(path, Account("wss://venue.example", Credentials("the-token", "the-secret")), "dead", NOW)
+    store = SQLiteStore.open(path, Account("wss://venue.example", Credentials("the-token", "the-secret")), "dead", NOW)
     changes = Changes()
     for number, name in enumerate(HOSTILE, 1):
         at = NOW + number * 1_000_000

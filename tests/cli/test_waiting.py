@@ -13,7 +13,7 @@ import trio.testing
 from rich.console import Console
 
 from trio_cancel import CancelRequest, HandshakeFailed, NotSent
-from trio_cancel._cli._input import Input, read_file
+from trio_cancel._cli._input import GivenOrders, read_file
 from trio_cancel._cli._output import Output, has_bar
 from trio_cancel._cli._screen import Meter, latency_table, outcome_table, show
 from trio_cancel._cli._tally import Tally
@@ -141,7 +141,7 @@ def test_a_long_input_shows_that_it_is_read(
     path = f"{tmp_path}/ids.txt"
     with open(path, "w") as file:
         file.writelines(f"id-{number}\n" for number in range(25_000))
-    found = Input()
+    found = GivenOrders()
     read_file(found, path)
     assert len(found.requests) == 25_000
     assert capfd.readouterr().err == "".join(

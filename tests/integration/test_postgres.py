@@ -36,9 +36,9 @@ def hold(number: int, name: str | None = None) -> Changes:
     return Changes(holds=[(number, 1, 1, name or f"mm-{number}", NOW, None, None)])
 
 
-def open_it(address: str, lease: float = 3.0) -> pg.Store:
+def open_it(address: str, lease: float = 3.0) -> pg.PostgresStore:
     store = open_store(address, ACCOUNT, "a", NOW, lease=lease)
-    assert isinstance(store, pg.Store)
+    assert isinstance(store, pg.PostgresStore)
     return store
 
 
@@ -271,7 +271,7 @@ def test_the_wait_for_a_standby_has_an_end(cluster: Cluster) -> None:
     store.close()
 
 
-def _commits(store: pg.Store, changes: Changes) -> bool:
+def _commits(store: pg.PostgresStore, changes: Changes) -> bool:
     try:
         store.commit(changes)
     except StoreFailed:
@@ -546,7 +546,7 @@ def test_the_bot_may_not_make_tables(postgres: Cluster) -> None:
         pg.migrate(server)
 
 
-def prepared(store: pg.Store) -> int:
+def prepared(store: pg.PostgresStore) -> int:
     connection = store._shared._connection
     assert connection is not None
     found = connection.raw.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()

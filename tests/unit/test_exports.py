@@ -289,6 +289,17 @@ def test_every_module_says_what_it_is(name: str) -> None:
     assert ast.get_docstring(MODULES[name]) or name == "trio_cancel._cli"
 
 
+def test_a_class_name_means_one_thing() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module)
+    twice = {name: where for name, where in homes.items() if len(where) > 1}
+    # Both are public: an order's status as the client reads it, and as the exchange of its own keeps it.
+    assert twice == {"OrderStatus": ["trio_cancel._values.order_state", "trio_cancel.sandbox._book"]}
+
+
 def test_what_begins_can_be_imported_alone() -> None:
     assert importlib.import_module("trio_cancel").open_trading_ws is trio_cancel.open_trading_ws
 

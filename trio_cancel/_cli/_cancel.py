@@ -16,7 +16,7 @@ from cyclopts import Group, Parameter
 from trio_cancel._cancels.open_orders import QUIET, WITHIN
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, UsageError, clean, say
-from trio_cancel._cli._input import Input, read_arguments, read_file
+from trio_cancel._cli._input import GivenOrders, read_arguments, read_file
 from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup, find_lookup
 from trio_cancel._cli._open import cancel_open, need_answer, scope_of
 from trio_cancel._cli._output import Output
@@ -128,7 +128,7 @@ async def cancel(
         return await cancel_open(venue, scope, quiet=quiet, deadline=deadline, yes=yes, dry_run=dry_run, as_json=json)
     if pair is not None or side is not None or everything or yes or dry_run or quiet_for is not None:
         raise UsageError("--pair, --side, --everything, --yes, --dry-run and --quiet-for belong to --open: add it.")
-    found = Input(literal)
+    found = GivenOrders(literal)
     read_arguments(found, ids, external_id)
     if from_ is not None:
         read_file(found, from_)
@@ -161,7 +161,7 @@ def _tell_first(entries: Sequence[tuple[str, str]], count: int | None = None) ->
         say(f"and {count - NAMED_MOST:,} more like these")
 
 
-def _name_empty(found: Input, name: str | None) -> None:
+def _name_empty(found: GivenOrders, name: str | None) -> None:
     """Say that no order was named, and where.
 
     Raises:
@@ -179,7 +179,7 @@ def _name_empty(found: Input, name: str | None) -> None:
     raise CommandError(f"There is nothing to cancel: {where} no order ({why}).", status=Status.NOTHING)
 
 
-def _name_bad(found: Input, skip_bad: bool) -> None:
+def _name_bad(found: GivenOrders, skip_bad: bool) -> None:
     _tell_first(found.bad)
     _tell_first([(where, f"{why}; skipped") for where, why in found.skipped[: NAMED_MOST + 1]], len(found.skipped))
     _tell_first(found.notes)

@@ -40,7 +40,7 @@ class BadLine(ValueError):
 
 
 @attrs.define(eq=False)
-class Input:
+class GivenOrders:
     """What is to be canceled.
 
     Attributes:
@@ -104,7 +104,7 @@ class Input:
         return sum(self.requests.values())
 
 
-def read_arguments(into: Input, ids: Iterable[str], external_ids: Iterable[str]) -> None:
+def read_arguments(into: GivenOrders, ids: Iterable[str], external_ids: Iterable[str]) -> None:
     """Take requests from the command's own words."""
     for number, word in enumerate(ids, 1):
         into.take(f"ID {number}", _argument, word)
@@ -137,7 +137,7 @@ class _Reading:
             write_stderr(f"\r{' ' * self._shown}\r")
 
 
-def read_file(into: Input, name: str) -> None:
+def read_file(into: GivenOrders, name: str) -> None:
     """Take requests from a file, ``-`` being stdin.
 
     Raises:
@@ -161,7 +161,7 @@ def read_file(into: Input, name: str) -> None:
         raise CommandError(f"The file {clean(name)} cannot be read: {why}.") from error
 
 
-def _read(into: Input, file: BinaryIO, name: str) -> None:
+def _read(into: GivenOrders, file: BinaryIO, name: str) -> None:
     reading = _Reading(name)
     try:
         read_lines(into, file, reading)
@@ -169,7 +169,7 @@ def _read(into: Input, file: BinaryIO, name: str) -> None:
         reading.end()
 
 
-def read_lines(into: Input, file: BinaryIO, progress: Callable[[int], None] | None = None) -> None:
+def read_lines(into: GivenOrders, file: BinaryIO, progress: Callable[[int], None] | None = None) -> None:
     """Take requests from the lines of a file; ``progress`` is told now and then how many were read."""
     lines = Lines(file, progress)
     separator: str | None = None
@@ -198,7 +198,7 @@ def read_lines(into: Input, file: BinaryIO, progress: Callable[[int], None] | No
             return
 
 
-def _is_comment(into: Input, text: str) -> bool:
+def _is_comment(into: GivenOrders, text: str) -> bool:
     return not into.literal and text.lstrip().startswith("#")
 
 
@@ -206,7 +206,7 @@ def _is_table(text: str, separator: str | None) -> bool:
     return separator is not None or any(separator in text for separator in _table.SEPARATORS)
 
 
-def _header(into: Input, first: Line, lines: Lines, separator: str | None) -> Header | None:
+def _header(into: GivenOrders, first: Line, lines: Lines, separator: str | None) -> Header | None:
     """Return the header that the first line is, with those that it goes on over; None if the file is a list of ids.
 
     Raises:
@@ -235,7 +235,7 @@ def _header(into: Input, first: Line, lines: Lines, separator: str | None) -> He
 
 def _cells(texts: list[str], separator: str) -> list[str]:
     """Return the cells of a row that goes over these lines; none if they are not a row."""
-    row = _table.Row(separator)
+    row = _table.RowReader(separator)
     try:
         ends = [row.take(text) for text in texts]
     except Unreadable:
@@ -243,7 +243,7 @@ def _cells(texts: list[str], separator: str) -> list[str]:
     return row.cells if ends == [*[False] * (len(texts) - 1), True] else []
 
 
-def _read_table(into: Input, lines: Lines, header: Header) -> None:
+def _read_table(into: GivenOrders, lines: Lines, header: Header) -> None:
     for line in lines:
         if not line.cut and not line.text.strip():
             continue
@@ -281,7 +281,7 @@ def _request_of(header: Header, cells: list[str], *, literal: bool) -> tuple[Can
     return CancelRequest(external_id=external_id), (None, external_id)
 
 
-def _read_plain(into: Input, first: Line, lines: Lines) -> None:
+def _read_plain(into: GivenOrders, first: Line, lines: Lines) -> None:
     """Take requests from a list of ids, one a line."""
     parse = plain_id if into.literal else _listed_id
     # A first line without a digit, above lines that have some, is a header: no order of the venue is called so.
@@ -311,13 +311,13 @@ def _read_plain(into: Input, first: Line, lines: Lines) -> None:
         _take_line(into, held, parse)
 
 
-def _read_each(into: Input, lines: Iterator[Line], parse: Parse) -> None:
+def _read_each(into: GivenOrders, lines: Iterator[Line], parse: Parse) -> None:
     for line in lines:
         if line.cut or line.text.strip():
             _take_line(into, line, parse)
 
 
-def _take_line(into: Input, line: Line, parse: Parse) -> None:
+def _take_line(into: GivenOrders, line: Line, parse: Parse) -> None:
     if line.flaw is not None:
         into.refuse(f"line {line.number}", line.flaw)
     else:

@@ -147,7 +147,7 @@ def journal(
     if days is not None:
         raise UsageError("--days belongs to --compact; to see what is new, use --since 3d.")
     check_address(journal)
-    chosen = Choice(left, order, None if since is None else _moment_of(since, time.time()), session)
+    chosen = Selection(left, order, None if since is None else _moment_of(since, time.time()), session)
     contents = read_journal(journal)
     missing = chosen.check(contents)
     writing = is_written(journal)
@@ -231,7 +231,7 @@ def _migrate(journal: str) -> int:
 
 
 @attrs.frozen
-class Choice:
+class Selection:
     """Which orders are told of.
 
     Attributes:
@@ -303,7 +303,7 @@ def _moment_of(text: str, now: float) -> float:
 
 
 def _text_lines(
-    contents: JournalContents, orders: list[JournalOrder], chosen: Choice, writing: bool | None
+    contents: JournalContents, orders: list[JournalOrder], chosen: Selection, writing: bool | None
 ) -> Iterator[str]:
     tell = to_the_second if is_terminal(sys.stdout) else moment
     yield f"{clean(contents.url)}\n"

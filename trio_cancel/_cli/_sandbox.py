@@ -128,7 +128,7 @@ async def sandbox(
 
 
 @attrs.frozen
-class _Served:
+class _OpenSandbox:
     """A sandbox that listens, and what leads to it."""
 
     venue: Sandbox
@@ -151,7 +151,7 @@ class _Served:
 @asynccontextmanager
 async def _served(
     options: SandboxOptions, orders: int, asked: Asked, files: Mapping[str, Path]
-) -> AsyncGenerator[_Served]:
+) -> AsyncGenerator[_OpenSandbox]:
     """Serve a sandbox with orders on its book; write the files that lead to it, and take them away."""
     with _folder() as folder:
         async with AsyncExitStack() as stack:
@@ -179,7 +179,7 @@ async def _served(
             for option, path in files.items():
                 text = (as_json if option == "--json-file" else as_lines)(found_variables)
                 stack.enter_context(written(option, path, text))
-            yield _Served(venue, folder, ids, token_field, found_variables)
+            yield _OpenSandbox(venue, folder, ids, token_field, found_variables)
 
 
 def _port(option: str, number: int) -> int:

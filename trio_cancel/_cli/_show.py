@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, clean, say, short
-from trio_cancel._cli._input import Input, read_arguments
+from trio_cancel._cli._input import GivenOrders, read_arguments
 from trio_cancel._cli._lookups import RestUrl, find_lookup
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._records import KEY_WIDTH, plain
@@ -55,7 +55,7 @@ async def show(
     An order that is shown as open may have been closed meanwhile: the venue's answers may be outdated.
     """
     use_env_file(env_file)
-    found = Input(literal=False)
+    found = GivenOrders(literal=False)
     read_arguments(found, ids, external_id)
     for where, why in found.bad:
         say(f"{where}: {why}")

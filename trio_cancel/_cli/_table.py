@@ -62,7 +62,7 @@ def separator_line(text: str) -> str | None:
     return found[1] if found else None
 
 
-class Row:
+class RowReader:
     """One row, line by line: the cells that are complete, and the one that is open."""
 
     def __init__(self, separator: str) -> None:
@@ -141,7 +141,7 @@ def read_row(first: Line, lines: Lines, separator: str) -> list[str]:
         raise BadRow(str(first.flaw))
     flaw = first.flaw
     if first.quoted:
-        row, line = Row(separator), first
+        row, line = RowReader(separator), first
         while not row.take(line.text):
             following = next(lines, None)
             if following is None or following.cut:

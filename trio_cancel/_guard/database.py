@@ -17,7 +17,7 @@ from trio_cancel._guard.view import Seen
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.database import (
     CommitInDoubt,
-    Connection,
+    DatabaseConnection,
     Settings,
     check_version,
     connect,
@@ -70,7 +70,7 @@ class GuardDatabase:
     def __init__(self, server: Server, name: str) -> None:
         self._server = server
         self._name = name
-        self._connection: Connection | None = None
+        self._connection: DatabaseConnection | None = None
         self._known: Settings | None = None
         self.number: int
         with explained(server):
@@ -181,7 +181,7 @@ class GuardDatabase:
             cursor.execute("DELETE FROM trio_cancel.pace_member WHERE name = %s", (f"guard-{self.number}",))
         self._drop()
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> DatabaseConnection:
         if self._connection is None:
             self._connection = connect(self._server, WITHIN, known=self._known)
             self._known = settings_of(self._connection)

@@ -29,7 +29,7 @@ from trio_cancel._guard.view import Seen, View
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.lease import steady
 from trio_cancel._journal.opening import MovedJournal, open_journal
-from trio_cancel._journal.postgres import GUARD, Store
+from trio_cancel._journal.postgres import GUARD, PostgresStore
 from trio_cancel._journal.store import Account, JournalStore, StoreFailed
 from trio_cancel._journal.stores import LEASE
 from trio_cancel._session.lookups import OpensLookup
@@ -284,7 +284,7 @@ class GuardTasks:
         )
 
         def take(_: object, __: Account, prefix: str, now: int) -> JournalStore:
-            store = Store.take_over(server, seen.id, seen.epoch, seen.beat, prefix, now, LEASE)
+            store = PostgresStore.take_over(server, seen.id, seen.epoch, seen.beat, prefix, now, LEASE)
             if store is None:
                 raise NotTaken
             return store

@@ -85,7 +85,7 @@ class Settings:
     process: int
 
 
-class Watch:
+class SocketWatch:
     """Shuts sockets down whose time is over; one thread for the process, while there is any."""
 
     def __init__(self) -> None:
@@ -130,12 +130,12 @@ class Watch:
 
 _IDLE = 5.0
 """Seconds after which the thread ends if nothing is to be watched."""
-_watch = Watch()
+_watch = SocketWatch()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_watch.__init__)  # type: ignore[misc] # its thread is not there
 
 
-class Connection:
+class DatabaseConnection:
     """One connection to one server, in the hands of one thread at a time."""
 
     def __init__(self, raw: psycopg.Connection[Any], seconds: float) -> None:
@@ -198,7 +198,7 @@ class Connection:
             self.raw.close()
 
 
-def connect(server: Server, seconds: float, *, known: Settings | None = None, write: bool = True) -> Connection:
+def connect(server: Server, seconds: float, *, known: Settings | None = None, write: bool = True) -> DatabaseConnection:
     """Connect to that of a database's servers which is in charge: of those that will do, the newest timeline's.
 
     All are asked, because a former primary that takes writes as before does not know that it was left behind; only one
@@ -248,7 +248,7 @@ class _Asked:
         self._server = server
         self._seconds = seconds
         self._known = known
-        self._connection: Connection | None = None
+        self._connection: DatabaseConnection | None = None
         self._lock = threading.Lock()
         self._unwanted = False
 
@@ -265,7 +265,7 @@ class _Asked:
         try:
             raw = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
             raw.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whatever the server's own default is
-            connection = Connection(raw, self._seconds)
+            connection = DatabaseConnection(raw, self._seconds)
             found = settings_of(connection)
             why = _why_not(found, self._known)
             if found.process == raw.info.backend_pid:
@@ -279,7 +279,7 @@ class _Asked:
         if connection is not None:
             connection.close()
 
-    def take(self) -> Connection | None:
+    def take(self) -> DatabaseConnection | None:
         """Return its connection, which is the caller's from now on."""
         with self._lock:
             connection, self._connection = self._connection, None
@@ -326,7 +326,7 @@ class Unusable(StoreFailed):
     """None of a database's servers can be used now. Its text is the reason."""
 
 
-def settings_of(connection: Connection) -> Settings:
+def settings_of(connection: DatabaseConnection) -> Settings:
     """Return what a server says of itself."""
     standby, read_only, fsync, full_pages, replicated, file, system, process = connection.one(_SERVER)
     return Settings(

@@ -29,7 +29,7 @@ from trio_cancel._journal.address import Server
 from trio_cancel._journal.database import (
     BEFORE,
     CommitInDoubt,
-    Connection,
+    DatabaseConnection,
     Settings,
     check_version,
     connect,
@@ -165,7 +165,7 @@ class _Shared:
         self._turn = threading.Lock()  # whoever has it uses the connection, for all that wait
         self._guard = threading.Lock()
         self._waiting: deque[_Entry] = deque()
-        self._connection: Connection | None = None
+        self._connection: DatabaseConnection | None = None
 
     def commit(self, entry: _Entry, seconds: float) -> None:
         """Commit, together with what other threads want to commit now.
@@ -228,7 +228,7 @@ class _Shared:
                 entry.error = taken_over(self._server)
 
     @contextmanager
-    def using(self, seconds: float) -> Generator[Connection]:
+    def using(self, seconds: float) -> Generator[DatabaseConnection]:
         """Have the connection for something else, for as long as the block lasts."""
         with self._turn:
             if self._connection is None:
@@ -375,7 +375,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-class Store:
+class PostgresStore:
     """A journal in a database, open for one session; in a forked child it does nothing.
 
     Attributes:
@@ -397,7 +397,7 @@ class Store:
             self._shared.known = known
 
     @classmethod
-    def open(cls, server: Server, account: Account, prefix: str, now: int, lease: float) -> Store:
+    def open(cls, server: Server, account: Account, prefix: str, now: int, lease: float) -> PostgresStore:
         """Open a journal for one session, or make it.
 
         If another session may be writing it, this waits until that one's lease has surely run out.
@@ -432,7 +432,7 @@ class Store:
     @classmethod
     def take_over(
         cls, server: Server, journal: int, epoch: int, beat: int, prefix: str, now: int, lease: float
-    ) -> Store | None:
+    ) -> PostgresStore | None:
         """Take a journal over of which no beat was heard for its lease, or that was let go of with something left.
 
         Args:
@@ -531,7 +531,7 @@ _ROW: LiteralString = "SELECT id, epoch, beat, lease_ms, state FROM trio_cancel.
 
 
 @contextmanager
-def connected(server: Server, *, write: bool = True) -> Generator[Connection]:
+def connected(server: Server, *, write: bool = True) -> Generator[DatabaseConnection]:
     """Have a connection for the block, in whose transactions a journal may be read whole."""
     connection = connect(server, OPENING, write=write)
     try:
@@ -593,7 +593,7 @@ def _named(cursor: psycopg.Cursor[Any], server: Server) -> _Row:
     return _Row(*row)
 
 
-def _wait_until_free(connection: Connection, server: Server, row: _Row) -> _Row:
+def _wait_until_free(connection: DatabaseConnection, server: Server, row: _Row) -> _Row:
     """Return once nobody may be writing a journal: it was let go of, or no beat came for a whole lease.
 
     A time in which it could not be looked at does not count: perhaps its session could not reach the database either.
@@ -623,7 +623,7 @@ def _wait_until_free(connection: Connection, server: Server, row: _Row) -> _Row:
     return row
 
 
-def _is_guards(connection: Connection, row: _Row) -> bool:
+def _is_guards(connection: DatabaseConnection, row: _Row) -> bool:
     """Return True if the session that has a journal is a guard's."""
     query = "SELECT prefix FROM trio_cancel.session WHERE journal = %s AND number = %s"
     with connection.transaction(write=False) as cursor:

@@ -1,7 +1,7 @@
 """A journal as an SQLite file: its schema, who may open it, one transaction a group of changes. All of it blocks.
 
-WAL with synchronous=FULL: when :meth:`Store.commit` has returned, its rows outlive a power failure, and others can read
-meanwhile. A new file is made beside its place and renamed into it whole, so that what is there is a complete journal or
+WAL with synchronous=FULL: when :meth:`SQLiteStore.commit` has returned, its rows outlive a power failure, and others can
+read meanwhile. A new file is made beside its place and renamed into it whole, so that what is there is a complete journal or
 not touched: a file that is damaged, newer, no journal or another account's is refused before anything is written, and
 so is whatever is not a regular file. Each commit looks whether the files are still in their places, because SQLite goes
 on writing to a file that was deleted.
@@ -164,7 +164,7 @@ _NO_TEMP = "".join(f"DROP TABLE IF EXISTS temp.{table};" for table in ("name", "
 _LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(number), 0) FROM {}))"
 
 
-class Store:
+class SQLiteStore:
     """A journal's file, open for writing by one process: in a forked child it does nothing."""
 
     def __init__(self, path: str, name: str, database: sqlite3.Connection, held: Lock, begun: Begun) -> None:
@@ -176,7 +176,7 @@ class Store:
         self._files = {name: _identity(name) for name in (name, path, f"{path}-wal", held.path)}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], account: Account, prefix: str, now: int) -> Store:
+    def open(cls, path: str | os.PathLike[str], account: Account, prefix: str, now: int) -> SQLiteStore:
         """Open the journal at ``path`` for one session, or make it.
 
         Args:

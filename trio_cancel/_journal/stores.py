@@ -35,11 +35,11 @@ def open_store(
     """
     server = server_of(address)
     if server is None:
-        return sqlite.Store.open(address, account, prefix, now)
+        return sqlite.SQLiteStore.open(address, account, prefix, now)
     _check_driver()
     from trio_cancel._journal import postgres
 
-    return postgres.Store.open(server, account, prefix, now, lease)
+    return postgres.PostgresStore.open(server, account, prefix, now, lease)
 
 
 def read_tables(address: str | os.PathLike[str]) -> Tables:

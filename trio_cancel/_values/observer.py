@@ -15,7 +15,7 @@ from trio_cancel._values.outcomes import Outcome
 from trio_cancel._values.report import CancelReport
 
 
-class Log:
+class SafeLogger:
     """The package's logger. What its handlers and filters raise cannot hurt whoever logs; it is told on stderr, once.
 
     ``logging`` itself forgives only what a handler gives to ``Handler.handleError``.
@@ -65,7 +65,7 @@ class Log:
 
 
 logging.getLogger("trio_cancel").addHandler(logging.NullHandler())
-logger = Log(logging.getLogger("trio_cancel"))
+logger = SafeLogger(logging.getLogger("trio_cancel"))
 
 
 class Observer:

@@ -1,6 +1,6 @@
 """One connection at the sandbox: reads messages, has them processed, has the answers written, keeps the time.
 
-The task that calls `Connection.serve` owns the stream and closes it, whatever happens. It runs the upgrade, then
+The task that calls `ServedConnection.serve` owns the stream and closes it, whatever happens. It runs the upgrade, then
 reads; beside it, in a nursery of its own, one task writes what is queued (the only one that writes) and one sends pings
 and ends an idle connection; each delayed answer waits in a task more. Requests that wait for the venue's processing
 delay do so in the exchange's nursery: what was received is processed even when its connection is gone.
@@ -48,7 +48,7 @@ class Habits:
     ping_interval: float | None = 30.0
 
 
-class Connection:
+class ServedConnection:
     """One client's connection.
 
     Args:

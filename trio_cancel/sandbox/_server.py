@@ -23,7 +23,7 @@ import trio
 from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox._book import Book
 from trio_cancel.sandbox._certificate import Certificate, make_certificate
-from trio_cancel.sandbox._connection import Connection, Habits
+from trio_cancel.sandbox._connection import Habits, ServedConnection
 from trio_cancel.sandbox._exchange import Exchange
 from trio_cancel.sandbox._faults import CustomReply, Fault, Faults, Point
 from trio_cancel.sandbox._limits import Limits
@@ -228,7 +228,7 @@ class Sandbox:
 
     async def serve_stream(self, stream: trio.abc.Stream) -> None:
         """Serve one connection over any stream until it ends, without TLS of its own; always closes the stream."""
-        await Connection(
+        await ServedConnection(
             stream,
             exchange=self._exchange,
             side_door=self._side_door.answer,

@@ -19,7 +19,7 @@ from trio_cancel import ConfigurationError, InvalidRequest, JournalError, Lookup
 from trio_cancel._journal import opening
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Changes, micros
-from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import Account
 from trio_cancel.journal import JournalOrder, read_journal
 from trio_cancel.lookup import OrderState
@@ -47,7 +47,7 @@ def die(
 ) -> None:
     """Leave external ids that were held, and cancelled with that outcome; ``ids`` are the venue's, held."""
     now = micros(at)
-    store = Store.open(path, Account("ws://localhost", venue.sandbox.credentials), "dead", now)
+    store = SQLiteStore.open(path, Account("ws://localhost", venue.sandbox.credentials), "dead", now)
     first, session = store.begun.number, store.begun.session
     names = [(1, name) for name in holds] + [(0, key) for key in ids]
     held = [(first + i, session, ext, key, now, -10_000, 10_000) for i, (ext, key) in enumerate(names)]

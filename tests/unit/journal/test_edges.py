@@ -21,7 +21,7 @@ from trio_cancel._journal.lock import HAS_FLOCK, is_locked, lock
 from trio_cancel._journal.opening import MovedJournal
 from trio_cancel._journal.reading import JournalOrder, contents_of
 from trio_cancel._journal.rows import Changes, HoldRow, PlacedRow, Tables
-from trio_cancel._journal.sqlite import Store, compact, read_tables
+from trio_cancel._journal.sqlite import SQLiteStore, compact, read_tables
 from trio_cancel._journal.store import StoreFailed
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import AlreadyClosed, NotFound, Outcome, Rejected, VenueReply
@@ -34,9 +34,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "the.journal"
 
 
-def write(path: Path, changes: Changes, now: int = 0) -> Store:
+def write(path: Path, changes: Changes, now: int = 0) -> SQLiteStore:
     """Commit in a session of its own, which is left open."""
-    store = Store.open(path, ACCOUNT, "p", now)
+    store = SQLiteStore.open(path, ACCOUNT, "p", now)
     store.commit(changes)
     return store
 

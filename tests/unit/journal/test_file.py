@@ -42,7 +42,7 @@ from trio_cancel._journal import sqlite as _store
 from trio_cancel._journal.lock import _FileLock, lock
 from trio_cancel._journal.opening import _Custody, open_journal
 from trio_cancel._journal.rows import Changes
-from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import StoreFailed
 from trio_cancel.journal import read_journal
 
@@ -55,8 +55,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "the.journal"
 
 
-def open_store(path: Path, prefix: str = "a") -> Store:
-    return Store.open(path, ACCOUNT, prefix, 5 * SECOND)
+def open_store(path: Path, prefix: str = "a") -> SQLiteStore:
+    return SQLiteStore.open(path, ACCOUNT, prefix, 5 * SECOND)
 
 
 def is_free(path: Path) -> bool:
@@ -126,8 +126,8 @@ def test_the_parents_death_frees_the_lock_though_a_child_lives(path: Path) -> No
         "import os, signal, sys, time\n"
         "from tests.tools.journals import ACCOUNT\n"
         "from trio_cancel._journal.rows import Changes\n"
-        "from trio_cancel._journal.sqlite import Store\n"
-        "store = Store.open(sys.argv[1], ACCOUNT, 'a', 0)\n"
+        "from trio_cancel._journal.sqlite import SQLiteStore\n"
+        "store = SQLiteStore.open(sys.argv[1], ACCOUNT, 'a', 0)\n"
         "store.commit(Changes(holds=[(1, 1, 0, 'x', 6, None, None)]))\n"
         "if not os.fork():\n"
         "    print(os.getpid(), flush=True)\n"
@@ -499,7 +499,7 @@ def test_a_name_that_is_none_is_refused_at_once(name: object) -> None:
 
 def test_a_directory_that_is_not_there_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="names no file"):
-        Store.open(f"{tmp_path}/new/", ACCOUNT, "a", 0)
+        SQLiteStore.open(f"{tmp_path}/new/", ACCOUNT, "a", 0)
 
 
 @pytest.mark.parametrize("make", [_fifo, _directory, _device])
@@ -735,8 +735,8 @@ def test_a_journal_is_copied_while_it_is_written(path: Path, monkeypatch: pytest
         "import sys\n"
         "from tests.tools.journals import ACCOUNT\n"
         "from trio_cancel._journal.rows import Changes\n"
-        "from trio_cancel._journal.sqlite import Store\n"
-        "store = Store.open(sys.argv[1], ACCOUNT, 'a', 0)\n"
+        "from trio_cancel._journal.sqlite import SQLiteStore\n"
+        "store = SQLiteStore.open(sys.argv[1], ACCOUNT, 'a', 0)\n"
         "store._database.execute('PRAGMA wal_autocheckpoint = 5')\n"
         "for number in range(1, 601):\n"
         "    rows = [(2 * number, 1, 0, f'a{number}' * 50, 1), (2 * number + 1, 1, 0, f'b{number}', 1)]\n"

@@ -20,7 +20,7 @@ from trio_cancel import Credentials, JournalError
 from trio_cancel._journal import fork, sqlite
 from trio_cancel._journal.opening import _Thread
 from trio_cancel._journal.rows import Changes
-from trio_cancel._journal.sqlite import Store, compact, read_tables
+from trio_cancel._journal.sqlite import SQLiteStore, compact, read_tables
 from trio_cancel._journal.store import FORKED, Account, StoreFailed
 from trio_cancel._journal.stores import is_missing, migrate
 from trio_cancel._values.errors import ConfigurationError
@@ -34,8 +34,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "the.journal"
 
 
-def open_store(path: Path) -> Store:
-    return Store.open(path, ACCOUNT, "p", 5)
+def open_store(path: Path) -> SQLiteStore:
+    return SQLiteStore.open(path, ACCOUNT, "p", 5)
 
 
 def said(act: Any, *arguments: object) -> str:
@@ -85,12 +85,12 @@ def test_a_journal_of_another(path: Path) -> None:
     open_store(path).close()
     assert read_tables(path).url == ACCOUNT.url
     other = Account(ACCOUNT.url, Credentials("another-token-of-a-bot", "another-secret-of-a-bot"))
-    assert said(Store.open, path, other, "p", 5) == (
+    assert said(SQLiteStore.open, path, other, "p", 5) == (
         f"The journal {path} belongs to another account; use the credentials that it was written with, "
         "or name another file."
     )
     elsewhere = Account("ws://elsewhere", ACCOUNT.credentials)
-    assert said(Store.open, path, elsewhere, "p", 5) == (
+    assert said(SQLiteStore.open, path, elsewhere, "p", 5) == (
         f"The journal {path} belongs to {ACCOUNT.url}, not ws://elsewhere; name another file."
     )
 

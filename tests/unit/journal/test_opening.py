@@ -20,7 +20,7 @@ from trio_cancel._journal import opening
 from trio_cancel._journal.lock import is_locked
 from trio_cancel._journal.opening import AT_WORK, CLOSING, OPENING, MovedJournal, open_journal, opener
 from trio_cancel._journal.rows import Begun, Changes, Tables, micros
-from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import Account, StoreFailed
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel.journal import read_journal
@@ -40,7 +40,7 @@ def wall() -> float:
 
 def leave(path: Path, *names: str) -> None:
     """A session that dies with holds."""
-    store = Store.open(path, ACCOUNT, "p", micros(WALL) - MINUTE)
+    store = SQLiteStore.open(path, ACCOUNT, "p", micros(WALL) - MINUTE)
     first = store.begun.number
     at = micros(WALL) - MINUTE
     holds = [(first + i, store.begun.session, 1, name, at, None, None) for i, name in enumerate(names)]

@@ -13,7 +13,7 @@ from tests.tools.journals import ACCOUNT
 from trio_cancel import JournalError
 from trio_cancel._journal.lock import lock
 from trio_cancel._journal.rows import Changes, micros
-from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import Account
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel.journal import read_journal
@@ -26,8 +26,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "the.journal"
 
 
-def open_store(path: Path, account: Account = ACCOUNT, prefix: str = "a") -> Store:
-    return Store.open(path, account, prefix, 5 * SECOND)
+def open_store(path: Path, account: Account = ACCOUNT, prefix: str = "a") -> SQLiteStore:
+    return SQLiteStore.open(path, account, prefix, 5 * SECOND)
 
 
 def fill(path: Path, orders: int = 300) -> None:

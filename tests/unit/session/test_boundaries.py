@@ -494,9 +494,9 @@ async def test_a_handler_that_ends_the_program_leaves_scopes_a_connection_to_dra
 
 
 def test_a_broken_handler_is_told_once_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    from trio_cancel._values.observer import Log
+    from trio_cancel._values.observer import SafeLogger
 
-    log = Log(logging.getLogger("trio_cancel"))
+    log = SafeLogger(logging.getLogger("trio_cancel"))
     with broken_logging("handler", ValueError("disk full")):
         log.warning("one")
         log.error("two")

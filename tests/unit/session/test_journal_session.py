@@ -28,7 +28,7 @@ from trio_cancel import (
 from trio_cancel import _client as client
 from trio_cancel._journal import opening as _journal_open
 from trio_cancel._journal.opening import _Custody, open_journal
-from trio_cancel._journal.sqlite import Store
+from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._session.write_ahead import WriteAhead
 from trio_cancel.journal import read_journal
 from trio_cancel.sandbox import Fault, RequestRecord
@@ -194,12 +194,12 @@ async def test_what_is_withdrawn_during_a_commit_is_not_sent(
 # A journal that fails
 
 
-def _limit(store: Store) -> None:
+def _limit(store: SQLiteStore) -> None:
     (pages,) = store._database.execute("PRAGMA page_count").fetchone()
     store._database.execute(f"PRAGMA max_page_count = {pages}")
 
 
-def _make_read_only(store: Store) -> None:
+def _make_read_only(store: SQLiteStore) -> None:
     store._database.execute("PRAGMA query_only = 1")
 
 
