@@ -17,15 +17,15 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 
 @attrs.frozen
-class Bar:
-    """One bar: how many values lie in [low, high); ``high`` is None in the last, which takes all that is above."""
+class HistogramRow:
+    """One row: how many values lie in [low, high); ``high`` is None in the last, which takes all that is above."""
 
     low: float
     high: float | None
     count: int
 
 
-def histogram(ordered: Sequence[float], rows: int = ROWS_MOST) -> list[Bar]:
+def histogram(ordered: Sequence[float], rows: int = ROWS_MOST) -> list[HistogramRow]:
     """Sort values into rows of equal, round width, such that the slowest hundredth does not flatten the rest.
 
     Args:
@@ -46,7 +46,7 @@ def histogram(ordered: Sequence[float], rows: int = ROWS_MOST) -> list[Bar]:
     while counts and not counts[-1]:
         counts.pop()
     return [
-        Bar(
+        HistogramRow(
             (first + index) * step,
             None if index == rows - 1 else (first + index + 1) * step,
             count,

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_cancel._cli._failure import is_dumb, stderr_is_ready
-from trio_cancel._cli._figures import Bar, histogram, percentile
+from trio_cancel._cli._figures import HistogramRow, histogram, percentile
 from trio_cancel._cli._tally import Tally
 from trio_cancel._cli._waiting import Waiting
 from trio_cancel._values.outcomes import Outcome
@@ -211,7 +211,7 @@ def _three(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _span(row: Bar, unit: str) -> str:
+def _span(row: HistogramRow, unit: str) -> str:
     if row.high is None:
         return f"{row.low:g}+ {unit}"
     return f"{row.low:g}-{row.high:g} {unit}"

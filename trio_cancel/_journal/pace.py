@@ -18,7 +18,15 @@ import trio
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._engine.shared_rate import Answer, Ask, Pool, SharedLimit, grant
 from trio_cancel._journal.address import Server
-from trio_cancel._journal.database import CommitInDoubt, Connection, Settings, connect, explained, reason, settings_of
+from trio_cancel._journal.database import (
+    CommitInDoubt,
+    DatabaseConnection,
+    Settings,
+    connect,
+    explained,
+    reason,
+    settings_of,
+)
 from trio_cancel._journal.store import StoreFailed
 from trio_cancel._trio.background import open_background
 from trio_cancel._values.errors import JournalError
@@ -91,7 +99,7 @@ class _Member:
         self._pacer = pacer
         self._turn = threading.Lock()
         self._closed = False
-        self._connection: Connection | None = None
+        self._connection: DatabaseConnection | None = None
         self._known: Settings | None = None
         self._account = 0
         self._member = secrets.token_hex(8)
@@ -194,7 +202,7 @@ class _Member:
         if self._closed:
             self._drop()
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> DatabaseConnection:
         if self._closed:
             raise StoreFailed("its session has ended")
         if self._connection is None:

@@ -1,10 +1,10 @@
 """A journal as an SQLite file: its schema, who may open it, one transaction a group of changes. All of it blocks.
 
-WAL with synchronous=FULL: when :meth:`SQLiteStore.commit` has returned, its rows outlive a power failure, and others can
-read meanwhile. A new file is made beside its place and renamed into it whole, so that what is there is a complete journal or
-not touched: a file that is damaged, newer, no journal or another account's is refused before anything is written, and
-so is whatever is not a regular file. Each commit looks whether the files are still in their places, because SQLite goes
-on writing to a file that was deleted.
+WAL with synchronous=FULL: when :meth:`SQLiteStore.commit` has returned, its rows outlive a power failure, and others
+can read meanwhile. A new file is made beside its place and renamed into it whole, so that what is there is a complete
+journal or not touched: a file that is damaged, newer, no journal or another account's is refused before anything is
+written, and so is whatever is not a regular file. Each commit looks whether the files are still in their places,
+because SQLite goes on writing to a file that was deleted.
 """
 
 from __future__ import annotations

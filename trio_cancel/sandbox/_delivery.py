@@ -14,7 +14,7 @@ import attrs
 
 from trio_cancel.sandbox import _protocol as protocol
 from trio_cancel.sandbox._book import Order, OrderStatus
-from trio_cancel.sandbox._exchange import Answer
+from trio_cancel.sandbox._exchange import VenueAnswer
 from trio_cancel.sandbox._faults import CustomReply, Fault, Faults
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -83,7 +83,7 @@ def say(text: str) -> Step:
     return Step(frame(TEXT, text.encode()), text)
 
 
-def deliver(answer: Answer, faults: Faults, rng: random.Random) -> tuple[Step, ...]:
+def deliver(answer: VenueAnswer, faults: Faults, rng: random.Random) -> tuple[Step, ...]:
     """Return the steps for an answer: one honest frame, or what the fault makes of it."""
     fault, text = answer.fault, answer.text
     if isinstance(fault, CustomReply):
@@ -134,7 +134,7 @@ def deliver(answer: Answer, faults: Faults, rng: random.Random) -> tuple[Step, .
             return (say(_wrong_text(answer, fault, rng)),)
 
 
-def _wrong_text(answer: Answer, fault: Fault, rng: random.Random) -> str:
+def _wrong_text(answer: VenueAnswer, fault: Fault, rng: random.Random) -> str:
     """Return the text in place of the answer where the frame is right and the text is not, else the answer."""
     request_id = protocol.quote(answer.request_id) if answer.request_id is not None else "null"
     error = '"error":{"error_code":40408,"message":"Cannot cancel an already canceled or fully executed order."}'
@@ -198,7 +198,7 @@ def _unusual(order: Order, fault: Fault, rng: random.Random) -> str:
     )
 
 
-def _with_other_id(answer: Answer, rng: random.Random) -> str:
+def _with_other_id(answer: VenueAnswer, rng: random.Random) -> str:
     other = f"unknown-{rng.getrandbits(64):016x}"
     if answer.order is not None:
         return protocol.render_result(other, protocol.render_order(answer.order))

@@ -46,7 +46,7 @@ class Received:
 
 
 @attrs.frozen
-class Answer:
+class VenueAnswer:
     """What a processed request would be told, and the fault that is in the way of it, if any."""
 
     request_id: str | None
@@ -121,7 +121,7 @@ class Exchange:
             refusal = self._dialect.daily_limit if refusal is protocol.DAILY_LIMIT else self._dialect.too_many
         return Received(record, request, refusal or self._verifier.refusal(request, now))
 
-    def process(self, received: Received, moment: float, *, silent: bool = False) -> Answer:
+    def process(self, received: Received, moment: float, *, silent: bool = False) -> VenueAnswer:
         """Judge a message at time ``moment``, apply it unless a fault forbids, and return what to answer.
 
         With ``silent`` nobody will hear the answer: then no fault is picked.
@@ -162,7 +162,7 @@ class Exchange:
             text = protocol.render_result(request.id, result)
             record.status = 200 if applies else None
         self.log.processed(record)
-        return Answer(request.id, text, order if refusal is None else None, fault)
+        return VenueAnswer(request.id, text, order if refusal is None else None, fault)
 
     def apply_late(self, record: RequestRecord, moment: float) -> None:
         """Apply at time ``moment`` what was processed before and not applied, if the order can still be canceled."""
