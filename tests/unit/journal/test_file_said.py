@@ -340,6 +340,20 @@ def test_a_journal_of_format_1_is_compacted(path: Path) -> None:
     assert [order.request.key for order in read_journal(path).left] == ["o"]
 
 
+def test_a_journal_is_compacted_however_large_it_is(path: Path) -> None:
+    numbers = range(1, 502)
+    store = open_store(path)
+    store.commit(
+        Changes(
+            holds=[(number, 1, 1, f"x{number}", 1, None, None) for number in numbers],
+            releases=[(number, 2) for number in numbers],
+        )
+    )
+    store.close()
+    assert compact(path, 10) == 500  # the newest one keeps the count
+    assert [row[0] for row in read_tables(path).holds] == [501]
+
+
 @pytest.mark.parametrize(
     ("error", "told"), [(OSError(), "OSError"), (ValueError("a\nb"), "a"), (OSError(2, "No such file"), "No such file")]
 )
