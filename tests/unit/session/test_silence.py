@@ -654,7 +654,7 @@ async def test_an_invalid_item_far_back_raises_before_anything_is_sent(autojump_
         with pytest.raises(InvalidRequest, match=f"Item {3 * BATCH_SLICE} "):
             await ws.cancel_many(ids)
         assert len(venue.log) == 0
-        twice = [*ids[:-1], ids[0], ids[5000].lower()]
+        twice = [*ids[:-1], ids[0], ids[2 * BATCH_SLICE].lower()]
         report = await ws.cancel_many(twice)
         assert [outcome.request.key.lower() for outcome in report.outcomes] == [order_id.lower() for order_id in twice]
         assert len(venue.log) == 3 * BATCH_SLICE
