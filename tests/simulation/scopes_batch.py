@@ -83,13 +83,14 @@ class ScopeSummary:
         self.tally.add(verdict.faults, verdict.outcomes, looks=verdict.looks)
         self.digest = hashlib.sha256((self.digest + verdict.trace_hash).encode()).hexdigest()[:16]
 
-    def lines(self, *, without: bool = False) -> Iterator[str]:
-        """Yield it as tables in Markdown."""
+    def lines(self, *, without: bool = False, tally: bool = True) -> Iterator[str]:
+        """Yield it as tables in Markdown; ``tally`` says whether the classes of faults of scopes are meant."""
         yield f"{self.seeds} seeds, {len(self.violations)} violations, hash of all traces {self.digest}."
         yield from ("", "| what happened | how often |", "|---|---:|")
         yield from (f"| {name} | {count} |" for name, count in sorted(self.events.items()))
         yield from (f"| settled: {kind} | {count} |" for kind, count in self.outcomes.most_common())
-        yield from self.tally.lines(without=without)
+        if tally:
+            yield from self.tally.lines(without=without)
         yield from (f"VIOLATION seed {seed}: {text}" for seed, text in self.violations[:50])
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from .batch import Judge, judge_seed
 from .defects import DEFECTS
+from .guards_batch import judge_guards
+from .guards_defects import GUARD_DEFECTS
 from .scopes_batch import judge_scopes
 from .scopes_defects import SCOPE_DEFECTS
 
@@ -21,11 +23,18 @@ SCOPES = """
 
 These have seeds of their own: `python -m tests.simulation --scope N`.
 """
+GUARDS = """
+## With guards and a database
+
+These have seeds of their own, too: `python -m tests.simulation --guard N`. Each has to be caught by an invariant that
+it violates. A take-over in one statement is harmless as long as it compares the beat, since every commit raises it; so
+it is put back together with one that does not.
+"""
 COLUMNS = """
 | defect | what it does | seed | the checker says |
 |---|---|---:|---|
 """
-TABLES = ((HEAD, DEFECTS, judge_seed), (SCOPES, SCOPE_DEFECTS, judge_scopes))
+TABLES = ((HEAD, DEFECTS, judge_seed), (SCOPES, SCOPE_DEFECTS, judge_scopes), (GUARDS, GUARD_DEFECTS, judge_guards))
 
 
 def find(name: str, judge: Judge = judge_seed) -> tuple[int, str] | None:
@@ -53,7 +62,9 @@ def write() -> bool:
     return missed
 
 
-def read(*, scopes: bool = False) -> dict[str, int]:
-    """Return the seed of each defect, of one table or the other."""
-    rows = [line.split("|") for line in PATH.read_text().split(SCOPES)[scopes].splitlines()]
+def read(*, scopes: bool = False, guards: bool = False) -> dict[str, int]:
+    """Return the seed of each defect, of one table."""
+    plain, others = PATH.read_text().split(SCOPES)
+    text = others.split(GUARDS)[guards] if scopes or guards else plain
+    rows = [line.split("|") for line in text.splitlines()]
     return {row[1].strip(): int(row[3]) for row in rows if len(row) > 3 and row[3].strip().isdigit()}

@@ -1,0 +1,139 @@
+"""The invariants of journals that others can take over, checked after a run; G1 to G10 are those of the design.
+
+G2, G3 and G6 are looked at while the run lasts (``guards_run.py``), where the database commits and intents wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trio_cancel import TakenOver
+from trio_cancel._journal.lease import LeaseState
+
+from .guards_run import ADDRESS, Bot, GuardRun, Held
+from .harness import CREDENTIALS
+
+CLOCKS = 0.98
+"""The part of a lease that a taker has waited for at least, whatever its clock's rate."""
+
+
+def check_guards(whole: GuardRun) -> list[str]:
+    """Return what was violated."""
+    return [
+        *whole.wrong,
+        *_read(whole),
+        *_taken(whole),
+        *_off_book(whole),
+        *_others(whole),
+        *_told(whole),
+        *_secret(whole),
+    ]
+
+
+def _read(whole: GuardRun) -> Iterator[str]:
+    """G1: every ``add`` that returned is in what the next taker reads."""
+    for held in whole.held:
+        bot = held.bot
+        takings = [each for each in whole.takings if each.journal == bot.journal and each.epoch > bot.epoch]
+        if not takings or whole.lost_by_failover:
+            continue
+        first = min(takings, key=lambda each: each.epoch)
+        let_go = held.let_go is not None and held.let_go < first.at
+        ended = bot.leaving is not None and bot.leaving < first.at
+        canceled = held.id in whole.canceled_by and whole.canceled_by[held.id][1] < first.at
+        read = whole.read.get((bot.journal, first.epoch))
+        if read is None or let_go or ended or canceled:
+            continue
+        again = held.request.external_id is not None and any(
+            other is not held and other.request == held.request for other in whole.held if other.bot is bot
+        )
+        if held.request.key not in read and not again:
+            yield f"G1: {held.request} was added at {held.added:.3f}, and epoch {first.epoch} did not read it"
+
+
+def _taken(whole: GuardRun) -> Iterator[str]:
+    for each in whole.takings:
+        if not each.live or (whole.lost_by_failover and each.epoch):
+            continue
+        what = f"{each.journal}: epoch {each.epoch} began at {each.at:.3f}"
+        if each.silent < CLOCKS * each.lease:
+            yield f"G4: {what}, {each.silent:.3f} s after the last beat"
+        if each.back is not None and each.back < CLOCKS * each.lease:
+            yield f"G4: {what}, {each.back:.3f} s after the database was away"
+        if each.was is LeaseState.SURE:
+            yield f"G5: {what}, and the session before was sure of its lease"
+
+
+def _off_book(whole: GuardRun) -> Iterator[str]:
+    """G7: what was held by who is gone is off the book, or reported."""
+    reported = {(name, outcome.request.key) for _, name, report in whole.reports for outcome in report.left}
+    for bot in whole.bots:
+        own = [*bot.told, getattr(bot.error, "report", None)]
+        reported |= {(bot.journal, outcome.request.key) for report in own if report for outcome in report.left}
+    for held in whole.held:
+        order, bot = whole.orders.get(held.id), held.bot
+        if order is None or not order.status.active or held.kept or not bot.gone or whole.lost_by_failover:
+            continue
+        key = held.request.key
+        if key not in whole.left.get(bot.journal, ()) and not _is_held_again(whole, held):
+            said = "was reported once" if (bot.journal, key) in reported else "nobody has told of it"
+            if said != "was reported once":
+                yield f"G7: {held.request} ({held.id}) is on the book, and {said}"
+        elif _could_be_seen_to(whole, bot) and not _is_held_again(whole, held):
+            yield f"G7: {held.request} ({held.id}) is on the book, though a guard had long enough"
+
+
+def _could_be_seen_to(whole: GuardRun, bot: Bot) -> bool:
+    """Return whether the guard had its time, and nobody else has the journal."""
+    alive = any(each.journal == bot.journal and each is not bot and not each.gone for each in whole.bots)
+    return not alive
+
+
+def _is_held_again(whole: GuardRun, held: Held) -> bool:
+    return any(
+        other.request == held.request and other.bot is not held.bot and other.bot.epoch > held.bot.epoch
+        for other in whole.held
+        if other.bot.journal == held.bot.journal
+    ) or any(other.request == held.request and other.bot.journal != held.bot.journal for other in whole.held)
+
+
+def _others(whole: GuardRun) -> Iterator[str]:
+    """G8: nothing is canceled but by who held it, and by who has taken that one's journal over."""
+    bots = {bot.process.name: bot for bot in whole.bots}
+    for order, (who, at) in whole.canceled_by.items():
+        owner = whole.owners.get(order)
+        if owner is None or who == owner.process.name:
+            continue
+        taken = any(
+            each.journal == owner.journal and each.epoch > owner.epoch and each.at <= at for each in whole.takings
+        )
+        other = bots.get(who)
+        if not taken or (other is not None and (other.journal != owner.journal or other.epoch < owner.epoch)):
+            yield f"G8: {order}, an order of {owner.process.name} (epoch {owner.epoch}), was canceled by {who}"
+
+
+def _told(whole: GuardRun) -> Iterator[str]:
+    """G9: who is taken over is told."""
+    for bot in whole.bots:
+        if bot.dead:
+            continue
+        last = max(
+            (each.at for each in whole.takings if each.journal == bot.journal and each.epoch > bot.epoch), default=None
+        )
+        if bot.over is not None and bot.over < whole.looked - 13:
+            if bot.left is None or bot.left > whole.looked:
+                yield f"G9: {bot.process.name} was taken over, and its program goes on"
+            elif not isinstance(bot.error, TakenOver):
+                yield f"G9: {bot.process.name} was taken over, and its program was told {bot.error!r}"
+        elif not bot.gone and last is not None and last < whole.looked - 15 and not whole.lost_by_failover:
+            yield f"G9: {bot.process.name} was taken over, and has not noticed"
+
+
+def _secret(whole: GuardRun) -> Iterator[str]:
+    """G10: nothing that is secret is in a row or in the log."""
+    secrets = (CREDENTIALS.api_secret, CREDENTIALS.api_token, ADDRESS.partition(":")[2].split(":")[1].split("@")[0])
+    for secret in secrets:
+        if secret in whole.rows:
+            yield "G10: a secret is in a row of the database"
+        if any(secret in text for _, text in whole.logged):
+            yield "G10: a secret is in the log"

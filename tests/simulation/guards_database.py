@@ -1,0 +1,790 @@
+"""A database of two servers for simulations: it answers the very statements that the library sends, as PostgreSQL does.
+
+Below ``psycopg.connect`` it is made here, above it everything is the library's own. Rows are locked by who changes them
+until the transaction has ended, which on the first server waits for the second one where replication is synchronous.
+Each statement sees what was committed when it began; what waited for a lock looks again at the row that it waited for.
+Requests and answers travel, connections break, and an answer may be lost when the work is done.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import attrs
+import psycopg
+import trio
+from psycopg.conninfo import conninfo_to_dict
+
+from trio_cancel._journal.postgres import _TABLES
+from trio_cancel._journal.reading import contents_of
+from trio_cancel._journal.rows import SessionRow, Tables, spread
+from trio_cancel._journal.schema import VERSION
+from trio_cancel.journal import JournalContents
+
+from .guards_process import CURRENT, Process, wait
+
+Row = dict[str, Any]
+Write = tuple[str, Any, Row | None]
+URL = "ws://127.0.0.1:9"
+SALT = b"salt of the simulation"
+
+
+@attrs.define(eq=False)
+class Server:
+    """One server.
+
+    Attributes:
+        tables: what is committed: table, key, row.
+        flushed: what is on its disk, and waits for the other server.
+        timeline: grows with a promotion.
+        standby: it takes no writes.
+        beaten: when the row of a journal was changed last.
+        replicates: ``"sync"``, ``"async"`` or None: how it sends on what it commits.
+    """
+
+    name: str
+    tables: dict[str, dict[Any, Row]] = attrs.field(factory=dict)
+    flushed: list[list[Write]] = attrs.field(factory=list)
+    timeline: int = 1
+    standby: bool = False
+    replicates: str | None = None
+    down: bool = False
+    locks: dict[int, Raw] = attrs.field(factory=dict)
+    unlocked: trio.Event = attrs.field(factory=trio.Event)
+    raws: list[Raw] = attrs.field(factory=list)
+    beaten: dict[int, float] = attrs.field(factory=dict)
+
+    def table(self, name: str) -> dict[Any, Row]:
+        """Return what is committed in a table."""
+        return self.tables.setdefault(name, {})
+
+    def apply(self, writes: Iterable[Write]) -> None:
+        """Make changes visible."""
+        for table, key, row in writes:
+            if table == "journal":
+                self.beaten[key] = trio.current_time()
+            if row is None:
+                self.table(table).pop(key, None)
+            else:
+                self.table(table)[key] = row
+
+    def rows(self, table: str, journal: int) -> list[tuple[Any, ...]]:
+        """Return a journal's rows of a table, without its number."""
+        found = [tuple(row.values()) for row in self.table(table).values() if row["journal"] == journal]
+        return sorted(row[1:] for row in found)
+
+    def tables_of(self, journal: int) -> Tables:
+        """Return all of a journal."""
+        sessions = [SessionRow(*row[:6]) for row in self.rows("session", journal)]
+        holds = [(row[0], row[-1], *row[1:-1]) for row in self.rows("hold", journal)]
+        intents = [(row[0], row[-1], *row[1:-1]) for row in self.rows("intent", journal)]
+        tried = spread(self.rows("answer", journal), self.rows("attempt", journal), self.rows("outcome", journal))
+        placed = [(row[0], row[1], row[2]) for row in self.rows("placed", journal)]
+        return Tables(URL, sessions, holds, self.rows("release", journal), intents, *tried, placed=placed)
+
+    def contents(self, journal: int) -> JournalContents:
+        """Return what a reader of a journal would find."""
+        return contents_of(self.tables_of(journal))
+
+
+class Watcher(Protocol):
+    """Is told of what is committed."""
+
+    def committed(self, server: Server, journal: Row, writes: list[Write]) -> None:
+        """A session's changes are about to be visible, and the journal is as it was."""
+
+    def taken(self, server: Server, journal: int, before: Row, after: Row) -> None:
+        """A journal is about to have another epoch."""
+
+
+@attrs.define(eq=False)
+class Cluster:
+    """Both servers, and the ways to them."""
+
+    rng: random.Random
+    watcher: Watcher
+    faults: Counter[str]
+    spawn: Callable[..., None]
+    servers: dict[str, Server] = attrs.field(factory=dict)
+    travel: float = 0.0005
+    lag: float = 0.5
+    hidden: float = 0.0
+    slow: float = 0.0
+    link: bool = True
+    lies: bool = False
+    guards: int = 0
+    cut: set[tuple[str, str]] = attrs.field(factory=set)
+
+    def reaches(self, process: Process | None, server: Server) -> bool:
+        """Return whether packets pass between them."""
+        name = "" if process is None else process.name
+        return (name, server.name) not in self.cut and (name, "") not in self.cut
+
+    @property
+    def current(self) -> Server:
+        """The server that decides: of the latest timeline."""
+        return max((each for each in self.servers.values() if not each.standby), key=lambda each: each.timeline)
+
+    def crash(self, server: Server) -> None:
+        """Kill a server: what it has flushed is there when it starts again."""
+        server.down = True
+        for raw in list(server.raws):
+            raw.lose()
+
+    def start(self, server: Server) -> None:
+        """Start it again."""
+        server.down = False
+        flushed, server.flushed = server.flushed, []
+        for writes in flushed:
+            self.faults["hidden by a crash"] += 1
+            server.apply(writes)
+
+    def connect(self, conninfo: str, **_: object) -> Raw:
+        """Stand for ``psycopg.connect``."""
+        server = self.servers[str(conninfo_to_dict(conninfo)["host"])]
+        process = CURRENT.get()
+
+        async def arrive() -> None:
+            if not self.reaches(process, server):
+                await trio.sleep(2.0)
+                raise psycopg.OperationalError("connection timeout expired")
+            await trio.sleep(2 * self.travel)
+            if server.down:
+                raise psycopg.OperationalError("Connection refused")
+
+        wait(arrive)
+        raw = Raw(self, server, process)
+        server.raws.append(raw)
+        if process is not None:
+            process.connections.append(raw)
+        return raw
+
+
+class Info:
+    """Stands for ``psycopg.ConnectionInfo``."""
+
+    backend_pid = 1
+
+
+@attrs.frozen
+class Notice:
+    """Stands for ``psycopg.errors.Diagnostic``."""
+
+    sqlstate: str = "01000"
+    severity_nonlocalized: str = "WARNING"
+    message_primary: str = "canceling wait for synchronous replication due to user request"
+    message_detail: str = "The transaction has already committed locally, but might not have been replicated."
+
+
+class Raw:
+    """Stands for ``psycopg.Connection``, and for the socket that is shut down when its time is over."""
+
+    info = Info()
+    isolation_level: object = None
+    prepare_threshold: object = None
+
+    def __init__(self, cluster: Cluster, server: Server, process: Process | None) -> None:
+        self.cluster = cluster
+        self.server = server
+        self.process = process
+        self.closed = False
+        self.lost = trio.Event()
+        self.until = float("inf")
+        self.writes: list[Write] = []
+        self.waits_for_standby = True
+        self.in_transaction = False
+        self.committing = False
+        self._noticed: Callable[[Any], None] = lambda _: None
+
+    @property
+    def broken(self) -> bool:
+        """Whether it has ended by itself."""
+        return self.closed
+
+    def fileno(self) -> Any:
+        """It is its own socket."""
+        return self
+
+    def add_notice_handler(self, handler: Callable[[Any], None]) -> None:
+        """See psycopg."""
+        self._noticed = handler
+
+    def lose(self) -> None:
+        """End it from outside."""
+        self.closed = True
+        self.lost.set()
+        if not self.committing:  # else the server hears of it when it has committed
+            self.unlock()
+        if self in self.server.raws:
+            self.server.raws.remove(self)
+
+    def shutdown(self, _: int) -> None:
+        """See socket."""
+
+    def close(self) -> None:
+        """Close it; the server ends the transaction when it hears of it."""
+        if not self.closed:
+            self.lose()
+
+    def unlock(self) -> None:
+        """Free the rows that it has locked."""
+        self.writes = []
+        locks = self.server.locks
+        for journal in [journal for journal, raw in locks.items() if raw is self]:
+            del locks[journal]
+        self.server.unlocked.set()
+        self.server.unlocked = trio.Event()
+
+    def execute(self, query: str, values: Any = None) -> Cursor:
+        """Run a statement as a transaction of its own."""
+        return Cursor(self).execute(query, values)
+
+    def cursor(self) -> Cursor:
+        """See psycopg."""
+        return Cursor(self)
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """See psycopg."""
+        if self.in_transaction:
+            yield
+            return
+        self.in_transaction = True
+        self.waits_for_standby = True
+        try:
+            try:
+                yield
+            except BaseException:
+                self.unlock()
+                raise
+            if self.closed:
+                raise psycopg.OperationalError("the connection is lost")
+            if self.writes:
+                self.ask(self.commit)
+            else:
+                self.unlock()
+        finally:
+            self.in_transaction = False
+
+    def ask(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Have the server do something; return what it answers."""
+        if self.closed:
+            raise psycopg.OperationalError("the connection is closed")
+        done = trio.Event()
+        results: list[Any] = []
+
+        async def serve() -> None:
+            cluster = self.cluster
+            await trio.sleep(cluster.travel)
+            if self.closed or self.server.down or not cluster.reaches(self.process, self.server):
+                return
+            result: Any
+            try:
+                result = await work()
+            except psycopg.Error as error:
+                result = error
+            hidden = cluster.rng.random() < cluster.hidden
+            slow = cluster.rng.random() < cluster.slow
+            cluster.faults["slow answer"] += slow
+            await trio.sleep(cluster.travel + (cluster.rng.uniform(0.1, 1.9) if slow else 0.0))
+            if self.closed or self.server.down or not cluster.reaches(self.process, self.server):
+                return
+            if hidden:
+                cluster.faults["acknowledgement lost"] += 1
+                self.lose()
+                return
+            results.append(result)
+            done.set()
+
+        async def answer() -> Any:
+            self.cluster.spawn(serve)
+            with trio.move_on_at(self.until):
+                async with trio.open_nursery() as nursery:
+
+                    async def until(event: trio.Event) -> None:
+                        await event.wait()
+                        nursery.cancel_scope.cancel()
+
+                    nursery.start_soon(until, done)
+                    nursery.start_soon(until, self.lost)
+            if not results:
+                self.lose()
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
+            if isinstance(results[0], psycopg.Error):
+                raise results[0]
+            return results[0]
+
+        return wait(answer)
+
+    # At the server
+
+    async def lock(self, journal: int) -> None:
+        """Lock a row, as who changes it does."""
+        locks = self.server.locks
+        with trio.move_on_after(1.5) as patience:
+            while locks.get(journal, self) is not self:
+                self.cluster.faults["waited for a lock"] += 1
+                await self.server.unlocked.wait()
+        if patience.cancelled_caught and locks.get(journal, self) is not self:
+            raise psycopg.errors.LockNotAvailable("canceling statement due to lock timeout")
+        if self.closed:
+            raise psycopg.OperationalError("the connection is lost")
+        locks[journal] = self
+
+    async def commit(self) -> None:
+        """Commit what was written."""
+        self.committing = True
+        try:
+            await self._commit(self.writes)
+        finally:
+            self.committing = False
+            self.unlock()
+
+    async def _commit(self, writes: list[Write]) -> None:
+        server, cluster = self.server, self.cluster
+        if server.replicates == "sync" and self.waits_for_standby:
+            server.flushed.append(writes)
+            other = next(each for each in cluster.servers.values() if each is not server)
+            await trio.sleep(cluster.travel)
+            while not (cluster.link and other.standby and not other.down):  # noqa: ASYNC110, RUF100
+                if server.down or not any(each is writes for each in server.flushed):
+                    raise psycopg.OperationalError("terminating connection")
+                if cluster.lies:
+                    cluster.faults["commit that lies"] += 1
+                    self._noticed(Notice())
+                    break
+                await trio.sleep(0.05)
+            else:
+                other.apply(writes)
+                await trio.sleep(cluster.travel)
+            if server.down or not any(each is writes for each in server.flushed):
+                raise psycopg.OperationalError("terminating connection")
+            server.flushed = [each for each in server.flushed if each is not writes]
+        elif server.replicates is not None:
+            cluster.spawn(self._send_on, writes)
+        self._tell(writes)
+        server.apply(writes)
+
+    async def _send_on(self, writes: list[Write]) -> None:
+        """Replicate later."""
+        cluster = self.cluster
+        other = next(each for each in cluster.servers.values() if each is not self.server)
+        await trio.sleep(cluster.lag if self.server.replicates == "async" else cluster.travel)
+        if cluster.link and other.standby and not other.down and not self.server.down:
+            other.apply(writes)
+
+    def _tell(self, writes: list[Write]) -> None:
+        for table, key, row in writes:
+            if table == "journal" and row is not None:
+                before = self.server.table("journal").get(key)
+                if before is None:
+                    continue
+                if row["epoch"] != before["epoch"]:
+                    self.cluster.watcher.taken(self.server, key, before, row)
+                self.cluster.watcher.committed(self.server, before, writes)
+
+    def seen(self, table: str) -> dict[Any, Row]:
+        """Return a table as this transaction sees it."""
+        committed = self.server.table(table)
+        mine = [write for write in self.writes if write[0] == table]
+        if not mine:
+            return committed
+        view = dict(committed)
+        for _, key, row in mine:
+            if row is None:
+                view.pop(key, None)
+            else:
+                view[key] = row
+        return view
+
+    def put(self, table: str, key: Any, row: Row | None) -> None:
+        """Write a row."""
+        if self.server.standby:
+            raise psycopg.errors.ReadOnlySqlTransaction("cannot execute in a read-only transaction")
+        self.writes.append((table, key, row))
+
+
+class Cursor:
+    """Stands for ``psycopg.Cursor``."""
+
+    def __init__(self, raw: Raw) -> None:
+        self.connection = raw
+        self.rowcount = 0
+        self._rows: list[Any] = []
+
+    def __iter__(self) -> Any:
+        return iter(self._rows)
+
+    def fetchone(self) -> Any:
+        """See psycopg."""
+        return self._rows[0] if self._rows else None
+
+    def fetchall(self) -> list[Any]:
+        """See psycopg."""
+        return self._rows
+
+    def execute(self, query: str, values: Any = None) -> Cursor:
+        """Run a statement."""
+        raw = self.connection
+        if query.lstrip().startswith("SELECT \nset_config"):
+            raw.waits_for_standby = "ELSE 'on'" in query
+            return self
+        handler = _handler(query)
+
+        async def work() -> Any:
+            if not raw.in_transaction:
+                raw.writes = []
+                raw.waits_for_standby = "set_config" not in query or "ELSE 'on'" in query
+            try:
+                found = handler(raw, query, values)
+                rows = found if isinstance(found, list) else await found
+                if not raw.in_transaction and raw.writes:
+                    await raw.commit()
+            finally:
+                if not raw.in_transaction:
+                    raw.unlock()
+            return len(rows), rows
+
+        self.rowcount, self._rows = raw.ask(work)
+        return self
+
+
+# The statements. Each returns rows; one that waits is async.
+
+
+def _numbers(text: str) -> list[int | None]:
+    inner = text[1:-1]
+    return [None if each == "NULL" else int(each) for each in inner.split(",")] if inner else []
+
+
+def _texts(text: str) -> list[str | None]:
+    inner = text[1:-1]
+    return [None if each == "NULL" else each[1:-1] for each in inner.split(",")] if inner else []
+
+
+_AGAIN = {"placed": ("told", "id"), "attempts": ("answered", "status")}
+
+
+async def _commit(raw: Raw, query: str, values: Any) -> list[Any]:
+    entries = zip(*(_numbers(values[name]) for name in ("journal", "epoch", "alive", "closed")), strict=True)
+    fenced: list[int] = []
+    guards: list[int | None] = []
+    for journal, epoch, alive, closed in sorted(entries, key=lambda entry: entry[0] or 0):
+        assert journal is not None
+        await raw.lock(journal)
+        row = raw.server.table("journal").get(journal)
+        if row is None or row["epoch"] != epoch:
+            continue
+        raw.put("journal", journal, row | {"beat": row["beat"] + 1, "state": "live"})
+        session = raw.server.table("session").get((journal, epoch))
+        if session is not None and (alive is not None or closed is not None):
+            told = {"alive": alive or session["alive"], "closed": closed or session["closed"]}
+            raw.put("session", (journal, epoch), session | told)
+        fenced.append(journal)
+        account = row["account"]
+        live = [guard for guard, of in raw.server.table("guard_account") if of == account]
+        beats = [raw.server.table("guard")[guard]["beat"] for guard in live if guard in raw.server.table("guard")]
+        guards.append(sum(beats) if beats else None)
+        for attribute, table in _TABLES.items():
+            if f"{attribute}_journal" in values:
+                _insert(raw, attribute, table, values, journal, epoch, account)
+    return [(fenced or None, guards or None)]
+
+
+def _insert(raw: Raw, attribute: str, table: Any, values: Any, journal: int, epoch: int | None, account: int) -> None:
+    columns = [(place, column) for place, column in enumerate(table.columns) if column is not None]
+    arrays = [
+        (_texts if column[1] == "text" else _numbers)(values[f"{attribute}_{place}"]) for place, column in columns
+    ]
+    for of, *cells in zip(_numbers(values[f"{attribute}_journal"]), *arrays, strict=True):
+        if of != journal:
+            continue
+        row: Row = {"journal": journal} | {column[0]: cell for (_, column), cell in zip(columns, cells, strict=True)}
+        if None in table.columns:
+            row["session"] = epoch
+        key = (journal, cells[0])
+        there = raw.server.table(table.name).get(key)
+        if there is not None:
+            if attribute in _AGAIN:
+                raw.put(table.name, key, there | {name: row[name] for name in _AGAIN[attribute]})
+            continue
+        raw.put(table.name, key, row)
+        if attribute == "holds" and row["external"] == 1:
+            raw.put("name", (account, row["key"]), {"journal": journal, "hold": row["number"]})
+
+
+async def _take(raw: Raw, query: str, values: Any) -> list[Any]:
+    lease, journal, epoch, *rest = values
+    await raw.lock(journal)
+    row = raw.server.table("journal")[journal]
+    if row["epoch"] != epoch or (rest and row["beat"] != rest[0]):
+        return []
+    changed = {"epoch": row["epoch"] + 1, "beat": row["beat"] + 1, "state": "live", "lease_ms": lease}
+    raw.put("journal", journal, row | changed)
+    return [(row["epoch"] + 1,)]
+
+
+async def _free(raw: Raw, query: str, values: Any) -> list[Any]:
+    state, journal, epoch = values
+    await raw.lock(journal)
+    row = raw.server.table("journal")[journal]
+    if row["epoch"] != epoch:
+        return []
+    raw.put("journal", journal, row | {"state": state, "beat": row["beat"] + 1})
+    return [()]
+
+
+def _acknowledge(raw: Raw, query: str, values: Any) -> list[Any]:
+    row = raw.server.table("session").get(values)
+    if row is not None:
+        raw.put("session", values, row | {"acknowledged": trio.current_time()})
+    return []
+
+
+def _server(raw: Raw, query: str, values: Any) -> list[Any]:
+    server = raw.server
+    line = None if server.standby else f"{server.timeline:08X}0000000000000001"
+    return [(server.standby, server.standby, True, True, server.replicates == "sync", line, "1", 1)]
+
+
+def _left(raw: Raw, query: str, values: Any) -> list[Any]:
+    left = raw.server.contents(values["journal"]).left
+    return [(int(order.request.id is None), order.request.key) for order in left]
+
+
+def _all_numbers(raw: Raw, query: str, values: Any) -> list[Any]:
+    journal = values["journal"]
+    return [(row[0],) for table in ("hold", "intent") for row in raw.server.rows(table, journal)]
+
+
+def _alive(raw: Raw, query: str, values: Any) -> list[Any]:
+    journal = values["journal"]
+    last: Counter[Any] = Counter()
+    tables = raw.server.tables_of(journal)
+    session = {row[0]: row[1] for row in tables.intents}
+    signs: list[tuple[Any, Any]] = [(row[1], row[4]) for row in (*tables.holds, *tables.intents)]
+    signs += [(session[row[0]], row[2]) for row in tables.outcomes if row[0] in session]
+    for number, at in signs:
+        last[number] = max(last[number], at)
+    return list(last.items())
+
+
+_ROWS = re.compile(r"SELECT ([\w, ]+) FROM trio_cancel\.(\w+) WHERE journal = %\(journal\)s")
+
+
+def _rows(raw: Raw, query: str, values: Any) -> list[Any]:
+    match = _ROWS.match(query)
+    assert match is not None
+    columns, table = match[1].split(", "), match[2]
+    journal, numbers = values["journal"], values["numbers"]
+    by = "intent" if table in ("attempt", "outcome", "answer") else columns[0]
+    return sorted(
+        tuple(row[column] for column in columns)
+        for row in raw.server.table(table).values()
+        if row["journal"] == journal and (numbers is None or row[by] in numbers)
+    )
+
+
+def _last(raw: Raw, query: str, values: Any) -> list[Any]:
+    def last(*tables: str) -> int:
+        return max((row[0] for table in tables for row in raw.server.rows(table, values["journal"])), default=0)
+
+    return [(last("hold", "intent"), last("attempt", "answer"))]
+
+
+def _sessions(raw: Raw, query: str, values: Any) -> list[Any]:
+    return [row[:6] for row in raw.server.rows("session", values[0])]
+
+
+def _add_session(raw: Raw, query: str, values: Any) -> list[Any]:
+    journal, number, prefix, first, opened, alive = values
+    if (journal, number) in raw.server.table("session"):
+        raise psycopg.errors.UniqueViolation("a session of this number is there")
+    row = {
+        "journal": journal,
+        "number": number,
+        "prefix": prefix,
+        "first_attempt": first,
+        "opened": opened,
+        "alive": alive,
+        "closed": None,
+        "acknowledged": None,
+    }
+    raw.put("session", (journal, number), row)
+    return []
+
+
+NEW = -1
+"""Stands for the row of whoever makes accounts and journals: a unique index lets one at a time."""
+
+
+async def _account(raw: Raw, query: str, values: Any) -> list[Any]:
+    await raw.lock(NEW)
+    accounts = raw.seen("account")
+    if not any((row["url"], row["fingerprint"]) == values for row in accounts.values()):
+        raw.put("account", len(accounts) + 1, {"url": values[0], "fingerprint": values[1]})
+    return []
+
+
+async def _add_journal(raw: Raw, query: str, values: Any) -> list[Any]:
+    await raw.lock(NEW)
+    name, lease, url, fingerprint = values
+    journals = raw.seen("journal")
+    owner = next(
+        number for number, row in raw.seen("account").items() if (row["url"], row["fingerprint"]) == (url, fingerprint)
+    )
+    if all(row["name"] != name for row in journals.values()):
+        row = {"name": name, "account": owner, "epoch": 0, "beat": 0, "lease_ms": lease, "state": "free"}
+        raw.put("journal", len(journals) + 1, row)
+    return []
+
+
+def _journal_row(raw: Raw, query: str, values: Any) -> list[Any]:
+    by = "name" if "WHERE name" in query else "id"
+    return [
+        (number, row["epoch"], row["beat"], row["lease_ms"], row["state"])
+        for number, row in raw.seen("journal").items()
+        if values[0] == (row["name"] if by == "name" else number)
+    ]
+
+
+def _owner_of(raw: Raw, query: str, values: Any) -> list[Any]:
+    row = raw.seen("account")[values[0]]
+    return [(row["url"], row["fingerprint"])]
+
+
+def _named(raw: Raw, query: str, values: Any) -> list[Any]:
+    return [(number, row["account"]) for number, row in raw.seen("journal").items() if row["name"] == values[0]]
+
+
+def _prefix(raw: Raw, query: str, values: Any) -> list[Any]:
+    row = raw.server.table("session").get(values)
+    return [] if row is None else [(row["prefix"],)]
+
+
+def _register(raw: Raw, query: str, values: Any) -> list[Any]:
+    raw.cluster.guards += 1
+    number = raw.cluster.guards
+    raw.put("guard", number, {"beat": 0})
+    return [(number,)]
+
+
+def _guard_beat(raw: Raw, query: str, values: Any) -> list[Any]:
+    row = raw.server.table("guard").get(values[0])
+    if row is None:
+        return []
+    raw.put("guard", values[0], {"beat": row["beat"] + 1})
+    return [()]
+
+
+def _serves_not(raw: Raw, query: str, values: Any) -> list[Any]:
+    for guard, account in raw.server.table("guard_account"):
+        if guard == values[0] and account not in values[1]:
+            raw.put("guard_account", (guard, account), None)
+    return []
+
+
+def _serves(raw: Raw, query: str, values: Any) -> list[Any]:
+    for account in values[1]:
+        raw.put("guard_account", (values[0], account), {})
+    return []
+
+
+def _look(raw: Raw, query: str, values: Any) -> list[Any]:
+    accounts = raw.server.table("account")
+    return [
+        (number, *row.values(), *accounts[row["account"]].values(), None)  # there is no shared pace
+        for number, row in raw.server.table("journal").items()
+        if row["state"] != "free"
+    ]
+
+
+def _names_of_others(raw: Raw, query: str, values: Any) -> list[Any]:
+    account, journal, keys = values
+    return [
+        (key,)
+        for (of, key), row in raw.server.table("name").items()
+        if of == account and row["journal"] != journal and key in keys
+    ]
+
+
+def _ended(raw: Raw, query: str, values: Any) -> list[Any]:
+    return [
+        (number,)
+        for (journal, number), row in raw.server.table("session").items()
+        if journal == values[0] and (row["acknowledged"] is not None or row["closed"] is not None)
+    ]
+
+
+def _end_guard(raw: Raw, query: str, values: Any) -> list[Any]:
+    raw.put("guard", values[0], None)
+    for guard, account in raw.server.table("guard_account"):
+        if guard == values[0]:
+            raw.put("guard_account", (guard, account), None)
+    return []
+
+
+def _constant(*row: Any) -> Callable[[Raw, str, Any], list[Any]]:
+    return lambda raw, query, values: [row]
+
+
+def _nothing(raw: Raw, query: str, values: Any) -> list[Any]:
+    return []
+
+
+_HANDLERS: tuple[tuple[str, Callable[[Raw, str, Any], Any]], ...] = (
+    ("WITH before AS MATERIALIZED", _commit),
+    ("SELECT pg_is_in_recovery()", _server),
+    ("SELECT to_regclass", _constant(True)),
+    ("SELECT version FROM trio_cancel.format", _constant(VERSION)),
+    ("SELECT salt FROM trio_cancel.format", _constant(SALT)),
+    ("SELECT id, account FROM trio_cancel.journal WHERE name", _named),
+    ("INSERT INTO trio_cancel.account", _account),
+    ("INSERT INTO trio_cancel.journal", _add_journal),
+    ("SELECT url, fingerprint FROM trio_cancel.account WHERE id", _owner_of),
+    ("SELECT id, epoch, beat, lease_ms, state FROM trio_cancel.journal WHERE", _journal_row),
+    ("SELECT prefix FROM trio_cancel.session", _prefix),
+    ("UPDATE trio_cancel.journal SET epoch = epoch + 1", _take),
+    ("UPDATE trio_cancel.journal SET state", _free),
+    ("UPDATE trio_cancel.session SET acknowledged", _acknowledge),
+    ("INSERT INTO trio_cancel.session", _add_session),
+    ("WITH unsettled AS", _left),
+    ("WITH name AS", _all_numbers),
+    ("SELECT session, max(at)", _alive),
+    ("SELECT url FROM trio_cancel.account WHERE id = (SELECT account", _constant(URL)),
+    ("SELECT number, prefix, first_attempt", _sessions),
+    ("SELECT least((SELECT held", _constant(None)),
+    ("SELECT greatest((SELECT max(number)", _last),
+    ("DELETE FROM trio_cancel.guard WHERE seen", _nothing),
+    ("INSERT INTO trio_cancel.guard (name)", _register),
+    ("UPDATE trio_cancel.guard SET beat", _guard_beat),
+    ("DELETE FROM trio_cancel.guard_account", _serves_not),
+    ("INSERT INTO trio_cancel.guard_account", _serves),
+    ("SELECT j.id, j.name, j.account", _look),
+    ("SELECT key FROM trio_cancel.name WHERE account", _names_of_others),
+    ("SELECT number FROM trio_cancel.session", _ended),
+    ("DELETE FROM trio_cancel.guard WHERE id", _end_guard),
+    ("DELETE FROM trio_cancel.pace_member", _nothing),
+)
+_known: dict[str, Callable[[Raw, str, Any], Any]] = {}
+
+
+def _handler(query: str) -> Callable[[Raw, str, Any], Any]:
+    """Return what answers a statement.
+
+    Raises:
+        LookupError: nobody does: the library sends something new.
+    """
+    if query not in _known:
+        text = " ".join(query.split())
+        found = [handler for begin, handler in _HANDLERS if text.startswith(begin)]
+        found += [_rows] if not found and _ROWS.match(query) else []
+        if not found:
+            raise LookupError(f"the simulated database does not know the statement {text[:100]}")
+        _known[query] = found[0]
+    return _known[query]
