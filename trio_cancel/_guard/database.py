@@ -62,6 +62,7 @@ class GuardDatabase:
     Attributes:
         salt: what fingerprints are made with.
         number: the guard's own in this database; another one if somebody has deleted its row.
+        known: what the server was that was used last.
 
     Raises:
         JournalError: on making it, if the database cannot be used.
@@ -71,7 +72,7 @@ class GuardDatabase:
         self._server = server
         self._name = name
         self._connection: DatabaseConnection | None = None
-        self._known: Settings | None = None
+        self.known: Settings | None = None
         self.number: int
         with explained(server):
             connection = self._connected()
@@ -183,8 +184,8 @@ class GuardDatabase:
 
     def _connected(self) -> DatabaseConnection:
         if self._connection is None:
-            self._connection = connect(self._server, WITHIN, known=self._known)
-            self._known = settings_of(self._connection)
+            self._connection = connect(self._server, WITHIN, known=self.known)
+            self.known = settings_of(self._connection)
         return self._connection
 
     def _failed(self, error: Exception) -> StoreFailed:

@@ -284,7 +284,8 @@ class GuardTasks:
         )
 
         def take(_: object, __: Account, prefix: str, now: int) -> JournalStore:
-            store = PostgresStore.take_over(server, seen.id, seen.epoch, seen.beat, prefix, now, LEASE)
+            known = self._database.known  # an old primary that came back is not where the journal was seen
+            store = PostgresStore.take_over(server, seen.id, seen.epoch, seen.beat, prefix, now, LEASE, known=known)
             if store is None:
                 raise NotTaken
             return store

@@ -431,7 +431,16 @@ class PostgresStore:
 
     @classmethod
     def take_over(
-        cls, server: Server, journal: int, epoch: int, beat: int, prefix: str, now: int, lease: float
+        cls,
+        server: Server,
+        journal: int,
+        epoch: int,
+        beat: int,
+        prefix: str,
+        now: int,
+        lease: float,
+        *,
+        known: Settings | None = None,
     ) -> PostgresStore | None:
         """Take a journal over of which no beat was heard for its lease, or that was let go of with something left.
 
@@ -443,6 +452,7 @@ class PostgresStore:
             prefix: of the new session.
             now: Unix microseconds.
             lease: seconds, of the new session.
+            known: what the server was where the journal was seen, so that no older one is used.
 
         Returns:
             None if the journal is not as it was seen any more: its session lives, or somebody else was quicker.
@@ -450,7 +460,7 @@ class PostgresStore:
         Raises:
             JournalError: the database cannot be used.
         """
-        with explained(server), connected(server) as connection:
+        with explained(server), connected(server, known=known) as connection:
             known = settings_of(connection)
             claimed_at = steady()
             with connection.transaction() as cursor:
@@ -531,9 +541,9 @@ _ROW: LiteralString = "SELECT id, epoch, beat, lease_ms, state FROM trio_cancel.
 
 
 @contextmanager
-def connected(server: Server, *, write: bool = True) -> Generator[DatabaseConnection]:
+def connected(server: Server, *, write: bool = True, known: Settings | None = None) -> Generator[DatabaseConnection]:
     """Have a connection for the block, in whose transactions a journal may be read whole."""
-    connection = connect(server, OPENING, write=write)
+    connection = connect(server, OPENING, known=known, write=write)
     try:
         yield connection
     finally:
