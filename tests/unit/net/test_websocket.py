@@ -402,13 +402,12 @@ async def test_a_ping_ends_with_the_link(end: str) -> None:
 
 async def test_nothing_is_asked_of_a_link_that_is_closing(autojump_clock: trio.testing.MockClock) -> None:
     """The peer reads nothing after our Close, so that no pong would ever come."""
-    async with linked() as (link, venue, _):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(link.aclose)
-            await trio.testing.wait_all_tasks_blocked()
-            with trio.fail_after(1), pytest.raises(trio.BrokenResourceError, match="closing"):
-                await link.ping()
-            await venue.stream.send_all(close(1000))
+    async with linked() as (link, venue, _), trio.open_nursery() as nursery:
+        nursery.start_soon(link.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(1), pytest.raises(trio.BrokenResourceError, match="closing"):
+            await link.ping()
+        await venue.stream.send_all(close(1000))
 
 
 async def test_a_cancelled_ping_passes_the_cancellation_on(autojump_clock: trio.testing.MockClock) -> None:
