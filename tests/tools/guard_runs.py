@@ -61,7 +61,7 @@ class Record:
         orders: how many orders the bots placed.
         held: holds that the bots were told of.
         canceled: orders that guards canceled.
-        reported: orders that were on the book in the end, and named as left.
+        reported: orders that were on the book in the end: named as left, or else a fault, unless their holds were lost.
         lost: acknowledged holds that the database did not have in the end.
         restarts: of the database.
         taken: take-overs that a session was told of.
@@ -86,7 +86,7 @@ class Record:
     def __str__(self) -> str:
         text = (
             f"{self.scenario}: {self.runs} runs, {self.orders} orders, {self.held} acknowledged holds, "
-            f"{self.canceled} canceled by guards, {self.reported} reported as left, {self.lost} holds lost, "
+            f"{self.canceled} canceled by guards, {self.reported} on the book in the end, {self.lost} holds lost, "
             f"{self.taken} sessions that said they were taken over, {self.spared} that were spared, "
             f"{self.restarts} restarts; {len(self.faults)} faults"
         )
@@ -571,15 +571,18 @@ async def asynchronous(run: Run) -> None:
         async with run.world(standby):
             await run.start_guard(second=standby)
             bot = await run.start_bot(second=standby)
-            standby.pause()
+            await trio.to_thread.run_sync(standby.stop, signal.SIGQUIT)
+            before = run.record.lost
             await bot.wait_for("held", len(bot.said("held")) + run.rng.randrange(1, 8))
             await trio.to_thread.run_sync(run.cluster.stop, signal.SIGQUIT)
-            standby.go_on()
-            await run.pause(LEASE)
+            standby.launch()
+            await trio.to_thread.run_sync(standby.wait_until_ready)
             await trio.to_thread.run_sync(standby.execute, "SELECT pg_promote()")
             await run.pause(LEASE)
             bot.kill()
             await run.settle(standby, loses=True)
+            if run.record.lost == before:
+                run.fault("nothing was lost, so that this run has shown nothing")
 
 
 SCENARIOS: dict[str, tuple[Callable[[Run], Awaitable[None]], bool]] = {
