@@ -144,8 +144,8 @@ class Input:
     def __init__(self, items: Iterable[str | CancelRequest], invalid: Invalid = "raise") -> None:
         check_iterable(items)
         self.names: list[tuple[Name, ...]] = []
-        self.orders = 0
-        self.repeats = Repeats()
+        self.orders: int = 0
+        self.repeats: Repeats = Repeats()
         self.invalid: list[InvalidItem] = []
         self._last: list[Name] = []  # those after the last whole tuple
         self._raises = invalid == "raise"
