@@ -66,7 +66,7 @@ def _taken(whole: GuardRun) -> Iterator[str]:
 
 def _off_book(whole: GuardRun) -> Iterator[str]:
     """G7: what was held by who is gone is off the book, or reported."""
-    reported = {(name, outcome.request.key) for _, name, report in whole.reports for outcome in report.left}
+    reported: set[tuple[str, str]] = set()  # to the program; what a guard left is still left in the journal
     for bot in whole.bots:
         own = [*bot.told, getattr(bot.error, "report", None)]
         reported |= {(bot.journal, outcome.request.key) for report in own if report for outcome in report.left}
