@@ -23,11 +23,11 @@ def write_before_commit() -> Generator[None]:
     intend = Journal.intend
 
     async def intend_hastily(self: Journal, admitted: list[OrderCancel]) -> None:
-        async def wait_not(number: int) -> None:
+        async def wait_not(*_: object, **__: object) -> None:
             self._urgent = True
             self._wakeup.ring()
 
-        with patch.object(self, "_until_durable", wait_not):  # which does not wait: no other task sees it
+        with patch.object(self, "_until", wait_not):  # which does not wait: no other task sees it
             await intend(self, admitted)
 
     with swap(Journal, "intend", intend_hastily):
