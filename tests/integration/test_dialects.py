@@ -224,7 +224,7 @@ async def test_one_order_in_two_spellings_is_canceled_once(autojump_clock: MockC
         first, second = venue.orders(2)
         report = await ws.cancel_many([first.lower(), second, first, CancelRequest(first.swapcase())])
         assert [outcome.kind for outcome in report.outcomes] == ["canceled"] * 4
-        assert report.outcomes[0] is report.outcomes[2] is report.outcomes[3]
+        assert report.outcomes[0] == report.outcomes[2] == report.outcomes[3]
         assert [record.params for record in venue.log] == [{"id": first.lower()}, {"id": second}]  # as it was given
         assert venue.log.applied(first.lower()) is venue.log.applied(first)
 
