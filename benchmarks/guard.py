@@ -21,6 +21,7 @@ from functools import partial
 import trio
 
 from benchmarks.job import Job, ssl_context
+from benchmarks.journal import bulk_wall
 from benchmarks.peers.ours import CREDENTIALS
 from tests.tools.postgres import Database, a_cluster, all_binaries
 from trio_cancel import JournalError, open_trading_ws
@@ -98,7 +99,7 @@ async def _holds(job: Job, address: Callable[[str], str]) -> dict[str, float]:
             await orders.add(external_id=f"hold-{number}")
             taken.append(time.perf_counter() - started)
             orders.discard(external_id=f"hold-{number}")
-    pairs = [(await _bulk(job, None), await _bulk(job, address(f"bulk-{turn}"))) for turn in range(_TURNS)]
+    pairs = [(await bulk_wall(job, None), await bulk_wall(job, address(f"bulk-{turn}"))) for turn in range(_TURNS)]
     more = statistics.median(with_journal - without for without, with_journal in pairs)
     taken.sort()
     return {
@@ -106,17 +107,6 @@ async def _holds(job: Job, address: Callable[[str], str]) -> dict[str, float]:
         "hold_p99_us": taken[len(taken) * 99 // 100] * 1e6,
         "bulk_more_us": more / job.orders * 1e6,
     }
-
-
-async def _bulk(job: Job, journal: str | None) -> float:
-    context = ssl_context(job.ca)
-    async with open_trading_ws(job.url, credentials=CREDENTIALS, ssl_context=context, journal=journal) as ws:
-        await ws.cancel_many(job.warm_ids())
-        started = time.perf_counter()
-        report = await ws.cancel_many(job.order_ids())
-        wall = time.perf_counter() - started
-        assert report.counts["canceled"] == job.orders, report.counts
-    return wall
 
 
 async def _refused(job: Job, database: Database) -> dict[str, float]:

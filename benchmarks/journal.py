@@ -28,14 +28,15 @@ def run_journal(job: Job) -> dict[str, float]:
 async def _journal(job: Job) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         pairs = [
-            (await _wall(job, None), await _wall(job, pathlib.Path(directory, f"{turn}.journal")))
+            (await bulk_wall(job, None), await bulk_wall(job, str(pathlib.Path(directory, f"{turn}.journal"))))
             for turn in range(_TURNS)
         ]
     without, with_journal = (statistics.median(column) for column in zip(*pairs, strict=True))
     return {"without_s": without, "journal_s": with_journal, "journal_ratio": with_journal / without}
 
 
-async def _wall(job: Job, journal: pathlib.Path | None) -> float:
+async def bulk_wall(job: Job, journal: str | None) -> float:
+    """Seconds of wall time that a bulk takes, with a journal or without."""
     context = ssl_context(job.ca)
     async with open_trading_ws(job.url, credentials=CREDENTIALS, ssl_context=context, journal=journal) as ws:
         await ws.cancel_many(job.warm_ids())

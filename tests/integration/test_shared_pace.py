@@ -8,15 +8,21 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 import trio
 
-from tests.integration.test_guard import open_orders
+from tests.integration.test_guard import all_canceled, open_orders
+from tests.integration.test_postgres import until as blocking_until
 from tests.integration.test_shared_journal import a_bot, until
+from tests.tools.journals import ACCOUNT
 from tests.tools.postgres import ADMIN, ADMIN_PASSWORD, Database, a_cluster
 from trio_cancel import ConfigurationError, Pacer, open_guard, open_trading_ws
+from trio_cancel._engine.shared_rate import Ask
 from trio_cancel._journal import postgres as pg
-from trio_cancel._journal.address import server_of
+from trio_cancel._journal.address import Server, server_of
+from trio_cancel._journal.database import connect
+from trio_cancel._journal.pace import _Member, begin, exchange
 from trio_cancel.sandbox import Sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
@@ -137,3 +143,47 @@ def test_tables_of_an_older_format_are_brought_up_to_date(database: Database) ->
     assert pg.migrate(server) == 1
     assert database.execute("SELECT version FROM trio_cancel.format") == [(2,)]
     assert database.execute("SELECT account FROM trio_cancel.pace") == []
+
+
+async def test_a_pool_that_is_locked_holds_no_take_over_up(trading_sandbox: Sandbox, database: Database) -> None:
+    """As by a process that was stopped in the middle of an ask: the guard goes on with its part, and with its looks."""
+    sandbox = trading_sandbox
+    with trio.fail_after(30):
+        async with (
+            a_bot(sandbox, database.url("dead"), *open_orders(sandbox, "a", "b")) as bot,
+            open_trading_ws(sandbox.url, credentials=sandbox.credentials, journal=database.url("b"), pacer=pace()),
+        ):
+            with psycopg.connect(database.url(user=ADMIN, password=ADMIN_PASSWORD)) as locking:
+                locking.execute("SELECT rate FROM trio_cancel.pace FOR UPDATE")
+                async with open_guard(database.url(), [sandbox.credentials]):
+                    await until(lambda: database.execute("SELECT guard FROM trio_cancel.guard_account"))
+                    bot.send_signal(signal.SIGKILL)
+                    await until(lambda: all_canceled(sandbox, "a", "b"))
+
+
+def test_who_is_stopped_in_the_middle_of_an_ask_locks_the_pool_for_a_second(database: Database) -> None:
+    pg.PostgresStore.open(found(database.url("a")), ACCOUNT, "id", 0, 3.0).close()
+    first, second = (_Member(found(database.url("a")), pace()) for _ in range(2))
+    first.join()
+    stopped = connect(found(database.url("a")), 120.0)
+    with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout), stopped.transaction(write=False) as cursor:
+        begin(cursor)
+        exchange(cursor, first._account, "stopped", "b", Ask(1, waits=False), guard=False)
+        blocking_until(lambda: second.join())
+        cursor.execute("SELECT 1")
+    for one in (first, second):
+        one.leave()
+    stopped.close()
+
+
+def test_a_transaction_that_writes_is_ended_by_the_server_where_its_process_stands_still(database: Database) -> None:
+    connection = connect(found(database.url("a")), 7.0)
+    with connection.transaction() as cursor:
+        assert cursor.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("7s",)
+    connection.close()
+
+
+def found(address: str) -> Server:
+    server = server_of(address)
+    assert server is not None
+    return server

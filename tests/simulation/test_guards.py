@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from . import table
 from .guards_batch import judge_guards
+from .guards_defects import GUARD_DEFECTS
 from .scopes_batch import ScopeSummary
 
 SEEDS = 12
@@ -35,3 +39,20 @@ def test_a_seed_gives_the_same_trace_in_any_process() -> None:
         command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "3"}, check=True, capture_output=True, text=True
     )
     assert other.stdout.splitlines()[0] == next(summary.lines())
+
+
+@pytest.mark.parametrize("name", table.read(guards=True))
+def test_each_defect_is_caught(name: str) -> None:
+    """With the defect put back its seed is a violation, without it the seed passes."""
+    seed = table.read(guards=True)[name]
+    stale = "DEFECTS.md is stale: python -m tests.simulation --defects"
+    assert seed < table.MOST, stale
+    verdict = judge_guards(seed, name)
+    assert verdict.violations, stale
+    assert verdict.idle == (), "what was put in never ran"
+    assert judge_guards(seed).violations == ()
+
+
+def test_the_table_names_defects_that_are_there() -> None:
+    assert set(table.read(guards=True)) <= set(GUARD_DEFECTS)
+    assert len(table.read(guards=True)) >= 6

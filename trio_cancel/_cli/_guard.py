@@ -124,7 +124,7 @@ async def guard(
 
 
 async def _tell_status(database: str, *, as_json: bool) -> Status:
-    overview = await trio.to_thread.run_sync(_guard_status.look, database)
+    overview = await trio.to_thread.run_sync(_guard_status.look, database, abandon_on_cancel=True)
     if as_json:
         write_stdout(_guard_status.as_json(overview).decode())
     else:

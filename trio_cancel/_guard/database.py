@@ -1,11 +1,12 @@
 """A guard's own look at a database: its beat, the journals, and what it has to ask before it cancels. All of it blocks.
 
-One thread at a time uses it. The connection is made anew when it has ended.
+One thread at a time uses each class. The pools of shared rates have a connection of their own, so that one that
+somebody has locked delays no look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, LiteralString
 
@@ -17,12 +18,9 @@ from trio_cancel._guard.view import Seen
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.database import (
     CommitInDoubt,
-    DatabaseConnection,
-    Settings,
+    Reconnecting,
     check_version,
-    connect,
     explained,
-    reason,
     settings_of,
     warn_of,
 )
@@ -62,20 +60,18 @@ class GuardDatabase:
     Attributes:
         salt: what fingerprints are made with.
         number: the guard's own in this database; another one if somebody has deleted its row.
-        known: what the server was that was used last.
+        connection: to the database.
 
     Raises:
         JournalError: on making it, if the database cannot be used.
     """
 
     def __init__(self, server: Server, name: str) -> None:
-        self._server = server
         self._name = name
-        self._connection: DatabaseConnection | None = None
-        self.known: Settings | None = None
+        self.connection: Reconnecting = Reconnecting(server, WITHIN)
         self.number: int
         with explained(server):
-            connection = self._connected()
+            connection = self.connection.get()
             warn_of(settings_of(connection), server)
             with connection.transaction() as cursor:
                 check_version(cursor, server)
@@ -84,6 +80,11 @@ class GuardDatabase:
                 assert row is not None
                 self.salt: bytes = row[0]
                 self.number = self._register(cursor)
+
+    @property
+    def member(self) -> str:
+        """The guard's name where sessions share a rate."""
+        return f"guard-{self.number}"
 
     def _register(self, cursor: psycopg.Cursor[Any]) -> int:
         made = cursor.execute("INSERT INTO trio_cancel.guard (name) VALUES (%s) RETURNING id", (self._name,)).fetchone()
@@ -101,7 +102,7 @@ class GuardDatabase:
             StoreFailed: the database cannot be asked.
         """
         try:
-            connection = self._connected()
+            connection = self.connection.get()
             if beat:
                 with connection.transaction() as cursor:
                     if not cursor.execute(_BEAT, (self.number,)).rowcount:  # somebody has deleted it
@@ -119,7 +120,7 @@ class GuardDatabase:
             with connection.transaction(write=False) as cursor:
                 rows = cursor.execute(_LOOK).fetchall()
         except (psycopg.Error, CommitInDoubt, OSError) as error:
-            raise self._failed(error) from error
+            raise self.connection.failed(error) from error
         seen = [Seen(row[0], row[1], row[2], row[3], row[4], row[5] / 1000, row[6]) for row in rows]
         return seen, {row[2]: Owner(row[7], row[8], row[9]) for row in rows}
 
@@ -131,11 +132,11 @@ class GuardDatabase:
         """
         query = "SELECT key FROM trio_cancel.name WHERE account = %s AND journal <> %s AND key = ANY(%s)"
         try:
-            with self._connected().transaction(write=False) as cursor:
+            with self.connection.get().transaction(write=False) as cursor:
                 keys = [stored(name) for name in names]
                 return {original(key) for (key,) in cursor.execute(query, (account, journal, keys))}
         except (psycopg.Error, CommitInDoubt, OSError) as error:
-            raise self._failed(error) from error
+            raise self.connection.failed(error) from error
 
     def ended_sessions(self, journal: int) -> set[int]:
         """Return the sessions of a journal that surely place nothing more: they have ended, and said so.
@@ -148,51 +149,48 @@ class GuardDatabase:
             "WHERE journal = %s AND (acknowledged IS NOT NULL OR closed IS NOT NULL)"
         )
         try:
-            with self._connected().transaction(write=False) as cursor:
+            with self.connection.get().transaction(write=False) as cursor:
                 return {number for (number,) in cursor.execute(query, (journal,))}
         except (psycopg.Error, CommitInDoubt, OSError) as error:
-            raise self._failed(error) from error
-
-    def pace(self, asks: Mapping[int, Ask]) -> dict[int, Answer]:
-        """Ask the pools of accounts whose sessions share a rate.
-
-        Raises:
-            StoreFailed: the database cannot be asked.
-        """
-        name = f"guard-{self.number}"
-        answers: dict[int, Answer] = {}
-        try:
-            for account, ask in asks.items():
-                with self._connected().transaction(write=False) as cursor:
-                    begin(cursor)
-                    answer = exchange(cursor, account, name, name, ask, guard=True)
-                if answer is not None:
-                    answers[account] = answer
-        except (psycopg.Error, CommitInDoubt, OSError) as error:
-            raise self._failed(error) from error
-        return answers
+            raise self.connection.failed(error) from error
 
     def close(self) -> None:
         """Let go of the database, and say that this guard has ended."""
         with (
             suppress(psycopg.Error, CommitInDoubt, StoreFailed, OSError),
-            self._connected().transaction() as cursor,
+            self.connection.get().transaction() as cursor,
         ):
             cursor.execute("DELETE FROM trio_cancel.guard WHERE id = %s", (self.number,))
-            cursor.execute("DELETE FROM trio_cancel.pace_member WHERE name = %s", (f"guard-{self.number}",))
-        self._drop()
+            cursor.execute("DELETE FROM trio_cancel.pace_member WHERE name = %s", (self.member,))
+        self.connection.drop()
 
-    def _connected(self) -> DatabaseConnection:
-        if self._connection is None:
-            self._connection = connect(self._server, WITHIN, known=self.known)
-            self.known = settings_of(self._connection)
-        return self._connection
 
-    def _failed(self, error: Exception) -> StoreFailed:
-        self._drop()
-        return StoreFailed(reason(error, self._server))
+class GuardPools:
+    """The pools of the rates that sessions share, as a guard asks them.
 
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+    Args:
+        server: the database.
+        guard: whose part it is that is asked for.
+    """
+
+    def __init__(self, server: Server, guard: GuardDatabase) -> None:
+        self._guard = guard
+        self._connection = Reconnecting(server, WITHIN)
+
+    def ask(self, account: int, ask: Ask) -> Answer | None:
+        """Ask the pool of an account; return None if its sessions do not share a rate any more.
+
+        Raises:
+            StoreFailed: it does not answer.
+        """
+        name = self._guard.member
+        try:
+            with self._connection.get().transaction(write=False) as cursor:
+                begin(cursor)
+                return exchange(cursor, account, name, name, ask, guard=True)
+        except (psycopg.Error, CommitInDoubt, OSError) as error:
+            raise self._connection.failed(error) from error
+
+    def close(self) -> None:
+        """Let go of the database, also under whoever asks just then; never waits."""
+        self._connection.close()

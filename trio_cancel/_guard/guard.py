@@ -1,7 +1,8 @@
-"""The guard's tasks: one looks at the database, one for each account keeps a WebSocket, one for each take-over.
+"""The guard's tasks: a look at the database again and again, and beside it what must not wait for it, or it for them.
 
-The first owns the view. A journal is taken over only while its account's WebSocket is connected: another guard may
-have a way to the venue where this one has none.
+One task looks, one asks for the guard's part of shared rates, one for each account keeps a WebSocket, and each
+take-over has one. The first owns the view. A journal is taken over only while its account's WebSocket is connected:
+another guard may have a way to the venue where this one has none.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import trio
 from trio_cancel._cancels.resuming import SETTLE
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._engine.rate import pacer_of
-from trio_cancel._engine.shared_rate import Ask, SharedLimit
-from trio_cancel._guard.database import GuardDatabase, Owner
+from trio_cancel._engine.shared_rate import SharedLimit
+from trio_cancel._guard.database import GuardDatabase, GuardPools, Owner
 from trio_cancel._guard.take_over import Taken, address_of, see_to
 from trio_cancel._guard.view import Seen, View
 from trio_cancel._journal.address import Server
@@ -104,6 +105,7 @@ class GuardTasks:
         self._thread = limiter
         self._view = View()
         self._accounts: dict[int, _Served | None] = {}
+        self._owners: dict[int, Owner] = {}  # as of the last look
         self._busy: set[int] = set()
         self._ended: dict[tuple[int, int], float] = {}  # when a session was first seen to have ended
         self._places = trio.CapacityLimiter(TOGETHER)
@@ -135,8 +137,8 @@ class GuardTasks:
                 beaten_at = began
             self._view.saw(rows, began, steady())
             self._find_accounts(nursery, rows, owners)
+            self._owners = owners
             self._tell_figures()
-            await self._keep_pace(owners)
             for seen in self._view.due():
                 served = self._accounts[seen.account]
                 if served is not None and served.ws is not None and seen.id not in self._busy:
@@ -144,31 +146,36 @@ class GuardTasks:
                     nursery.start_soon(self._take, seen, served.account, served.ws)
             await trio.sleep(LOOK)
 
-    async def _keep_pace(self, owners: dict[int, Owner]) -> None:
-        """Ask for starts where sessions share their account's rate; at each look while something waits."""
-        now = trio.current_time()
-        asks: dict[int, Ask] = {}
-        limits: dict[int, SharedLimit] = {}
-        for number, owner in owners.items():
-            served = self._accounts[number]
-            if served is None or owner.rate is None:
-                continue
-            served.limit.limit(owner.rate, now)
-            if served.limit.exchange_at <= now:
-                limits[number] = served.limit
-                asks[number] = served.limit.ask(now)
-        if not asks:
-            return
-        try:
-            answers = await self._run_sync(self._database.pace, asks)
-        except StoreFailed as error:
-            logger.warning("the shared pace in %s does not answer the guard (%s)", self._server.shown, error)
-            answers = {}
-        for number, limit in limits.items():
-            if (answer := answers.get(number)) is None:
-                limit.failed(trio.current_time())
-            else:
-                limit.answered(answer, now, trio.current_time())
+    async def keep_pace(self, pools: GuardPools) -> None:
+        """Ask for starts where sessions share their account's rate: beside the looks, which no pool is to delay."""
+        thread = trio.CapacityLimiter(1)
+        away = False
+        while True:
+            for number, owner in self._owners.items():
+                served = self._accounts.get(number)
+                if served is None or owner.rate is None:
+                    continue
+                limit, now = served.limit, trio.current_time()
+                limit.limit(owner.rate, now)
+                if limit.exchange_at > now:
+                    continue
+                try:
+                    answer = await self._run_sync(pools.ask, number, limit.ask(now), limiter=thread)
+                except StoreFailed as error:
+                    answer = None
+                    if not away:
+                        away = True
+                        logger.warning(
+                            "the shared pace in %s does not answer the guard (%s); it goes on with its part",
+                            self._server.shown,
+                            error,
+                        )
+                if answer is None:
+                    limit.failed(trio.current_time())
+                else:
+                    away = False
+                    limit.answered(answer, now, trio.current_time())
+            await trio.sleep(LOOK)
 
     def _tell_figures(self) -> None:
         if self._notify is None:
@@ -284,7 +291,7 @@ class GuardTasks:
         )
 
         def take(_: object, __: Account, prefix: str, now: int) -> JournalStore:
-            known = self._database.known  # an old primary that came back is not where the journal was seen
+            known = self._database.connection.known  # an old primary that came back is not where the journal was seen
             store = PostgresStore.take_over(server, seen.id, seen.epoch, seen.beat, prefix, now, LEASE, known=known)
             if store is None:
                 raise NotTaken
@@ -326,9 +333,12 @@ class GuardTasks:
             except Exception as error:
                 logger.error("on_taken failed: %s: %s", type(error).__name__, error)
 
-    async def _run_sync(self, function: Callable[..., _T], *args: object) -> _T:
+    async def _run_sync(
+        self, function: Callable[..., _T], *args: object, limiter: trio.CapacityLimiter | None = None
+    ) -> _T:
+        limiter = limiter or self._thread
         try:
-            return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._thread)
+            return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=limiter)
         except RuntimeError as error:
             raise StoreFailed(f"no thread can be started: {error}") from error
 
@@ -346,14 +356,17 @@ async def guarding(
     limiter = trio.CapacityLimiter(1)
     name = f"{os.uname().nodename if hasattr(os, 'uname') else 'guard'}:{os.getpid()}"
     database = await trio.to_thread.run_sync(GuardDatabase, server, name, limiter=limiter)
+    pools = GuardPools(server, database)
     tasks = GuardTasks(server, database, credentials, ssl_context, lookup, observer, on_taken, limiter)
     try:
         async with open_background() as nursery:
             try:
                 nursery.start_soon(tasks.run, nursery)
+                nursery.start_soon(tasks.keep_pace, pools)
                 yield tasks
             finally:
                 nursery.cancel_scope.cancel()
     finally:
+        pools.close()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(database.close, limiter=limiter)

@@ -56,6 +56,9 @@ set_config('lock_timeout', %(lock)s, true)
 """
 """What holds for one transaction: its commit waits for the disk, and for the standby where there is one; and no lock is
 waited for longer than the call may take, so that what a lost connection has left there is not waited for by many."""
+STANDS_STILL: LiteralString = "set_config('idle_in_transaction_session_timeout', %(idle)s, true)"
+"""The server ends a transaction whose process stands still between two statements for so many milliseconds: otherwise
+nobody could have what it has locked until it goes on."""
 
 
 class CommitInDoubt(Exception):
@@ -176,7 +179,8 @@ class DatabaseConnection:
         with _watch.bounded(self._socket, self._seconds), self.raw.transaction():
             cursor = self.raw.cursor()
             if write:
-                cursor.execute(f"SELECT {BEFORE}", {"lock": self.lock})
+                values = {"lock": self.lock, "idle": str(int(self._seconds * 1000))}
+                cursor.execute(f"SELECT {BEFORE}, {STANDS_STILL}", values)
             yield cursor
         self._check()
 
@@ -196,6 +200,55 @@ class DatabaseConnection:
         self._socket.close()
         with suppress(psycopg.Error):
             self.raw.close()
+
+
+class Reconnecting:
+    """A connection that is made anew when it has ended, never to an older server; one thread at a time uses it.
+
+    Args:
+        server: the database.
+        seconds: what each call may take.
+
+    Attributes:
+        known: what the server was that was used last.
+    """
+
+    def __init__(self, server: Server, seconds: float) -> None:
+        self.known: Settings | None = None
+        self._server = server
+        self._seconds = seconds
+        self._connection: DatabaseConnection | None = None
+        self._closed = False
+
+    def get(self) -> DatabaseConnection:
+        """Return it.
+
+        Raises:
+            psycopg.Error, StoreFailed: it cannot be made.
+        """
+        if self._connection is None:
+            self._connection = connect(self._server, self._seconds, known=self.known)
+            self.known = settings_of(self._connection)
+        if self._closed:  # meanwhile, by another thread
+            self.drop()
+            raise StoreFailed("it is not used any more")
+        return self._connection
+
+    def failed(self, error: Exception) -> StoreFailed:
+        """Let go of it; return what to raise for what it has raised."""
+        self.drop()
+        return StoreFailed(reason(error, self._server))
+
+    def drop(self) -> None:
+        """Let go of it; never waits."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """Let go of it for good, whatever another thread does with it; never waits."""
+        self._closed = True
+        self.drop()
 
 
 def connect(server: Server, seconds: float, *, known: Settings | None = None, write: bool = True) -> DatabaseConnection:

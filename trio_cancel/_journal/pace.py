@@ -19,13 +19,11 @@ from trio_cancel._engine.rate import Pacer
 from trio_cancel._engine.shared_rate import Answer, Ask, Pool, SharedLimit, grant
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.database import (
+    STANDS_STILL,
     CommitInDoubt,
     DatabaseConnection,
-    Settings,
-    connect,
+    Reconnecting,
     explained,
-    reason,
-    settings_of,
 )
 from trio_cancel._journal.store import StoreFailed
 from trio_cancel._trio.background import open_background
@@ -38,6 +36,7 @@ LEAVING = 0.5
 """Seconds that the end of a session waits for what says that it needs nothing any more."""
 OPENING = 20.0
 """Seconds that it may take to begin."""
+_BRIEF: LiteralString = "set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '250', true)"
 _POOL: LiteralString = """
 SELECT rate, burst, full_at, guard_at, others_at, asked_at, since FROM trio_cancel.pace WHERE account = %s FOR UPDATE
 """
@@ -58,8 +57,8 @@ WHERE account = %(account)s
 
 
 def begin(cursor: psycopg.Cursor[Any]) -> None:
-    """Begin a transaction that is not waited for long, neither for a lock nor for the disk."""
-    cursor.execute("SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '250', true)")
+    """Begin a transaction that is not waited for long: neither for a lock, nor for the disk, nor by others for it."""
+    cursor.execute(f"SELECT {_BRIEF}, {STANDS_STILL}", {"idle": "1000"})
 
 
 def exchange(
@@ -99,8 +98,7 @@ class _Member:
         self._pacer = pacer
         self._turn = threading.Lock()
         self._closed = False
-        self._connection: DatabaseConnection | None = None
-        self._known: Settings | None = None
+        self._connection = Reconnecting(server, WITHIN)
         self._account = 0
         self._member = secrets.token_hex(8)
 
@@ -167,8 +165,7 @@ class _Member:
                     begin(cursor)
                     return self._exchange(cursor, ask)
             except (psycopg.Error, CommitInDoubt, OSError) as error:
-                self._drop()
-                raise StoreFailed(reason(error, self._server)) from error
+                raise self._connection.failed(error) from error
             finally:
                 self._leave_turn()
 
@@ -194,26 +191,18 @@ class _Member:
         self._closed = True
         if self._turn.acquire(blocking=False):
             try:
-                self._drop()
+                self._connection.drop()
             finally:
                 self._turn.release()
 
     def _leave_turn(self) -> None:
         if self._closed:
-            self._drop()
+            self._connection.drop()
 
     def _connected(self) -> DatabaseConnection:
         if self._closed:
             raise StoreFailed("its session has ended")
-        if self._connection is None:
-            self._connection = connect(self._server, WITHIN, known=self._known)
-            self._known = settings_of(self._connection)
-        return self._connection
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        return self._connection.get()
 
 
 async def _ask_on(limit: SharedLimit, member: _Member, limiter: trio.CapacityLimiter, shown: str) -> None:
