@@ -59,9 +59,9 @@ OpenJournal: TypeAlias = "Callable[[str, Callable[[], float]], AbstractAsyncCont
 class TradingWS:
     """An open session. Made by :func:`open_trading_ws`; usable from any task while its block lasts."""
 
-    def __init__(self, session: Session, terms: RetryPolicy) -> None:
+    def __init__(self, session: Session, policy: RetryPolicy) -> None:
         self._session = session
-        self._terms = terms
+        self._policy = policy
         self._channels = Channels()
         self._resuming = trio.Lock()
 
@@ -151,7 +151,7 @@ class TradingWS:
         journal = self._journal()
         async with self._resuming:
             self._session.check_open()
-            return await resume(self._session, journal, self._terms, old_external_ids=old_external_ids)
+            return await resume(self._session, journal, self._policy, old_external_ids=old_external_ids)
 
     @overload
     async def dismiss(self, id: str | CancelRequest, *, external_id: None = None) -> None: ...
@@ -288,7 +288,7 @@ class TradingWS:
         """
         request = CancelRequest.of(id, external_id)
         self._session.check_open()
-        return await cancel_one(self._session, request, self._terms, self._channels)
+        return await cancel_one(self._session, request, self._policy, self._channels)
 
     def batch(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> Batch:
         """Make a bulk cancel that can be interrupted and still accounts for every order. Nothing is sent yet.
@@ -311,7 +311,7 @@ class TradingWS:
         session.check_open()
         check_invalid(invalid)
         items = Input(requests, invalid)
-        return Batch(BatchSource(items, self._terms, session.engine, session.check_open, session.journal_failed))
+        return Batch(BatchSource(items, self._policy, session.engine, session.check_open, session.journal_failed))
 
     async def cancel_many(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> CancelReport:
         """Cancel many orders; return one outcome for each, in the order given.
@@ -369,7 +369,7 @@ class TradingWS:
         """
         self._session.check_open()
         check_invalid(invalid)
-        return run_stream(requests, self._terms, self._session.engine, invalid)
+        return run_stream(requests, self._policy, self._session.engine, invalid)
 
     async def cancel_open(
         self,
@@ -428,7 +428,7 @@ class TradingWS:
             async for _ in orders:
                 pass
         else:
-            async with run_stream(orders, self._terms, session.engine) as outcomes:
+            async with run_stream(orders, self._policy, session.engine) as outcomes:
                 async for outcome in outcomes:
                     sweep.settled(outcome, trio.current_time())
         return sweep.report(session.journal_failed())
@@ -456,7 +456,7 @@ class TradingWS:
         """
         self._session.check_open()
         session = self._session
-        return OrderScope(session, self._terms, _seconds("grace", grace), _seconds("settle", settle), session.journal)
+        return OrderScope(session, self._policy, _seconds("grace", grace), _seconds("settle", settle), session.journal)
 
 
 def _is_seconds(value: object) -> TypeGuard[float]:
@@ -603,11 +603,11 @@ def open_trading_ws(
         raise ConfigurationError(f'clock_offset must be a number of seconds or "auto", not {clock_offset!r}.')
     if not isinstance(retry, bool):
         raise ConfigurationError(f"retry must be True or False, not {retry!r}.")
-    terms = RetryPolicy(_seconds("reply_timeout", reply_timeout), _seconds("give_up_after", give_up_after), retry)
+    policy = RetryPolicy(_seconds("reply_timeout", reply_timeout), _seconds("give_up_after", give_up_after), retry)
     return _open(
         ConnectOptions(endpoint, ssl_context, dial, _seconds("connect_timeout", connect_timeout)),
         credentials,
-        terms,
+        policy,
         Environment(),
         pacer=pacer,
         pace=None if pacer is None or not pacer.shared or journal is None else _sharing(journal, pacer),
@@ -653,10 +653,10 @@ def _sharing(journal: str | os.PathLike[str], pacer: Pacer) -> OpenPace:
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection  # so that what one manager has opened is closed though the next is not begun
 async def _open(
-    dialing: ConnectOptions,
+    options: ConnectOptions,
     credentials: Credentials,
-    terms: RetryPolicy,
-    world: Environment,
+    policy: RetryPolicy,
+    environment: Environment,
     *,
     pacer: Pacer | None,
     pace: OpenPace | None = None,
@@ -672,21 +672,21 @@ async def _open(
     check_trio("open_trading_ws()")
     if pacer is not None and not pacer.shared:
         limit_of(pacer).begin()
-    prefix = world.id_prefix()
+    prefix = environment.id_prefix()
     async with AsyncExitStack() as stack:
-        log = None if journal is None else await stack.enter_async_context(journal(prefix, world.wall))
+        log = None if journal is None else await stack.enter_async_context(journal(prefix, environment.wall))
         if pace is not None:
             pacer = pacer_of(await stack.enter_async_context(pace()))
-        clock = VenueClock(world.wall, world.steady, correct=correct_clock, correction=correction)
+        clock = VenueClock(environment.wall, environment.steady, correct=correct_clock, correction=correction)
         opened: OrderLookup | None = None
         if lookup is not None:
             opened = await stack.enter_async_context(
-                _opened(lookup, clock, dialing.ssl_context, lookups_by, credentials, world)
+                _opened(lookup, clock, options.ssl_context, lookups_by, credentials, environment)
             )
         session = Session(
-            dialing,
+            options,
             credentials,
-            world,
+            environment,
             pacer=pacer,
             observer=observer,
             clock=clock,
@@ -698,7 +698,7 @@ async def _open(
         )
         await stack.enter_async_context(run_session(session))
         try:
-            yield TradingWS(session, terms)
+            yield TradingWS(session, policy)
         except BaseException as error:
             if log is not None and not session.told_taken_over and (over := log.taken_over) is not None:
                 error.add_note(str(over))
@@ -714,7 +714,7 @@ async def _opened(
     ssl_context: ssl.SSLContext | None,
     reached_by: tuple[Dial | None, str | Literal[True] | None],
     credentials: Credentials,
-    world: Environment,
+    environment: Environment,
 ) -> AsyncGenerator[OrderLookup]:
     if not hasattr(lookup, "opened"):
         yield lookup
@@ -725,7 +725,7 @@ async def _opened(
         ssl_context=ssl_context,
         dial=dial,
         proxy=proxy,
-        wall_clock=world.wall,
+        wall_clock=environment.wall,
         correction=lambda: clock.correction,
     ) as opened:
         yield opened

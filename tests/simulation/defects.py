@@ -93,7 +93,7 @@ def reply_of_the_wrong_connection() -> Generator[None]:
 
     def read_any(self: ReplyHandler, texts: Iterable[bytes | str], connection: int, now: float, wall: float) -> None:
         for text in texts:
-            flight = self._table.flights.get(decode_reply(text).id or "")
+            flight = self._in_flight.flights.get(decode_reply(text).id or "")
             read(self, [text], connection if flight is None else flight.connection, now, wall)
 
     def keep(self: Engine, connection: int, cause: BaseException | None, now: float) -> None:

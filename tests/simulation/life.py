@@ -102,7 +102,7 @@ class Watch(Observer):
         if life.dead or life.ws is None:
             return
         flights = life.ws._session.engine.unanswered()
-        intent = next(flight.pending.intent for flight in flights if flight.request_id == request_id)
+        intent = next(flight.order.intent for flight in flights if flight.request_id == request_id)
         life.written[request_id] = request, intent, life.recorder.stamp()
         self._then.request_written(request, request_id)
         self._throw()

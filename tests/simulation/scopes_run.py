@@ -230,8 +230,8 @@ class ScopeSimulation(Simulation):
     async def _session(self) -> None:
         done, life = self.done, self._life
         scenario = self.scenario
-        terms = RetryPolicy(scenario.reply_timeout, scenario.give_up_after, scenario.retry)
-        async with self._open(life, terms, Watch(life, self.throw)) as ws:
+        policy = RetryPolicy(scenario.reply_timeout, scenario.give_up_after, scenario.retry)
+        async with self._open(life, policy, Watch(life, self.throw)) as ws:
             done.entered = done.recorder.stamp()
             self.callers.ws = ws
             self.callers.ready.set()
@@ -267,7 +267,7 @@ class ScopeSimulation(Simulation):
             raise self.done.expected_error
 
     @asynccontextmanager
-    async def _open(self, life: Life, terms: RetryPolicy, observer: Watch) -> AsyncGenerator[TradingWS]:
+    async def _open(self, life: Life, policy: RetryPolicy, observer: Watch) -> AsyncGenerator[TradingWS]:
         scenario = self.scenario
         rng = random.Random(f"client {scenario.seed} {len(self.whole.lives)}")
 
@@ -281,7 +281,7 @@ class ScopeSimulation(Simulation):
                 parse_endpoint("ws://127.0.0.1:9", allow_insecure=False), None, dial, scenario.connect_timeout
             ),
             CREDENTIALS,
-            terms,
+            policy,
             Environment(
                 self.wall, lambda: f"{rng.getrandbits(32):08x}", rng.randbytes, rng, trio.current_time, lambda: 0.0
             ),

@@ -58,9 +58,9 @@ def refusal(request_id: str | None, status: int, code: int | None = None, messag
 class Order(OrderCancel):
     """A cancel with a channel of its own, whose outcome is kept when a test looks for it."""
 
-    def __init__(self, request: CancelRequest, terms: RetryPolicy, *, priority: bool = True) -> None:
+    def __init__(self, request: CancelRequest, policy: RetryPolicy, *, priority: bool = True) -> None:
         send, self._receive = trio.open_memory_channel[OrderCancel](8)
-        super().__init__(request, terms, send, priority=priority)
+        super().__init__(request, policy, send, priority=priority)
         self._delivered: list[Outcome] = []
 
     @property
@@ -129,10 +129,10 @@ class CountedWakeup(Wakeup):
         super().ring()
 
 
-def bare(request: CancelRequest, terms: RetryPolicy | None = None) -> OrderCancel:
+def bare(request: CancelRequest, policy: RetryPolicy | None = None) -> OrderCancel:
     """An order that nobody waits for."""
     send, _ = trio.open_memory_channel[OrderCancel](8)
-    return OrderCancel(request, terms or RetryPolicy(), send)
+    return OrderCancel(request, policy or RetryPolicy(), send)
 
 
 class StubClock(VenueClock):
@@ -158,7 +158,7 @@ class Desk:
     def __init__(
         self,
         *,
-        terms: RetryPolicy | None = None,
+        policy: RetryPolicy | None = None,
         pacer: Pacer | None = None,
         observer: Observer | None = None,
         up: bool = True,
@@ -166,7 +166,7 @@ class Desk:
     ) -> None:
         self.now = 0.0
         self.suspended = 0.0  # seconds for which the machine has slept so far; the clock stands still meanwhile
-        self.terms = terms or RetryPolicy()
+        self.policy = policy or RetryPolicy()
         self.auto = auto
         self.up = up
         self.connection = 1 if up else 0
@@ -195,15 +195,15 @@ class Desk:
     def submit(self, order_id: str = "o", *, external_id: str | None = None) -> Order:
         """Hand a single cancel in, and write it if that can be done now."""
         request = CancelRequest(external_id=external_id) if external_id is not None else CancelRequest(order_id)
-        order = Order(request, self.terms)
+        order = Order(request, self.policy)
         self.engine.submit(order, self.now)
         self._after()
         return order
 
     def submit_bulk(self, *order_ids: str) -> tuple[Bulk, list[Order]]:
         """Hand a bulk cancel in, and write what can be written now."""
-        orders = [Order(CancelRequest(order_id), self.terms, priority=False) for order_id in order_ids]
-        source = Bulk(orders, self.now, self.terms.give_up_after)
+        orders = [Order(CancelRequest(order_id), self.policy, priority=False) for order_id in order_ids]
+        source = Bulk(orders, self.now, self.policy.give_up_after)
         self.engine.submit_source(source, self.now)
         self._after()
         return source, orders
@@ -225,7 +225,7 @@ class Desk:
         flights, texts = self.engine.sign(admitted, self.connection, self.now, self.wall)
         assert len(flights) == len(texts)
         for flight in flights:
-            self.written.append((self.now, flight.request_id, flight.pending.request.key))
+            self.written.append((self.now, flight.request_id, flight.order.request.key))
             self.flights.append(flight)
         return flights
 

@@ -241,12 +241,12 @@ class BatchSource:
     def __init__(
         self,
         items: Input,
-        terms: RetryPolicy,
+        policy: RetryPolicy,
         engine: Engine,
         check_open: Callable[[], None],
         journal_failed: Callable[[], bool],
     ) -> None:
-        self.terms = terms
+        self.policy = policy
         self._input = items
         self._engine = engine
         self._check_open = check_open
@@ -431,9 +431,9 @@ class BatchSource:
         begin = self._asked
         some = self._ledger.requests(begin, most)
         self._asked += len(some)
-        terms, held_since = self.terms, self.held_since
+        policy, held_since = self.policy, self.held_since
         taken = [
-            OrderCancel(request, terms, self, False, place, held_since) for place, request in enumerate(some, begin)
+            OrderCancel(request, policy, self, False, place, held_since) for place, request in enumerate(some, begin)
         ]
         self._out.update(dict.fromkeys(taken))
         self._engine.tell_queued(some)
@@ -471,7 +471,7 @@ class BatchSource:
 
     def give_up_after(self) -> float:
         """Return how many seconds it waits for a sign of life."""
-        return self.terms.give_up_after
+        return self.policy.give_up_after
 
 
 class Batch:

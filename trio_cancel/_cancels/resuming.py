@@ -120,7 +120,7 @@ def why_old(known_at: float, now: float, remedy: str) -> NotWritten:
     return NotWritten(f"its external id {age} and may name a newer order; {remedy} takes it")
 
 
-async def resume(session: Session, journal: Journal, terms: RetryPolicy, *, old_external_ids: bool) -> CancelReport:
+async def resume(session: Session, journal: Journal, policy: RetryPolicy, *, old_external_ids: bool) -> CancelReport:
     """Cancel what is left; see ``TradingWS.resume``. One at a time."""
     left, holds, now = journal.left, session.engine.holds, session.wall()
     skipped: list[Outcome] = []
@@ -138,7 +138,7 @@ async def resume(session: Session, journal: Journal, terms: RetryPolicy, *, old_
     outcomes: dict[CancelRequest, Outcome] = {}
 
     async def cancel(some: Iterable[CancelRequest]) -> None:
-        async with run_stream(some, terms, session.engine) as stream:
+        async with run_stream(some, policy, session.engine) as stream:
             async for outcome in stream:
                 if (read := errands.read(outcome)) is not None:
                     outcomes[read.request] = read
@@ -148,7 +148,7 @@ async def resume(session: Session, journal: Journal, terms: RetryPolicy, *, old_
     try:
         await trio.lowlevel.checkpoint()
         if errands.of:
-            await errands.run(cancel, lambda: session.engine.is_silent(terms.give_up_after))
+            await errands.run(cancel, lambda: session.engine.is_silent(policy.give_up_after))
     finally:
         left.under_way -= names
     outcomes |= {outcome.request: outcome for outcome in errands.unsure()}

@@ -54,12 +54,12 @@ class OrderScope:
     """
 
     def __init__(
-        self, session: Session, terms: RetryPolicy, grace: float, settle: float, journal: CancelJournal | None
+        self, session: Session, policy: RetryPolicy, grace: float, settle: float, journal: CancelJournal | None
     ) -> None:
         self.report: CancelReport | None = None
         self._session = session
         self._link = ScopeLink(self)
-        self._terms = terms
+        self._policy = policy
         self._grace = grace
         self._settle = settle
         self._journal = journal
@@ -273,7 +273,7 @@ class OrderScope:
         await trio.lowlevel.checkpoint_if_cancelled()
         pull = ScopeExit(
             session.engine,
-            self._terms,
+            self._policy,
             held,
             grace=self._grace,
             settle=self._settle,
@@ -406,7 +406,7 @@ class OrderScope:
                 self._release(request)  # its `add` will be refused, perhaps after the journal's last transaction
             self._drain = drain = ScopeExit(
                 session.engine,
-                self._terms,
+                self._policy,
                 self._held.values(),
                 grace=self._grace,
                 settle=self._settle,

@@ -56,7 +56,7 @@ class ScopeExit:
     def __init__(
         self,
         engine: Engine,
-        terms: RetryPolicy,
+        policy: RetryPolicy,
         holds: Iterable[Hold],
         *,
         grace: float,
@@ -68,7 +68,7 @@ class ScopeExit:
         self.done = trio.Event()
         now = trio.current_time()
         self._engine = engine
-        self._terms = attrs.evolve(terms, reply_timeout=min(terms.reply_timeout, grace / 3), retry=True)
+        self._policy = attrs.evolve(policy, reply_timeout=min(policy.reply_timeout, grace / 3), retry=True)
         self._ends_at = now + grace
         self._settled_at = now + settle
         self._slept = engine.slept
@@ -144,10 +144,10 @@ class ScopeExit:
     def _submit(self, place: int) -> None:
         hold = self._holds[place]
         now = trio.current_time()
-        terms = attrs.evolve(self._terms, give_up_after=max(0.001, self._ends_at - self._for_lookups - now))
+        policy = attrs.evolve(self._policy, give_up_after=max(0.001, self._ends_at - self._for_lookups - now))
         # By the venue's id where that is known: no other order can have it.
         request = hold.order or hold.request
-        self._under_way[hold] = turn = OrderCancel(request, terms, self._send, priority=True, place=place)
+        self._under_way[hold] = turn = OrderCancel(request, policy, self._send, priority=True, place=place)
         self._engine.submit(turn, now)
 
     def _take_at_hand(self, most: int) -> bool:

@@ -54,7 +54,7 @@ class Channels:
             self._idle.append(channel)
 
 
-async def cancel_one(session: Session, request: CancelRequest, terms: RetryPolicy, channels: Channels) -> Outcome:
+async def cancel_one(session: Session, request: CancelRequest, policy: RetryPolicy, channels: Channels) -> Outcome:
     """Cancel one order; return what became of it.
 
     Cancelled: what is not written is withdrawn, what is being written is finished and tracked on.
@@ -62,7 +62,7 @@ async def cancel_one(session: Session, request: CancelRequest, terms: RetryPolic
     await trio.lowlevel.checkpoint_if_cancelled()  # a caller that is cancelled already has nothing written
     channel = channels.take()
     send, receive = channel
-    order = OrderCancel(request, terms, send, priority=True)
+    order = OrderCancel(request, policy, send, priority=True)
     try:
         now = trio.current_time()
         if session.engine.submit_lone(order, now):

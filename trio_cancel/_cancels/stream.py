@@ -56,9 +56,9 @@ class StreamSource:
     """A stream as the engine sees it, and the state behind :class:`CancelStream`."""
 
     def __init__(
-        self, terms: RetryPolicy, engine: Engine, total: int | None = None, invalid: Invalid = "raise"
+        self, policy: RetryPolicy, engine: Engine, total: int | None = None, invalid: Invalid = "raise"
     ) -> None:
-        self._terms = terms
+        self._policy = policy
         self._report_invalid = invalid == "report"
         self._invalid: list[InvalidItem] = []
         self._engine = engine
@@ -160,7 +160,7 @@ class StreamSource:
         taken: list[OrderCancel] = []
         for _ in range(min(most, before)):
             request, came = shelf.popleft()
-            taken.append(OrderCancel(request, self._terms, self._send, held_since=came))
+            taken.append(OrderCancel(request, self._policy, self._send, held_since=came))
         self._out.update(dict.fromkeys(taken))
         self._engine.count_queued(len(taken))
         self._engine.tell_queued([order.request for order in taken])
@@ -183,14 +183,14 @@ class StreamSource:
         self._intake_wakeup.ring()
 
     def _not_sent(self, cause: BaseException) -> None:
-        order = OrderCancel(self._shelf.popleft()[0], self._terms, self._send)
+        order = OrderCancel(self._shelf.popleft()[0], self._policy, self._send)
         self._out[order] = None
         order.settle(NotSent(order.request, cause=cause))
         order.deliver()
 
     def give_up_after(self) -> float:
         """Return how many seconds it waits for a sign of life."""
-        return self._terms.give_up_after
+        return self._policy.give_up_after
 
     @property
     def _unreceived(self) -> int:
@@ -308,7 +308,7 @@ class CancelStream:
 @trio.lowlevel.enable_ki_protection
 async def run_stream(
     requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest],
-    terms: RetryPolicy,
+    policy: RetryPolicy,
     engine: Engine,
     invalid: Invalid = "raise",
 ) -> AsyncGenerator[CancelStream]:
@@ -316,7 +316,7 @@ async def run_stream(
     check_iterable(requests)
     if not isinstance(requests, Iterable | AsyncIterable):
         raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not {type(requests).__name__}.")
-    stream = StreamSource(terms, engine, len(requests) if isinstance(requests, Sized) else None, invalid)
+    stream = StreamSource(policy, engine, len(requests) if isinstance(requests, Sized) else None, invalid)
     intake_ended = trio.Event()
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C goes to the block, not into a group of exceptions beside it

@@ -137,7 +137,7 @@ class _Resume(Run):
             await super(_Resume, self)._cancel_all(ws)
 
         try:
-            await errands.run(cancel, lambda: ws._session.engine.is_silent(ws._terms.give_up_after))
+            await errands.run(cancel, lambda: ws._session.engine.is_silent(ws._policy.give_up_after))
         finally:
             self.requests = everything
             for outcome in errands.unsure():

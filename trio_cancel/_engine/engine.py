@@ -129,23 +129,23 @@ class Engine:
 
     # What callers do
 
-    def submit(self, pending: OrderCancel, now: float) -> None:
+    def submit(self, order: OrderCancel, now: float) -> None:
         """Take a single cancel in; it settles at once if the session has failed or is closed."""
-        if self.submit_lone(pending, now):
+        if self.submit_lone(order, now):
             self.wakeup.ring()
 
-    def submit_lone(self, pending: OrderCancel, now: float) -> bool:
+    def submit_lone(self, order: OrderCancel, now: float) -> bool:
         """Take a single cancel in; return True if nothing else is under way and nobody has been woken to write it."""
         self.awaken(now)
-        pending.held_since = now
+        order.held_since = now
         self.count_queued(1)
-        self.tell_queued((pending.request,))
-        why = self._in_flight.stopped or self._why_not_ours(pending)
+        self.tell_queued((order.request,))
+        why = self._in_flight.stopped or self._why_not_ours(order)
         if why is not None:
-            self._in_flight.settle(pending, pending.conclude(why, None))
+            self._in_flight.settle(order, order.conclude(why, None))
             return False
-        self._queue.add(pending)
-        self._note_call(pending.terms.give_up_after, now)
+        self._queue.add(order)
+        self._note_call(order.policy.give_up_after, now)
         if self._in_flight.active:
             self.wakeup.ring()
             return False
@@ -220,9 +220,9 @@ class Engine:
         """Return the attempts that can still be answered, in the order of their writes."""
         return self._in_flight.flights.values()
 
-    def abandon(self, pending: OrderCancel) -> None:
+    def abandon(self, order: OrderCancel) -> None:
         """Note that the caller has left: withdraw what is not written, go on tracking what is."""
-        self._in_flight.abandon(pending)
+        self._in_flight.abandon(order)
 
     def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:
         """Tell of an outcome that its caller did not wait for."""
@@ -267,21 +267,21 @@ class Engine:
     def end_lookups(self) -> None:
         """Let everything that is being looked up end as what is known."""
         self._in_flight.to_look_up.clear()
-        for pending in list(self._in_flight.looked_up):
-            self._in_flight.not_seen(pending, again=False)
+        for order in list(self._in_flight.looked_up):
+            self._in_flight.not_seen(order, again=False)
 
-    def seen(self, pending: OrderCancel, state: OrderState) -> float | None:
+    def seen(self, order: OrderCancel, state: OrderState) -> float | None:
         """Take in what a lookup saw; return the seconds until the next one, None if there is none."""
-        return self._in_flight.seen(pending, state)
+        return self._in_flight.seen(order, state)
 
-    def not_seen(self, pending: OrderCancel, again: bool) -> float | None:
+    def not_seen(self, order: OrderCancel, again: bool) -> float | None:
         """Note that a lookup failed; return the seconds until the next one, None if there is none.
 
         Args:
-            pending: the order.
+            order: the order.
             again: whether another lookup may find more.
         """
-        return self._in_flight.not_seen(pending, again)
+        return self._in_flight.not_seen(order, again)
 
     def admit_lookup(self, now: float) -> float:
         """Count a lookup that starts now, if the account's limit has room for it; else return when to ask again.
@@ -350,7 +350,7 @@ class Engine:
         self, admitted: list[OrderCancel], now: float, early: int | None, ahead: float, *, untried_only: bool = False
     ) -> float:
         """Admit what has a place in the window, or gets one; only single cancels not tried yet if told so."""
-        table = self._in_flight
+        in_flight = self._in_flight
         queue = self._queue
         window = self._rate.window
         unpaced = self.unpaced
@@ -359,35 +359,35 @@ class Engine:
                 ready = self._ready_at(now, admitted, early) - ahead
                 if ready > now:
                     return min(ready, queue.next_due(now))
-            room = window - table.active_priority
+            room = window - in_flight.active_priority
             if unpaced and room > 0 and queue.priority:
                 # Where no pace holds them back, as many as there is room for, in one go.
-                admitted += table.admit_all(queue.take_priority(min(room, left)), priority=True)
+                admitted += in_flight.admit_all(queue.take_priority(min(room, left)), priority=True)
                 if queue:
                     continue
                 break
             priority = queue.take_priority(min(room, 1))
             if untried_only and not priority:
                 break
-            pending = priority[0] if priority else queue.next_retry(now)
-            if pending is None:
-                room = max(0, window - len(table.active))
+            order = priority[0] if priority else queue.next_retry(now)
+            if order is None:
+                room = max(0, window - len(in_flight.active))
                 if room and queue.returning:
-                    pending = queue.next_returning()
-            if pending is None:
+                    order = queue.next_returning()
+            if order is None:
                 if unpaced:
-                    admitted += table.admit_all(queue.take_bulk(min(room, left)), priority=False)
+                    admitted += in_flight.admit_all(queue.take_bulk(min(room, left)), priority=False)
                     break
                 bulk = queue.take_bulk(min(room, 1))
                 if not bulk:
                     break
-                pending = bulk[0]
+                order = bulk[0]
             if early is None:
                 self._start(now)
-            if pending.state is State.RETRYING and self._is_paced(pending):
-                self._hold(pending)
-            table.admit(pending)
-            admitted.append(pending)
+            if order.state is State.RETRYING and self._is_paced(order):
+                self._hold(order)
+            in_flight.admit(order)
+            admitted.append(order)
         return queue.next_due(now)
 
     def _admit_last(self, admitted: list[OrderCancel], now: float, early: int | None, ahead: float) -> float:
@@ -399,13 +399,13 @@ class Engine:
             group = self._next_last(left if unpaced else 1, now)
             if not group:
                 break
-            for pending in group:
-                self._in_flight.admit_last(pending, group)
-                patience = pending.terms.give_up_after
-                end_at = now + patience - pending.spent(now, self._silence.since(patience))
-                if not pending.terms.retry:
-                    end_at = min(end_at, now + pending.terms.reply_timeout)
-                self._look_at(pending, end_at)
+            for order in group:
+                self._in_flight.admit_last(order, group)
+                patience = order.policy.give_up_after
+                end_at = now + patience - order.spent(now, self._silence.since(patience))
+                if not order.policy.retry:
+                    end_at = min(end_at, now + order.policy.reply_timeout)
+                self._look_at(order, end_at)
                 self.alarm.set(end_at)
                 if early is None:
                     self._start(now)
@@ -416,14 +416,14 @@ class Engine:
         queue = self._queue
         group: list[OrderCancel] = []
         while queue.last_chance and len(group) < most:
-            pending = queue.last_chance.popleft()
-            if pending.latest is not None or pending.state not in (State.QUEUED, State.RETRYING):
+            order = queue.last_chance.popleft()
+            if order.latest is not None or order.state not in (State.QUEUED, State.RETRYING):
                 continue  # it has been written meanwhile, in its place in the window
-            terms = pending.terms
-            if pending.spent(now, self._silence.since(terms.give_up_after)) >= PACED_EARLIEST * terms.give_up_after:
-                group.append(pending)
-            elif pending in self._in_flight.last:
-                queue.returning.append(pending)  # the venue has come back meanwhile
+            policy = order.policy
+            if order.spent(now, self._silence.since(policy.give_up_after)) >= PACED_EARLIEST * policy.give_up_after:
+                group.append(order)
+            elif order in self._in_flight.last:
+                queue.returning.append(order)  # the venue has come back meanwhile
         for source in self._chances:
             if len(group) == most:
                 break
@@ -485,46 +485,46 @@ class Engine:
         earliest = math.inf
         silence = self._silence
         silent = silence.asked_at is not None and now - silence.asked_at > self._patience / 4
-        for pending in admitted:
-            if pending.state is not is_admitted:
+        for order in admitted:
+            if order.state is not is_admitted:
                 continue  # withdrawn meanwhile
-            if (not_ours := self._why_not_ours(pending)) is not None:
-                self._give_away(pending, not_ours, now)
+            if (not_ours := self._why_not_ours(order)) is not None:
+                self._give_away(order, not_ours, now)
                 continue
-            terms = pending.terms
-            left = terms.give_up_after - pending.time_spent
-            if pending.running_from is None:
-                pending.running_from = now
+            policy = order.policy
+            left = policy.give_up_after - order.time_spent
+            if order.running_from is None:
+                order.running_from = now
             else:
-                left -= now - pending.running_from
-            if silent and terms.give_up_after - pending.spent(now, silence.since(terms.give_up_after)) < MOMENT:
+                left -= now - order.running_from
+            if silent and policy.give_up_after - order.spent(now, silence.since(policy.give_up_after)) < MOMENT:
                 left = 0.0
             if left < MOMENT:
-                if self._in_flight.can_still_be_answered(pending):
+                if self._in_flight.can_still_be_answered(order):
                     # The answer may lie in the socket: the timer judges, once that has been read.
-                    pending.wait_for_answer()
+                    order.wait_for_answer()
                     self.alarm.set(now)
                 else:
-                    self._in_flight.settle(pending, pending.conclude(None, self.clock.interval))
+                    self._in_flight.settle(order, order.conclude(None, self.clock.interval))
                 continue
             number += 1
             request_id = f"{prefix}-{number}"
             ids.append(request_id)
-            looking = pending.looking
+            looking = order.looking
             if looking is None or looking.asks is None:
-                requests.append(pending.request)
+                requests.append(order.request)
             else:
                 looking.by_id[request_id] = looking.asks
                 requests.append(looking.asks)
-            deadline = now + (left if left < terms.reply_timeout else terms.reply_timeout)  # noqa: FURB136 - hot
+            deadline = now + (left if left < policy.reply_timeout else policy.reply_timeout)  # noqa: FURB136 - hot
             if deadline < earliest:
                 earliest = deadline
-            flight = LiveAttempt(pending, request_id, connection, now, wall, deadline)
-            pending.write(flight)
+            flight = LiveAttempt(order, request_id, connection, now, wall, deadline)
+            order.write(flight)
             by_id[request_id] = flight
             flights.append(flight)
             if notify is not None:
-                notify("request_written", pending.request, request_id)
+                notify("request_written", order.request, request_id)
         self._next_id = number
         self._counters.written += len(flights)
         self.alarm.set(earliest)
@@ -542,50 +542,50 @@ class Engine:
         left = -math.inf
         for flight in flights:
             if self._in_flight.flights.get(flight.request_id) is flight:
-                pending = flight.pending
-                patience = pending.terms.give_up_after
-                left = max(left, patience - pending.spent(now, self._silence.since(patience)))
+                order = flight.order
+                patience = order.policy.give_up_after
+                left = max(left, patience - order.spent(now, self._silence.since(patience)))
         return max(0.0, left - max(0.001, left / 100)) if left > -math.inf else math.inf
 
     def put_back(self, admitted: list[OrderCancel], now: float) -> None:
         """Take back what was admitted and not signed: the connection ended between the two."""
-        for pending in admitted:
-            if pending.state is State.ADMITTED:
-                self._in_flight.retry(pending, now)
+        for order in admitted:
+            if order.state is State.ADMITTED:
+                self._in_flight.retry(order, now)
 
     def not_written(self, flights: list[LiveAttempt], cause: BaseException, now: float) -> None:
         """Note that the last byte of these was never accepted by the socket: they were not sent."""
         for flight in flights:
             if self._in_flight.flights.pop(flight.request_id, None) is None:
                 continue
-            pending = flight.pending
-            pending.not_written(flight)
+            order = flight.order
+            order.not_written(flight)
             self._counters.written -= 1
-            if pending.terms.retry and not pending.abandoned and not pending.refused_for_good:
-                self._in_flight.retry(pending, now)
-            elif not self._in_flight.can_still_be_answered(pending):
-                self._in_flight.settle(pending, pending.conclude(cause, self.clock.interval))
+            if order.policy.retry and not order.abandoned and not order.refused_for_good:
+                self._in_flight.retry(order, now)
+            elif not self._in_flight.can_still_be_answered(order):
+                self._in_flight.settle(order, order.conclude(cause, self.clock.interval))
 
     # A journal that was taken over
 
-    def _why_not_ours(self, pending: OrderCancel) -> BaseException | None:
+    def _why_not_ours(self, order: OrderCancel) -> BaseException | None:
         """Return why an order is not written any more: its name may be another's of whoever has our orders now.
 
         That goes for what was asked for by external id, also where a lookup has told the venue's id: it may have told
         that of the newer order of this name. What was written before may still be answered.
         """
-        if self._journal is None or pending.request.id is not None:
+        if self._journal is None or order.request.id is not None:
             return None
         return self._journal.taken_over
 
-    def _give_away(self, pending: OrderCancel, cause: BaseException, now: float) -> None:
-        if self._in_flight.can_still_be_answered(pending):
-            pending.doubt = pending.doubt or cause
-            pending.refused_for_good = True
-            pending.wait_for_answer()
+    def _give_away(self, order: OrderCancel, cause: BaseException, now: float) -> None:
+        if self._in_flight.can_still_be_answered(order):
+            order.doubt = order.doubt or cause
+            order.refused_for_good = True
+            order.wait_for_answer()
             self.alarm.set(now)
         else:
-            self._in_flight.settle(pending, pending.conclude(cause, self.clock.interval))
+            self._in_flight.settle(order, order.conclude(cause, self.clock.interval))
 
     # What the connection and the timer do
 
@@ -626,9 +626,9 @@ class Engine:
             in_flight.lost.append((in_flight.flights, error))
             in_flight.flights = {}
             self._take_lost(now)
-        for pending in in_flight.active:
-            if pending.state is State.RETRYING and pending.running_from is None:
-                pending.running_from = max(now, pending.held_since)  # no pace holds it back where no connection is
+        for order in in_flight.active:
+            if order.state is State.RETRYING and order.running_from is None:
+                order.running_from = max(now, order.held_since)  # no pace holds it back where no connection is
         self.alarm.set(now)
 
     def _take_lost(self, now: float) -> float:
@@ -643,15 +643,15 @@ class Engine:
             flights, error = in_flight.lost[0]
             flight = flights.pop(next(iter(flights)))
             if flight.answered_at is None:
-                flight.pending.doubt = flight.pending.doubt or error
-            concerned[flight.pending] = error
-        for pending, error in concerned.items():
-            if pending.state is not State.IN_FLIGHT or pending in in_flight.last:
+                flight.order.doubt = flight.order.doubt or error
+            concerned[flight.order] = error
+        for order, error in concerned.items():
+            if order.state is not State.IN_FLIGHT or order in in_flight.last:
                 continue  # of the latter there may be very many: each is looked at in its time
-            if pending.terms.retry and not pending.abandoned and not pending.refused_for_good:
-                in_flight.retry(pending, now)
+            if order.policy.retry and not order.abandoned and not order.refused_for_good:
+                in_flight.retry(order, now)
             else:
-                in_flight.settle(pending, pending.conclude(error, self.clock.interval))
+                in_flight.settle(order, order.conclude(error, self.clock.interval))
         return now if in_flight.lost else math.inf
 
     @trio.lowlevel.enable_ki_protection
@@ -676,11 +676,11 @@ class Engine:
         """Conclude some of what :meth:`stop` has ended; return True if there is more."""
         cause = self._in_flight.stopped
         for _ in range(min(SLICE, len(self._ending))):
-            pending = self._ending.popleft()
+            order = self._ending.popleft()
             with Boundary() as boundary:  # what fails beside one order must not keep the others from their outcomes
-                if pending.state is not State.SETTLED:
-                    pending.doubt = cause
-                    self._in_flight.settle(pending, pending.conclude(cause, self.clock.interval))
+                if order.state is not State.SETTLED:
+                    order.doubt = cause
+                    self._in_flight.settle(order, order.conclude(cause, self.clock.interval))
             if boundary.error is not None:
                 logger.error("what follows from an outcome failed: %s", describe(boundary.error))
         if self._ending:
@@ -694,34 +694,34 @@ class Engine:
         self.awaken(now)
         next_at = self._take_lost(now)
         silence = self._silence
-        for pending in list(self._in_flight.active):
-            if pending.state is State.SETTLED:
+        for order in list(self._in_flight.active):
+            if order.state is State.SETTLED:
                 continue
-            terms = pending.terms
-            if pending.abandoned:
-                at = max((f.deadline for f in pending.flights), default=now)
+            policy = order.policy
+            if order.abandoned:
+                at = max((f.deadline for f in order.flights), default=now)
                 if at <= now:
-                    self._in_flight.let_go(pending)
+                    self._in_flight.let_go(order)
                 else:
                     next_at = min(next_at, at)
                 continue
-            since = silence.since(terms.give_up_after)
-            left = terms.give_up_after - pending.spent(now, since)
-            if left < MOMENT and self._is_held(pending, now):
-                self._hold(pending)
-                left = terms.give_up_after - pending.spent(now, since)
+            since = silence.since(policy.give_up_after)
+            left = policy.give_up_after - order.spent(now, since)
+            if left < MOMENT and self._is_held(order, now):
+                self._hold(order)
+                left = policy.give_up_after - order.spent(now, since)
             if left < MOMENT:
-                self._in_flight.settle(pending, pending.conclude(self._why_silent(pending), self.clock.interval))
+                self._in_flight.settle(order, order.conclude(self._why_silent(order), self.clock.interval))
                 continue
-            if pending.running_from is not None or since < math.inf:
+            if order.running_from is not None or since < math.inf:
                 next_at = min(next_at, now + left)
-            if pending.state is State.IN_FLIGHT:
-                assert pending.latest is not None  # it was written
-                reply_at = pending.latest.deadline
+            if order.state is State.IN_FLIGHT:
+                assert order.latest is not None  # it was written
+                reply_at = order.latest.deadline
                 if reply_at > now:
                     next_at = min(next_at, reply_at)
                 else:
-                    self._overdue_reply(pending, now)
+                    self._overdue_reply(order, now)
         if silence.asked_at is None:
             self._chances.clear()
         else:
@@ -764,14 +764,14 @@ class Engine:
         """Begin to look at single cancels that have not been written at once; return when to look again."""
         fresh = self._queue.fresh
         for _ in range(min(SLICE, len(fresh))):
-            pending = fresh.popleft()
-            if pending.state is State.QUEUED:
-                self._look_at(pending, now)
+            order = fresh.popleft()
+            if order.state is State.QUEUED:
+                self._look_at(order, now)
         return now if fresh else math.inf
 
-    def _look_at(self, pending: OrderCancel, at: float) -> None:
+    def _look_at(self, order: OrderCancel, at: float) -> None:
         self._looked += 1
-        heapq.heappush(self._looks, (at, self._looked, pending))
+        heapq.heappush(self._looks, (at, self._looked, order))
 
     def _look(self, now: float) -> float:
         """Look at the orders without a place in the window whose moment has come; return when to look again."""
@@ -780,13 +780,13 @@ class Engine:
         for _ in range(SLICE):
             if not looks or looks[0][0] > now:
                 break
-            pending = looks[0][2]
-            at = self._look_one(pending, now)
+            order = looks[0][2]
+            at = self._look_one(order, now)
             if at == math.inf:
                 heapq.heappop(looks)
             else:
                 self._looked += 1
-                heapq.heapreplace(looks, (at, self._looked, pending))
+                heapq.heapreplace(looks, (at, self._looked, order))
         while priority and priority[0].state is not State.QUEUED:
             priority.popleft()
         for line in (self._queue.last_chance, self._queue.returning):
@@ -796,49 +796,49 @@ class Engine:
                 line.popleft()  # it hurries no connection any more
         return looks[0][0] if looks else math.inf
 
-    def _look_one(self, pending: OrderCancel, now: float) -> float:
+    def _look_one(self, order: OrderCancel, now: float) -> float:
         """Act on an order without a place in the window; return when to look again, inf if never."""
-        table = self._in_flight
-        if pending.state in (State.SETTLED, State.LOOKED_UP) or pending in table.active or pending in table.overdue:
+        in_flight = self._in_flight
+        if order.state in (State.SETTLED, State.LOOKED_UP) or order in in_flight.active or order in in_flight.overdue:
             return math.inf
-        if pending.abandoned:
-            at = max((f.deadline for f in pending.flights), default=now)
+        if order.abandoned:
+            at = max((f.deadline for f in order.flights), default=now)
             if at > now:
                 return at
-            table.let_go(pending)
+            in_flight.let_go(order)
             return math.inf
-        patience = pending.terms.give_up_after
+        patience = order.policy.give_up_after
         since = self._silence.since(patience)
-        spent = pending.spent(now, since)
+        spent = order.spent(now, since)
         left = patience - spent
         if left < MOMENT:
-            table.settle(pending, pending.conclude(self._why_silent(pending), self.clock.interval))
+            in_flight.settle(order, order.conclude(self._why_silent(order), self.clock.interval))
             return math.inf
-        if pending.latest is None and pending.state in (State.QUEUED, State.RETRYING):
+        if order.latest is None and order.state in (State.QUEUED, State.RETRYING):
             after = last_chance_after(patience, len(self._queue.priority), self._known_pace())
             if spent < after - MOMENT:
                 return now + after - spent
-            self._queue.last_chance.append(pending)
+            self._queue.last_chance.append(order)
             return now + left
-        if pending.state is State.IN_FLIGHT:
-            latest = pending.latest
+        if order.state is State.IN_FLIGHT:
+            latest = order.latest
             assert latest is not None  # it was written
             # Once the venue has come back it is tried again as any other.
-            if self._silence.last_sign > latest.written or not pending.terms.retry:
-                if latest.deadline > now and latest.request_id in table.flights:
+            if self._silence.last_sign > latest.written or not order.policy.retry:
+                if latest.deadline > now and latest.request_id in in_flight.flights:
                     return min(latest.deadline, now + left)
-                self._overdue_reply(pending, now)
+                self._overdue_reply(order, now)
         return now + left
 
-    def _overdue_reply(self, pending: OrderCancel, now: float) -> None:
-        if pending.doubt is None:
-            pending.doubt = NoReply(f"no answer within {pending.terms.reply_timeout:g} s")
-        if not pending.terms.retry:
-            self._in_flight.settle(pending, pending.conclude(None, self.clock.interval))
-        elif pending.refused_for_good:
+    def _overdue_reply(self, order: OrderCancel, now: float) -> None:
+        if order.doubt is None:
+            order.doubt = NoReply(f"no answer within {order.policy.reply_timeout:g} s")
+        if not order.policy.retry:
+            self._in_flight.settle(order, order.conclude(None, self.clock.interval))
+        elif order.refused_for_good:
             return  # refused for good; an earlier attempt may still be answered until it is given up
         else:
-            self._in_flight.retry(pending, now)
+            self._in_flight.retry(order, now)
 
     # A suspended machine
 
@@ -856,21 +856,21 @@ class Engine:
         self.slept += slept
         logger.warning("the machine was suspended for %.0f s", slept)
         why = NotWritten(f"the machine was suspended for {slept:.0f} s, and its time was over")
-        table, queue = self._in_flight, self._queue
-        lines = (table.active, table.last, queue.heads(), queue.retrying(), queue.returning, queue.last_chance)
-        for pending in dict.fromkeys(chain.from_iterable(lines)):
-            if pending.state is State.SETTLED:
+        in_flight, queue = self._in_flight, self._queue
+        lines = (in_flight.active, in_flight.last, queue.heads(), queue.retrying(), queue.returning, queue.last_chance)
+        for order in dict.fromkeys(chain.from_iterable(lines)):
+            if order.state is State.SETTLED:
                 continue
-            pending.time_spent += slept
-            if pending.terms.give_up_after - pending.time_spent >= MOMENT:
+            order.time_spent += slept
+            if order.policy.give_up_after - order.time_spent >= MOMENT:
                 continue
-            if pending.state is State.LOOKED_UP or table.can_still_be_answered(pending):
+            if order.state is State.LOOKED_UP or in_flight.can_still_be_answered(order):
                 # The timer judges, once what lies in the socket has been read.
-                pending.doubt = pending.doubt or NoReply(f"no answer came, and the machine was suspended {slept:.0f} s")
-                pending.refused_for_good = True
-                self._look_at(pending, now)
+                order.doubt = order.doubt or NoReply(f"no answer came, and the machine was suspended {slept:.0f} s")
+                order.refused_for_good = True
+                self._look_at(order, now)
             else:
-                table.settle(pending, pending.conclude(why, self.clock.interval))
+                in_flight.settle(order, order.conclude(why, self.clock.interval))
         for source in queue.sources():
             if slept >= source.give_up_after() and source.give_up(why, awake_at):
                 self.remove_source(source)
@@ -884,7 +884,7 @@ class Engine:
 
     # Shared steps
 
-    def _is_paced(self, pending: OrderCancel) -> bool:
+    def _is_paced(self, order: OrderCancel) -> bool:
         """Return True if its clock stands still while a pace holds it back.
 
         After a 429 it does so under the pace found out only as long as other orders get through: see
@@ -892,25 +892,25 @@ class Engine:
         """
         if self._pacer is not None and self._pacer.limited:
             return True
-        return self._rate.rate is not None and (pending.error is None or pending.error.status != 429)
+        return self._rate.rate is not None and (order.error is None or order.error.status != 429)
 
-    def _is_held(self, pending: OrderCancel, now: float) -> bool:
+    def _is_held(self, order: OrderCancel, now: float) -> bool:
         """Return True if only the pace keeps its next attempt from being written now."""
-        if pending.state is not State.RETRYING or self._down_since is not None or not self._is_paced(pending):
+        if order.state is not State.RETRYING or self._down_since is not None or not self._is_paced(order):
             return False
-        return pending.not_before <= now < self._ready_at(now, (), None)
+        return order.not_before <= now < self._ready_at(now, (), None)
 
-    def _hold(self, pending: OrderCancel) -> None:
+    def _hold(self, order: OrderCancel) -> None:
         """Stop its clock: since its next attempt is due and there is a connection, only the pace has held it back."""
-        pending.hold(max(pending.not_before, self._up_since))
+        order.hold(max(order.not_before, self._up_since))
 
-    def _why_silent(self, pending: OrderCancel) -> BaseException | None:
+    def _why_silent(self, order: OrderCancel) -> BaseException | None:
         """Return why it is given up; None if nothing but its own attempts says that."""
-        if pending.latest is None:
-            return self._why_not_written(pending.terms.give_up_after)
-        if pending in self._in_flight.last:
-            return NoReply(f"no answer came before its time of {pending.terms.give_up_after:g} s was over")
-        return None if self._down_since is None else self._why_not_written(pending.terms.give_up_after)
+        if order.latest is None:
+            return self._why_not_written(order.policy.give_up_after)
+        if order in self._in_flight.last:
+            return NoReply(f"no answer came before its time of {order.policy.give_up_after:g} s was over")
+        return None if self._down_since is None else self._why_not_written(order.policy.give_up_after)
 
     def _why_not_written(self, patience: float) -> NotWritten:
         return self.why_not_written(f"the venue gave no sign of life for {patience:g} s")

@@ -109,27 +109,27 @@ class InFlight:
         """True if orders are looked up that would end without the truth."""
         return self._lookups
 
-    def admit(self, pending: OrderCancel) -> None:
+    def admit(self, order: OrderCancel) -> None:
         """Give an order its place in the window, if it has none, and let it be signed."""
         try:
-            pending.admit()
+            order.admit()
         except IllegalStep as error:
-            self._account_for((pending,), error)
+            self._account_for((order,), error)
             raise
-        if pending not in self.active:
-            self.last.pop(pending, None)
-            self.active[pending] = None
-            self.active_priority += pending.priority
+        if order not in self.active:
+            self.last.pop(order, None)
+            self.active[order] = None
+            self.active_priority += order.priority
 
-    def admit_last(self, pending: OrderCancel, group: Iterable[OrderCancel]) -> None:
+    def admit_last(self, order: OrderCancel, group: Iterable[OrderCancel]) -> None:
         """Let an order be signed, one of a group, without a place in the window if it has none."""
         try:
-            pending.admit()
+            order.admit()
         except IllegalStep as error:
             self._account_for(group, error)
             raise
-        if pending not in self.active:
-            self.last[pending] = None
+        if order not in self.active:
+            self.last[order] = None
 
     def admit_all(self, group: list[OrderCancel], *, priority: bool) -> list[OrderCancel]:
         """Admit new orders, all of single cancels or all of bulk ones; return them."""
@@ -145,172 +145,172 @@ class InFlight:
 
     def _account_for(self, group: Iterable[OrderCancel], error: IllegalStep) -> None:
         """Give orders an outcome or another try that a wrong step kept from being admitted: nobody else has them."""
-        for pending in group:
-            if pending.state is State.QUEUED:
-                self.settle(pending, pending.conclude(error, None))
-            elif pending.state is State.ADMITTED:
-                if pending not in self.active and pending not in self.last:
-                    self.active[pending] = None
-                    self.active_priority += pending.priority
-                self.retry(pending, -math.inf)
+        for order in group:
+            if order.state is State.QUEUED:
+                self.settle(order, order.conclude(error, None))
+            elif order.state is State.ADMITTED:
+                if order not in self.active and order not in self.last:
+                    self.active[order] = None
+                    self.active_priority += order.priority
+                self.retry(order, -math.inf)
 
-    def can_still_be_answered(self, pending: OrderCancel) -> bool:
+    def can_still_be_answered(self, order: OrderCancel) -> bool:
         """Return True if an attempt of it is unanswered on a connection that lives."""
         flights = self.flights
-        return any(f.answered_at is None and f.request_id in flights for f in pending.flights)
+        return any(f.answered_at is None and f.request_id in flights for f in order.flights)
 
-    def retry(self, pending: OrderCancel, at: float) -> None:
+    def retry(self, order: OrderCancel, at: float) -> None:
         """Let it wait for its next attempt, not before ``at``."""
         if self.stopped is not None:
-            self.settle(pending, pending.conclude(self.stopped, self.clock.interval))
+            self.settle(order, order.conclude(self.stopped, self.clock.interval))
             return
-        pending.retry(at)
-        if pending not in self.last:
-            self.queue.retry(pending)
-        elif pending.latest is not None:
-            self.queue.returning.append(pending)
+        order.retry(at)
+        if order not in self.last:
+            self.queue.retry(order)
+        elif order.latest is not None:
+            self.queue.returning.append(order)
         else:
-            self.queue.last_chance.append(pending)
+            self.queue.last_chance.append(order)
         if self._journal is not None:
-            self._journal.retried(pending)
+            self._journal.retried(order)
         self.wakeup.ring()
 
-    def settle(self, pending: OrderCancel, outcome: Outcome) -> None:
+    def settle(self, order: OrderCancel, outcome: Outcome) -> None:
         """End it with ``outcome`` and deliver that."""
         if self._lookups:
-            if self._look_up(pending, outcome):
+            if self._look_up(order, outcome):
                 return
-            if pending.looking is not None and outcome.seen is None and needs_lookup(outcome, closed_too=False):
-                outcome = with_seen(outcome, pending.looking.outcome.seen)
-        if pending.unrecorded and pending.latest is not None:
+            if order.looking is not None and outcome.seen is None and needs_lookup(outcome, closed_too=False):
+                outcome = with_seen(outcome, order.looking.outcome.seen)
+        if order.unrecorded and order.latest is not None:
             outcome = msgspec.structs.replace(outcome, unrecorded=True)
-        pending.settle(outcome)
+        order.settle(outcome)
         recent = self._recent
-        if pending in self.active:
-            del self.active[pending]
-            self.active_priority -= pending.priority
-        elif pending in self.last or pending in self.overdue:
+        if order in self.active:
+            del self.active[order]
+            self.active_priority -= order.priority
+        elif order in self.last or order in self.overdue:
             # Of these there may be very many at once, which must not push the others out.
-            self.last.pop(pending, None)
-            self.overdue.pop(pending, None)
+            self.last.pop(order, None)
+            self.overdue.pop(order, None)
             if len(self._lost) >= LOST_KEPT:
                 self._lost.clear()
             recent = self._lost
         if self.looked_up:
-            self.looked_up.pop(pending, None)
-        for flight in pending.flights:
+            self.looked_up.pop(order, None)
+        for flight in order.flights:
             if self.flights.pop(flight.request_id, None) is None and self.lost:
                 for lost, _ in self.lost:
                     lost.pop(flight.request_id, None)
             settled_as = _UNANSWERED if flight.answered_at is None else _ANSWERED
             recent[flight.request_id] = settled_as[outcome.kind]
-            del flight.pending  # no cycle: what has settled must not wait for the garbage collector
+            del flight.order  # no cycle: what has settled must not wait for the garbage collector
         if len(self._recent) >= LATE_KEPT:
             self._older, self._recent = self._recent, {}
         self.counters.settled += 1
         try:
             if self._journal is not None:
-                self._journal.settled(pending)
+                self._journal.settled(order)
             if self.holds.holders:
                 self.holds.settled(outcome)
-            if pending.abandoned:
-                self.tell_late(pending.request, outcome)
+            if order.abandoned:
+                self.tell_late(order.request, outcome)
         finally:
-            pending.deliver()  # whatever failed: who waits for what has settled would wait for ever
+            order.deliver()  # whatever failed: who waits for what has settled would wait for ever
 
     # Lookups
 
-    def _look_up(self, pending: OrderCancel, outcome: Outcome) -> bool:
+    def _look_up(self, order: OrderCancel, outcome: Outcome) -> bool:
         """Have an order looked up that would end as ``outcome``, if that can say more; return True if it is."""
-        if pending.abandoned or self.stopped is not None or not needs_lookup(outcome, closed_too=self._closed_too):
+        if order.abandoned or self.stopped is not None or not needs_lookup(outcome, closed_too=self._closed_too):
             return False
         now = trio.current_time()
-        looking = pending.looking
-        patience = pending.terms.give_up_after
-        left = max(0.0, patience - pending.spent(now, self.silence.since(patience)))
+        looking = order.looking
+        patience = order.policy.give_up_after
+        left = max(0.0, patience - order.spent(now, self.silence.since(patience)))
         if looking is None:
-            pending.looking = looking = Looking(outcome, now, now + left + BUDGET)
+            order.looking = looking = Looking(outcome, now, now + left + BUDGET)
         else:
             if looking.ends_at <= now:
                 return False
             looking.outcome = with_seen(outcome, outcome.seen or looking.outcome.seen)
-            if pending.state is State.LOOKED_UP:
+            if order.state is State.LOOKED_UP:
                 return True  # a late answer to an earlier attempt
-        pending.look_up()
-        self._leave(pending)
-        self.looked_up[pending] = None
-        self.to_look_up.append(pending)
+        order.look_up()
+        self._leave(order)
+        self.looked_up[order] = None
+        self.to_look_up.append(order)
         self.lookup_wakeup.ring()
         self.wakeup.ring()  # it has left its place in the window
         return True
 
-    def _leave(self, pending: OrderCancel) -> None:
-        if pending in self.active:
-            del self.active[pending]
-            self.active_priority -= pending.priority
+    def _leave(self, order: OrderCancel) -> None:
+        if order in self.active:
+            del self.active[order]
+            self.active_priority -= order.priority
         else:
-            self.last.pop(pending, None)
-            self.overdue.pop(pending, None)
+            self.last.pop(order, None)
+            self.overdue.pop(order, None)
 
-    def seen(self, pending: OrderCancel, state: OrderState) -> float | None:
+    def seen(self, order: OrderCancel, state: OrderState) -> float | None:
         """Take in what a lookup saw; return the seconds until the next one, None if there is nothing more to look up.
 
         An order that has settled meanwhile, by a late answer, stays as it is.
         """
-        looking = pending.looking
-        if pending.state is not State.LOOKED_UP or looking is None:
+        looking = order.looking
+        if order.state is not State.LOOKED_UP or looking is None:
             return None
         now = trio.current_time()
         looking.failures = 0
-        so_far = msgspec.structs.replace(looking.outcome, attempts=pending.attempts())
-        closed = settled_by(state, so_far, self.clock.interval, pending.learned)
+        so_far = msgspec.structs.replace(looking.outcome, attempts=order.attempts())
+        closed = settled_by(state, so_far, self.clock.interval, order.learned)
         if closed is not None:
-            self._end_lookup(pending, closed)
+            self._end_lookup(order, closed)
             return None
         before = looking.outcome.seen
         if state.on_book and (before is None or not before.on_book):
             looking.wait = AGAIN_FIRST  # it has just come onto the book: it is canceled at once, not at leisure
         looking.outcome = with_seen(looking.outcome, state)
-        follows = after_lookup(state, pending, now)
+        follows = after_lookup(state, order, now)
         if follows is Next.LOOK_AGAIN:
             return looking.next_wait()
         if follows is Next.SETTLE:
-            self._end_lookup(pending, looking.outcome)
+            self._end_lookup(order, looking.outcome)
             return None
-        if pending.request.id is None and state.id:
-            asks = pending.learned or CancelRequest(state.id)
+        if order.request.id is None and state.id:
+            asks = order.learned or CancelRequest(state.id)
             # By an id that a lookup gave every other time only: a replica that lags may show an old order of this name.
-            looking.asks = None if asks == looking.asks and pending.learned is None else asks
-        self.looked_up.pop(pending, None)
-        self.active[pending] = None
-        self.active_priority += pending.priority
-        self.retry(pending, now + looking.next_wait())
+            looking.asks = None if asks == looking.asks and order.learned is None else asks
+        self.looked_up.pop(order, None)
+        self.active[order] = None
+        self.active_priority += order.priority
+        self.retry(order, now + looking.next_wait())
         return None
 
-    def not_seen(self, pending: OrderCancel, again: bool) -> float | None:
+    def not_seen(self, order: OrderCancel, again: bool) -> float | None:
         """Note that a lookup failed; return the seconds until the next one, None if there is none.
 
         Args:
-            pending: the order.
+            order: the order.
             again: whether another lookup may find more.
         """
-        looking = pending.looking
-        if pending.state is not State.LOOKED_UP or looking is None:
+        looking = order.looking
+        if order.state is not State.LOOKED_UP or looking is None:
             return None
         looking.failures += 1
         wait = looking.next_wait()
         if again and looking.failures < FAILURES_MOST and trio.current_time() + wait < looking.ends_at:
             return wait
-        self._end_lookup(pending, looking.outcome)
+        self._end_lookup(order, looking.outcome)
         return None
 
-    def _end_lookup(self, pending: OrderCancel, outcome: Open) -> None:
-        looking = pending.looking
+    def _end_lookup(self, order: OrderCancel, outcome: Open) -> None:
+        looking = order.looking
         assert looking is not None
         looking.ends_at = -math.inf  # nothing more is looked up
         # Attempts may have been answered meanwhile, in a way that says nothing of the order.
-        looking.outcome = outcome = msgspec.structs.replace(outcome, attempts=pending.attempts())
-        self.settle(pending, outcome)
+        looking.outcome = outcome = msgspec.structs.replace(outcome, attempts=order.attempts())
+        self.settle(order, outcome)
 
     def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:
         """Tell of an outcome that its caller did not wait for."""
@@ -330,38 +330,38 @@ class InFlight:
                 return
 
     @trio.lowlevel.enable_ki_protection
-    def abandon(self, pending: OrderCancel) -> None:
+    def abandon(self, order: OrderCancel) -> None:
         """Note that the caller has left: withdraw what is not written, go on tracking what is."""
-        if pending.state is State.SETTLED:
+        if order.state is State.SETTLED:
             return
-        pending.abandoned = True
-        if pending.state is State.LOOKED_UP:
-            assert pending.looking is not None
-            self._end_lookup(pending, pending.looking.outcome)
-        elif pending.latest is None:
-            self.settle(pending, pending.conclude(NotWritten("its caller left before it was written"), None))
+        order.abandoned = True
+        if order.state is State.LOOKED_UP:
+            assert order.looking is not None
+            self._end_lookup(order, order.looking.outcome)
+        elif order.latest is None:
+            self.settle(order, order.conclude(NotWritten("its caller left before it was written"), None))
             self.wakeup.ring()
-        elif not self.can_still_be_answered(pending):
+        elif not self.can_still_be_answered(order):
             # Nothing more can come: its answers are here or its connections are gone.
-            self.settle(pending, pending.conclude(None, self.clock.interval))
+            self.settle(order, order.conclude(None, self.clock.interval))
             self.wakeup.ring()
         else:
-            pending.wait_for_answer()
-            logger.warning("the caller of the cancel of %s left before its answer came", pending.request)
+            order.wait_for_answer()
+            logger.warning("the caller of the cancel of %s left before its answer came", order.request)
 
-    def let_go(self, pending: OrderCancel) -> None:
+    def let_go(self, order: OrderCancel) -> None:
         """Give an abandoned order's place in the window back; a late answer still settles it."""
-        if not self.can_still_be_answered(pending):
-            self.settle(pending, pending.conclude(None, self.clock.interval))  # its connection has ended meanwhile
+        if not self.can_still_be_answered(order):
+            self.settle(order, order.conclude(None, self.clock.interval))  # its connection has ended meanwhile
             self.wakeup.ring()
             return
-        if pending.doubt is None:
-            pending.doubt = NoReply("no answer came in time, and its caller has left")
-        if pending in self.active:
-            del self.active[pending]
-            self.active_priority -= pending.priority
-        self.last.pop(pending, None)
-        self.overdue[pending] = None
+        if order.doubt is None:
+            order.doubt = NoReply("no answer came in time, and its caller has left")
+        if order in self.active:
+            del self.active[order]
+            self.active_priority -= order.priority
+        self.last.pop(order, None)
+        self.overdue[order] = None
         if len(self.overdue) > LATE_KEPT:
             oldest = next(iter(self.overdue))
             self.settle(oldest, oldest.conclude(None, self.clock.interval))

@@ -136,20 +136,20 @@ def with_seen(outcome: Open, state: OrderState | None) -> Open:
     return outcome if state is None else msgspec.structs.replace(outcome, seen=state)
 
 
-def after_lookup(state: OrderState, pending: OrderCancel, now: float) -> Next:
+def after_lookup(state: OrderState, order: OrderCancel, now: float) -> Next:
     """Return what follows a lookup that did not settle the order.
 
     Args:
         state: what it saw.
-        pending: the order.
+        order: the order.
         now: trio's clock.
     """
-    looking = pending.looking
+    looking = order.looking
     assert looking is not None
     if isinstance(looking.outcome, AlreadyClosed):
         return Next.SETTLE
-    left = pending.terms.give_up_after - pending.spent(now, math.inf)
-    if state.on_book and pending.terms.retry and not pending.refused_for_good and left > looking.wait:
+    left = order.policy.give_up_after - order.spent(now, math.inf)
+    if state.on_book and order.policy.retry and not order.refused_for_good and left > looking.wait:
         return Next.CANCEL_AGAIN
     # The answer may be outdated, or a create still be queued: what comes later may say more.
     may_change = isinstance(looking.outcome, Unknown) or state.status is OrderStatus.PENDING_CREATION

@@ -101,10 +101,10 @@ class LiveAttempt(msgspec.Struct, eq=False, gc=False):
     """One attempt on one connection.
 
     The garbage collector does not visit it: thousands a second come and go, and would have it run all the time. So the
-    cycle with its order is broken (``del flight.pending``) as soon as the order has settled, or forgets it.
+    cycle with its order is broken (``del flight.order``) as soon as the order has settled, or forgets it.
 
     Attributes:
-        pending: whose attempt it is; gone once that has settled, or forgotten it.
+        order: whose attempt it is; gone once that has settled, or forgotten it.
         request_id: the id that it carries.
         connection: the number of the connection.
         written: trio's clock.
@@ -115,7 +115,7 @@ class LiveAttempt(msgspec.Struct, eq=False, gc=False):
         may_have_applied: its answer says nothing of the order, which may have been applied.
     """
 
-    pending: OrderCancel
+    order: OrderCancel
     request_id: str
     connection: int
     written: float
@@ -140,7 +140,7 @@ class OrderCancel:
 
     Attributes:
         request: the order.
-        terms: how long and how often it is tried.
+        policy: how long and how often it is tried.
         settled_to: where it is sent when it has settled.
         priority: a single cancel, which overtakes those of bulk ones.
         place: which of its bulk's orders it is.
@@ -180,6 +180,7 @@ class OrderCancel:
         "not_before",
         "outcome",
         "place",
+        "policy",
         "priority",
         "refused_for_good",
         "request",
@@ -187,7 +188,6 @@ class OrderCancel:
         "running_from",
         "settled_to",
         "state",
-        "terms",
         "time_spent",
         "unrecorded",
     )
@@ -195,14 +195,14 @@ class OrderCancel:
     def __init__(
         self,
         request: CancelRequest,
-        terms: RetryPolicy,
+        policy: RetryPolicy,
         settled_to: SettledTo,
         priority: bool = False,
         place: int = 0,
         held_since: float = _LONG_AGO,
     ) -> None:
         self.request: CancelRequest = request
-        self.terms: RetryPolicy = terms
+        self.policy: RetryPolicy = policy
         self.settled_to: SettledTo = settled_to
         self.priority: bool = priority
         self.place: int = place
@@ -249,7 +249,7 @@ class OrderCancel:
 
     def not_written(self, flight: LiveAttempt) -> None:
         """Forget an attempt that the socket never accepted; what follows is another step."""
-        del flight.pending
+        del flight.order
         left = [each for each in self.flights if each is not flight]
         self.latest = left.pop() if left else None
         self.earlier = tuple(left)
@@ -346,7 +346,7 @@ class OrderCancel:
                 error=self.error,
                 after_unanswered=True,
                 seen=seen,
-                cause=self.doubt or cause or NoReply(f"no answer within {self.terms.reply_timeout:g} s"),
+                cause=self.doubt or cause or NoReply(f"no answer within {self.policy.reply_timeout:g} s"),
                 final=final,
             )
         if looking is not None:
@@ -355,7 +355,7 @@ class OrderCancel:
         if self.error is not None:
             late = clock if self.error.refuses_signature and clock is not None and clock.excludes_zero else None
             return Rejected(self.request, self.attempts(), error=self.error, clock=late, final=final)
-        cause = cause or NotWritten(f"it could not be written within {self.terms.give_up_after:g} s")
+        cause = cause or NotWritten(f"it could not be written within {self.policy.give_up_after:g} s")
         return NotSent(self.request, self.attempts(), cause=cause, final=final)
 
 

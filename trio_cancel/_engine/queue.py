@@ -93,10 +93,10 @@ class Queue:
             or self.last_chance
         )
 
-    def add(self, pending: OrderCancel) -> None:
+    def add(self, order: OrderCancel) -> None:
         """Put a single cancel in line."""
-        self.priority.append(pending)
-        self.fresh.append(pending)
+        self.priority.append(order)
+        self.fresh.append(order)
 
     def add_source(self, source: Source) -> None:
         """Let a bulk cancel take its turns."""
@@ -107,33 +107,33 @@ class Queue:
         if source in self._sources:
             self._sources.remove(source)
 
-    def retry(self, pending: OrderCancel) -> None:
-        """Put an order in line for its next attempt, not before ``pending.not_before``."""
+    def retry(self, order: OrderCancel) -> None:
+        """Put an order in line for its next attempt, not before ``order.not_before``."""
         self._number += 1
-        heapq.heappush(self._later, (pending.not_before, self._number, pending))
+        heapq.heappush(self._later, (order.not_before, self._number, order))
 
     def release(self, now: float) -> None:
         """Let those be written from ``now`` on whose next attempt had no time yet."""
-        held = [pending for at, _, pending in self._later if at == math.inf and pending.state is State.RETRYING]
+        held = [order for at, _, order in self._later if at == math.inf and order.state is State.RETRYING]
         self._later = [entry for entry in self._later if entry[0] < math.inf]
         heapq.heapify(self._later)
-        for pending in held:
-            pending.not_before = now
-            self.retry(pending)
+        for order in held:
+            order.not_before = now
+            self.retry(order)
 
     def retrying(self) -> list[OrderCancel]:
         """Return the orders that wait for their next attempt."""
-        waiting = [*self._due_priority, *self._due, *(pending for _, _, pending in self._later)]
-        return [pending for pending in waiting if pending.state is State.RETRYING]
+        waiting = [*self._due_priority, *self._due, *(order for _, _, order in self._later)]
+        return [order for order in waiting if order.state is State.RETRYING]
 
     def take_priority(self, most: int) -> list[OrderCancel]:
         """Return the next single cancels, at most so many."""
         priority, queued = self.priority, State.QUEUED
         taken: list[OrderCancel] = []
         while priority and len(taken) < most:
-            pending = priority.popleft()
-            if pending.state is queued:
-                taken.append(pending)
+            order = priority.popleft()
+            if order.state is queued:
+                taken.append(order)
         if not priority:
             self.fresh.clear()
         return taken
@@ -141,22 +141,22 @@ class Queue:
     def next_returning(self) -> OrderCancel | None:
         """Return the next order that gets a place in the window for its next attempt, or None."""
         while self.returning:
-            pending = self.returning.popleft()
-            if pending.state is State.RETRYING:
-                return pending
+            order = self.returning.popleft()
+            if order.state is State.RETRYING:
+                return order
         return None
 
     def next_retry(self, now: float) -> OrderCancel | None:
         """Return the next order whose next attempt is due, single ones first, or None."""
         later = self._later
         while later and later[0][0] <= now:
-            pending = heapq.heappop(later)[2]
-            (self._due_priority if pending.priority else self._due).append(pending)
+            order = heapq.heappop(later)[2]
+            (self._due_priority if order.priority else self._due).append(order)
         for due in (self._due_priority, self._due):
             while due:
-                pending = due.popleft()
-                if pending.state is State.RETRYING:
-                    return pending
+                order = due.popleft()
+                if order.state is State.RETRYING:
+                    return order
         return None
 
     def take_bulk(self, most: int) -> list[OrderCancel]:
@@ -178,9 +178,9 @@ class Queue:
         """Return when the earliest next attempt that is not due yet will be; inf if there is none."""
         later = self._later
         while later and (later[0][0] <= now or later[0][2].state is not State.RETRYING):
-            pending = heapq.heappop(later)[2]
-            if pending.state is State.RETRYING:
-                (self._due_priority if pending.priority else self._due).append(pending)
+            order = heapq.heappop(later)[2]
+            if order.state is State.RETRYING:
+                (self._due_priority if order.priority else self._due).append(order)
         return later[0][0] if later else math.inf
 
     def waiting(self, now: float) -> bool:
@@ -191,7 +191,7 @@ class Queue:
 
     def has_heads(self) -> bool:
         """Return True if a single cancel has not been tried yet."""
-        return any(pending.state is State.QUEUED for pending in self.priority)
+        return any(order.state is State.QUEUED for order in self.priority)
 
     def heads(self) -> list[OrderCancel]:
         """Return the single cancels that have not been tried yet, oldest first."""

@@ -42,8 +42,8 @@ class ReplyHandler:
     tasks have their turn after them.
     """
 
-    def __init__(self, table: InFlight, rate: AdaptiveRate, silence: Silence, jitter: random.Random) -> None:
-        self._table = table
+    def __init__(self, in_flight: InFlight, rate: AdaptiveRate, silence: Silence, jitter: random.Random) -> None:
+        self._in_flight = in_flight
         self._rate = rate
         self._silence = silence
         self._jitter = jitter
@@ -57,8 +57,8 @@ class ReplyHandler:
 
     def read(self, texts: Iterable[bytes | str], connection: int, now: float, wall: float) -> None:
         """Take text messages in that came together."""
-        table = self._table
-        counters, notify, flights = table.counters, table.notify, table.flights
+        in_flight = self._in_flight
+        counters, notify, flights = in_flight.counters, in_flight.notify, in_flight.flights
         pace = self._rate
         canceled = Verdict.CANCELED
         alive = False
@@ -68,54 +68,54 @@ class ReplyHandler:
             if flight is None or flight.connection != connection or flight.answered_at is not None:
                 self._read_stray(reply, flight if flight is not None and flight.connection == connection else None, now)
                 continue
-            pending = flight.pending
+            order = flight.order
             if isinstance(reply, Reply):
-                order = reply.order
-                looking = pending.looking
-                asked = pending.request if looking is None else looking.asked(flight.request_id, pending.request)
+                found = reply.order
+                looking = order.looking
+                asked = order.request if looking is None else looking.asked(flight.request_id, order.request)
                 verdict, why = judge(reply, asked, now - flight.written)
                 if reply.lacks and verdict is canceled:
                     self._tell_lacking(reply)
             else:
-                order = None
+                found = None
                 verdict, why = Verdict.INVALID, reply.reason
             flight.answered_at = wall
             flight.status = reply.status
             counters.answered += 1
             if notify is not None:
-                notify("request_answered", pending.request, flight.request_id, reply.status, now - flight.written)
-            if verdict is not canceled or order is None:
+                notify("request_answered", order.request, flight.request_id, reply.status, now - flight.written)
+            if verdict is not canceled or found is None:
                 self._read_refusal(reply, flight, verdict, why, now)
                 continue
-            if order.id == (named := pending.request.id):
-                force_setattr(order, "id", named)  # one string for both: nobody else has seen the order yet
+            if found.id == (named := order.request.id):
+                force_setattr(found, "id", named)  # one string for both: nobody else has seen the order yet
             alive = True
             if pace.rate is not None:
                 self._progress(now)
             elif pace.window < WINDOW_MOST:
                 pace.window += 1
             attempts: tuple[Attempt, ...]
-            if not pending.earlier:
+            if not order.earlier:
                 # What nearly every order ends in, without a call.
                 attempts, after = (Attempt(flight.request_id, flight.written_at, wall, 200),), False
             else:
-                attempts, after = pending.attempts(), pending.may_have_applied_but(flight)
-            table.settle(pending, Canceled(pending.request, attempts, after_unanswered=after, order=order))
+                attempts, after = order.attempts(), order.may_have_applied_but(flight)
+            in_flight.settle(order, Canceled(order.request, attempts, after_unanswered=after, order=found))
         if alive:
             self._silence.sign(now)
 
     def _read_refusal(
         self, reply: Reply | BadReply, flight: LiveAttempt, verdict: Verdict, why: str, now: float
     ) -> None:
-        table = self._table
-        pending = flight.pending
+        in_flight = self._in_flight
+        order = flight.order
         error = None
-        if isinstance(reply, Reply) and reply.order is not None and pending.request.id is None:
-            _learn(pending, flight, reply.order)
+        if isinstance(reply, Reply) and reply.order is not None and order.request.id is None:
+            _learn(order, flight, reply.order)
         if reply.status is not None and (isinstance(reply, BadReply) or reply.status != 200):
             code, message = (reply.error_code, reply.message) if isinstance(reply, Reply) else (None, "")
             error = VenueReply(reply.status, code, message)
-            pending.error = error
+            order.error = error
         if verdict is Verdict.LIMITED:
             self._limited(flight, now)
         elif verdict is Verdict.UNAVAILABLE or verdict is Verdict.INVALID:
@@ -123,52 +123,52 @@ class ReplyHandler:
         else:
             self._silence.sign(now)
             self._progress(now)
-        after = pending.may_have_applied_but(flight)
+        after = order.may_have_applied_but(flight)
         if verdict is Verdict.CLOSED:
             closed = closed_as(None if error is None else error.error_code)
-            attempts = pending.attempts()
-            outcome = AlreadyClosed(pending.request, attempts, error=error, after_unanswered=after, closed_as=closed)
-            looking = pending.looking
+            attempts = order.attempts()
+            outcome = AlreadyClosed(order.request, attempts, error=error, after_unanswered=after, closed_as=closed)
+            looking = order.looking
             by_seen_id = looking is not None and flight.request_id in looking.by_id
-            if by_seen_id and pending.learned is None:
+            if by_seen_id and order.learned is None:
                 # The id came from a lookup by external id: it may be of an older order of this name.
-                table.settle(pending, not_surely(outcome))
+                in_flight.settle(order, not_surely(outcome))
             else:
-                table.settle(pending, outcome)
+                in_flight.settle(order, outcome)
         elif verdict is Verdict.NOT_FOUND:
-            table.settle(pending, NotFound(pending.request, pending.attempts(), error=error, after_unanswered=after))
+            in_flight.settle(order, NotFound(order.request, order.attempts(), error=error, after_unanswered=after))
         else:
             if verdict is Verdict.INVALID:
                 flight.may_have_applied = True
-                logger.warning("an answer for %s says nothing: %s", pending.request, why)
-                pending.doubt = InvalidReply(f"the venue's answer cannot be trusted: {why}")
+                logger.warning("an answer for %s says nothing: %s", order.request, why)
+                order.doubt = InvalidReply(f"the venue's answer cannot be trusted: {why}")
             elif verdict is Verdict.UNLISTED:
-                flight.may_have_applied = pending.refused_for_good = True
+                flight.may_have_applied = order.refused_for_good = True
                 logger.warning(
-                    "the venue refused %s in a way that its contract does not list: %s", pending.request, error
+                    "the venue refused %s in a way that its contract does not list: %s", order.request, error
                 )
-                pending.doubt = UnlistedRefusal(f"the venue refused in a way that its contract does not list: {error}")
+                order.doubt = UnlistedRefusal(f"the venue refused in a way that its contract does not list: {error}")
             elif verdict is Verdict.UNAVAILABLE:
                 assert error is not None
                 flight.may_have_applied = True
-                pending.doubt = VenueUnavailable(error.status, error.error_code, error.message)
+                order.doubt = VenueUnavailable(error.status, error.error_code, error.message)
             elif verdict is Verdict.REFUSED:
-                if error is not None and error.refuses_signature and self._looks_again(pending, flight, now):
+                if error is not None and error.refuses_signature and self._looks_again(order, flight, now):
                     return
-                pending.refused_for_good = True
-            self._after_attempt(pending, verdict, now)
+                order.refused_for_good = True
+            self._after_attempt(order, verdict, now)
 
-    def _looks_again(self, pending: OrderCancel, flight: LiveAttempt, now: float) -> bool:
+    def _looks_again(self, order: OrderCancel, flight: LiveAttempt, now: float) -> bool:
         """Let it be signed anew, once, if another look at the venue's clock may show why its signature was refused."""
-        if pending.looked_again or pending.abandoned or not pending.terms.retry or pending.state is not State.IN_FLIGHT:
+        if order.looked_again or order.abandoned or not order.policy.retry or order.state is not State.IN_FLIGHT:
             return False
-        if pending.refused_for_good or flight is not pending.latest:
+        if order.refused_for_good or flight is not order.latest:
             return False
-        at = self._table.clock.look_again(int(flight.request_id.rpartition("-")[2]), now)
+        at = self._in_flight.clock.look_again(int(flight.request_id.rpartition("-")[2]), now)
         if at is None:
             return False
-        pending.looked_again = True
-        self._table.retry(pending, at)
+        order.looked_again = True
+        self._in_flight.retry(order, at)
         return True
 
     def _tell_lacking(self, reply: Reply) -> None:
@@ -183,35 +183,35 @@ class ReplyHandler:
                 unreadable,
             )
 
-    def _after_attempt(self, pending: OrderCancel, verdict: Verdict, now: float) -> None:
+    def _after_attempt(self, order: OrderCancel, verdict: Verdict, now: float) -> None:
         """Decide what follows an answer that may not settle the order."""
-        table = self._table
-        if pending.state is State.LOOKED_UP:
+        in_flight = self._in_flight
+        if order.state is State.LOOKED_UP:
             return  # it says no more than what it is looked up for
-        if pending.state is State.RETRYING and not pending.refused_for_good:
+        if order.state is State.RETRYING and not order.refused_for_good:
             return  # a late answer to an older attempt; the next one is due already
-        ended = pending.refused_for_good or pending.abandoned or not pending.terms.retry
+        ended = order.refused_for_good or order.abandoned or not order.policy.retry
         # While another attempt may follow, only the answer to the latest one is worth waiting for.
-        latest = pending.latest
+        latest = order.latest
         assert latest is not None  # it has been answered
-        waits = latest.answered_at is None and latest.request_id in table.flights
-        if waits or (ended and table.can_still_be_answered(pending)):
+        waits = latest.answered_at is None and latest.request_id in in_flight.flights
+        if waits or (ended and in_flight.can_still_be_answered(order)):
             if ended:
-                pending.wait_for_answer()
+                order.wait_for_answer()
             return
         if ended:
-            table.settle(pending, pending.conclude(None, table.clock.interval))
+            in_flight.settle(order, order.conclude(None, in_flight.clock.interval))
             return
         delay = 0.0
         if verdict is Verdict.UNAVAILABLE or verdict is Verdict.INVALID:
-            delay = min(RETRY_MOST, RETRY_FIRST * 2**pending.retries) * self._jitter.uniform(0.5, 1.0)
-            pending.retries += 1
-        table.retry(pending, now + delay)
+            delay = min(RETRY_MOST, RETRY_FIRST * 2**order.retries) * self._jitter.uniform(0.5, 1.0)
+            order.retries += 1
+        in_flight.retry(order, now + delay)
 
     def _read_stray(self, reply: Reply | BadReply, flight: LiveAttempt | None, now: float) -> None:
         """Count and log what answers nothing that waits; the connection lives on, within its budget of bad messages."""
-        table = self._table
-        counters = table.counters
+        in_flight = self._in_flight
+        counters = in_flight.counters
         # Over its budget it is about to be left, and one piece may hold thousands more.
         level = logging.DEBUG if self.over_budget else logging.WARNING
         if reply.id is None:
@@ -224,7 +224,7 @@ class ReplyHandler:
         elif flight is not None:
             counters.duplicates += 1
             logger.warning("a second answer to %s (status %s) is ignored", reply.id, reply.status)
-        elif (seen := table.settled_as(reply.id)) is not None:
+        elif (seen := in_flight.settled_as(reply.id)) is not None:
             settled_as, answered = seen
             says = _says(reply)
             if _contradicts(says, settled_as):
@@ -234,7 +234,7 @@ class ReplyHandler:
                 if isinstance(reply, Reply) and reply.status != 429 and reply.status < 500:
                     self._silence.sign(now)
                 counters.late += 1
-                table.answered_late(reply.id, settled_as)
+                in_flight.answered_late(reply.id, settled_as)
                 logger.info("the answer to %s (status %s) came after its order had settled", reply.id, reply.status)
                 return
             counters.duplicates += 1
@@ -246,8 +246,8 @@ class ReplyHandler:
 
     def count_binary(self, now: float) -> None:
         """Count and log a binary message: the venue has none."""
-        table = self._table
-        table.counters.binary += 1
+        in_flight = self._in_flight
+        in_flight.counters.binary += 1
         logger.warning("a binary message is no answer; it is ignored")
         self.count_bad(now)
 
@@ -266,28 +266,28 @@ class ReplyHandler:
         """Count an answer that was no 429: whoever waits after a 429 waits for the pace, not for the venue."""
         pace = self._rate
         if pace.rate is not None:
-            for pending in self._table.queue.retrying():
-                if pending.error is not None and pending.error.status == 429 and pending.running_from is not None:
-                    pending.running_from = now
+            for order in self._in_flight.queue.retrying():
+                if order.error is not None and order.error.status == 429 and order.running_from is not None:
+                    order.running_from = now
         pace.accepted(now)
 
     def _limited(self, flight: LiveAttempt, now: float) -> None:
-        self._table.counters.limited += 1
+        self._in_flight.counters.limited += 1
         if self._rate.limited(now, flight.written):
             rate = self._rate.rate
             logger.warning("the venue limits requests (429); going on with %.3g a second", rate)
-            if self._table.notify is not None:
-                self._table.notify("paced", rate)
+            if self._in_flight.notify is not None:
+                self._in_flight.notify("paced", rate)
 
 
-def _learn(pending: OrderCancel, flight: LiveAttempt, order: CanceledOrder) -> None:
+def _learn(order: OrderCancel, flight: LiveAttempt, canceled: CanceledOrder) -> None:
     """Keep the venue's id of an order that was asked for by its external id, if an answer names it."""
-    looking = pending.looking
+    looking = order.looking
     if looking is not None and flight.request_id in looking.by_id:
         return  # asked for by an id that a lookup saw: the answer does not tell whose name it is
-    if pending.learned is None and order.id and order.external_id == pending.request.external_id:
+    if order.learned is None and canceled.id and canceled.external_id == order.request.external_id:
         with suppress(InvalidRequest):
-            pending.learned = CancelRequest(order.id)
+            order.learned = CancelRequest(canceled.id)
 
 
 def _says(reply: Reply | BadReply) -> str | None:

@@ -87,8 +87,8 @@ async def see_to(
     outcomes: dict[CancelRequest, Outcome] = {}
     skipped: set[CancelRequest] = set()
 
-    async def cancel(some: Iterable[CancelRequest], terms: RetryPolicy) -> None:
-        async with run_stream(some, terms, ws._session.engine) as stream:
+    async def cancel(some: Iterable[CancelRequest], policy: RetryPolicy) -> None:
+        async with run_stream(some, policy, ws._session.engine) as stream:
             async for outcome in stream:
                 if outcome.off_book or isinstance(outcome, NotFound):
                     journal.settle_left(outcome)

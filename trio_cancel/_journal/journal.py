@@ -314,26 +314,26 @@ class Journal:
         number = self._next
         session = self._session
         values = self._changes.intents.values
-        for pending in admitted:
-            if not pending.intent:
-                request = pending.request
+        for order in admitted:
+            if not order.intent:
+                request = order.request
                 if request.id is not None:
                     values += (number, session, 0, request.id, at)
                 else:
                     values += (number, session, 1, request.key, at)
-                pending.intent = number
+                order.intent = number
                 number += 1
         if number > self._next:
             last, self._next = number - 1, number
         else:  # all of them were intended before
-            last = max(pending.intent for pending in admitted)
+            last = max(order.intent for order in admitted)
         if self.failure is None:
             patience = PATIENCE if self._lease is None else INTENT_WITHIN
             await self._until(lambda: self._durable >= last, patience)
         if self._durable < last:
-            for pending in admitted:
-                if pending.intent > self._durable:
-                    pending.unrecorded = True
+            for order in admitted:
+                if order.intent > self._durable:
+                    order.unrecorded = True
 
     def written(self, orders: list[OrderCancel], unanswered: Iterable[LiveAttempt]) -> None:
         """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
@@ -344,26 +344,26 @@ class Journal:
             self._written_until = latest.written
             self._wake_lazily()
 
-    def retried(self, pending: OrderCancel) -> None:
+    def retried(self, order: OrderCancel) -> None:
         """Note that an order waits for its next attempt."""
-        if pending.latest is not None:
-            self._add_attempts(pending)
+        if order.latest is not None:
+            self._add_attempts(order)
             self._wake_lazily()
 
-    def settled(self, pending: OrderCancel) -> None:
+    def settled(self, order: OrderCancel) -> None:
         """Note that an order has its outcome."""
-        outcome = pending.outcome
-        if pending.intent and outcome is not None:
+        outcome = order.outcome
+        if order.intent and outcome is not None:
             if self.left:
                 self.left.settled(outcome)
             code = None if outcome.error is None else outcome.error.error_code
-            flights = pending.flights
+            flights = order.flights
             if outcome.off_book and len(flights) == 1 and flights[0].answered_at is not None:
                 # The usual end: its answer, at the time of the answer, in one row.
                 flight = flights[0]
                 self._changes.answers.values += (
                     self._first_attempt + int(flight.request_id[self._number_at :]),
-                    pending.intent,
+                    order.intent,
                     flight.connection,
                     int(flight.written_at * 1_000_000),
                     int((flight.answered_at or self._wall()) * 1_000_000),
@@ -372,19 +372,19 @@ class Journal:
                     code,
                 )
             else:
-                self._changes.outcomes.values += (pending.intent, outcome.kind, micros(self._wall()), code)
-                self._add_attempts(pending)
+                self._changes.outcomes.values += (order.intent, outcome.kind, micros(self._wall()), code)
+                self._add_attempts(order)
             if not self._lazy:
                 self._wake_lazily()
 
-    def _add_attempts(self, pending: OrderCancel) -> None:
+    def _add_attempts(self, order: OrderCancel) -> None:
         # Into flat rows at once: orders kept until the next transaction would be work for the garbage collector.
         values = self._changes.attempts.values
-        for flight in pending.flights:
+        for flight in order.flights:
             answered = flight.answered_at
             values += (
                 self._first_attempt + int(flight.request_id[self._number_at :]),
-                pending.intent,
+                order.intent,
                 flight.connection,
                 int(flight.written_at * 1_000_000),
                 None if answered is None else int(answered * 1_000_000),
@@ -545,9 +545,9 @@ class Journal:
             for flight in self._unanswered:  # in the order of their writes
                 if flight.written > before:
                     break
-                pending = flight.pending
-                if flight.written > self._looked_until and pending.state is State.IN_FLIGHT:
-                    self._add_attempts(pending)
+                order = flight.order
+                if flight.written > self._looked_until and order.state is State.IN_FLIGHT:
+                    self._add_attempts(order)
             self._looked_until = before
 
     def _keep(self, changes: Changes) -> None:

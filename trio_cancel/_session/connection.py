@@ -58,13 +58,13 @@ class ConnectOptions:
 class Connection:
     """One connection; :meth:`serve` is its whole life."""
 
-    def __init__(self, number: int, engine: Engine, world: Environment, journal: CancelJournal | None) -> None:
+    def __init__(self, number: int, engine: Engine, environment: Environment, journal: CancelJournal | None) -> None:
         self.number = number
         self.link: Link
         self._writer: Writer | None = None
         self._journal = journal
         self._engine = engine
-        self._world = world
+        self._environment = environment
         self._over = trio.Event()
         self._cause: BaseException | None = None
         self._stream: ByteStream | None = None
@@ -95,11 +95,11 @@ class Connection:
         if self._up and not self._over.is_set():
             await take_in(lambda: (self._pieces, self._over.is_set()))
 
-    async def serve(self, dialing: ConnectOptions, opened: Callable[[Connection], None]) -> BaseException | None:
+    async def serve(self, options: ConnectOptions, opened: Callable[[Connection], None]) -> BaseException | None:
         """Connect, serve until the connection ends, and leave nothing open.
 
         Args:
-            dialing: how to connect.
+            options: how to connect.
             opened: called once requests can be written.
 
         Returns:
@@ -111,7 +111,7 @@ class Connection:
         boundary = Boundary()
         try:
             with boundary:
-                await self._live(dialing, opened)
+                await self._live(options, opened)
         finally:
             error = boundary.error
             try:
@@ -128,41 +128,41 @@ class Connection:
         if isinstance(error, HandshakeFailed):
             raise error
         raise HandshakeFailed(
-            f"No connection to {dialing.endpoint.origin} could be made: {describe(error)}."
+            f"No connection to {options.endpoint.origin} could be made: {describe(error)}."
         ) from error
 
-    async def _live(self, dialing: ConnectOptions, opened: Callable[[Connection], None]) -> None:
+    async def _live(self, options: ConnectOptions, opened: Callable[[Connection], None]) -> None:
         """Connect, and serve until the connection ends; raise whatever ended it in another way."""
         # Without a journal the writer admits orders itself; with one it takes what has been admitted and made durable.
         wakeup = self._engine.wakeup if self._journal is None else Wakeup()
         stage = "the TCP and TLS connection was not made"
         async with trio.open_nursery() as nursery:
             try:
-                with trio.move_on_after(dialing.connect_timeout):
+                with trio.move_on_after(options.connect_timeout):
                     self._stream = await open_stream(
-                        dialing.endpoint,
-                        ssl_context=dialing.ssl_context,
-                        dial=dialing.dial,
-                        names=dialing.names,
+                        options.endpoint,
+                        ssl_context=options.ssl_context,
+                        dial=options.dial,
+                        names=options.names,
                     )
                     stage = "the WebSocket upgrade was not answered"
                     self.link = await upgrade(
                         nursery,
                         self._stream,
-                        dialing.endpoint,
+                        options.endpoint,
                         on_texts=self._read,
                         on_fed=self._after_reading,
                         wake=wakeup.ring,
-                        wall_clock=self._world.wall,
+                        wall_clock=self._environment.wall,
                     )
                     self._up = True
                 if not self._up:
-                    where, seconds = dialing.endpoint.origin, f"{dialing.connect_timeout:g} s"
-                    if isinstance(dialing.dial, Tunnel):
-                        where += f" through the proxy {dialing.dial.proxy.origin}"
+                    where, seconds = options.endpoint.origin, f"{options.connect_timeout:g} s"
+                    if isinstance(options.dial, Tunnel):
+                        where += f" through the proxy {options.dial.proxy.origin}"
                     raise HandshakeFailed(f"No connection to {where} within {seconds}: {stage}.")
                 self._writer = Writer(
-                    self.number, self._engine, self._world, self._journal, wakeup, self.link, self.end
+                    self.number, self._engine, self._environment, self._journal, wakeup, self.link, self.end
                 )
                 opened(self)
                 await self._run(nursery, self._writer)
@@ -187,7 +187,7 @@ class Connection:
 
     def _read(self, texts: list[bytes] | list[str]) -> None:
         """Hand the text messages of one piece to the engine; called in the reader's task."""
-        self._engine.read(texts, self.number, trio.current_time(), self._world.wall())
+        self._engine.read(texts, self.number, trio.current_time(), self._environment.wall())
 
     def _after_reading(self) -> None:
         """Let the writer go on, and leave a venue that sends too much noise; called after each piece."""
@@ -244,7 +244,7 @@ class Connection:
         pong.set()
 
 
-async def look(dialing: ConnectOptions, world: Environment) -> Handshake:
+async def look(options: ConnectOptions, environment: Environment) -> Handshake:
     """Open a connection for what its upgrade tells of the venue's clock, and close it.
 
     Raises:
@@ -255,17 +255,17 @@ async def look(dialing: ConnectOptions, world: Environment) -> Handshake:
     handshake: Handshake | None = None
     try:
         async with trio.open_nursery() as nursery:
-            with trio.move_on_after(dialing.connect_timeout):
+            with trio.move_on_after(options.connect_timeout):
                 stream = await open_stream(
-                    dialing.endpoint, ssl_context=dialing.ssl_context, dial=dialing.dial, names=dialing.names
+                    options.endpoint, ssl_context=options.ssl_context, dial=options.dial, names=options.names
                 )
                 link = await upgrade(
                     nursery,
                     stream,
-                    dialing.endpoint,
+                    options.endpoint,
                     on_texts=lambda _: None,
                     wake=lambda: None,
-                    wall_clock=world.wall,
+                    wall_clock=environment.wall,
                 )
                 handshake = link.handshake
             nursery.cancel_scope.cancel()
@@ -273,7 +273,7 @@ async def look(dialing: ConnectOptions, world: Environment) -> Handshake:
         if stream is not None:
             await stream.aclose_forcefully()  # noqa: ASYNC102 - it ends by itself, and soon
     if handshake is None:
-        raise HandshakeFailed(f"No connection to {dialing.endpoint.origin} within {dialing.connect_timeout:g} s.")
+        raise HandshakeFailed(f"No connection to {options.endpoint.origin} within {options.connect_timeout:g} s.")
     return handshake
 
 

@@ -144,8 +144,8 @@ class Lookups:
         async with trio.open_nursery() as nursery:
             while True:
                 now = trio.current_time()
-                for pending in engine.take_to_look_up():
-                    self._put(pending, now)
+                for order in engine.take_to_look_up():
+                    self._put(order, now)
                 if not self._due or self._due[0][0] > now:
                     with trio.move_on_at(self._due[0][0] if self._due else math.inf):
                         await engine.lookup_wakeup.wait()
@@ -153,42 +153,42 @@ class Lookups:
                 await self._room.acquire()
                 nursery.start_soon(self._settle, heapq.heappop(self._due)[2])
 
-    def _put(self, pending: OrderCancel, at: float) -> None:
+    def _put(self, order: OrderCancel, at: float) -> None:
         self._asked += 1
-        heapq.heappush(self._due, (at, self._asked, pending))
+        heapq.heappush(self._due, (at, self._asked, order))
         self._engine.lookup_wakeup.ring()
 
-    async def _settle(self, pending: OrderCancel) -> None:
+    async def _settle(self, order: OrderCancel) -> None:
         again = False
         state: OrderState | None = None
         try:
-            looking = pending.looking
-            if looking is None or pending.state is not State.LOOKED_UP:
+            looking = order.looking
+            if looking is None or order.state is not State.LOOKED_UP:
                 return  # a late answer has settled it
             if looking.ends_at <= trio.current_time() and self._is_dead():
                 return  # its turn has come late, for others wait in vain
             again = True
             # Where cancels hold it back it waits for its turn, but not for ever.
-            with trio.move_on_at(looking.ends_at + pending.terms.give_up_after):
+            with trio.move_on_at(looking.ends_at + order.policy.give_up_after):
                 await self._admission()
                 left = looking.ends_at - trio.current_time()
                 patience = min(left, BUDGET) if left > 0 and self._is_dead() else BUDGET
-                state = await self._ask(looking.asks or pending.learned or pending.request, patience)
+                state = await self._ask(looking.asks or order.learned or order.request, patience)
         except LookupFailed as error:
             logger.info("%s", error)
             again = error.status not in FINAL
-            if error.status == NOT_FOUND and pending.looking is not None:
+            if error.status == NOT_FOUND and order.looking is not None:
                 # A replica that lags may not have it yet; but if the venue itself has just said the same, it is enough.
-                again = isinstance(pending.looking.outcome, Unknown)
+                again = isinstance(order.looking.outcome, Unknown)
         except (KeyboardInterrupt, SystemExit) as error:
             self._hand_on(error)
             again = False
         finally:
             self._room.release()
             engine = self._engine
-            wait = engine.not_seen(pending, again) if state is None else engine.seen(pending, state)
+            wait = engine.not_seen(order, again) if state is None else engine.seen(order, state)
             if wait is not None:
-                self._put(pending, trio.current_time() + wait)
+                self._put(order, trio.current_time() + wait)
 
     def _is_dead(self) -> bool:
         """Return True if the source has answered nothing for as long as one lookup may take."""

@@ -107,9 +107,9 @@ class Session:
 
     def __init__(
         self,
-        dialing: ConnectOptions,
+        options: ConnectOptions,
         credentials: Credentials,
-        world: Environment,
+        environment: Environment,
         *,
         pacer: Pacer | None,
         observer: Observer | None,
@@ -126,8 +126,8 @@ class Session:
         self.told_taken_over: bool = False  # an exception has told the program that its journal is another's
         self.failure: TradingError | None = None
         self.interruption: BaseException | None = None  # KeyboardInterrupt or SystemExit, which is to end the block
-        self._dialing = dialing
-        self._world = world
+        self._options = options
+        self._environment = environment
         self.journal = journal
         self._connection: Connection | None = None
         self._connections = 0
@@ -145,12 +145,12 @@ class Session:
             id_prefix=id_prefix,
             pacer=pacer,
             notify=self._notify,
-            jitter=world.jitter,
+            jitter=environment.jitter,
             clock=clock,
             journal=journal,
             lookups=lookup is not None,
             look_up_closed=look_up_closed,
-            suspended=world.suspended,
+            suspended=environment.suspended,
         )
         self.lookups: Lookups | None = None if lookup is None else Lookups(lookup, self.engine, self.hand_on)
 
@@ -201,7 +201,7 @@ class Session:
 
     def wall(self) -> float:
         """Return our Unix seconds."""
-        return self._world.wall()
+        return self._environment.wall()
 
     def write_now(self) -> None:
         """Have what is in line written, at once if that can be done without waiting."""
@@ -331,7 +331,7 @@ class Session:
                     tries = 0
                 self._opened_at = 0.0
                 self.state = SessionState.RECONNECTING
-                spread = self._world.jitter.uniform(0.5, 1.0)
+                spread = self._environment.jitter.uniform(0.5, 1.0)
                 await self._pause(min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(tries, 10)) * spread, retry_after)
                 tries += 1
             if boundary.error is not None:
@@ -370,10 +370,10 @@ class Session:
     async def _serve_one(self) -> float | None:
         """Open a connection and serve it to its end; return how long the venue asks us to wait, if it does."""
         number = self._connections + 1
-        connection = Connection(number, self.engine, self._world, self.journal)
+        connection = Connection(number, self.engine, self._environment, self.journal)
         cause: BaseException | None = None
         try:
-            cause = await connection.serve(self._dialing, self._opened)
+            cause = await connection.serve(self._options, self._opened)
         except HandshakeFailed as error:
             self._refused(error)
             return error.retry_after
@@ -387,7 +387,7 @@ class Session:
         if (fatal := ends_program(cause)) is not None:
             self.hand_on(fatal)
         if not self._first.is_set():
-            failed = HandshakeFailed(f"The connection to {self._dialing.endpoint.origin} ended at once: {cause}.")
+            failed = HandshakeFailed(f"The connection to {self._options.endpoint.origin} ended at once: {cause}.")
             failed.__cause__ = cause
             self._fail(failed)
         return None
@@ -417,7 +417,7 @@ class Session:
         self._opened_at = trio.current_time()
         self._saw_clock(connection.link.handshake)
         self.state = SessionState.CONNECTED
-        logger.info("connection %d to %s is open", connection.number, self._dialing.endpoint.origin)
+        logger.info("connection %d to %s is open", connection.number, self._options.endpoint.origin)
         if self._notify is not None:
             self._notify("connection_opened", connection.number)
         self.engine.connection_up(trio.current_time())
@@ -443,7 +443,7 @@ class Session:
             await self.engine.clock.wanted.wait()
             try:
                 with Boundary() as boundary:
-                    self._saw_clock(await look(self._dialing, self._world))
+                    self._saw_clock(await look(self._options, self._environment))
                 self._log_failure("the venue's clock could not be looked at", boundary.error)
             finally:
                 self.engine.looked(trio.current_time())

@@ -55,8 +55,8 @@ class WriteAhead:
                 admitted, ask_at = engine.take(trio.current_time(), early, AHEAD)
                 if admitted:
                     await self._journal.intend(admitted)
-                    for pending in admitted:
-                        (self._priority if pending.priority else self._bulk).append(pending)
+                    for order in admitted:
+                        (self._priority if order.priority else self._bulk).append(order)
                     admitted = []
                     self._to_write.ring()
                 else:

@@ -57,7 +57,7 @@ class Writer:
     Args:
         number: the connection's.
         engine: whose orders are written.
-        world: clocks and chance.
+        environment: clocks and chance.
         journal: where intents are made durable first, if they are.
         link: the connection.
         end: called with the reason if the connection breaks.
@@ -72,7 +72,7 @@ class Writer:
         self,
         number: int,
         engine: Engine,
-        world: Environment,
+        environment: Environment,
         journal: CancelJournal | None,
         wakeup: Wakeup,
         link: Link,
@@ -85,7 +85,7 @@ class Writer:
         self._end = end
         self._number = number
         self._engine = engine
-        self._world = world
+        self._environment = environment
         self._journal = journal
         self._take = engine.take if self.write_ahead is None else self.write_ahead.take
         self._unfinished: _Unfinished | None = None
@@ -162,11 +162,11 @@ class Writer:
         flights: list[LiveAttempt] = []
         texts: list[bytes] = []
         if admitted:
-            flights, texts = self._engine.sign(admitted, self._number, trio.current_time(), self._world.wall())
-        orders = [] if self._journal is None else [flight.pending for flight in flights]
+            flights, texts = self._engine.sign(admitted, self._number, trio.current_time(), self._environment.wall())
+        orders = [] if self._journal is None else [flight.order for flight in flights]
         self._unfinished = _Unfinished(flights, orders, stream.accepted + len(control))
         if texts:
-            data, ends = encode_texts(texts, self._world.random_bytes(4 * len(texts)))
+            data, ends = encode_texts(texts, self._environment.random_bytes(4 * len(texts)))
         if control:
             before = list(accumulate(map(len, control)))
             data = b"".join((*control, data))

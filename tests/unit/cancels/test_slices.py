@@ -40,7 +40,7 @@ def test_a_lost_connection_is_told_in_slices() -> None:
     desk = Desk(auto=False)
     desk.auto = True
     in_flight(desk, MANY)
-    orders = [flight.pending for flight in desk.engine.unanswered()]
+    orders = [flight.order for flight in desk.engine.unanswered()]
     desk.up = False
     desk.engine.connection_down(1, ConnectionLost("cut"), desk.now)
     assert sum(order.doubt is not None for order in orders) == SLICE
@@ -56,7 +56,7 @@ def test_a_lost_connection_is_told_in_slices() -> None:
 def test_what_settles_while_a_lost_connection_is_told_settles_once() -> None:
     desk = Desk()
     in_flight(desk, MANY)
-    orders = [flight.pending for flight in desk.engine.unanswered()]
+    orders = [flight.order for flight in desk.engine.unanswered()]
     desk.up = False
     desk.engine.connection_down(1, None, desk.now)
     desk.engine.stop(SessionClosed("over"))

@@ -153,7 +153,7 @@ def test_an_answer_that_contradicts_itself_says_so_in_the_end() -> None:
 
 
 def test_without_retry_one_answer_that_cannot_be_read_ends_it() -> None:
-    desk = Desk(terms=RetryPolicy(retry=False))
+    desk = Desk(policy=RetryPolicy(retry=False))
     order = desk.submit()
     desk.answer(canceled(desk.ids[0], status="open"))
     outcome = desk.only(order)
@@ -427,14 +427,14 @@ ONCE = RetryPolicy(retry=False)
     ("answer", "kind"), [(BROKEN, "unknown"), (TOO_MANY, "rejected"), (TIMED_OUT, "unknown"), (DAILY, "rejected")]
 )
 def test_without_retries_the_first_answer_is_the_last(answer: Answer, kind: str) -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     order = desk.submit()
     desk.answer(answer(desk.ids[0]))
     assert desk.only(order).kind == kind
 
 
 def test_without_retries_a_late_signature_is_refused() -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     order = desk.submit()
     desk.wait(5)
     desk.answer(SIGNATURE(desk.ids[0]))
@@ -442,7 +442,7 @@ def test_without_retries_a_late_signature_is_refused() -> None:
 
 
 def test_without_retries_no_answer_is_unknown_at_its_time() -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     order = desk.submit()
     desk.wait(11.9)
     assert order.kind is None
@@ -454,7 +454,7 @@ def test_without_retries_no_answer_is_unknown_at_its_time() -> None:
 
 
 def test_without_retries_a_lost_connection_is_unknown_at_once() -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     order = desk.submit()
     desk.down(ConnectionLost("cut"))
     outcome = desk.only(order)
@@ -464,7 +464,7 @@ def test_without_retries_a_lost_connection_is_unknown_at_once() -> None:
 
 
 def test_without_retries_what_was_not_written_was_not_sent() -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     order = desk.submit()
     desk.engine.not_written([desk.flights[0]], ConnectionLost("broke"), desk.now)
     outcome = desk.only(order)
@@ -593,7 +593,7 @@ def test_an_answer_may_come_while_the_next_attempt_is_about_to_be_signed() -> No
 @pytest.mark.parametrize("refused", [SIGNATURE, UNAUTHORIZED])
 def test_the_clock_is_told_with_a_wrong_signature_only_if_it_is_surely_off(refused: Answer) -> None:
     for interval, told in [(OffsetInterval(4000, 5200), True), (OffsetInterval(-300, 900), False)]:
-        desk = Desk(terms=ONCE)
+        desk = Desk(policy=ONCE)
         desk.engine.clock.interval = interval
         order, other = desk.submit(), desk.submit("other")
         desk.answer(refused(desk.ids[0]))
@@ -658,7 +658,7 @@ def test_a_second_answer_to_an_attempt_while_the_order_waits_is_a_duplicate() ->
 
 
 def test_an_answer_after_the_end_is_late_once(caplog: pytest.LogCaptureFixture) -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     order = desk.submit()
     desk.wait(12)
     assert order.kind == "unknown"
@@ -714,7 +714,7 @@ def test_a_connection_may_carry_a_hundred_bad_messages_a_minute() -> None:
 
 
 def test_late_answers_are_no_noise() -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     for index in range(BAD_PER_MINUTE + 50):
         desk.submit(f"o{index}")
         desk.wait(12)
@@ -895,7 +895,7 @@ def test_the_clock_does_not_run_while_the_window_is_full_and_the_venue_lives() -
 
 
 def test_the_clock_does_not_run_while_the_pacer_holds_the_first_attempt() -> None:
-    desk = Desk(pacer=Pacer(1 / 100), terms=RetryPolicy(reply_timeout=30))
+    desk = Desk(pacer=Pacer(1 / 100), policy=RetryPolicy(reply_timeout=30))
     first, second = desk.submit("first"), desk.submit("second")
     desk.wait(29)
     desk.answer(canceled(desk.ids[0], "first"))
@@ -1029,7 +1029,7 @@ def test_the_answer_at_hand_settles_an_order_whose_time_is_over() -> None:
 
 
 def test_an_attempt_shortly_before_the_end_waits_no_longer_than_the_rest() -> None:
-    desk = Desk(terms=RetryPolicy(reply_timeout=12, give_up_after=13))
+    desk = Desk(policy=RetryPolicy(reply_timeout=12, give_up_after=13))
     order = desk.submit()
     desk.wait(12)
     assert len(desk.ids) == 2
@@ -1038,7 +1038,7 @@ def test_an_attempt_shortly_before_the_end_waits_no_longer_than_the_rest() -> No
 
 
 def test_a_short_patience_ends_before_the_reply_timeout() -> None:
-    desk = Desk(terms=RetryPolicy(reply_timeout=12, give_up_after=2))
+    desk = Desk(policy=RetryPolicy(reply_timeout=12, give_up_after=2))
     order = desk.submit()
     desk.wait(2)
     assert order.kind == "unknown"
@@ -1076,7 +1076,7 @@ def test_the_window_starts_small_and_grows_with_each_answer() -> None:
 
 
 def test_what_is_given_up_leaves_its_place_to_the_next() -> None:
-    desk = Desk(terms=RetryPolicy(retry=False, reply_timeout=1))
+    desk = Desk(policy=RetryPolicy(retry=False, reply_timeout=1))
     desk.submit_bulk(*(f"o{index}" for index in range(3 * WINDOW_START)))
     desk.wait(2)
     assert desk.times == [0.0] * WINDOW_START + [1.0] * WINDOW_START + [2.0] * WINDOW_START
@@ -1216,7 +1216,7 @@ def test_stopping_settles_all_at_once_with_the_cause() -> None:
     assert desk.engine.statistics().pending == len(desk.engine.unanswered()) == 0
     assert len(source.orders) == 1
     assert source.refused is cause
-    late = Order(CancelRequest("late"), desk.terms)
+    late = Order(CancelRequest("late"), desk.policy)
     desk.engine.submit(late, desk.now)
     assert isinstance(late.outcome, NotSent)
     assert late.outcome.cause is cause
@@ -1357,7 +1357,7 @@ def test_late_answers_to_a_window_full_of_orders_are_known_however_late() -> Non
 
 
 def test_what_is_known_is_told_over_the_budget_too(caplog: pytest.LogCaptureFixture) -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     desk.submit()
     desk.answer(refusal(desk.ids[-1], 404, 40401))
     for _ in range(BAD_PER_MINUTE + 1):

@@ -76,7 +76,7 @@ def test_each_door_says_when_the_machine_was_awake(door: Callable[[Engine], obje
 
 
 def test_each_order_on_a_lost_connection_is_tried_again() -> None:
-    desk = Desk(pacer=Pacer(0.1, burst=2), terms=RetryPolicy(reply_timeout=4, give_up_after=300))
+    desk = Desk(pacer=Pacer(0.1, burst=2), policy=RetryPolicy(reply_timeout=4, give_up_after=300))
     waiting, in_flight = desk.submit("a"), desk.submit("b")
     desk.wait(3)
     in_flight.flights[0].deadline = 100.0
@@ -171,7 +171,7 @@ def test_signed_anew_once_and_only_for_its_latest_attempt() -> None:
     desk.answer(refusal(desk.ids[1], 400, 40011))
     assert numbers == [1]
     assert desk.only(one).kind == "rejected"
-    desk.terms = RetryPolicy(reply_timeout=2)
+    desk.policy = RetryPolicy(reply_timeout=2)
     other = desk.submit("b")
     desk.wait(2.5)
     assert len(other.flights) == 2
@@ -181,12 +181,12 @@ def test_signed_anew_once_and_only_for_its_latest_attempt() -> None:
     desk.answer(refusal(other.flights[1].request_id, 400, 40011))
     assert desk.only(other).kind == "rejected"  # it was refused for good by then
     assert numbers == [1]
-    desk.terms = RetryPolicy(retry=False)
+    desk.policy = RetryPolicy(retry=False)
     once = desk.submit("c")
     desk.answer(refusal(once.flights[0].request_id, 400, 40011))
     assert desk.only(once).kind == "rejected"
     assert numbers == [1]
-    desk.terms = RetryPolicy()
+    desk.policy = RetryPolicy()
     left = desk.submit("d")
     desk.abandon(left)
     desk.answer(refusal(left.flights[0].request_id, 400, 40011))

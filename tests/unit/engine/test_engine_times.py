@@ -80,7 +80,7 @@ def test_what_was_never_written_says_why() -> None:
 
 @pytest.mark.parametrize("cause", [None, OSError("reset")])
 def test_a_lost_connection_is_told_with_its_cause(cause: BaseException | None) -> None:
-    desk = Desk(terms=RetryPolicy(retry=False))
+    desk = Desk(policy=RetryPolicy(retry=False))
     order = desk.submit()
     desk.down(cause)
     text = "the connection was lost before the answer came"
@@ -227,7 +227,7 @@ def test_who_waits_for_a_connection() -> None:
 
 
 def test_the_deadline_of_an_attempt_is_its_reply_timeout_or_what_is_left() -> None:
-    desk = Desk(terms=RetryPolicy(reply_timeout=12, give_up_after=30))
+    desk = Desk(policy=RetryPolicy(reply_timeout=12, give_up_after=30))
     order = desk.submit()
     desk.wait(30)
     assert [flight.deadline for flight in order.flights] == [12, 24, 30]
@@ -409,7 +409,7 @@ def test_the_timer_says_when_to_look_again() -> None:
 
 
 def test_an_order_is_given_up_at_its_time_and_the_timer_knows_it() -> None:
-    desk = Desk(terms=RetryPolicy(reply_timeout=20, give_up_after=15), auto=False)
+    desk = Desk(policy=RetryPolicy(reply_timeout=20, give_up_after=15), auto=False)
     order = desk.submit()
     desk.write()
     assert order.flights[0].deadline == 15

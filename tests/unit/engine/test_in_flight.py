@@ -114,7 +114,7 @@ def test_what_settled_is_remembered_by_its_request_and_whether_that_was_answered
     assert table.settled_as("r-1") is None
     table.settle(pending, pending.conclude(None, None))
     assert table.flights == {}
-    assert not hasattr(second, "pending")
+    assert not hasattr(second, "order")
     assert (table.settled_as("r-1"), table.settled_as("r-2")) == (("unknown", True), ("unknown", False))
     table.answered_late("r-2", "unknown")
     assert table.settled_as("r-2") == ("unknown", True)
@@ -401,9 +401,9 @@ def test_the_collector_visits_no_attempt_and_none_is_in_a_cycle_once_its_order_i
     first, second = written(table, settled, "r-1"), written(table, settled, "r-2")
     unsent = written(table, forgetful, "r-3")
     assert not any(map(gc.is_tracked, (first, second, unsent)))
-    assert all(hasattr(flight, "pending") for flight in (first, second, unsent))
+    assert all(hasattr(flight, "order") for flight in (first, second, unsent))
     table.settle(settled, settled.conclude(None, None))
     forgetful.not_written(unsent)
     assert settled.flights == (first, second)
     assert (forgetful.flights, forgetful.latest) == ((), None)
-    assert not any(hasattr(flight, "pending") for flight in (first, second, unsent))
+    assert not any(hasattr(flight, "order") for flight in (first, second, unsent))

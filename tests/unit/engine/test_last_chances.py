@@ -30,9 +30,9 @@ def silent_desk(pacer: Pacer | None = None) -> Desk:
 
 def fill_window(desk: Desk) -> list[Order]:
     """Let orders that wait for their answers take all places."""
-    terms, desk.terms = desk.terms, RetryPolicy(reply_timeout=100)
+    policy, desk.policy = desk.policy, RetryPolicy(reply_timeout=100)
     orders = [desk.submit(f"w{number}") for number in range(WINDOW_START)]
-    desk.terms = terms
+    desk.policy = policy
     desk.write()
     return orders
 
@@ -117,7 +117,7 @@ def test_single_cancels_get_theirs_early_enough_for_all_within_the_pace() -> Non
 
 
 def test_where_turns_are_few_none_is_for_what_was_written_before() -> None:
-    desk = Desk(pacer=Pacer(0.5), terms=RetryPolicy(reply_timeout=4))
+    desk = Desk(pacer=Pacer(0.5), policy=RetryPolicy(reply_timeout=4))
     _, orders = desk.submit_bulk(*(f"o{number}" for number in range(20)))
     desk.wait(29)
     assert {key for at, _, key in desk.written if at < 4} == {"o0", "o1"}
@@ -180,7 +180,7 @@ def test_a_last_chance_that_was_not_written_waits_for_a_place_when_the_venue_is_
     order = desk.submit("last")
     desk.wait(24.5)
     (flight,) = desk.write()
-    assert flight.pending is order
+    assert flight.order is order
     desk.engine.not_written([flight], NotWritten("the peer does not read"), desk.now)
     assert list(desk.engine._queue.last_chance) == [order]
     desk.answer(canceled(first.flights[0].request_id, "w0"))  # a sign of life
@@ -257,7 +257,7 @@ def test_why_a_last_chance_was_of_no_use() -> None:
 
 
 def test_an_unanswered_order_in_its_place_says_how_long_an_answer_was_waited_for() -> None:
-    desk = Desk(terms=RetryPolicy(reply_timeout=40, give_up_after=30))
+    desk = Desk(policy=RetryPolicy(reply_timeout=40, give_up_after=30))
     order = desk.submit()
     desk.wait(31)
     outcome = desk.only(order)
@@ -299,10 +299,10 @@ def test_a_pace_gives_no_time_in_a_silence() -> None:
 
 
 def test_a_full_window_with_more_that_waits_is_an_open_question() -> None:
-    desk = Desk(terms=RetryPolicy(give_up_after=2))
+    desk = Desk(policy=RetryPolicy(give_up_after=2))
     desk.submit("early")
     desk.wait(3)
-    desk.terms = RetryPolicy()
+    desk.policy = RetryPolicy()
     for number in range(WINDOW_START):
         desk.submit(f"w{number}")
     order = desk.submit("waits")
@@ -346,7 +346,7 @@ def test_an_attempt_that_is_out_of_time_leaves_the_one_before_its_answer() -> No
     young.handed_in = young.held_since = 29.0
     desk.engine._silence.sign(12.5)
     flights, texts = desk.engine.sign([order, withdrawn, young], 1, 30.5, desk.wall)
-    assert [flight.pending for flight in flights] == [young]
+    assert [flight.order for flight in flights] == [young]
     assert len(texts) == 1
     assert (order.state, order.kind) == (State.IN_FLIGHT, None)
     desk.now = 30.5

@@ -23,7 +23,7 @@ ONCE = RetryPolicy(retry=False)
 
 def ended(answer: Answer, *, earlier: Answer | None = None) -> Outcome:
     """The outcome of an order that is answered so, 0.5 s after the write, without another attempt."""
-    desk = Desk(terms=RetryPolicy() if earlier else ONCE)
+    desk = Desk(policy=RetryPolicy() if earlier else ONCE)
     order = desk.submit()
     if earlier is not None:
         desk.answer(earlier(desk.ids[0]))
@@ -220,7 +220,7 @@ def test_noise_is_a_warning_until_there_is_too_much_of_it(text: str, caplog: pyt
 
 @pytest.mark.parametrize(("kind", "counted"), [("late", 0), ("second", 1), ("binary", 1), ("other connection", 1)])
 def test_what_counts_towards_the_budget(kind: str, counted: int) -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     desk.submit()
     if kind == "late":
         desk.wait(12)
@@ -293,7 +293,7 @@ BROKEN: Answer = lambda rid: refusal(rid, 500)  # noqa: E731
 def test_which_second_answers_contradict_the_first(
     first: Answer, second: Answer, contradicts: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     desk.submit()
     desk.answer(first(desk.ids[0]))
     with caplog.at_level(logging.WARNING, "trio_cancel"):
@@ -310,7 +310,7 @@ def test_which_second_answers_contradict_the_first(
     [(canceled, True), (NOT_FOUND, True), (BROKEN, False), (lambda rid: refusal(rid, 429), False)],
 )
 def test_which_late_answers_are_a_sign_of_life(answer: Answer, alive: bool) -> None:
-    desk = Desk(terms=ONCE)
+    desk = Desk(policy=ONCE)
     desk.submit()
     desk.wait(12)
     desk.answer(f'{{"id":"{desk.ids[0]}","status":"?"}}')

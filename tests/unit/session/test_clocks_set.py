@@ -372,17 +372,17 @@ async def test_an_order_that_waits_for_a_look_is_given_up_in_time(autojump_clock
         async def hang(*_: object) -> Any:
             await trio.sleep_forever()
 
-        ws._session._dialing = _evolve(ws._session._dialing, hang)
+        ws._session._options = _evolve(ws._session._options, hang)
         before = trio.current_time()
         outcome = await ws.try_cancel(order_ids[0])
         assert isinstance(outcome, Rejected)
         assert trio.current_time() - before == pytest.approx(3, abs=0.1)
-        ws._session._dialing = _evolve(ws._session._dialing, dial)
+        ws._session._options = _evolve(ws._session._options, dial)
         await trio.sleep(60)
         assert not isinstance(await ws.try_cancel(order_ids[1]), AlreadyClosed)
 
 
-def _evolve(dialing: Any, dial: Any) -> Any:
+def _evolve(options: Any, dial: Any) -> Any:
     import attrs
 
-    return attrs.evolve(dialing, dial=dial)
+    return attrs.evolve(options, dial=dial)

@@ -108,7 +108,7 @@ def test_a_sign_of_life_is_an_answer_to_us_and_nothing_else(answer: Callable[[st
 
 
 def test_a_late_answer_is_a_sign_of_life() -> None:
-    desk = Desk(terms=RetryPolicy(give_up_after=2))
+    desk = Desk(policy=RetryPolicy(give_up_after=2))
     desk.submit("early")
     desk.wait(3)
     desk.submit("later")
@@ -136,7 +136,7 @@ def test_nobody_who_comes_late_into_a_silence_is_refused_untried(up: bool) -> No
 
 
 def test_while_the_venue_answers_anything_the_clock_of_what_waits_stands_still() -> None:
-    desk = Desk(terms=RetryPolicy(reply_timeout=200, give_up_after=30))
+    desk = Desk(policy=RetryPolicy(reply_timeout=200, give_up_after=30))
     bulk, _ = desk.submit_bulk(*(f"o{index}" for index in range(1000)))
     for index in range(100):
         desk.wait(20)
@@ -188,7 +188,7 @@ def test_a_last_chance_that_was_not_written_is_had_on_the_next_connection() -> N
     desk = Desk()
     _, orders = desk.submit_bulk(*(f"o{index}" for index in range(20)))
     desk.wait(24.1)
-    flights = [flight for flight in desk.flights if flight.pending.request.key == "o15"]
+    flights = [flight for flight in desk.flights if flight.order.request.key == "o15"]
     assert len(flights) == 1
     desk.engine.not_written(flights, NotWritten("the peer does not read"), desk.now)
     desk.down()
@@ -435,7 +435,7 @@ async def test_a_connection_is_tried_at_once_when_a_last_chance_comes(autojump_c
     """With a short ``give_up_after`` the pause between two tries may be longer than all that is left."""
     for seed in range(10):
         async with open_venue() as venue, venue.open(give_up_after=1.5) as ws, trio.open_nursery() as nursery:
-            ws._session._world.jitter.seed(seed)
+            ws._session._environment.jitter.seed(seed)
             venue.sandbox.script(silent)
             nursery.start_soon(flap, venue)
             await venue.cut()
@@ -712,7 +712,7 @@ async def test_the_end_of_a_large_scope_looks_at_everything_once(
 
 def test_a_pace_that_holds_attempts_back_in_a_silence_gives_no_time() -> None:
     """Each next attempt waits for its turn; in a silence that wait is time spent, however many attempts there are."""
-    desk = Desk(terms=RetryPolicy(reply_timeout=2.0, give_up_after=15.0), pacer=Pacer(1.0))
+    desk = Desk(policy=RetryPolicy(reply_timeout=2.0, give_up_after=15.0), pacer=Pacer(1.0))
     _, orders = desk.submit_bulk(*(f"o-{number}" for number in range(30)))
     desk.wait(15.1)
     assert {order.kind for order in orders if order.flights} == {"unknown"}

@@ -55,9 +55,9 @@ def test_less_than_a_second_may_be_how_the_clocks_are_read() -> None:
 
 
 def test_each_order_has_its_own_time() -> None:
-    desk = Desk(up=False, terms=RetryPolicy(give_up_after=1000))
+    desk = Desk(up=False, policy=RetryPolicy(give_up_after=1000))
     patient = desk.submit("a")
-    desk.terms = RetryPolicy()
+    desk.policy = RetryPolicy()
     orders = [desk.submit(name) for name in "bcd"]
     desk.abandon(orders[1])
     sleep(desk, 30)

@@ -103,10 +103,10 @@ class Bench:
             jitter=random.Random(7),
             clock=VenueClock(lambda: 0.0, trio.current_time),
         )
-        world = Environment(random_bytes=lambda count: b"\1\2\3\4" * (count // 4), jitter=random.Random(7))
+        environment = Environment(random_bytes=lambda count: b"\1\2\3\4" * (count // 4), jitter=random.Random(7))
         link = cast("Any", self.link)
         wakeup = self.engine.wakeup if journal is None else Wakeup()
-        self.writer = Writer(1, self.engine, world, journal, wakeup, link, self.ended.append)
+        self.writer = Writer(1, self.engine, environment, journal, wakeup, link, self.ended.append)
         self.engine.connection_up(trio.current_time())
 
     def _sign(self, orders: Any, at: int) -> list[bytes]:
@@ -114,8 +114,8 @@ class Bench:
             raise self.fault
         return [f"{request_id} {request.key} {at}".encode() for request_id, request in orders]
 
-    def submit(self, order_id: str, terms: RetryPolicy = ONCE) -> Order:
-        order = Order(CancelRequest(order_id), terms)
+    def submit(self, order_id: str, policy: RetryPolicy = ONCE) -> Order:
+        order = Order(CancelRequest(order_id), policy)
         if not self.at_once:
             self.engine.submit(order, trio.current_time())
         elif self.engine.submit_lone(order, trio.current_time()):
@@ -269,7 +269,7 @@ async def test_what_could_not_be_made_was_not_sent(
     elif step == "signature":
         bench.fault = fault
     else:
-        bench.writer._world = Environment(random_bytes=fail)
+        bench.writer._environment = Environment(random_bytes=fail)
     async with writing(bench):
         order = bench.submit("a", RetryPolicy(reply_timeout=5.0, give_up_after=10.0, retry=retry))
         await trio.testing.wait_all_tasks_blocked()
