@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from trio_cancel.journal import read_journal
-from trio_cancel.sandbox import Fault, OrderStatus, RequestRecord, Sandbox
+from trio_cancel.sandbox import BookStatus, Fault, RequestRecord, Sandbox
 
 PROGRAM = [sys.executable, "-m", "trio_cancel"]
 
@@ -50,7 +50,7 @@ async def test_a_run_that_is_killed_leaves_a_record(trading_sandbox: Sandbox, tm
     sandbox.script(lambda _: None)
 
     def is_canceled(order_id: str) -> bool:
-        return sandbox.book.get(order_id).status is OrderStatus.CANCELED
+        return sandbox.book.get(order_id).status is BookStatus.CANCELED
 
     intended = {order.request.id for order in read_journal(path).orders}
     assert {order_id for order_id in ids if is_canceled(order_id)} <= intended

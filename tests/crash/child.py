@@ -14,7 +14,7 @@ import sys
 import trio
 
 from trio_cancel import CancelRequest, Observer, OrdersLeft, TradingWS, open_trading_ws
-from trio_cancel.sandbox import OrderStatus, SandboxControl, open_sandbox_control
+from trio_cancel.sandbox import BookStatus, SandboxControl, open_sandbox_control
 from trio_cancel.sandbox._server import DEFAULT_CREDENTIALS
 
 
@@ -49,7 +49,7 @@ async def scope(ws: TradingWS, venue: SandboxControl, rng: random.Random, names:
                 order = await venue.create(external_id=name, delay=rng.choice((0.0, 0.0, 0.2)))
                 say("placed", name, order.id)
                 orders.placed(external_id=name, id=order.id)
-                if rng.random() < 0.3 and order.status is not OrderStatus.PENDING_CREATION:
+                if rng.random() < 0.3 and order.status is not BookStatus.PENDING_CREATION:
                     await venue.fill(order.id)
                     say("discarded", name)
                     orders.discard(external_id=name)

@@ -31,7 +31,7 @@ from trio_cancel._guard.status import read_overview
 from trio_cancel._journal.address import server_of
 from trio_cancel.journal import read_journal
 from trio_cancel.lookup import OrderLookup, OrderState, RestLookup
-from trio_cancel.sandbox import OrderStatus, Sandbox
+from trio_cancel.sandbox import BookStatus, Sandbox
 from trio_cancel.types import CancelReport
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
@@ -43,7 +43,7 @@ def open_orders(sandbox: Sandbox, *names: str) -> list[str]:
 
 
 def all_canceled(sandbox: Sandbox, *names: str) -> bool:
-    return {status(sandbox, name) for name in names} == {OrderStatus.CANCELED}
+    return {status(sandbox, name) for name in names} == {BookStatus.CANCELED}
 
 
 @pytest.fixture
@@ -86,11 +86,11 @@ async def test_what_a_killed_bot_held_is_off_the_book(trading_sandbox: Sandbox, 
             open_guard(database.url(), [sandbox.credentials], on_taken=lambda *taken: told.append(taken)) as guard,
             a_bot(sandbox, address, *named, "c") as bot,
         ):
-            assert all(status(sandbox, name) is OrderStatus.OPEN for name in "abc")
+            assert all(status(sandbox, name) is BookStatus.OPEN for name in "abc")
             assert guard.unserved == ()
             bot.send_signal(signal.SIGKILL)
             await until(lambda: all_canceled(sandbox, "a", "b"))
-            await until(lambda: status(sandbox, "c") is OrderStatus.CANCELED)
+            await until(lambda: status(sandbox, "c") is BookStatus.CANCELED)
             await until(lambda: told)
             assert told[0][0] == "mm-1"
             assert sorted(str(outcome.request.key) for outcome in told[0][1].outcomes) == ["a", "b", "c"]
@@ -102,7 +102,7 @@ async def test_a_bot_that_lives_is_not_touched(trading_sandbox: Sandbox, databas
     named = open_orders(sandbox, "a")
     async with open_guard(database.url(), [sandbox.credentials]), a_bot(sandbox, database.url("mm-1"), *named):
         await trio.sleep(3)
-        assert status(sandbox, "a") is OrderStatus.OPEN
+        assert status(sandbox, "a") is BookStatus.OPEN
         assert database.execute("SELECT epoch, state FROM trio_cancel.journal") == [(1, "live")]
 
 
@@ -119,7 +119,7 @@ async def test_of_two_guards_the_second_succeeds_the_first(
         ):
             bot.send_signal(signal.SIGKILL)
             await until(lambda: all_canceled(sandbox, "a"))
-            assert status(sandbox, "b") is OrderStatus.OPEN
+            assert status(sandbox, "b") is BookStatus.OPEN
             # One of them took it.
             assert database.execute("SELECT max(number) FROM trio_cancel.session WHERE journal = 1") == [(2,)]
             first.send_signal(signal.SIGKILL)
@@ -207,7 +207,7 @@ async def test_a_database_that_is_restarted_costs_nobody_the_journal(trading_san
                 await trio.to_thread.run_sync(cluster.start)
                 await trio.sleep(1.5)
             assert database.execute("SELECT epoch, state FROM trio_cancel.journal") == [(1, "live")]
-            assert status(sandbox, "a") is OrderStatus.OPEN
+            assert status(sandbox, "a") is BookStatus.OPEN
 
 
 async def test_a_name_that_another_journal_has_is_left_alone(trading_sandbox: Sandbox, database: Database) -> None:
@@ -223,7 +223,7 @@ async def test_a_name_that_another_journal_has_is_left_alone(trading_sandbox: Sa
             with trio.fail_after(20):
                 await guard.wait_until_seen_to()
         assert [outcome.kind for outcome in reports[0].outcomes] == ["not_sent"]
-        assert status(sandbox, "a") is OrderStatus.OPEN
+        assert status(sandbox, "a") is BookStatus.OPEN
 
 
 async def test_the_restarted_bot_opens_its_journal_beside_a_guard(trading_sandbox: Sandbox, database: Database) -> None:
@@ -254,7 +254,7 @@ async def test_a_journal_without_credentials_is_named(
     done = await run(sandbox, "guard", database.url(), "--credentials", str(tmp_path), "--once", "--json", check=False)
     assert done.returncode == 1
     assert [json.loads(line) for line in done.stdout.splitlines()] == [{"journal": "mm-1", "status": "unserved"}]
-    assert status(sandbox, "a") is OrderStatus.OPEN
+    assert status(sandbox, "a") is BookStatus.OPEN
 
 
 def test_what_cannot_be_used_is_refused_at_once() -> None:

@@ -17,7 +17,7 @@ import trio
 from tests.tools.postgres import ADMIN, ADMIN_PASSWORD, BOT_PASSWORD, Cluster, Database, a_cluster
 from trio_cancel import JournalError, TakenOver, open_trading_ws
 from trio_cancel.journal import read_journal
-from trio_cancel.sandbox import OrderStatus, Sandbox
+from trio_cancel.sandbox import BookStatus, Sandbox
 from trio_cancel.types import LeaseState
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
@@ -76,7 +76,7 @@ async def until(condition: Callable[[], Any]) -> None:
             await trio.sleep(0.01)
 
 
-def status(sandbox: Sandbox, name: str) -> OrderStatus:
+def status(sandbox: Sandbox, name: str) -> BookStatus:
     return sandbox.book.get(external_id=name).status
 
 
@@ -105,7 +105,7 @@ async def test_what_a_killed_process_held_is_canceled_from_another_machine(
     assert [json.loads(line)["external_id"] for line in listed.stdout.splitlines()] == ["a", "b"]
     done = await run(sandbox, "resume", address)
     assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["canceled", "canceled"]
-    assert [status(sandbox, name) for name in ("a", "b")] == [OrderStatus.CANCELED] * 2
+    assert [status(sandbox, name) for name in ("a", "b")] == [BookStatus.CANCELED] * 2
     again = await run(sandbox, "resume", address)
     assert b"nothing was left" in again.stderr
     compacted = await run(sandbox, "journal", address, "--compact", "--days", "0")
@@ -161,10 +161,10 @@ async def test_a_stopped_process_that_wakes_leaves_its_successors_order_alone(
                 assert b"TakenOver: The journal postgresql://127.0.0.1" in said
                 assert b"a (not_sent)" in said
                 assert len(sandbox.log) == asked
-                assert sandbox.book.get(new.id).status is OrderStatus.OPEN
+                assert sandbox.book.get(new.id).status is BookStatus.OPEN
                 assert orders.held
                 orders.placed(external_id="a", id=new.id)
-        assert sandbox.book.get(new.id).status is OrderStatus.CANCELED
+        assert sandbox.book.get(new.id).status is BookStatus.CANCELED
     said_so = "SELECT acknowledged IS NOT NULL FROM trio_cancel.session ORDER BY number LIMIT 1"
     assert database.execute(said_so) == [(True,)]
 
@@ -279,5 +279,5 @@ async def test_many_sessions_of_a_process(trading_sandbox: Sandbox, database: Da
         async with trio.open_nursery() as nursery:
             for number in range(30):
                 nursery.start_soon(one, number)
-    assert {status(sandbox, f"o{number}") for number in range(30)} == {OrderStatus.CANCELED}
+    assert {status(sandbox, f"o{number}") for number in range(30)} == {BookStatus.CANCELED}
     assert database.execute("SELECT DISTINCT state FROM trio_cancel.journal") == [("free",)]

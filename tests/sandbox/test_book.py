@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_cancel.sandbox import Book, BookError, ClosedOrder, InvalidOrder, Order, OrderStatus, UnknownOrder
+from trio_cancel.sandbox import Book, BookError, BookStatus, ClosedOrder, InvalidOrder, NoSuchOrder, Order
 
 
 class Clock:
@@ -33,14 +33,14 @@ def book(clock: Clock) -> Book:
     return Book(now=clock, rng=random.Random(0))
 
 
-def in_state(book: Book, status: OrderStatus) -> Order:
-    order = book.create(amount="10", price="2", delay=5.0 if status is OrderStatus.PENDING_CREATION else 0)
+def in_state(book: Book, status: BookStatus) -> Order:
+    order = book.create(amount="10", price="2", delay=5.0 if status is BookStatus.PENDING_CREATION else 0)
     match status:
-        case OrderStatus.EXECUTED_PARTIALLY:
+        case BookStatus.EXECUTED_PARTIALLY:
             book.fill(order.id, amount=4)
-        case OrderStatus.EXECUTED_COMPLETELY:
+        case BookStatus.EXECUTED_COMPLETELY:
             book.fill(order.id)
-        case OrderStatus.CANCELED:
+        case BookStatus.CANCELED:
             book.cancel(order.id)
     assert book.get(order.id).status is status
     return order
@@ -51,8 +51,8 @@ STEPS: dict[str, Callable[[Book, str], Order]] = {
     "fill some": lambda book, key: book.fill(key, amount="0.5"),
     "fill all": lambda book, key: book.fill(key),
 }
-OPEN, SOME, ALL = OrderStatus.OPEN, OrderStatus.EXECUTED_PARTIALLY, OrderStatus.EXECUTED_COMPLETELY
-CANCELED, PENDING = OrderStatus.CANCELED, OrderStatus.PENDING_CREATION
+OPEN, SOME, ALL = BookStatus.OPEN, BookStatus.EXECUTED_PARTIALLY, BookStatus.EXECUTED_COMPLETELY
+CANCELED, PENDING = BookStatus.CANCELED, BookStatus.PENDING_CREATION
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ CANCELED, PENDING = OrderStatus.CANCELED, OrderStatus.PENDING_CREATION
         (SOME, "fill some", SOME),
         (SOME, "fill all", ALL),
         *[(status, step, ClosedOrder) for status in (ALL, CANCELED) for step in STEPS],
-        *[(PENDING, step, UnknownOrder) for step in STEPS],
+        *[(PENDING, step, NoSuchOrder) for step in STEPS],
     ],
 )
 def test_each_step_in_each_state(
-    book: Book, status: OrderStatus, step: str, expected: OrderStatus | type[BookError]
+    book: Book, status: BookStatus, step: str, expected: BookStatus | type[BookError]
 ) -> None:
     order = in_state(book, status)
-    if isinstance(expected, OrderStatus):
+    if isinstance(expected, BookStatus):
         assert STEPS[step](book, order.id).status is expected
         assert book.get(order.id).status is expected
     else:
@@ -168,7 +168,7 @@ def test_lookups(book: Book) -> None:
             book.get(**wrong)
     assert book.get("a") is book.get("A")  # a UUID is the same in either case
     for missing in ({"id": "AA"}, {"external_id": "A"}, {"external_id": "b"}):
-        with pytest.raises(UnknownOrder, match=r"^Order not found\.$"):
+        with pytest.raises(NoSuchOrder, match=r"^Order not found\.$"):
             book.get(**missing)
     for taken in ("A", "a"):
         with pytest.raises(InvalidOrder, match=f"{taken} already"):

@@ -14,10 +14,10 @@ from wsproto.utilities import LocalProtocolError
 
 from tests.tools.sandbox_client import Client, world
 from trio_cancel.sandbox import (
+    BookStatus,
     CustomReply,
     Fault,
     Faults,
-    OrderStatus,
     Point,
     RequestRecord,
     open_sandbox,
@@ -262,7 +262,7 @@ async def test_a_script_comes_first_and_may_say_anything(autojump_clock: MockClo
             await client.cancel(sandbox, request_id, id=order_id)
         await trio.sleep(1)
         assert client.replies == ["open", "no A", "binary", ("3", 429, 42900), ("4", 200, None), ("5", 500, 50000)]
-        assert sandbox.book.get("A").status is sandbox.book.get("B").status is OrderStatus.CANCELED
+        assert sandbox.book.get("A").status is sandbox.book.get("B").status is BookStatus.CANCELED
         assert [record.applied_at is not None for record in sandbox.log] == [True, False, False, True, False]
         assert sandbox.fault_counts == {Fault.REFUSE_429: 1, Fault.ERROR_500_BEFORE: 1}
 
@@ -319,7 +319,7 @@ async def test_chance_reaches_nearly_every_fault_and_the_log_agrees_with_the_boo
     applied = [record for record in sandbox.log if record.applied_at is not None]
     assert len(applied) == sandbox.log.applied_count
     assert {record.order_id for record in applied} == {
-        order.id for order in sandbox.book if order.status is OrderStatus.CANCELED
+        order.id for order in sandbox.book if order.status is BookStatus.CANCELED
     }
     sandbox.faults = Faults()
     assert sandbox.faults.chances == {}

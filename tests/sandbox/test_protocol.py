@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_cancel._values.models import Credentials
-from trio_cancel.sandbox import ConnectionRecord, Fault, Faults, OrderStatus, Point, RequestRecord
+from trio_cancel.sandbox import BookStatus, ConnectionRecord, Fault, Faults, Point, RequestRecord
 from trio_cancel.sandbox._exchange import Exchange
 from trio_cancel.sandbox._limits import DAY, Limits
 from trio_cancel.sandbox._protocol import (
@@ -202,7 +202,7 @@ def test_what_is_missing_or_too_much(text: str) -> None:
     answer = venue.ask(text)
     assert answer.startswith('{"id":"req-003",')
     assert code(answer) == (400, 40010)
-    assert venue.book.get(ORDER_ID).status is OrderStatus.OPEN
+    assert venue.book.get(ORDER_ID).status is BookStatus.OPEN
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ from websockets.typing import Origin
 from trio_cancel import open_trading_ws
 from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import (
+    BookStatus,
     Fault,
     FaultStatus,
     InvalidOrder,
-    OrderStatus,
+    NoSuchOrder,
     Sandbox,
     SandboxControlError,
-    UnknownOrder,
     open_sandbox,
     open_sandbox_control,
     serve_sandbox,
@@ -64,7 +64,7 @@ async def test_a_foreign_client_cancels_over_the_socket(tls: bool) -> None:
         assert first["result"]["id"] == order.id
         assert (first["result"]["executed_amount"], first["result"]["side"]) == (0.125, "buy")
         assert [answer["error"]["error_code"] for answer in rest] == [40408, 40408, 42900]
-        assert sandbox.book.get(order.id).status is OrderStatus.CANCELED
+        assert sandbox.book.get(order.id).status is BookStatus.CANCELED
         with trio.fail_after(5):
             while sandbox.log.connections[0].closed_at is None:  # noqa: ASYNC110 - a log has no event
                 await trio.sleep(0.01)
@@ -98,9 +98,9 @@ async def test_the_side_door_over_the_socket(tls: bool) -> None:
             assert await control.open_orders(pending=True) == [order]
             market = await control.create(id="A", type="market", price=None)
             assert market.price is None
-            assert (await control.fill("A", amount="0.0004", price=5)).status is OrderStatus.EXECUTED_PARTIALLY
+            assert (await control.fill("A", amount="0.0004", price=5)).status is BookStatus.EXECUTED_PARTIALLY
             assert await control.get("A") == sandbox.book.get("A")
-            with pytest.raises(UnknownOrder):
+            with pytest.raises(NoSuchOrder):
                 await control.get(external_id="C")
             with pytest.raises(SandboxControlError, match="already"):
                 await control.create(id="A")

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from trio_cancel import AlreadyClosed, CancelRequest, NotFound, Outcome, Unknown
-from trio_cancel.lookup import OrderStatus as SeenStatus
-from trio_cancel.sandbox import Order, OrderStatus
+from trio_cancel.lookup import OrderStatus
+from trio_cancel.sandbox import BookStatus, Order
 
 from .record import Told
 
 EXACT_TO = 2
 """Milliseconds: dates are cut to whole ones, on either side."""
 UNSEEN_MOST = 2_000
-CLOSED_AS = {OrderStatus.CANCELED: "canceled", OrderStatus.EXECUTED_COMPLETELY: "executed"}
+CLOSED_AS = {BookStatus.CANCELED: "canceled", BookStatus.EXECUTED_COMPLETELY: "executed"}
 
 
 def meant(book: Iterable[Order], request: CancelRequest, since: int, until: int) -> list[Order]:
@@ -74,7 +74,7 @@ def check_truth(
         yield f"I12: {outcome.request} is {outcome.kind}, and on the book: {[str(each.status) for each in orders]}"
     said = {(each.order_id, each.status) for each in told if each.at <= at}
     seen = outcome.seen if isinstance(outcome, Unknown | NotFound) else None
-    if seen is not None and seen.status is not SeenStatus.OTHER and (seen.id, seen.raw_status) not in said:
+    if seen is not None and seen.status is not OrderStatus.OTHER and (seen.id, seen.raw_status) not in said:
         yield f"I12: {outcome.request} was seen as {seen.raw_status}, and no lookup said so"
     if not isinstance(outcome, AlreadyClosed) or outcome.order is None:
         return

@@ -34,7 +34,7 @@ from trio_cancel._net import stream as _transport
 from trio_cancel._trio.environment import Environment
 from trio_cancel._values.errors import TakenOver, TradingError
 from trio_cancel._values.report import CancelReport
-from trio_cancel.sandbox import Order, Sandbox, UnknownOrder, open_sandbox
+from trio_cancel.sandbox import NoSuchOrder, Order, Sandbox, open_sandbox
 
 from .engine import Steps, logging_kept, run_deterministically, watched
 from .guards import END, HEALED, BotPlan, GuardPlan, GuardScenario, Then, Trade
@@ -325,7 +325,7 @@ class World:
         await trio.sleep(travel)
         book, name = self._sandbox.book, held.request.external_id
         if name is not None:
-            with contextlib.suppress(UnknownOrder):
+            with contextlib.suppress(NoSuchOrder):
                 if book.get(external_id=name).status.active:
                     self.whole.faults["create refused: the name is in use"] += 1
                     return
@@ -335,7 +335,7 @@ class World:
         """Return whether it is on the book."""
         try:
             return self._sandbox.book.get(held.id).status.active
-        except UnknownOrder:
+        except NoSuchOrder:
             return False
 
     # What is committed
@@ -651,7 +651,7 @@ class World:
             while first is not None and not first.process.dead and not self._is_taken(first):  # noqa: ASYNC110, RUF100
                 await trio.sleep(0.5)
         book = self._sandbox.book
-        with contextlib.suppress(UnknownOrder):
+        with contextlib.suppress(NoSuchOrder):
             return trade.by_id or not book.get(external_id=trade.name).status.active
         return True
 

@@ -23,7 +23,7 @@ from trio_cancel._net import stream as _transport
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._session.connection import ConnectOptions
 from trio_cancel._trio.environment import Environment
-from trio_cancel.sandbox import CustomReply, Fault, OrderStatus, RequestRecord, Sandbox, UnknownOrder, open_sandbox
+from trio_cancel.sandbox import BookStatus, CustomReply, Fault, NoSuchOrder, RequestRecord, Sandbox, open_sandbox
 from trio_cancel.sandbox._protocol import render_order, render_result
 
 from .callers import Callers
@@ -188,7 +188,7 @@ class Simulation:
             return None
         victim = self._rng.choice(old)
         assert victim.order_id is not None
-        order = attrs.evolve(self._sandbox.book.get(victim.order_id), status=OrderStatus.CANCELED)
+        order = attrs.evolve(self._sandbox.book.get(victim.order_id), status=BookStatus.CANCELED)
         self.done.recorder.faults["crossed"] += 1
         return CustomReply(render_result(victim.request_id, render_order(order)), applies=self._rng.random() < 0.5)
 
@@ -198,7 +198,7 @@ class Simulation:
         try:
             if book.get(order_id).status.active:
                 book.fill(order_id, amount=None if whole else book.get(order_id).remaining_amount / 3)
-        except UnknownOrder:
+        except NoSuchOrder:
             pass
 
     async def _reuse(self, number: int, reuse: Reuse) -> None:
@@ -207,11 +207,11 @@ class Simulation:
         book = self._sandbox.book
         try:
             old = book.get(external_id=external_id)
-        except UnknownOrder:
+        except NoSuchOrder:
             return
         if old.status.active:
             book.fill(old.id)
-        elif old.status is OrderStatus.PENDING_CREATION:
+        elif old.status is BookStatus.PENDING_CREATION:
             return
         book.create(id=f"AGAIN-{number}", external_id=external_id)
         faults = self.done.recorder.faults

@@ -17,7 +17,7 @@ from trio.testing import memory_stream_pair
 
 from trio_cancel import CancelRequest, LookupFailed
 from trio_cancel.lookup import OrderState, RestLookup
-from trio_cancel.sandbox import Order, RestFault, RestFaults, RestRecord, Sandbox, UnknownOrder
+from trio_cancel.sandbox import NoSuchOrder, Order, RestFault, RestFaults, RestRecord, Sandbox
 
 from .odd import ERRORS
 from .record import Recorder, Told
@@ -77,7 +77,7 @@ class Source:
         try:
             as_of = max(self._began, self._sandbox.now() - round(1000 * lag))
             order = self._sandbox.book.as_of(as_of, request.id, external_id=request.external_id)
-        except UnknownOrder:
+        except NoSuchOrder:
             self._faults["lookup_finds_nothing"] += 1
             raise LookupFailed("There is no such order.", status=404) from None
         self.told.append(Told(now, order.id, str(order.status)))

@@ -30,7 +30,7 @@ from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.signals import ears
 from trio_cancel._values.observer import Observer
 from trio_cancel.journal import JournalContents
-from trio_cancel.sandbox import Book, OrderStatus, UnknownOrder
+from trio_cancel.sandbox import Book, BookStatus, NoSuchOrder
 
 from .disk import Disk
 from .engine import Steps, logging_kept, run_deterministically, watched
@@ -161,9 +161,9 @@ class ScopeSimulation(Simulation):
     def comes(self, order: OrderPlan) -> bool:
         try:
             status = self._sandbox.book.get(order.id).status
-        except UnknownOrder:
+        except NoSuchOrder:
             return order.id in self._under_way
-        return status.active or status is OrderStatus.PENDING_CREATION
+        return status.active or status is BookStatus.PENDING_CREATION
 
     def _on_book(self) -> set[str]:
         return {order.id for order in self.scenario.orders if self.comes(order)}

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from trio_cancel import CancelRequest, InvalidRequest, JournalError, SessionClosed, TradingWS
-from trio_cancel.sandbox import Book, UnknownOrder
+from trio_cancel.sandbox import Book, NoSuchOrder
 from trio_cancel.types import CancelReport, OrderScope
 
 from .engine import Steps
@@ -210,5 +210,5 @@ class Traders:
     def _active(self, order: OrderPlan) -> bool:
         try:
             return self._venue.book.get(order.id).status.active
-        except UnknownOrder:
+        except NoSuchOrder:
             return False

@@ -22,7 +22,7 @@ import attrs
 import trio
 
 from trio_cancel import CancelRequest
-from trio_cancel.sandbox import BookError, Fault, Faults, RequestRecord, Sandbox, UnknownOrder, open_sandbox
+from trio_cancel.sandbox import BookError, Fault, Faults, NoSuchOrder, RequestRecord, Sandbox, open_sandbox
 
 from .meter import Process
 
@@ -91,7 +91,7 @@ class _Server:
         records: dict[int, RequestRecord] = {}
         for request_id in wanted.pop("attempts"):
             records.update((record.number, record) for record in log.by_request_id(request_id))
-        with suppress(UnknownOrder):
+        with suppress(NoSuchOrder):
             order = self._sandbox.book.get(**wanted)
             told = {"status": order.status.value, "executed": str(order.executed_amount)}
             records.update((record.number, record) for record in log.by_order(order.id))

@@ -26,7 +26,7 @@ from trio_cancel import (
     cancel_on_signals,
     open_trading_ws,
 )
-from trio_cancel.sandbox import OrderStatus, SandboxControl, open_sandbox_control
+from trio_cancel.sandbox import BookStatus, SandboxControl, open_sandbox_control
 from trio_cancel.types import OrderScope
 
 NAME = os.environ.get("BOT", f"bot-{os.getpid()}")
@@ -38,10 +38,10 @@ async def quote(ws: TradingWS, venue: SandboxControl, orders: OrderScope, side: 
         name = f"{NAME}-{side}-{turn}"
         await orders.add(external_id=name)  # before it is placed: now it is canceled whatever happens
         order = await venue.create(external_id=name, side=side, price=99 if side == "buy" else 101, delay=pause(0.02))
-        if order.status is OrderStatus.OPEN:
+        if order.status is BookStatus.OPEN:
             orders.placed(external_id=name, id=order.id)
         await trio.sleep(pause(0.05))
-        if (await venue.get(external_id=name)).status is OrderStatus.EXECUTED_COMPLETELY:
+        if (await venue.get(external_id=name)).status is BookStatus.EXECUTED_COMPLETELY:
             orders.discard(external_id=name)
             continue
         match await ws.try_cancel(external_id=name):

@@ -21,7 +21,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from trio_cancel.sandbox import Fault, Faults, OrderStatus, Sandbox, open_sandbox
+from trio_cancel.sandbox import BookStatus, Fault, Faults, Sandbox, open_sandbox
 
 BOT = Path(__file__).with_name("bot.py")
 WAYS = ("SIGTERM", "SIGINT", "SIGINT, unprepared", "exception", "cancel scope inside", "cancel scope outside")
@@ -201,8 +201,8 @@ async def run_one(venue: Sandbox, name: str, record: Record, tell: Callable[[str
     if quoting.is_set() and bot.returncode not in (*STATUSES[way], *([1] if told else [])):
         wrong.append(f"{name} ({way} after {seconds:.3f} s) went out with {bot.returncode}: {stderr!r}")
     for order in orders:
-        record.executed += order.status is OrderStatus.EXECUTED_COMPLETELY
-        if order.status.active or order.status is OrderStatus.PENDING_CREATION:
+        record.executed += order.status is BookStatus.EXECUTED_COMPLETELY
+        if order.status.active or order.status is BookStatus.PENDING_CREATION:
             left.append(f"{order.external_id} ({order.status}), {way} after {seconds:.3f} s: {said!r} {stderr!r}")
     record.left += left
     record.wrong += wrong

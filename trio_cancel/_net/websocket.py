@@ -359,8 +359,8 @@ class _SlowMessages:
 
 
 @attrs.frozen
-class _NurseryProxy:
-    """What trio-websocket takes for a nursery: it only ever starts its reader there."""
+class _ReaderNursery:
+    """The nursery that trio-websocket is given: the only task that it starts, its reader, runs as the link's."""
 
     nursery: trio.Nursery
     link: Link
@@ -408,7 +408,7 @@ async def upgrade(
         with trio.CancelScope() as scope:
             link._scopes.add(scope)
             connection = await trio_websocket.wrap_client_stream(
-                cast("trio.Nursery", _NurseryProxy(nursery, link)),
+                cast("trio.Nursery", _ReaderNursery(nursery, link)),
                 cast("trio.SocketStream", tap),  # its annotation is narrower than what it takes
                 endpoint.host_header,
                 endpoint.resource,

@@ -14,11 +14,11 @@ from the venue's documents and shares no wire code with the client.
 
 from trio_cancel.sandbox._book import Book as Book
 from trio_cancel.sandbox._book import BookError as BookError
+from trio_cancel.sandbox._book import BookStatus as BookStatus
 from trio_cancel.sandbox._book import ClosedOrder as ClosedOrder
 from trio_cancel.sandbox._book import InvalidOrder as InvalidOrder
+from trio_cancel.sandbox._book import NoSuchOrder as NoSuchOrder
 from trio_cancel.sandbox._book import Order as Order
-from trio_cancel.sandbox._book import OrderStatus as OrderStatus
-from trio_cancel.sandbox._book import UnknownOrder as UnknownOrder
 from trio_cancel.sandbox._faults import CustomReply as CustomReply
 from trio_cancel.sandbox._faults import Fault as Fault
 from trio_cancel.sandbox._faults import Faults as Faults

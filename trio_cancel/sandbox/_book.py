@@ -33,7 +33,7 @@ class BookError(ValueError):
     """The book refused what was asked of it."""
 
 
-class UnknownOrder(BookError, KeyError):
+class NoSuchOrder(BookError, KeyError):
     """The book has no such order (or not yet: its creation is pending)."""
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class InvalidOrder(BookError):
     """An order, amount or price that no venue would take."""
 
 
-class OrderStatus(StrEnum):
+class BookStatus(StrEnum):
     """An order's state, spelt as the venue spells it."""
 
     PENDING_CREATION = "pending_creation"
@@ -63,7 +63,7 @@ class OrderStatus(StrEnum):
         return self in ACTIVE
 
 
-ACTIVE = frozenset({OrderStatus.OPEN, OrderStatus.EXECUTED_PARTIALLY})
+ACTIVE = frozenset({BookStatus.OPEN, BookStatus.EXECUTED_PARTIALLY})
 
 
 @attrs.frozen
@@ -83,7 +83,7 @@ class Order:
     create_date: int
     update_date: int
     effective_date: int
-    status: OrderStatus = OrderStatus.OPEN
+    status: BookStatus = BookStatus.OPEN
     executed_amount: Decimal = ZERO
     executed_value: Decimal = ZERO
 
@@ -203,7 +203,7 @@ class Book:
             raise InvalidOrder(f"There is an order {order_id} already.")
         if external_id is not None and external_id in self._by_external_id:
             older = self.get(self._by_external_id[external_id])
-            if older.status.active or older.status is OrderStatus.PENDING_CREATION:
+            if older.status.active or older.status is BookStatus.PENDING_CREATION:
                 raise InvalidOrder(f"The active order {older.id} has the external id {external_id} already.")
         now = self._now()
         order = Order(
@@ -217,7 +217,7 @@ class Book:
             create_date=now,
             update_date=now,
             effective_date=now + round(delay * 1000),
-            status=OrderStatus.PENDING_CREATION if delay else OrderStatus.OPEN,
+            status=BookStatus.PENDING_CREATION if delay else BookStatus.OPEN,
         )
         self._keep(order)
         if external_id is not None:
@@ -229,14 +229,14 @@ class Book:
         """Return an order as it stands now, also a pending or closed one; by external id the newest that had it.
 
         Raises:
-            UnknownOrder: if the book never had it.
+            NoSuchOrder: if the book never had it.
         """
         if (id is None) == (external_id is None):
             raise BookError("Give id or external_id, and not both.")
         found = id if external_id is None else self._by_external_id.get(external_id)
         order = self._orders.get(canonical_id(found)) if found is not None else None
         if order is None:
-            raise UnknownOrder("Order not found.")
+            raise NoSuchOrder("Order not found.")
         return self._settled(order)
 
     def fill(
@@ -256,7 +256,7 @@ class Book:
             price: of this execution; the order's own (or 1 where it has none) when left out.
 
         Raises:
-            UnknownOrder, ClosedOrder: if there is no such order, or it is not active.
+            NoSuchOrder, ClosedOrder: if there is no such order, or it is not active.
             InvalidOrder: if more than what remains would be executed.
         """
         order = self._active(id, external_id)
@@ -269,7 +269,7 @@ class Book:
         self._executions.setdefault(order.id, []).append(Execution(self._now(), executed, at))
         return self._put(
             order,
-            OrderStatus.EXECUTED_COMPLETELY if complete else OrderStatus.EXECUTED_PARTIALLY,
+            BookStatus.EXECUTED_COMPLETELY if complete else BookStatus.EXECUTED_PARTIALLY,
             executed_amount=total,
             executed_value=EXACT.add(order.executed_value, EXACT.multiply(executed, at)),
         )
@@ -278,14 +278,14 @@ class Book:
         """Take an active order off the book and return it.
 
         Raises:
-            UnknownOrder, ClosedOrder: if there is no such order (or not yet), or it is not active.
+            NoSuchOrder, ClosedOrder: if there is no such order (or not yet), or it is not active.
         """
-        return self._put(self._active(id, external_id), OrderStatus.CANCELED)
+        return self._put(self._active(id, external_id), BookStatus.CANCELED)
 
     def open_orders(self, *, pending: bool = False) -> list[Order]:
         """Return the active orders, oldest first; with ``pending`` also those whose creation is on its way."""
         return [
-            order for order in self if order.status.active or (pending and order.status is OrderStatus.PENDING_CREATION)
+            order for order in self if order.status.active or (pending and order.status is BookStatus.PENDING_CREATION)
         ]
 
     def executions(self, order: Order) -> list[Execution]:
@@ -296,7 +296,7 @@ class Book:
         """Return an order as it stood at Unix milliseconds ``at``: what a replica that lags would say now.
 
         Raises:
-            UnknownOrder: if there was none then.
+            NoSuchOrder: if there was none then.
         """
         ids = [id] if id is not None else self._named.get(external_id or "", [])
         for key in map(canonical_id, reversed(ids)):
@@ -305,7 +305,7 @@ class Book:
             for version in reversed(self._versions.get(key, ())):
                 if version.update_date <= at:
                     return version
-        raise UnknownOrder("Order not found.")
+        raise NoSuchOrder("Order not found.")
 
     def open_as_of(self, at: int) -> list[Order]:
         """Return the orders that were active at Unix milliseconds ``at``, oldest first."""
@@ -313,7 +313,7 @@ class Book:
         for order_id in self._orders:
             try:
                 found.append(self.as_of(at, order_id))
-            except UnknownOrder:
+            except NoSuchOrder:
                 continue
         return [order for order in found if order.status.active]
 
@@ -324,19 +324,19 @@ class Book:
 
     def _active(self, id: str | None, external_id: str | None) -> Order:
         order = self.get(id, external_id=external_id)
-        if order.status is OrderStatus.PENDING_CREATION:
-            raise UnknownOrder("Order not found.")
+        if order.status is BookStatus.PENDING_CREATION:
+            raise NoSuchOrder("Order not found.")
         if order.status not in ACTIVE:
             raise ClosedOrder("Cannot cancel an already canceled or fully executed order.")
         return order
 
     def _settled(self, order: Order) -> Order:
-        if order.status is OrderStatus.PENDING_CREATION and self._now() >= order.effective_date:
-            order = attrs.evolve(order, status=OrderStatus.OPEN, update_date=order.effective_date)
+        if order.status is BookStatus.PENDING_CREATION and self._now() >= order.effective_date:
+            order = attrs.evolve(order, status=BookStatus.OPEN, update_date=order.effective_date)
             self._keep(order)
         return order
 
-    def _put(self, order: Order, status: OrderStatus, **changes: Any) -> Order:
+    def _put(self, order: Order, status: BookStatus, **changes: Any) -> Order:
         order = attrs.evolve(order, status=status, update_date=self._now(), **changes)
         self._keep(order)
         return order

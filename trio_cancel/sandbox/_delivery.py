@@ -13,7 +13,7 @@ from itertools import pairwise
 import attrs
 
 from trio_cancel.sandbox import _protocol as protocol
-from trio_cancel.sandbox._book import Order, OrderStatus
+from trio_cancel.sandbox._book import BookStatus, Order
 from trio_cancel.sandbox._exchange import VenueAnswer
 from trio_cancel.sandbox._faults import CustomReply, Fault, Faults
 
@@ -176,7 +176,7 @@ def _wrong_text(answer: VenueAnswer, fault: Fault, rng: random.Random) -> str:
             other = (
                 attrs.evolve(answer.order, id=f"OTHER-{rng.getrandbits(64):016X}", external_id=None)
                 if fault is Fault.OTHER_ORDER
-                else attrs.evolve(answer.order, status=OrderStatus.OPEN)
+                else attrs.evolve(answer.order, status=BookStatus.OPEN)
             )
             return protocol.render_result(answer.request_id, protocol.render_order(other))
         case _:

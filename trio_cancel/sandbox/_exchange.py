@@ -13,7 +13,7 @@ import attrs
 
 from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import _protocol as protocol
-from trio_cancel.sandbox._book import Book, Order, OrderStatus, UnknownOrder
+from trio_cancel.sandbox._book import Book, BookStatus, NoSuchOrder, Order
 from trio_cancel.sandbox._faults import CustomReply, Fault, Faults
 from trio_cancel.sandbox._limits import Limits
 from trio_cancel.sandbox._log import ConnectionRecord, Log, RequestRecord
@@ -132,13 +132,13 @@ class Exchange:
         if refusal is None:
             try:
                 order = self.book.get(**request.order)
-            except UnknownOrder:
+            except NoSuchOrder:
                 refusal = dialect.not_found
             else:
                 record.order_id = order.id
-                if order.status is OrderStatus.PENDING_CREATION:
+                if order.status is BookStatus.PENDING_CREATION:
                     refusal = dialect.not_found
-                elif order.status is OrderStatus.CANCELED:
+                elif order.status is BookStatus.CANCELED:
                     refusal = dialect.canceled_before
                 elif not order.status.active:
                     refusal = dialect.executed_before

@@ -25,7 +25,7 @@ import trio
 
 from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import _protocol as protocol
-from trio_cancel.sandbox._book import EXACT, Book, Order, UnknownOrder
+from trio_cancel.sandbox._book import EXACT, Book, NoSuchOrder, Order
 from trio_cancel.sandbox._exchange import Exchange
 from trio_cancel.sandbox._outbox import Gone
 from trio_cancel.sandbox._protocol import Refusal
@@ -200,7 +200,7 @@ class RestSide:
                     order = book.as_of(record.as_of, unquote(key))
                 case _:
                     return _refuse(NOT_FOUND)
-        except UnknownOrder:
+        except NoSuchOrder:
             return _refuse(NOT_FOUND)
         record.order = order
         return 200, _data(render(order, book))

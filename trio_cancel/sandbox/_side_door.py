@@ -20,7 +20,7 @@ import attrs
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
-from trio_cancel.sandbox._book import Book, BookError, InvalidOrder, Order, OrderStatus, UnknownOrder, exact
+from trio_cancel.sandbox._book import Book, BookError, BookStatus, InvalidOrder, NoSuchOrder, Order, exact
 from trio_cancel.sandbox._connection import SIDE_DOOR
 from trio_cancel.sandbox._faults import Fault
 from trio_cancel.sandbox._nursery import open_services
@@ -46,7 +46,7 @@ def order_to_json(order: Order) -> dict[str, Any]:
 def order_from_json(data: dict[str, Any]) -> Order:
     """Return the order that `order_to_json` gave the data of."""
     decimals = {name: Decimal(data[name]) for name in _DECIMALS if data[name] is not None}
-    return Order(**{**data, **decimals, "status": OrderStatus(data["status"])})
+    return Order(**{**data, **decimals, "status": BookStatus(data["status"])})
 
 
 @attrs.frozen
@@ -91,7 +91,7 @@ class SideDoor:
             if method is None or not isinstance(params, dict):
                 raise BookError(f"method must be one of {', '.join(self._methods)}, params an object.")
             answer = {"status": 200, "result": method(**params)}
-        except UnknownOrder as error:
+        except NoSuchOrder as error:
             answer = {"status": 404, "result": None, "error": {"message": str(error)}}
         except (ValueError, TypeError, OverflowError) as error:  # JSON, BookError, params that the method does not have
             answer = {"status": 400, "result": None, "error": {"message": str(error)}}
@@ -184,7 +184,7 @@ class SandboxControl:
         """Return an order as it stands.
 
         Raises:
-            UnknownOrder: if the sandbox never had it.
+            NoSuchOrder: if the sandbox never had it.
         """
         return order_from_json(await self._ask("sandbox.get", _named(id, external_id)))
 
@@ -243,7 +243,7 @@ class SandboxControl:
                 except ConnectionClosed as error:
                     raise SandboxControlError("The sandbox has closed its side door: is it still running?") from error
             if answer["status"] == 404:
-                raise UnknownOrder(answer["error"]["message"])
+                raise NoSuchOrder(answer["error"]["message"])
             if answer["status"] != 200:
                 raise SandboxControlError(answer["error"]["message"])
             return answer["result"]

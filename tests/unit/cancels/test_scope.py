@@ -27,7 +27,7 @@ from trio_cancel import (
     TradingWS,
     Unknown,
 )
-from trio_cancel.sandbox import Fault, OrderStatus
+from trio_cancel.sandbox import BookStatus, Fault
 from trio_cancel.types import SessionState
 
 
@@ -45,7 +45,7 @@ def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def is_open(venue: Venue, order_id: str) -> bool:
-    return venue.book.get(order_id).status is OrderStatus.OPEN
+    return venue.book.get(order_id).status is BookStatus.OPEN
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -430,7 +430,7 @@ async def test_an_order_that_arrives_until_the_scope_has_settled_is_canceled(
         async with ws.open_order_scope() as orders:
             await orders.add(external_id="late")
             nursery.start_soon(place)
-        assert venue.book.get(external_id="late").status is OrderStatus.CANCELED
+        assert venue.book.get(external_id="late").status is BookStatus.CANCELED
         assert orders.report is not None
         assert [outcome.kind for outcome in orders.report.outcomes] == ["canceled"]
         assert len(venue.log.requests) < 20

@@ -18,7 +18,7 @@ from tests.tools.venues import Venue, one_clock, open_venue, venue_clock
 from trio_cancel import CancelRequest, InvalidRequest, JournalError, OrdersLeft, SessionClosed, TradingWS
 from trio_cancel._journal import opening as _journal_open
 from trio_cancel._journal.opening import open_journal
-from trio_cancel.sandbox import Fault, OrderStatus
+from trio_cancel.sandbox import BookStatus, Fault
 
 
 class Disk:
@@ -165,7 +165,7 @@ async def test_the_next_order_of_a_name_is_recorded_though_the_old_one_was_cance
         orders.placed(external_id="mm-1", id=order.id)
         await trio.sleep(1)
         assert disk.held == {"mm-1"}
-    assert venue.book.get(external_id="mm-1").status is OrderStatus.CANCELED
+    assert venue.book.get(external_id="mm-1").status is BookStatus.CANCELED
 
 
 async def test_an_order_that_is_added_again_is_held_once(autojump_clock: MockClock, disk: Disk) -> None:
@@ -197,7 +197,7 @@ async def test_the_end_of_the_old_order_does_not_end_the_hold_that_is_being_made
         disk.seconds = 2.0
         await orders.add(external_id="mm-1")  # the answer comes meanwhile
         disk.seconds = 0.0
-        assert venue.book.get(old.id).status is OrderStatus.CANCELED
+        assert venue.book.get(old.id).status is BookStatus.CANCELED
         new = venue.book.create(external_id="mm-1")
         await trio.sleep(3)
         assert CancelRequest(external_id="mm-1") in orders
@@ -206,7 +206,7 @@ async def test_the_end_of_the_old_order_does_not_end_the_hold_that_is_being_made
             with pytest.raises(InvalidRequest, match="Another scope holds"):
                 await other.add(external_id="mm-1")
         orders.placed(external_id="mm-1", id=new.id)
-    assert venue.book.get(external_id="mm-1").status is OrderStatus.CANCELED
+    assert venue.book.get(external_id="mm-1").status is BookStatus.CANCELED
     assert disk.held == set()
 
 

@@ -27,7 +27,7 @@ from trio_cancel import (
 )
 from trio_cancel._engine.held import HeldOrders, Hold
 from trio_cancel._values.outcomes import Attempt, Outcome
-from trio_cancel.sandbox import CustomReply, Fault, OrderStatus, RequestRecord
+from trio_cancel.sandbox import BookStatus, CustomReply, Fault, RequestRecord
 from trio_cancel.sandbox._protocol import NOT_ACTIVE, render_order, render_refusal, render_result
 from trio_cancel.types import CanceledOrder, OffsetInterval
 
@@ -71,7 +71,7 @@ def sweep(request: pytest.FixtureRequest) -> Sweep:
 
 
 def is_open(venue: Venue, order_id: str) -> bool:
-    return venue.book.get(order_id).status is OrderStatus.OPEN
+    return venue.book.get(order_id).status is BookStatus.OPEN
 
 
 # Before the end of the block
@@ -582,7 +582,7 @@ async def test_a_canceled_order_with_another_id_or_none_releases_nothing_by_name
         order = venue.book.create(external_id="mm-1")
 
         def reply(record: RequestRecord) -> CustomReply | None:
-            text = render_order(attrs.evolve(order, status=OrderStatus.CANCELED)).replace(order.id, id, 1)
+            text = render_order(attrs.evolve(order, status=BookStatus.CANCELED)).replace(order.id, id, 1)
             return CustomReply(render_result(record.request_id, text), applies=True)
 
         async with ws.open_order_scope(settle=1) as orders:

@@ -27,7 +27,7 @@ from trio_cancel import (
 from trio_cancel._journal import opening
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Begun
-from trio_cancel.sandbox import Fault, OrderStatus
+from trio_cancel.sandbox import BookStatus, Fault
 from trio_cancel.types import LeaseState
 
 
@@ -92,7 +92,7 @@ async def test_the_block_ends_and_the_report_comes_out(autojump_clock: MockClock
         assert isinstance(by_name, NotSent)
         assert isinstance(by_name.cause, TakenOver)
         assert report.left == (by_name,)
-        assert venue.book.get(external_id="mm-1").status is OrderStatus.OPEN
+        assert venue.book.get(external_id="mm-1").status is BookStatus.OPEN
         assert names(venue) == []
         assert ws.lease is LeaseState.TAKEN_OVER
 
@@ -209,7 +209,7 @@ async def test_a_cancel_by_external_id_is_not_sent_any_more(autojump_clock: Mock
         assert isinstance(outcome.cause, TakenOver)
         report = await ws.cancel_many([CancelRequest(external_id="mm-1"), CancelRequest(order_id)])
         assert [outcome.kind for outcome in report.outcomes] == ["not_sent", "canceled"]
-        assert venue.book.get(external_id="mm-1").status is OrderStatus.OPEN
+        assert venue.book.get(external_id="mm-1").status is BookStatus.OPEN
         ws._session.told_taken_over = True  # what is tested comes before the end
 
 
@@ -230,7 +230,7 @@ async def test_a_cancel_under_way_is_not_tried_again_by_external_id(autojump_clo
         (outcome,) = outcomes
         assert isinstance(outcome, Unknown)
         assert len(outcome.attempts) == 1
-        assert venue.book.get(external_id="mm-1").status is OrderStatus.OPEN
+        assert venue.book.get(external_id="mm-1").status is BookStatus.OPEN
         ws._session.told_taken_over = True
 
 
@@ -253,7 +253,7 @@ async def test_a_scope_that_is_being_left_stops_asking_by_external_id(
         asked = len(names(venue))
         await trio.sleep(30)
         assert len(names(venue)) == asked
-        assert venue.book.get(external_id="mm-1").status is OrderStatus.OPEN
+        assert venue.book.get(external_id="mm-1").status is BookStatus.OPEN
 
 
 async def test_uncertain_refuses_holds_and_nothing_else(autojump_clock: MockClock, shared: Shared) -> None:
