@@ -539,7 +539,7 @@ def _check(path: str, database: sqlite3.Connection, account: Account) -> None:
     _check_format(path, database)
     found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
-        raise sqlite3.DatabaseError(found)
+        raise sqlite3.DatabaseError(found.rpartition("\n")[2])  # a line before it only says "in database main"
     url, salt, fingerprint = database.execute("SELECT url, salt, fingerprint FROM account").fetchone()
     if not hmac.compare_digest(fingerprint, account.fingerprint(salt)):
         raise JournalError(

@@ -405,3 +405,98 @@ async def test_an_answer_that_cannot_be_read_is_unknown(autojump_clock: MockCloc
         report = await ws.cancel_many([bad, good])
         assert [outcome.kind for outcome in report.outcomes] == ["unknown", "canceled"]
         assert refusal("r", 400)
+
+
+async def test_a_large_input_that_names_no_order_somewhere_names_none_for_good(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        batch = ws.batch([*map(str, range(1500)), "", *map(str, range(1500, 4000))])
+        for _ in range(2):
+            with pytest.raises(InvalidRequest, match="Item 1500"):
+                await batch.check()
+        with pytest.raises(InvalidRequest, match="Item 1500"):
+            batch.report()
+        with pytest.raises(InvalidRequest, match="Item 1500"):
+            await batch.run()
+        assert len(venue.log) == 0
+
+
+async def test_a_large_input_is_taken_when_the_batch_is_made(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        given = [f"o-{number}" for number in range(3000)]
+        batch = ws.batch(given)
+        given[2000:] = ["another"] * 7
+        assert len(batch) == 3000
+        assert [outcome.request.id for outcome in batch.report().outcomes][1999:2002] == ["o-1999", "o-2000", "o-2001"]
+
+
+async def test_what_is_named_again_slices_later_has_the_outcome_of_its_order(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        some = [f"o-{number}" for number in range(1500)]
+        given = [some[0], *some, *some]  # all but the first came one earlier than their places say
+        batch = ws.batch(given)
+        assert len(batch) == 3001
+        assert [outcome.request.id for outcome in batch.report().outcomes] == given
+
+
+async def test_the_report_says_why_nothing_is_known_yet(autojump_clock: MockClock) -> None:
+    async with open_venue(delay=1.0) as venue, venue.open() as ws:
+        batch = ws.batch(venue.orders(20))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(batch.run)
+            await trio.sleep(0.5)
+            said = {str(outcome.cause) for outcome in batch.report().outcomes if isinstance(outcome, Unknown | NotSent)}
+            assert said == {"no answer has come yet", "its turn has not come yet"}
+
+
+async def test_who_reads_on_after_the_block_is_told_why_the_rest_was_not_sent(autojump_clock: MockClock) -> None:
+    async with open_venue(delay=1.0) as venue, venue.open() as ws:
+        batch = ws.batch(venue.orders(20))
+        async with batch:
+            await trio.sleep(0.5)
+        outcomes = [outcome async for outcome in batch]
+        not_sent = [outcome for outcome in outcomes if isinstance(outcome, NotSent)]
+        assert (len(outcomes), len(not_sent)) == (20, 12)
+        assert {str(outcome.cause) for outcome in not_sent} == {"the batch was interrupted before its turn came"}
+
+
+async def test_what_a_batch_refuses_it_says(autojump_clock: MockClock) -> None:
+    async with open_venue(delay=1.0) as venue, venue.open() as ws:
+        batch = ws.batch(venue.orders(1))
+        assert repr(batch) == "<Batch>"
+        with pytest.raises(ConfigurationError) as refused:
+            await anext(batch)
+        assert str(refused.value) == (
+            "A batch tells its outcomes in its block, and after that: async with batch as outcomes: …."
+        )
+        async with batch, trio.open_nursery() as nursery:
+            nursery.start_soon(batch.__anext__)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError) as busy:
+                await anext(batch)
+            assert str(busy.value) == "another task waits for this batch's next outcome"
+        with pytest.raises(trio.BusyResourceError) as again:
+            await batch.run()
+        assert str(again.value) == "a batch runs once; make another for another run"
+        run = ws.batch(venue.orders(1))
+        await run.run()
+        with pytest.raises(ConfigurationError) as told:
+            await anext(run)
+        assert str(told.value) == (
+            "A batch tells its outcomes in its block, and after that: run() returns all its outcomes."
+        )
+        with pytest.raises(InvalidRequest) as mapping:
+            await ws.cancel_many({})
+        assert str(mapping.value) == (
+            "A bulk cancel needs an iterable of order ids, not a mapping (dict); give list(mapping) for its keys, "
+            "mapping.values() for its values, or CancelRequest(**mapping) for one order."
+        )
+
+
+async def test_a_batch_says_how_many_of_its_orders_have_not_been_asked_for(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        source = ws.batch(venue.orders(10))._source
+        taken = source.take(3)
+        assert [order.priority for order in taken] == [False] * 3  # single cancels overtake them
+        assert source.behind() == 7
+        source.refuse(NotWritten("for a test"))
+        assert source.behind() == 0

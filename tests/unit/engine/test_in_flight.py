@@ -12,7 +12,7 @@ from tests.tools.desk import WALL, Bulk, CountedWakeup, Order
 from tests.tools.venues import Remembering
 from trio_cancel import CancelRequest, ConnectionLost, NoReply, NotSent, NotWritten, Outcome, SessionClosed, Unknown
 from trio_cancel._engine.in_flight import LATE_KEPT, InFlight
-from trio_cancel._engine.order import LiveAttempt, OrderCancel, RetryPolicy, State
+from trio_cancel._engine.order import IllegalStep, LiveAttempt, OrderCancel, RetryPolicy, State
 from trio_cancel._engine.queue import Queue
 from trio_cancel._engine.venue_clock import VenueClock
 from trio_cancel._values.observer import Notifier
@@ -407,3 +407,64 @@ def test_the_collector_visits_no_attempt_and_none_is_in_a_cycle_once_its_order_i
     assert settled.flights == (first, second)
     assert (forgetful.flights, forgetful.latest) == ((), None)
     assert not any(hasattr(flight, "order") for flight in (first, second, unsent))
+
+
+@pytest.mark.parametrize("priority", [True, False])
+def test_whom_a_wrong_step_keeps_from_being_admitted_has_another_try_or_an_outcome(priority: bool) -> None:
+    rings = Rings()
+    table = rings.table
+    single, before, wrong, after = (order(key, priority=priority) for key in ("single", "before", "wrong", "after"))
+    table.admit(single)
+    written(table, single)
+    wrong.admit()
+    with pytest.raises(IllegalStep) as step:
+        table.admit_all([before, wrong, after], priority=priority)
+    assert str(step.value) == "order wrong: ADMITTED is not new"
+    # Admitted before it was found: in line again, at once, with a place in the window as any other.
+    assert list(table.active) == [single, before, wrong]
+    assert table.active_priority == 3 * priority
+    assert (before.state, before.not_before) == (State.RETRYING, -math.inf)
+    assert {table.queue.next_retry(0.0), table.queue.next_retry(0.0)} == {before, wrong}
+    # Not admitted: nobody else has it.
+    (outcome,) = after.delivered
+    assert isinstance(outcome, NotSent)
+    assert outcome.cause is step.value
+
+
+def test_what_waited_beyond_the_window_is_put_back_there_after_a_wrong_step() -> None:
+    table = Rings().table
+    last, wrong = order("last"), order("wrong")
+    table.admit_last(last, [last, wrong])
+    wrong.admit()
+    with pytest.raises(IllegalStep) as step:
+        table.admit_last(wrong, [last, wrong])
+    assert str(step.value) == "order wrong: ADMITTED does not lead to ADMITTED"
+    assert last not in table.active
+    assert list(table.queue.last_chance) == [last]
+    assert list(table.active) == [wrong]
+
+
+def test_what_settles_leaves_no_attempt_on_any_connection_that_was_lost() -> None:
+    table = Rings().table
+    pending, other = order(), order("another")
+    table.admit(pending)
+    flight = written(table, pending, "r-1")
+    table.admit(other)
+    kept = written(table, other, "r-2")
+    older: dict[str, LiveAttempt] = {"r-2": kept}
+    newer: dict[str, LiveAttempt] = {"r-1": flight}
+    error = ConnectionLost("for a test")
+    table.flights = {}
+    table.lost.extend([(older, error), (newer, error)])
+    table.settle(pending, pending.conclude(None, None))
+    assert (older, newer) == ({"r-2": kept}, {})
+
+
+def test_a_wrong_step_is_named() -> None:
+    pending = order()
+    with pytest.raises(IllegalStep, match=r"^order o: it was never written, so that no answer can come$"):
+        pending.wait_for_answer()
+    with pytest.raises(IllegalStep, match=r"^order o: QUEUED is not to be written$"):
+        pending.write(LiveAttempt(pending, "r-1", 1, 0.0, WALL, 12.0))
+    with pytest.raises(IllegalStep, match=r"^order o: QUEUED does not lead to IN_FLIGHT$"):
+        pending._step(State.IN_FLIGHT)

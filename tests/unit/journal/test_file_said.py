@@ -149,6 +149,40 @@ def test_a_copy_is_of_one_moment_if_the_log_was_not_begun_anew(path: Path) -> No
     with path.open("ab") as file:
         file.write(b"x")
     assert sqlite._heads(str(path)) != before
+    # Without a log, a change that leaves the size as it was shows in the time of it.
+    kept = path.stat().st_mtime_ns
+    before = sqlite._heads(str(path))
+    os.utime(path, ns=(kept, kept + 1_000_000_000))
+    assert sqlite._heads(str(path)) != before
+
+
+def test_a_file_that_sqlite_finds_damaged_is_told_with_what_it_found(path: Path) -> None:
+    open_store(path).close()
+    with path.open("r+b") as file:
+        file.seek(36)  # how many pages are said to be free
+        file.write((7).to_bytes(4, "big"))
+    with closing(sqlite3.connect(path)) as database:
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    _, finding = found.splitlines()  # the first line only names SQLite's "main"
+    assert said(open_store, path) == (
+        f"The journal {path} is damaged or no journal ({finding}); it was left as it is. "
+        "Move it away, or name another file."
+    )
+
+
+def test_a_compaction_that_fails_undoes_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(path)
+    store.commit(
+        Changes(holds=[(n, 1, 1, f"x{n}", 1, None, None) for n in (1, 2, 3)], releases=[(n, 2) for n in (1, 2, 3)])
+    )
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        monkeypatch.setattr(sqlite, "_EMPTY_SESSIONS", "DELETE FROM nowhere")
+        for _ in range(2):  # what is left open would refuse the next one: no transaction within a transaction
+            with sqlite._open_names(database), pytest.raises(sqlite3.OperationalError, match="nowhere"):
+                sqlite._compact(database, 10, 100)
+            assert not database.in_transaction
+        assert database.execute("SELECT count(*) FROM hold").fetchone() == (3,)
 
 
 def test_a_journal_that_a_parent_has_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
