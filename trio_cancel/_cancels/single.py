@@ -67,7 +67,7 @@ async def cancel_one(session: Session, request: CancelRequest, policy: RetryPoli
         now = trio.current_time()
         if session.engine.submit_lone(order, now):
             session.write_now()
-        alone = order.latest is not None  # it was written at once, with nothing else under way
+        alone = order.latest is not None and session.engine.lone  # written at once, with nothing else under way
         looked = alone and channels.near
         if looked:
             await look(order)

@@ -135,7 +135,7 @@ class Engine:
             self.wakeup.ring()
 
     def submit_lone(self, order: OrderCancel, now: float) -> bool:
-        """Take a single cancel in; return True if nothing else is under way and nobody has been woken to write it."""
+        """Take a single cancel in; return True if no other one is under way and nobody has been woken to write it."""
         self.awaken(now)
         order.held_since = now
         self.count_queued(1)
@@ -145,11 +145,17 @@ class Engine:
             self._in_flight.settle(order, order.conclude(why, None))
             return False
         self._queue.add(order)
+        self._rate.single(now)
         self._note_call(order.policy.give_up_after, now)
-        if self._in_flight.active:
+        if self._in_flight.active_priority:
             self.wakeup.ring()
             return False
         return True
+
+    @property
+    def lone(self) -> bool:
+        """True if there is no more than one order in flight."""
+        return len(self._in_flight.active) <= 1
 
     def count_queued(self, count: int) -> None:
         """Count orders that were handed in; :meth:`tell_queued` follows for each of them."""
@@ -327,6 +333,24 @@ class Engine:
             self.put_back(admitted, now)
             raise
 
+    def take_single(self, now: float) -> list[OrderCancel]:
+        """Admit single cancels that may be written now, and nothing else; none where a pace has a say."""
+        if not self.unpaced:
+            return []
+        self.awaken(now)
+        in_flight = self._in_flight
+        room = min(WRITE_MOST, self._rate.window - in_flight.active_priority)
+        admitted = in_flight.admit_all(self._queue.take_priority(room), priority=True)
+        if admitted:
+            self._ask(now)
+        return admitted
+
+    def _ask(self, now: float) -> None:
+        """Note that what is written is a question."""
+        if self._silence.asked_at is None:
+            self._silence.ask(now)
+            self.alarm.set(now + PACED_EARLIEST * self._patience)
+
     def _take(self, admitted: list[OrderCancel], now: float, early: int | None, ahead: float) -> float:
         """Admit what may be written now into ``admitted``; return when to ask again."""
         silence = self._silence
@@ -337,9 +361,8 @@ class Engine:
             # What is written is a question, and what keeps the window full is one that is open.
             if self._chances:
                 self._chances.clear()  # the silence in which they came has ended
-            if admitted or (self._queue and len(self._in_flight.active) >= self._rate.window):
-                silence.ask(now)
-                self.alarm.set(now + PACED_EARLIEST * self._patience)
+            if admitted or (self._queue and len(self._in_flight.active) >= self._rate.bulk_window(now)):
+                self._ask(now)
         elif self._chances or self._queue.last_chance:
             ask_at = min(ask_at, self._admit_last(admitted, now, early, ahead))
             if untried_only:
@@ -376,6 +399,7 @@ class Engine:
                     order = queue.next_returning()
             if order is None:
                 if unpaced:
+                    room = max(0, self._rate.bulk_window(now) - len(in_flight.active))
                     admitted += in_flight.admit_all(queue.take_bulk(min(room, left)), priority=False)
                     break
                 bulk = queue.take_bulk(min(room, 1))

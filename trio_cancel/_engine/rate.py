@@ -17,6 +17,12 @@ WINDOW_START = 8
 """Requests in flight at first: few enough that an unknown limit costs few refusals."""
 WINDOW_MOST = 256
 """Requests in flight at most: enough to fill one write; more gains nothing and loses more when a connection breaks."""
+BESIDE_LEAST = 64
+"""Requests in flight that bulk cancels may always have beside single ones."""
+BESIDE_FOR = 1.0
+"""Seconds after a single cancel for which the next one is made room for."""
+BESIDE_MOST = 0.02
+"""Seconds until an answer above which no room is made: it may be the venue that takes its time, whatever the queue."""
 PACED_START = 5.0
 """Requests a second after the first 429: slow, for it doubles quickly."""
 PACED_LEAST = 0.2
@@ -33,6 +39,8 @@ RECOVERY_EACH = 0.003
 _LEAST = 1e-9
 """Requests a second at least: one in 30 years."""
 _BURST_MOST = 10**9
+_ANY = 10**9
+"""Requests in flight, where nothing but the window bounds them."""
 
 
 class Pacer:
@@ -170,9 +178,24 @@ class AdaptiveRate:
     The window of requests in flight starts small and grows with each answer. The first 429 switches to a pace: slow,
     doubling until the next 429, then halved, then growing slowly with one small decrease per burst of 429s. All 429s of
     requests that were written before a decrease belong to its burst.
+
+    A single cancel comes behind what bulk cancels have in flight: the venue answers in order, and so do we read. Where
+    answers take more than twice as long as the soonest one of the connection, the rest is spent in that queue, so that
+    fewer in flight are as fast. Then bulk cancels have fewer while single ones are made (:meth:`bulk_window`).
     """
 
-    __slots__ = ("_decreased_at", "_doubling", "_grown_at", "_next_at", "_since_decrease", "rate", "window")
+    __slots__ = (
+        "_beside",
+        "_beside_until",
+        "_decreased_at",
+        "_doubling",
+        "_grown_at",
+        "_next_at",
+        "_since_decrease",
+        "_soonest",
+        "rate",
+        "window",
+    )
 
     def __init__(self) -> None:
         self.window: int = WINDOW_START
@@ -182,10 +205,32 @@ class AdaptiveRate:
         self._decreased_at = -math.inf
         self._since_decrease = 0
         self._grown_at = 0.0
+        self._soonest = math.inf  # seconds until an answer
+        self._beside = _ANY  # requests in flight that bulk cancels may have beside single ones
+        self._beside_until = -math.inf
 
     def reset_window(self) -> None:
         """Begin again with a small window: a new connection may lead to another machine."""
         self.window = WINDOW_START
+        self._soonest = math.inf
+        self._beside = _ANY
+
+    def single(self, now: float) -> None:
+        """Note a single cancel."""
+        self._beside_until = now + BESIDE_FOR
+
+    def answered(self, took: float, in_flight: int) -> None:
+        """Note that an answer took so many seconds, where so many requests were in flight."""
+        if took < self._soonest:
+            self._soonest = took
+        # So many would be answered in twice the soonest time, if the venue takes them one after the other.
+        self._beside = _ANY
+        if 0 < took < BESIDE_MOST:
+            self._beside = max(BESIDE_LEAST, int(in_flight * 2 * self._soonest / took))
+
+    def bulk_window(self, now: float) -> int:
+        """Return how many requests may be in flight for a bulk cancel to write another."""
+        return min(self.window, self._beside) if now < self._beside_until else self.window
 
     def ready_at(self, now: float = -math.inf, before: int = 0) -> float:
         """Return the time from which the next request may start, ``before`` others first; it may be past."""

@@ -62,6 +62,7 @@ class ReplyHandler:
         pace = self._rate
         canceled = Verdict.CANCELED
         alive = False
+        latest, active = None, len(in_flight.active)
         for text in texts:
             reply = decode_reply(text)
             flight = flights.get(reply.id or "")
@@ -81,6 +82,7 @@ class ReplyHandler:
                 verdict, why = Verdict.INVALID, reply.reason
             flight.answered_at = wall
             flight.status = reply.status
+            latest = flight
             counters.answered += 1
             if notify is not None:
                 notify("request_answered", order.request, flight.request_id, reply.status, now - flight.written)
@@ -101,6 +103,8 @@ class ReplyHandler:
             else:
                 attempts, after = order.attempts(), order.may_have_applied_but(flight)
             in_flight.settle(order, Canceled(order.request, attempts, after_unanswered=after, order=found))
+        if latest is not None:
+            pace.answered(now - latest.written, active)
         if alive:
             self._silence.sign(now)
 

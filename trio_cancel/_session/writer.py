@@ -5,9 +5,10 @@ sign, hand the bytes to the socket. Only what the socket does not take at once i
 So a request is never admitted and not signed when the task is cancelled; if it is cancelled while it waits, the
 stream's own count says which frames were not wholly accepted, and those were not sent.
 
-A single cancel that finds nothing else under way takes that one step itself (:meth:`Writer.write_now`), which saves it
-a pass of the scheduler. It never waits there, and the writer is parked meanwhile, so that there is still one writer.
-What fails in that step, whatever it is, ends the connection and is not raised: it is not that caller's.
+A single cancel that finds no other one under way takes that one step itself (:meth:`Writer.write_now`), which saves it
+a pass of the scheduler; what bulk cancels have in line is left to the writer. It never waits there, and the writer is
+parked meanwhile, so that there is still one writer. What fails in that step, whatever it is, ends the connection and is
+not raised: it is not that caller's.
 """
 
 from __future__ import annotations
@@ -94,10 +95,10 @@ class Writer:
 
     @trio.lowlevel.enable_ki_protection
     def write_now(self) -> None:
-        """Write what is in line if the writer is parked; else leave it to the writer. Never waits."""
+        """Write the single cancels in line if the writer is parked; else leave them to the writer. Never waits."""
         ready = self._parked and self._unfinished is None and not self._broken and not self._link.closing
         if ready and self.write_ahead is None:
-            admitted, _ = self._take(trio.current_time())
+            admitted = self._engine.take_single(trio.current_time())
             if admitted:
                 self._start(self._link.take_control(), admitted)
                 if self._unfinished is None and not self._broken:

@@ -12,7 +12,7 @@ from tests.tools.desk import WALL, Bulk, Desk, Order, canceled, refusal, result
 from trio_cancel import Observer
 from trio_cancel._engine.in_flight import LATE_KEPT
 from trio_cancel._engine.order import OrderCancel, RetryPolicy, State
-from trio_cancel._engine.rate import WINDOW_MOST, WINDOW_START, Pacer
+from trio_cancel._engine.rate import BESIDE_FOR, BESIDE_LEAST, WINDOW_MOST, WINDOW_START, Pacer
 from trio_cancel._engine.replies import BAD_PER_MINUTE
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import (
@@ -1073,6 +1073,42 @@ def test_the_window_starts_small_and_grows_with_each_answer() -> None:
     desk.down()
     desk.come_up()
     assert desk.engine._rate.window == WINDOW_START
+
+
+def test_beside_single_cancels_a_bulk_has_a_short_queue_and_goes_on() -> None:
+    desk = Desk()
+    desk.engine._rate.window = WINDOW_MOST
+    desk.submit_bulk(*(f"o{index}" for index in range(1000)))
+    assert len(desk.ids) == WINDOW_MOST
+    desk.wait(0.001)
+    desk.answer(canceled(desk.ids[0], "o0"))  # the soonest
+    assert desk.engine.statistics().pending == WINDOW_MOST
+    desk.wait(0.009)
+    single = desk.submit("single")
+    assert desk.written[-1][2] == single.request.key  # at once, though the window is full
+    for index in range(1, 1000):
+        assert len(desk.ids) > index
+        desk.answer(canceled(desk.ids[index], desk.written[index][2]))
+    assert single.kind == "canceled"
+    assert len(desk.ids) == 1000 + 1
+    assert desk.engine.statistics().pending == 1
+
+
+def test_beside_single_cancels_a_bulk_has_no_more_in_flight_than_its_share() -> None:
+    desk = Desk()
+    desk.engine._rate.window = WINDOW_MOST
+    _, orders = desk.submit_bulk(*(f"o{index}" for index in range(1000)))
+    desk.wait(0.001)
+    desk.answer(canceled(desk.ids[0], "o0"))
+    desk.wait(0.009)
+    desk.submit("single")
+    for index in range(1, 200):
+        desk.answer(canceled(desk.ids[index], desk.written[index][2]))
+    assert desk.engine.statistics().pending == BESIDE_LEAST
+    desk.wait(BESIDE_FOR)
+    desk.answer(canceled(desk.ids[200], desk.written[200][2]))
+    assert desk.engine.statistics().pending == WINDOW_MOST  # no single one was made for a while
+    assert orders[0].kind == "canceled"
 
 
 def test_what_is_given_up_leaves_its_place_to_the_next() -> None:

@@ -175,6 +175,36 @@ def test_a_single_cancel_rings_where_it_is_heard() -> None:
     assert bell._rung
 
 
+def test_beside_a_bulk_a_single_cancel_is_admitted_alone() -> None:
+    desk = Desk(auto=False)
+    desk.submit_bulk("a", "b")
+    desk.write()
+    desk.submit_bulk("c")
+    single = Order(CancelRequest("s"), RetryPolicy())
+    assert desk.engine.submit_lone(single, 0.0)
+    assert desk.engine.take_single(0.0) == [single]
+    assert [flight.order.request.id for flight in desk.write()] == ["c"]
+    assert not desk.engine.submit_lone(Order(CancelRequest("t"), RetryPolicy()), 0.0)  # they are written together
+
+
+def test_what_is_admitted_alone_is_a_question() -> None:
+    desk = Desk(auto=False)
+    silence = desk.engine._in_flight.silence
+    assert desk.engine.take_single(0.0) == []
+    assert silence.since(30.0) == math.inf
+    desk.engine.submit_lone(Order(CancelRequest("s"), RetryPolicy()), 0.0)
+    assert desk.engine.take_single(0.0)
+    assert silence.since(30.0) < math.inf
+    assert desk.engine.alarm.at < 30.0
+
+
+def test_where_there_is_a_pace_nothing_is_admitted_alone() -> None:
+    desk = Desk(pacer=Pacer(1.0), auto=False)
+    desk.engine.submit_lone(Order(CancelRequest("s"), RetryPolicy()), 0.0)
+    assert desk.engine.take_single(0.0) == []
+    assert len(desk.write()) == 1
+
+
 def test_everything_that_is_handed_in_is_counted_and_told() -> None:
     watch = Remembering()
     desk = Desk(observer=watch)

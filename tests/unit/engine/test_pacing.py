@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 from trio_cancel import ConfigurationError, Pacer
 from trio_cancel._engine.rate import (
+    BESIDE_FOR,
+    BESIDE_LEAST,
+    BESIDE_MOST,
     PACED_LEAST,
     PACED_MOST,
     PACED_START,
@@ -219,6 +222,76 @@ def test_a_new_governor_holds_nothing_back() -> None:
     assert governor.ready_at() == -math.inf
     governor.reset_window()
     assert governor.window == WINDOW_START
+
+
+# Bulk cancels beside single ones
+
+
+def wide(soonest: float = 0.001) -> AdaptiveRate:
+    """A governor with a window that is wide open, one of whose answers took so long."""
+    governor = AdaptiveRate()
+    governor.window = WINDOW_MOST
+    governor.answered(soonest, 1)
+    return governor
+
+
+def test_bulk_cancels_have_the_whole_window_where_no_single_one_is_made() -> None:
+    governor = wide()
+    governor.answered(0.008, WINDOW_MOST)
+    assert governor.bulk_window(10.0) == WINDOW_MOST
+    governor.single(10.0)
+    assert governor.bulk_window(10.0 + BESIDE_FOR - 0.01) == BESIDE_LEAST
+    assert governor.bulk_window(10.0 + BESIDE_FOR) == WINDOW_MOST
+
+
+@pytest.mark.parametrize(
+    ("took", "in_flight", "left"),
+    [
+        (0.002, 200, 200),  # twice the soonest: no queue to speak of
+        (0.004, 200, 100),
+        (0.008, 200, BESIDE_LEAST),
+        (0.001, 200, WINDOW_MOST),  # there is room again
+        (BESIDE_MOST, 200, WINDOW_MOST),
+        (0.0, 200, WINDOW_MOST),  # sooner than the clock can tell
+    ],
+)
+def test_beside_single_cancels_the_queue_of_bulk_ones_is_kept_short(took: float, in_flight: int, left: int) -> None:
+    governor = wide()
+    governor.single(0.0)
+    governor.answered(took, in_flight)
+    assert governor.bulk_window(0.0) == left
+
+
+def test_beside_single_cancels_a_far_venue_is_asked_as_much_as_ever() -> None:
+    """Its answers take as long with one request in flight as with many."""
+    governor = wide(0.015)
+    governor.single(0.0)
+    in_flight = 8
+    for _ in range(3):
+        governor.answered(0.015, in_flight)
+        in_flight = governor.bulk_window(0.0)
+    assert in_flight == WINDOW_MOST
+
+
+def test_a_window_that_is_smaller_stays_so_beside_single_cancels() -> None:
+    governor = wide()
+    governor.single(0.0)
+    governor.window = WINDOW_START
+    assert governor.bulk_window(0.0) == WINDOW_START
+
+
+def test_a_new_connection_knows_nothing_of_how_soon_the_last_one_answered() -> None:
+    governor = wide(0.001)
+    governor.single(0.0)
+    governor.answered(0.008, WINDOW_MOST)
+    governor.reset_window()
+    governor.window = WINDOW_MOST
+    assert governor.bulk_window(0.0) == WINDOW_MOST
+    governor.answered(0.008, WINDOW_MOST)
+    assert governor.bulk_window(0.0) == WINDOW_MOST
+
+
+# What is found out
 
 
 def test_the_first_refusal_paces_and_a_burst_of_them_is_one() -> None:
