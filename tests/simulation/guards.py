@@ -13,6 +13,10 @@ END = 75.0
 """Seconds after which is looked at what has become of it all, unless it has come to rest before."""
 
 
+EDGES = 4
+"""Ways to be stopped just when it matters: each in a tenth of the seeds, most of them without other faults."""
+
+
 class Then(StrEnum):
     """What a bot does with an order."""
 
@@ -29,7 +33,7 @@ class Trade:
         at: seconds after its session has begun.
         by_id: it is placed, and then held by the venue's id.
         stopped: seconds for which the process is stopped between holding and placing it.
-        dies: and the process is killed once it has placed it then.
+        dies: and the process is killed then, its create on the way.
         travel: seconds that the create is on its way.
         placed: the scope is told the venue's id.
         life: seconds until ``then``.
@@ -48,6 +52,24 @@ class Trade:
 
 
 @attrs.frozen
+class Sleep:
+    """A bot is stopped when one of its commits is through at the server: before it hears of it, or just after.
+
+    Args:
+        after: seconds after the bot's begin from which on that is so.
+        seconds: for which it is stopped.
+        away: seconds for which it has no way to the database then; 0 if it has.
+        stands: seconds for which the server's process stands still in the first commit after that; if there are
+            any, the bot has heard of the one before.
+    """
+
+    after: float
+    seconds: float
+    away: float = 0.0
+    stands: float = 0.0
+
+
+@attrs.frozen
 class BotPlan:
     """A bot.
 
@@ -60,6 +82,7 @@ class BotPlan:
         successor: when another process opens the same journal; None if none does.
         trades: its orders; a successor has them again.
         second: the journal that the successor opens is another one of the same account.
+        sleep: it is stopped with an answer on the way; None if it is not.
     """
 
     journal: str
@@ -70,6 +93,7 @@ class BotPlan:
     successor: float | None
     trades: tuple[Trade, ...]
     second: bool
+    sleep: Sleep | None = None
 
 
 @attrs.frozen
@@ -139,6 +163,8 @@ class GuardScenario:
         for bot in self.bots:
             last += [bot.begin + at + seconds for at, seconds in bot.stops]
             last += [bot.begin + trade.at + trade.stopped + trade.life for trade in bot.trades]
+            if bot.sleep is not None:
+                last.append(bot.begin + bot.sleep.after + bot.lease + bot.sleep.seconds + bot.sleep.away)
             last += [bot.begin + (bot.death or 0.0), bot.begin + (bot.successor or 0.0) + 6.0]
         for guard in self.guards:
             last += [guard.begin + at + seconds for at, seconds in guard.stops]
@@ -150,7 +176,10 @@ def draw_guards(seed: int) -> GuardScenario:
     """Return the scenario of a seed."""
     rng = random.Random(f"guards {seed}")
     replicates = rng.choice((None, "sync", "sync", "sync", "async"))
+    edges = random.Random(f"edge {seed}")
+    edge = edges.randrange(10)
     quiet = rng.random() < 0.15
+    quiet = quiet or (edge < EDGES and edges.random() < 0.6)
     bots = [_bot(rng, "mm-1", dies=rng.random() < 0.6)]
     bots.append(attrs.evolve(_bot(rng, "mm-2", dies=False), stops=(), successor=None))
     guards = [_guard(rng, first=number == 0) for number in range(rng.choice((1, 1, 2, 3)))]
@@ -164,6 +193,7 @@ def draw_guards(seed: int) -> GuardScenario:
             split,
             _r(at + rng.uniform(7, 15)) if rng.random() < 0.5 else None,
         )
+    bots[0] = _at_the_edge(edges, edge, bots[0])
     return GuardScenario(
         seed,
         tuple(bots),
@@ -185,7 +215,7 @@ def draw_guards(seed: int) -> GuardScenario:
         else (),
         failover=failover,
         hidden=0.0 if quiet else rng.choice((0.0, 0.0, 0.01, 0.1)),
-        slow=0.0 if quiet else rng.choice((0.0, 0.0, 0.02, 0.2)),
+        slow=0.2 if edge == 3 else 0.0 if quiet else rng.choice((0.0, 0.0, 0.02, 0.2)),
         latency=rng.choice((0.001, 0.02, 0.2)),
         rates=tuple(rng.choice((1.0, 1.0, 0.995, 1.005)) for _ in range(12)),
     )
@@ -227,6 +257,31 @@ def _bot(rng: random.Random, journal: str, *, dies: bool) -> BotPlan:
         trades=tuple(_trade(rng, f"{journal}-{number}") for number in range(rng.choice((1, 2, 3, 5)))),
         second=rng.random() < 0.4,
     )
+
+
+def _at_the_edge(rng: random.Random, edge: int, bot: BotPlan) -> BotPlan:
+    """Return a bot that in some seeds is stopped just when it matters."""
+    match edge:
+        case 0:  # between holding and placing, until it is taken over; it dies as soon as it has placed
+            stopped = _r(bot.lease + rng.uniform(1, 4))
+            first = attrs.evolve(
+                bot.trades[0], at=_r(rng.uniform(0, 1)), by_id=False, stopped=stopped, dies=True, then=Then.KEEP
+            )
+            return attrs.evolve(bot, trades=(first, *bot.trades[1:]), stops=(), death=None, successor=None)
+        case 1:  # it holds an order while it is still sure, and is taken over while that is committed
+            after, seconds = rng.uniform(0, 2), bot.lease * rng.uniform(0.8, 0.89)
+            first = attrs.evolve(
+                bot.trades[0], at=_r(after + bot.lease * 0.65), by_id=False, stopped=0.0, then=Then.KEEP
+            )
+            sleep = Sleep(_r(after), _r(seconds), stands=_r(bot.lease - seconds + rng.uniform(0.15, 0.6)))
+            return attrs.evolve(bot, sleep=sleep, trades=(first,), stops=(), death=None, successor=None)
+        case 2:  # it hears late of a beat, and of no other
+            sleep = Sleep(_r(rng.uniform(0, 3)), _r(bot.lease * rng.uniform(0.3, 0.95)), _r(bot.lease + 2.0))
+            return attrs.evolve(bot, sleep=sleep, stops=(), death=None)
+        case 3:  # its next beat comes just when it is taken over
+            sleep = Sleep(_r(rng.uniform(0, 3)), _r(bot.lease + rng.uniform(0, 0.4)))
+            return attrs.evolve(bot, sleep=sleep, stops=(), death=None)
+    return bot
 
 
 def _trade(rng: random.Random, name: str) -> Trade:

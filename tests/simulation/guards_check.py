@@ -68,7 +68,7 @@ def _off_book(whole: GuardRun) -> Iterator[str]:
     """G7: what was held by who is gone is off the book, or reported."""
     reported: set[tuple[str, str]] = set()  # to the program; what a guard left is still left in the journal
     for bot in whole.bots:
-        own = [*bot.told, getattr(bot.error, "report", None)]
+        own = [*bot.told, None if bot.dead else getattr(bot.error, "report", None)]  # the dead are told nothing
         reported |= {(bot.journal, outcome.request.key) for report in own if report for outcome in report.left}
     for held in whole.held:
         order, bot = whole.orders.get(held.id), held.bot

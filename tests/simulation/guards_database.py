@@ -8,11 +8,13 @@ Requests and answers travel, connections break, and an answer may be lost when t
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
@@ -26,6 +28,7 @@ from trio_cancel._journal.rows import SessionRow, Tables, spread
 from trio_cancel._journal.schema import VERSION
 from trio_cancel.journal import JournalContents
 
+from .engine import SimulatedClock
 from .guards_process import CURRENT, Process, wait
 
 Row = dict[str, Any]
@@ -98,6 +101,9 @@ class Watcher(Protocol):
     def committed(self, server: Server, journal: Row, writes: list[Write]) -> None:
         """A session's changes are about to be visible, and the journal is as it was."""
 
+    def visible(self, raw: Raw) -> None:
+        """What a connection has committed is visible; the answer is not on its way yet."""
+
     def taken(self, server: Server, journal: int, before: Row, after: Row) -> None:
         """A journal is about to have another epoch."""
 
@@ -110,6 +116,7 @@ class Cluster:
     watcher: Watcher
     faults: Counter[str]
     spawn: Callable[..., None]
+    clock: SimulatedClock
     servers: dict[str, Server] = attrs.field(factory=dict)
     travel: float = 0.0005
     lag: float = 0.5
@@ -119,6 +126,10 @@ class Cluster:
     lies: bool = False
     guards: int = 0
     cut: set[tuple[str, str]] = attrs.field(factory=set)
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Call a function after some seconds."""
+        self.clock.at(self.clock.current_time() + seconds, act)
 
     def reaches(self, process: Process | None, server: Server) -> bool:
         """Return whether packets pass between them."""
@@ -193,12 +204,13 @@ class Raw:
         self.server = server
         self.process = process
         self.closed = False
-        self.lost = trio.Event()
-        self.until = float("inf")
+        self.answered = trio.Event()
+        self.until = math.inf
         self.writes: list[Write] = []
         self.waits_for_standby = True
         self.in_transaction = False
         self.committing = False
+        self.stands_for = 0.0
         self._noticed: Callable[[Any], None] = lambda _: None
 
     @property
@@ -217,7 +229,7 @@ class Raw:
     def lose(self) -> None:
         """End it from outside."""
         self.closed = True
-        self.lost.set()
+        self.answered.set()
         if not self.committing:  # else the server hears of it when it has committed
             self.unlock()
         if self in self.server.raws:
@@ -235,10 +247,12 @@ class Raw:
         """Free the rows that it has locked."""
         self.writes = []
         locks = self.server.locks
-        for journal in [journal for journal, raw in locks.items() if raw is self]:
+        mine = [journal for journal, raw in locks.items() if raw is self]
+        for journal in mine:
             del locks[journal]
-        self.server.unlocked.set()
-        self.server.unlocked = trio.Event()
+        if mine:
+            self.server.unlocked.set()
+            self.server.unlocked = trio.Event()
 
     def execute(self, query: str, values: Any = None) -> Cursor:
         """Run a statement as a transaction of its own."""
@@ -271,55 +285,24 @@ class Raw:
         finally:
             self.in_transaction = False
 
-    def ask(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Have the server do something; return what it answers."""
+    def ask(self, work: Callable[[], Any]) -> Any:
+        """Have the server do something; return what it answers.
+
+        Args:
+            work: does it, or returns what does it, if it has to wait for something.
+        """
         if self.closed:
             raise psycopg.OperationalError("the connection is closed")
-        done = trio.Event()
-        results: list[Any] = []
-
-        async def serve() -> None:
-            cluster = self.cluster
-            await trio.sleep(cluster.travel)
-            if self.closed or self.server.down or not cluster.reaches(self.process, self.server):
-                return
-            result: Any
-            try:
-                result = await work()
-            except psycopg.Error as error:
-                result = error
-            hidden = cluster.rng.random() < cluster.hidden
-            slow = cluster.rng.random() < cluster.slow
-            cluster.faults["slow answer"] += slow
-            await trio.sleep(cluster.travel + (cluster.rng.uniform(0.1, 1.9) if slow else 0.0))
-            if self.closed or self.server.down or not cluster.reaches(self.process, self.server):
-                return
-            if hidden:
-                cluster.faults["acknowledgement lost"] += 1
-                self.lose()
-                return
-            results.append(result)
-            done.set()
-
-        async def answer() -> Any:
-            self.cluster.spawn(serve)
-            with trio.move_on_at(self.until):
-                async with trio.open_nursery() as nursery:
-
-                    async def until(event: trio.Event) -> None:
-                        await event.wait()
-                        nursery.cancel_scope.cancel()
-
-                    nursery.start_soon(until, done)
-                    nursery.start_soon(until, self.lost)
-            if not results:
-                self.lose()
-                raise psycopg.OperationalError("server closed the connection unexpectedly")
-            if isinstance(results[0], psycopg.Error):
-                raise results[0]
-            return results[0]
-
-        return wait(answer)
+        request = Request(self, work)
+        self.answered = request.answered
+        wait(request.answer)
+        if not request.results:
+            self.lose()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        (result,) = request.results
+        if isinstance(result, psycopg.Error):
+            raise result
+        return result
 
     # At the server
 
@@ -367,8 +350,13 @@ class Raw:
             server.flushed = [each for each in server.flushed if each is not writes]
         elif server.replicates is not None:
             cluster.spawn(self._send_on, writes)
+        if self.stands_for:
+            seconds, self.stands_for = self.stands_for, 0.0
+            cluster.faults["the server's process stood still in a commit"] += 1
+            await trio.sleep(seconds)
         self._tell(writes)
         server.apply(writes)
+        self.cluster.watcher.visible(self)
 
     async def _send_on(self, writes: list[Write]) -> None:
         """Replicate later."""
@@ -409,6 +397,65 @@ class Raw:
         self.writes.append((table, key, row))
 
 
+class Request:
+    """One request of a connection on its way to the server, and the answer on its way back."""
+
+    def __init__(self, raw: Raw, work: Callable[[], Any]) -> None:
+        self.answered = trio.Event()
+        self.results: list[Any] = []
+        self._raw = raw
+        self._work = work
+
+    async def answer(self) -> None:
+        """Wait for the answer, until the connection has ended or its time is over."""
+        cluster = self._raw.cluster
+        cluster.later(cluster.travel, self._arrive)
+        if self._raw.until < math.inf:
+            cluster.clock.at(self._raw.until, self.answered.set)
+        await self.answered.wait()
+
+    def _is_lost(self) -> bool:
+        raw = self._raw
+        return raw.closed or raw.server.down or not raw.cluster.reaches(raw.process, raw.server)
+
+    def _arrive(self) -> None:
+        if self._is_lost():
+            return
+        try:
+            result = self._work()
+        except psycopg.Error as error:
+            result = error
+        if isinstance(result, Awaitable):
+            self._raw.cluster.spawn(self._finish, result)
+        else:
+            self._leave(result)
+
+    async def _finish(self, work: Awaitable[Any]) -> None:
+        try:
+            result = await work
+        except psycopg.Error as error:
+            result = error
+        self._leave(result)
+
+    def _leave(self, result: Any) -> None:
+        cluster = self._raw.cluster
+        hidden = cluster.rng.random() < cluster.hidden
+        slow = cluster.rng.random() < cluster.slow
+        cluster.faults["slow answer"] += slow
+        seconds = cluster.travel + (cluster.rng.uniform(0.1, 1.9) if slow else 0.0)
+        cluster.later(seconds, partial(self._come_back, result, hidden=hidden))
+
+    def _come_back(self, result: Any, *, hidden: bool) -> None:
+        if self._is_lost():
+            return
+        if hidden:
+            self._raw.cluster.faults["acknowledgement lost"] += 1
+            self._raw.lose()
+            return
+        self.results.append(result)
+        self.answered.set()
+
+
 class Cursor:
     """Stands for ``psycopg.Cursor``."""
 
@@ -436,12 +483,17 @@ class Cursor:
             return self
         handler = _handler(query)
 
-        async def work() -> Any:
+        def work() -> Any:
             if not raw.in_transaction:
                 raw.writes = []
                 raw.waits_for_standby = "set_config" not in query or "ELSE 'on'" in query
+            found = handler(raw, query, values)
+            if isinstance(found, list) and (raw.in_transaction or not raw.writes):
+                return len(found), found
+            return finish(found)
+
+        async def finish(found: Any) -> tuple[int, list[Any]]:
             try:
-                found = handler(raw, query, values)
                 rows = found if isinstance(found, list) else await found
                 if not raw.in_transaction and raw.writes:
                     await raw.commit()
@@ -675,27 +727,23 @@ def _register(raw: Raw, query: str, values: Any) -> list[Any]:
 
 
 def _guard_beat(raw: Raw, query: str, values: Any) -> list[Any]:
-    row = raw.server.table("guard").get(values[0])
-    if row is None:
-        return []
-    raw.put("guard", values[0], {"beat": row["beat"] + 1})
-    return [()]
-
-
-def _serves_not(raw: Raw, query: str, values: Any) -> list[Any]:
-    for guard, account in raw.server.table("guard_account"):
-        if guard == values[0] and account not in values[1]:
+    guard, served = values["guard"], values["served"]
+    row = raw.server.table("guard").get(guard)
+    if row is not None:
+        raw.put("guard", guard, {"beat": row["beat"] + 1})
+        there = {account for of, account in raw.server.table("guard_account") if of == guard}
+        for account in there.difference(served):
             raw.put("guard_account", (guard, account), None)
-    return []
-
-
-def _serves(raw: Raw, query: str, values: Any) -> list[Any]:
-    for account in values[1]:
-        raw.put("guard_account", (values[0], account), {})
-    return []
+        for account in served:
+            raw.put("guard_account", (guard, account), {})
+    return [(int(row is not None), *journal) for journal in _journals(raw)] or [(int(row is not None), None)]
 
 
 def _look(raw: Raw, query: str, values: Any) -> list[Any]:
+    return [(1, *journal) for journal in _journals(raw)]
+
+
+def _journals(raw: Raw) -> list[Any]:
     accounts = raw.server.table("account")
     return [
         (number, *row.values(), *accounts[row["account"]].values(), None)  # there is no shared pace
@@ -705,7 +753,7 @@ def _look(raw: Raw, query: str, values: Any) -> list[Any]:
 
 
 def _names_of_others(raw: Raw, query: str, values: Any) -> list[Any]:
-    account, journal, keys = values
+    account, journal, keys = values["account"], values["journal"], values["keys"]
     return [
         (key,)
         for (of, key), row in raw.server.table("name").items()
@@ -717,7 +765,7 @@ def _ended(raw: Raw, query: str, values: Any) -> list[Any]:
     return [
         (number,)
         for (journal, number), row in raw.server.table("session").items()
-        if journal == values[0] and (row["acknowledged"] is not None or row["closed"] is not None)
+        if journal == values["journal"] and (row["acknowledged"] is not None or row["closed"] is not None)
     ]
 
 
@@ -729,6 +777,11 @@ def _end_guard(raw: Raw, query: str, values: Any) -> list[Any]:
     return []
 
 
+def _before(raw: Raw, query: str, values: Any) -> Any:
+    """Two statements begin with the settings."""
+    return _guard_beat(raw, query, values) if "guard" in values else _commit(raw, query, values)
+
+
 def _constant(*row: Any) -> Callable[[Raw, str, Any], list[Any]]:
     return lambda raw, query, values: [row]
 
@@ -738,7 +791,7 @@ def _nothing(raw: Raw, query: str, values: Any) -> list[Any]:
 
 
 _HANDLERS: tuple[tuple[str, Callable[[Raw, str, Any], Any]], ...] = (
-    ("WITH before AS MATERIALIZED", _commit),
+    ("WITH before AS MATERIALIZED", _before),
     ("SELECT pg_is_in_recovery()", _server),
     ("SELECT to_regclass", _constant(True)),
     ("SELECT version FROM trio_cancel.format", _constant(VERSION)),
@@ -762,10 +815,7 @@ _HANDLERS: tuple[tuple[str, Callable[[Raw, str, Any], Any]], ...] = (
     ("SELECT greatest((SELECT max(number)", _last),
     ("DELETE FROM trio_cancel.guard WHERE seen", _nothing),
     ("INSERT INTO trio_cancel.guard (name)", _register),
-    ("UPDATE trio_cancel.guard SET beat", _guard_beat),
-    ("DELETE FROM trio_cancel.guard_account", _serves_not),
-    ("INSERT INTO trio_cancel.guard_account", _serves),
-    ("SELECT j.id, j.name, j.account", _look),
+    ("WITH seen AS", _look),
     ("SELECT key FROM trio_cancel.name WHERE account", _names_of_others),
     ("SELECT number FROM trio_cancel.session", _ended),
     ("DELETE FROM trio_cancel.guard WHERE id", _end_guard),

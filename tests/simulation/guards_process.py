@@ -222,7 +222,10 @@ class Threads:
         results: list[outcome.Outcome[Any]] = []
         token = object()
         if limiter is not None:
-            await limiter.acquire_on_behalf_of(token)
+            try:
+                limiter.acquire_on_behalf_of_nowait(token)
+            except trio.WouldBlock:
+                await limiter.acquire_on_behalf_of(token)
 
         async def run() -> None:
             try:
@@ -238,7 +241,6 @@ class Threads:
         self._nursery.start_soon(run)
         with trio.CancelScope(shield=not abandon_on_cancel):
             await done.wait()
-        await trio.lowlevel.cancel_shielded_checkpoint()
         return results.pop().unwrap()
 
 

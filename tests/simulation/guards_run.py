@@ -36,8 +36,8 @@ from trio_cancel._values.errors import TakenOver, TradingError
 from trio_cancel._values.report import CancelReport
 from trio_cancel.sandbox import NoSuchOrder, Order, Sandbox, open_sandbox
 
-from .engine import Steps, logging_kept, run_deterministically, watched
-from .guards import END, HEALED, BotPlan, GuardPlan, GuardScenario, Then, Trade
+from .engine import SimulatedClock, Steps, logging_kept, run_deterministically, watched
+from .guards import END, HEALED, BotPlan, GuardPlan, GuardScenario, Sleep, Then, Trade
 from .guards_database import URL, Cluster, Raw, Row, Server, Write
 from .guards_process import CURRENT, Lock, Process, Threads, drive, stoppable, wait
 from .harness import CREDENTIALS
@@ -92,6 +92,7 @@ class Bot:
     over: float | None = None
     dead: bool = False
     gone: bool = False
+    slept: bool = False
     told: list[CancelReport] = attrs.field(factory=list)
 
 
@@ -177,7 +178,7 @@ class World:
         self.recorder = Recorder()
         self.rng = random.Random(f"world {whole.plan.seed}")
         self.cluster: Cluster
-        self._clock: trio.abc.Clock
+        self._clock: SimulatedClock
         self._threads: Threads
         self._nursery: trio.Nursery
         self._sandbox: Sandbox
@@ -268,7 +269,8 @@ class World:
 
         async def ask(one: Any) -> None:
             try:
-                (await drive(one.ask)).unwrap()
+                # A greenlet and a thread have no context of their own: the connection is to know whose it is.
+                (await drive(partial(contextvars.copy_context().run, one.ask))).unwrap()
             finally:
                 before, changed[0] = changed[0], trio.Event()
                 before.set()
@@ -353,6 +355,21 @@ class World:
             if row is not None and "session" in row and table in ("hold", "intent") and row["session"] != epoch:
                 self.whole.wrong.append(f"G2: {journal['name']}: a commit of epoch {row['session']} in epoch {epoch}")
 
+    def visible(self, raw: Raw) -> None:
+        """See ``Watcher``."""
+        process = raw.process
+        bot = next((bot for bot in self.whole.bots if bot.process is process and bot.ws is not None), None)
+        sleep = None if bot is None else bot.plan.sleep
+        if bot is None or sleep is None or bot.process.name != bot.plan.journal or bot.slept:
+            return
+        if bot.entered is None or self.now() < bot.entered + sleep.after or bot.process.stopped:
+            return
+        bot.slept = True
+        self.whole.faults["stopped with an answer on the way"] += 1
+        self.spawn(self._sleep_in_commit, bot.process, sleep)
+        if sleep.away:
+            self.spawn(self._cut, bot.process.name, "", 0.1, 0.1 + sleep.away)
+
     def taken(self, server: Server, journal: int, before: Row, after: Row) -> None:
         """See ``Watcher``."""
         whole, name, now = self.whole, before["name"], self.now()
@@ -386,7 +403,9 @@ class World:
 
     async def main(self) -> None:
         """Run it all."""
-        self._clock = trio.lowlevel.current_clock()
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, SimulatedClock)
+        self._clock = clock
         self._began = trio.current_time()
         plan = self.plan
         async with (
@@ -397,9 +416,8 @@ class World:
         ):
             self._threads = Threads(self._nursery)
             rng = random.Random(f"database {plan.seed}")
-            self.cluster = Cluster(
-                rng, self, self.whole.faults, self.spawn, travel=plan.travel, hidden=plan.hidden, slow=plan.slow
-            )
+            self.cluster = Cluster(rng, self, self.whole.faults, self.spawn, clock)
+            self.cluster.travel, self.cluster.hidden, self.cluster.slow = plan.travel, plan.hidden, plan.slow
             servers = self.cluster.servers
             servers["db1"] = Server("db1", replicates=plan.replicates)
             if plan.replicates is not None:
@@ -483,6 +501,12 @@ class World:
         if not process.dead:
             process.go_on()
             process.reachable_from = self.now()
+
+    async def _sleep_in_commit(self, process: Process, sleep: Sleep) -> None:
+        heard = 3 * self.plan.travel if sleep.stands else 0.0  # or the answer is still on its way
+        await self._stop(process, heard, sleep.seconds)
+        for raw in process.connections:
+            raw.stands_for = sleep.stands
 
     async def _kill(self, process: Process, at: float) -> None:
         await trio.sleep(at)
@@ -626,10 +650,9 @@ class World:
                 whole.faults["stopped between add and placing"] += 1
                 self.spawn(self._stop, process, 0.0, trade.stopped)
                 await trio.sleep(0.001)
+            if trade.stopped and trade.dies:
+                self.spawn(self._kill, process, 0.0002)
             await self._place(held, trade)
-            if trade.stopped and trade.dies and not process.dead:
-                self.kill(process)
-                await trio.sleep(0.001)
         if trade.placed and self.active(held):
             orders.placed(id, external_id=None if trade.by_id else trade.name)
         await trio.sleep(trade.life)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from . import table
+from .guards import draw_guards
 from .guards_batch import judge_guards
 from .guards_defects import GUARD_DEFECTS
+from .guards_run import run_guards
 from .scopes_batch import ScopeSummary
 
-SEEDS = 12
+SEEDS = 20
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,6 +30,26 @@ def test_journals_in_a_database_and_guards() -> None:
     assert summary.events["take-overs of a session that was silent"]
     assert summary.events["reports of guards"]
     assert summary.outcomes["canceled"]
+
+
+def test_each_way_to_be_stopped_just_when_it_matters() -> None:
+    drawn = [draw_guards(seed).bots[0] for seed in range(60)]
+    sleeps = [bot.sleep for bot in drawn if bot.sleep is not None]
+    assert any(trade.stopped > bot.lease and trade.dies for bot in drawn for trade in bot.trades[:1])
+    assert any(sleep.away for sleep in sleeps)
+    assert any(sleep.stands for sleep in sleeps)
+    seed = next(seed for seed, bot in enumerate(drawn) if bot.sleep is not None and bot.sleep.stands)
+    events = judge_guards(seed).faults
+    assert events["stopped with an answer on the way"]
+    assert events["the server's process stood still in a commit"]
+
+
+def test_a_black_hole_swallows_what_is_sent_on_a_connection_that_is_open() -> None:
+    """Connections know whose they are: what a killed process had open is lost, too."""
+    whole = run_guards(draw_guards(5))
+    assert whole.faults["killed"]
+    assert all(raw.process is not None for bot in whole.bots for raw in bot.process.connections)
+    assert any(bot.process.connections for bot in whole.bots)
 
 
 def test_a_seed_gives_the_same_trace_in_any_process() -> None:
@@ -53,6 +75,5 @@ def test_each_defect_is_caught(name: str) -> None:
     assert judge_guards(seed).violations == ()
 
 
-def test_the_table_names_defects_that_are_there() -> None:
-    assert set(table.read(guards=True)) <= set(GUARD_DEFECTS)
-    assert len(table.read(guards=True)) >= 6
+def test_every_defect_has_its_seed() -> None:
+    assert set(table.read(guards=True)) == set(GUARD_DEFECTS)

@@ -6,8 +6,8 @@ somebody has locked delays no look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
 from typing import Any, LiteralString
 
 import attrs
@@ -17,7 +17,9 @@ from trio_cancel._engine.shared_rate import Answer, Ask
 from trio_cancel._guard.view import Seen
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.database import (
+    BEFORE,
     CommitInDoubt,
+    DatabaseConnection,
     Reconnecting,
     check_version,
     explained,
@@ -30,11 +32,31 @@ from trio_cancel._journal.store import StoreFailed
 
 WITHIN = 2.0
 """Seconds that a look may take."""
-_BEAT: LiteralString = "UPDATE trio_cancel.guard SET beat = beat + 1, seen = clock_timestamp() WHERE id = %s"
-_LOOK: LiteralString = """
+_JOURNALS: LiteralString = """
 SELECT j.id, j.name, j.account, j.epoch, j.beat, j.lease_ms, j.state, a.url, a.fingerprint, p.rate
 FROM trio_cancel.journal AS j JOIN trio_cancel.account AS a ON a.id = j.account
 LEFT JOIN trio_cancel.pace AS p ON p.account = j.account WHERE j.state <> 'free'
+"""
+_LOOK: LiteralString = f"WITH seen AS ({_JOURNALS}) SELECT 1, seen.* FROM seen"  # noqa: S608 - our own names
+_BEAT: LiteralString = f"""
+WITH before AS MATERIALIZED (SELECT {BEFORE}), me AS (
+    UPDATE trio_cancel.guard SET beat = beat + 1, seen = clock_timestamp() FROM before WHERE id = %(guard)s RETURNING id
+), gone AS (
+    DELETE FROM trio_cancel.guard_account USING me WHERE guard = me.id AND account <> ALL(%(served)s::bigint[])
+), seen AS ({_JOURNALS}), serves AS (
+    INSERT INTO trio_cancel.guard_account (guard, account) SELECT me.id, unnest(%(served)s::bigint[]) FROM me
+    ON CONFLICT DO NOTHING
+)
+SELECT me.count, seen.* FROM (SELECT count(*) FROM me) AS me LEFT JOIN seen ON true
+"""  # noqa: S608 - our own names
+"""A beat and a look in one round trip. The first column is 0 if somebody has deleted the guard's row; where no journal
+is in use, the others of the only row are NULL."""
+_THEIRS: LiteralString = """
+SELECT key FROM trio_cancel.name WHERE account = %(account)s AND journal <> %(journal)s AND key = ANY(%(keys)s)
+"""
+_ENDED: LiteralString = """
+SELECT number FROM trio_cancel.session
+WHERE journal = %(journal)s AND (acknowledged IS NOT NULL OR closed IS NOT NULL)
 """
 _FORGET: LiteralString = "DELETE FROM trio_cancel.guard WHERE seen < clock_timestamp() - interval '1 day'"
 
@@ -101,28 +123,18 @@ class GuardDatabase:
         Raises:
             StoreFailed: the database cannot be asked.
         """
-        try:
-            connection = self.connection.get()
-            if beat:
-                with connection.transaction() as cursor:
-                    if not cursor.execute(_BEAT, (self.number,)).rowcount:  # somebody has deleted it
+        values = {"guard": self.number, "served": list(accounts)}
+        with self._asking() as connection:
+            if not beat:
+                rows = connection.all(_LOOK)
+            else:
+                rows = connection.all(_BEAT, values | {"lock": connection.lock})
+                if not rows[0][0]:
+                    with connection.transaction() as cursor:
                         self.number = self._register(cursor)
-                    served = list(accounts)
-                    cursor.execute(
-                        "DELETE FROM trio_cancel.guard_account WHERE guard = %s AND account <> ALL(%s::bigint[])",
-                        (self.number, served),
-                    )
-                    cursor.execute(
-                        "INSERT INTO trio_cancel.guard_account (guard, account) "
-                        "SELECT %s, unnest(%s::bigint[]) ON CONFLICT DO NOTHING",
-                        (self.number, served),
-                    )
-            with connection.transaction(write=False) as cursor:
-                rows = cursor.execute(_LOOK).fetchall()
-        except (psycopg.Error, CommitInDoubt, OSError) as error:
-            raise self.connection.failed(error) from error
-        seen = [Seen(row[0], row[1], row[2], row[3], row[4], row[5] / 1000, row[6]) for row in rows]
-        return seen, {row[2]: Owner(row[7], row[8], row[9]) for row in rows}
+        found = [row[1:] for row in rows if row[1] is not None]
+        seen = [Seen(row[0], row[1], row[2], row[3], row[4], row[5] / 1000, row[6]) for row in found]
+        return seen, {row[2]: Owner(row[7], row[8], row[9]) for row in found}
 
     def names_of_others(self, account: int, journal: int, names: list[str]) -> set[str]:
         """Return those external ids of an account that another journal has now.
@@ -130,13 +142,9 @@ class GuardDatabase:
         Raises:
             StoreFailed: the database cannot be asked.
         """
-        query = "SELECT key FROM trio_cancel.name WHERE account = %s AND journal <> %s AND key = ANY(%s)"
-        try:
-            with self.connection.get().transaction(write=False) as cursor:
-                keys = [stored(name) for name in names]
-                return {original(key) for (key,) in cursor.execute(query, (account, journal, keys))}
-        except (psycopg.Error, CommitInDoubt, OSError) as error:
-            raise self.connection.failed(error) from error
+        values = {"account": account, "journal": journal, "keys": [stored(name) for name in names]}
+        with self._asking() as connection:
+            return {original(key) for (key,) in connection.all(_THEIRS, values)}
 
     def ended_sessions(self, journal: int) -> set[int]:
         """Return the sessions of a journal that surely place nothing more: they have ended, and said so.
@@ -144,13 +152,13 @@ class GuardDatabase:
         Raises:
             StoreFailed: the database cannot be asked.
         """
-        query = (
-            "SELECT number FROM trio_cancel.session "
-            "WHERE journal = %s AND (acknowledged IS NOT NULL OR closed IS NOT NULL)"
-        )
+        with self._asking() as connection:
+            return {number for (number,) in connection.all(_ENDED, {"journal": journal})}
+
+    @contextmanager
+    def _asking(self) -> Generator[DatabaseConnection]:
         try:
-            with self.connection.get().transaction(write=False) as cursor:
-                return {number for (number,) in cursor.execute(query, (journal,))}
+            yield self.connection.get()
         except (psycopg.Error, CommitInDoubt, OSError) as error:
             raise self.connection.failed(error) from error
 

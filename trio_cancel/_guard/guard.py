@@ -138,6 +138,7 @@ class GuardTasks:
             self._view.saw(rows, began, steady())
             self._find_accounts(nursery, rows, owners)
             self._owners = owners
+            self._limit()
             self._tell_figures()
             for seen in self._view.due():
                 served = self._accounts[seen.account]
@@ -156,7 +157,6 @@ class GuardTasks:
                 if served is None or owner.rate is None:
                     continue
                 limit, now = served.limit, trio.current_time()
-                limit.limit(owner.rate, now)
                 if limit.exchange_at > now:
                     continue
                 try:
@@ -175,7 +175,15 @@ class GuardTasks:
                 else:
                     away = False
                     limit.answered(answer, now, trio.current_time())
-            await trio.sleep(LOOK)
+            shares = any(owner.rate is not None for owner in self._owners.values())
+            await trio.sleep(LOOK if shares else BEAT)
+
+    def _limit(self) -> None:
+        """Keep to a shared rate from the first look on that shows it."""
+        for number, owner in self._owners.items():
+            served = self._accounts.get(number)
+            if served is not None and owner.rate is not None:
+                served.limit.limit(owner.rate, trio.current_time())
 
     def _tell_figures(self) -> None:
         if self._notify is None:

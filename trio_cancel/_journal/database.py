@@ -154,7 +154,12 @@ class DatabaseConnection:
             self._warnings.append(": ".join(text for text in said if text) or "a warning")
 
     def one(self, query: LiteralString, values: dict[str, Any] | None = None) -> tuple[Any, ...]:
-        """Run one statement as a transaction of its own; return its only row.
+        """Run one statement as a transaction of its own; return its only row. See :meth:`all`."""
+        (row,) = self.all(query, values)
+        return row
+
+    def all(self, query: LiteralString, values: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement as a transaction of its own, in one round trip; return its rows.
 
         Raises:
             psycopg.Error: it failed, or its time was over.
@@ -162,10 +167,9 @@ class DatabaseConnection:
         """
         self._warnings.clear()
         with _watch.bounded(self._socket, self._seconds):
-            row = self.raw.execute(query, values).fetchone()
+            rows = self.raw.execute(query, values).fetchall()
         self._check()
-        assert row is not None
-        return tuple(row)
+        return rows
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Generator[psycopg.Cursor[Any]]:
