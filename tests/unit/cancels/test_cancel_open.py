@@ -322,8 +322,15 @@ async def test_an_order_whose_market_is_not_said_is_left_alone(autojump_clock: C
         order = venue.book.create()
         report = await sweep(venue, Lister(lambda c, p: shown(order.id, pair=None)), everything=False, pair="BTC_BRL")
         assert not report.orders
-        assert "does not say the market or the side" in str(report.failure)
+        assert str(report.failure) == (
+            "Of 1 listed order the venue does not say the market or the side, so that it was left alone."
+        )
         assert venue.book.get(order.id).status.active
+        two = Lister(lambda c, p: shown(order.id, "another", "a third", pair=None))
+        report = await sweep(venue, two, everything=False, pair="BTC_BRL")
+        assert str(report.failure) == (
+            "Of 3 listed orders the venue does not say the market or the side, so that they were left alone."
+        )
 
 
 async def test_what_the_list_calls_closed_is_not_canceled(autojump_clock: Clock) -> None:

@@ -1401,3 +1401,14 @@ def test_what_is_known_is_told_over_the_budget_too(caplog: pytest.LogCaptureFixt
     assert desk.engine._replies.over_budget
     desk.answer(canceled(desk.ids[-1]))
     assert desk.engine.statistics().contradictions == 1
+
+
+@pytest.mark.parametrize("order_id", ["", " ", "another"])
+def test_an_answer_that_does_not_name_the_order_by_its_id_says_nothing(order_id: str) -> None:
+    desk = Desk()
+    order = desk.submit("o")
+    desk.answer(canceled(desk.ids[-1], order_id, external_id="o"))
+    assert order.kind is None  # it is asked again
+    named = desk.submit(external_id="mine")
+    desk.answer(canceled(desk.ids[-1], order_id, external_id="another's"))
+    assert named.kind is None

@@ -273,3 +273,99 @@ def test_an_account_without_a_shared_pace_is_served_as_without_a_pacer() -> None
         ends.append((order.kind, desk.now, answered))
     assert ends[0] == ends[1]
     assert ends[0][0] == "rejected"
+
+
+# In numbers
+
+
+def asked(pool: Pool, number: int, now: float, *, seen: dict[str, float] | None = None) -> tuple[Pool, Answer]:
+    """Ask as a session, alone unless others have been seen."""
+    return grant(pool, seen or {"0": now}, "0", Ask(number, waits=True), now, guard=False)
+
+
+def test_while_a_guard_waits_a_session_is_told_when_it_may_have_another() -> None:
+    pool, answer = asked(Pool(rate=8.0, burst=1, guard_at=100.0), 5, 100.0)
+    assert answer == Answer(8.0, 1, 1, 0.0, 0.5)  # a quarter of the rate: one in half a second
+    assert pool.others_at == 100.5
+    _, answer = asked(pool, 5, 100.25)
+    assert (answer.granted, answer.again_in) == (0, 0.25)
+    _, answer = asked(Pool(rate=8.0, burst=1, guard_at=100.0), 1, 100.0)
+    assert (answer.granted, answer.again_in) == (1, 0.0)  # all that it asked for
+
+
+def test_what_sessions_have_used_up_holds_up_nobody_once_no_guard_waits() -> None:
+    pool = Pool(rate=8.0, burst=1, guard_at=100.0, others_at=101.5)
+    _, answer = asked(pool, 5, 101.0)  # a second after its last word
+    assert answer.granted == 3
+    assert answer.again_in == pytest.approx(0.125)
+
+
+def test_a_clock_that_was_set_back_shortens_what_was_used_up() -> None:
+    _, answer = asked(Pool(rate=8.0, burst=1, guard_at=100.0, others_at=1e6), 5, 100.0)
+    assert (answer.granted, answer.again_in) == (0, 0.5)
+    pool, _ = asked(Pool(rate=8.0, burst=3, full_at=1e6), 0, 100.0)
+    assert pool.full_at == 100.5  # the burst and what is granted ahead
+
+
+def test_who_asks_for_nothing_is_told_nothing() -> None:
+    pool, answer = asked(Pool(rate=8.0, burst=1, full_at=100.25), 0, 100.0)
+    assert answer == Answer(8.0, 1, 0, 0.0, 0.0)
+    pool, answer = asked(pool, -3, 100.0)
+    assert answer == Answer(8.0, 1, -3, 0.0, 0.0)
+    assert pool.full_at == 100.25 - 3 / 8.0
+
+
+def test_a_time_in_which_nobody_asked_begins_anew() -> None:
+    seen = {"0": 101.5, "1": 41.0}
+    pool, answer = asked(Pool(rate=8.0, burst=9, asked_at=100.0), 1, 100.0 + AWAY, seen=seen)
+    assert (answer.members, pool.since) == (2, 101.5)  # perhaps the other one could not
+    pool, answer = asked(Pool(rate=8.0, burst=9, asked_at=100.25), 1, 100.0 + AWAY, seen=seen)
+    assert (answer.members, pool.since) == (1, 0.0)
+
+
+def test_who_began_to_wait_rings_once() -> None:
+    limit = a_member(in_hand=0)
+    limit.wakeup._rung = False
+    limit.ready_at(0.5)
+    assert limit.wakeup._rung
+    limit.wakeup._rung = False
+    limit.ready_at(0.5, 3)
+    assert not limit.wakeup._rung
+
+
+def test_whoever_has_started_waits_no_more() -> None:
+    limit = a_member(in_hand=2)
+    limit.ask(0.0)
+    asks = limit.exchange_at
+    limit.answered(Answer(4.0, 2, 2, -1.0, 0.0), 0.0, 0.0)
+    assert (asks, limit.exchange_at) == (BEAT, BEAT)
+    limit.ready_at(0.0, len(limit._in_hand))
+    assert limit.exchange_at == SOON
+    limit.start(0.0)
+    assert limit.exchange_at == BEAT
+    limit.ready_at(0.0, len(limit._in_hand) + 1)  # two wait
+    limit.start(0.0)
+    assert limit.exchange_at == SOON
+
+
+def test_away_from_the_pool_each_start_is_counted_in_its_part() -> None:
+    limit = a_member(in_hand=0)
+    now = AWAY + 1.0
+    limit.start(now)
+    assert limit.ready_at(now) == now + 0.5
+    assert limit.ready_at(now, 2) == now + 1.5
+
+
+def test_who_has_more_in_hand_than_a_piece_and_uses_it_asks_for_nothing() -> None:
+    limit = a_member(in_hand=4)
+    limit.start(0.0)
+    assert limit.ask(0.0) == Ask(0, waits=True)
+    assert len(limit._in_hand) == 3
+
+
+def test_a_pool_that_does_not_answer_is_asked_again_in_half_a_beat() -> None:
+    limit = a_member(in_hand=0)
+    limit.ask(0.0)
+    limit.failed(0.0)
+    limit.ready_at(0.0)
+    assert limit.exchange_at == BEAT / 2

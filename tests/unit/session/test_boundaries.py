@@ -681,3 +681,18 @@ def test_errors_are_described_by_class_and_words() -> None:
     assert describe(OSError("no route")) == "no route"
     assert describe(HandshakeFailed("No.")) == "No."
     assert describe(trio.BrokenResourceError()) == "BrokenResourceError"
+    assert describe(OSError(111, "Connection refused")) == "Connection refused"
+    assert describe(OSError(5, "a [disk] of ours")) == "a [disk] of ours"
+    assert describe(OSError(5, "")) == "[Errno 5] "
+    assert describe(ValueError("[Errno 5] of another")) == "ValueError: [Errno 5] of another"
+    assert describe(FileNotFoundError("what] is there")) == "what] is there"
+
+
+class Ends(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def test_what_ends_the_program_does_so_while_an_error_is_described() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        describe(Ends())
