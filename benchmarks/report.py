@@ -9,6 +9,7 @@ import pathlib
 import platform
 
 from benchmarks.charts import write_charts
+from benchmarks.readme import readme_lines
 from benchmarks.summary import Summary
 from benchmarks.tables import tables, target_table
 from benchmarks.targets import verdicts
@@ -30,13 +31,14 @@ _CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
 def write_report(summary: Summary, directory: pathlib.Path) -> None:
-    """Write `benchmarks.md` and one SVG file a chart into the directory, which is created if need be."""
+    """Write `benchmarks.md`, one SVG file a chart, and `readme.md` into the directory, which is created if need be."""
     directory.mkdir(parents=True, exist_ok=True)
     charts = [f"![{text}]({name})\n" for name, text in write_charts(summary, directory)]
     reached = [target_table(found).markdown()] if (found := verdicts(summary)) else []
     parts = ["# Benchmarks\n", _circumstances(summary), *reached, *charts]
     parts += [table.markdown() for table in tables(summary)]
     (directory / "benchmarks.md").write_text("\n".join(parts), encoding="utf-8")
+    (directory / "readme.md").write_text("\n".join(readme_lines(summary)), encoding="utf-8")
 
 
 def _circumstances(summary: Summary) -> str:

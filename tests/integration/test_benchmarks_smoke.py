@@ -45,6 +45,9 @@ def test_every_work_and_competitor_runs(tmp_path: pathlib.Path) -> None:
         assert (tmp_path / chart).read_text(encoding="utf-8").startswith("<?xml")
     assert "### Targets" in report
     assert "| trio_cancel |" in report
+    lines = (tmp_path / "readme.md").read_text(encoding="utf-8").splitlines()
+    costs, tails = (line.split("|") for line in lines if line.startswith("| **trio_cancel** |"))
+    assert all(float(cell.replace(" ", "")) > 0 for cell in (*costs[2:-1], *tails[2:-1]))
 
 
 def test_another_commit_of_ours_is_measured_beside_this_one() -> None:
