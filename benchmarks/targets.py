@@ -109,7 +109,7 @@ def _of_a_guard(summary: Summary) -> Iterator[_Target]:
         yield (f"a durable hold in {holder}, p50", HOLDERS[0], _ratio(held, file), most, _TIMES)
         for figure, what, limit, unit in (
             ("bulk_more_us", "a bulk's wall time more an order", 20.0, "µs"),
-            ("refused_first_s", "a hold that is refused, the first", 3.1, "s"),
+            ("refused_first_s", "a hold that is refused, the first", 3.0, "s"),
             ("refused_then_ms", "a hold that is refused, the next ones", 10.0, "ms"),
         ):
             yield (f"{what}, {holder}", "", _median(summary, "holds", "wss", holder, figure), limit, unit)

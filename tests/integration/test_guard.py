@@ -29,6 +29,7 @@ from trio_cancel import (
 )
 from trio_cancel._guard.status import read_overview
 from trio_cancel._journal.address import server_of
+from trio_cancel._values.boundary import ends_program
 from trio_cancel.journal import read_journal
 from trio_cancel.lookup import OrderLookup, OrderState, RestLookup
 from trio_cancel.sandbox import BookStatus, Sandbox
@@ -95,6 +96,54 @@ async def test_what_a_killed_bot_held_is_off_the_book(trading_sandbox: Sandbox, 
             assert told[0][0] == "mm-1"
             assert sorted(str(outcome.request.key) for outcome in told[0][1].outcomes) == ["a", "b", "c"]
     assert database.execute("SELECT id FROM trio_cancel.guard") == []
+
+
+class Odd(BaseException):
+    """What no handler expects."""
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), Odd("odd"), GeneratorExit()], ids=lambda error: type(error).__name__
+)
+async def test_on_taken_may_raise_what_it_likes(
+    error: BaseException, trading_sandbox: Sandbox, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The take-over is done: it is neither made again nor told as failed, and the next one is told, too."""
+    sandbox, told = trading_sandbox, []
+
+    def on_taken(name: str, report: CancelReport) -> None:
+        told.append(name)
+        raise error
+
+    with trio.fail_after(60):
+        async with open_guard(database.url(), [sandbox.credentials], on_taken=on_taken):
+            for name in ("a", "b"):
+                named = open_orders(sandbox, name)
+                async with a_bot(sandbox, database.url(f"mm-{name}"), *named) as bot:
+                    bot.send_signal(signal.SIGKILL)
+                    await until(lambda name=name: f"mm-{name}" in told)  # type: ignore[misc]
+    assert told == ["mm-a", "mm-b"]
+    assert all_canceled(sandbox, "a", "b")
+    assert sum(record.message.startswith("on_taken failed") for record in caplog.records) == 2
+    assert "tries again" not in caplog.text
+
+
+async def test_on_taken_may_end_the_program(trading_sandbox: Sandbox, database: Database) -> None:
+    sandbox = trading_sandbox
+    named = open_orders(sandbox, "a")
+
+    def on_taken(name: str, report: CancelReport) -> None:
+        raise SystemExit(3)
+
+    with trio.fail_after(60), pytest.raises((SystemExit, BaseExceptionGroup)) as caught:
+        async with (
+            open_guard(database.url(), [sandbox.credentials], on_taken=on_taken),
+            a_bot(sandbox, database.url("mm-1"), *named) as bot,
+        ):
+            bot.send_signal(signal.SIGKILL)
+            await trio.sleep_forever()
+    assert isinstance(ends_program(caught.value), SystemExit)
+    assert all_canceled(sandbox, "a")
 
 
 async def test_a_bot_that_lives_is_not_touched(trading_sandbox: Sandbox, database: Database) -> None:

@@ -36,7 +36,7 @@ from trio_cancel._journal.stores import LEASE
 from trio_cancel._session.lookups import OpensLookup
 from trio_cancel._session.session import SessionState
 from trio_cancel._trio.background import open_background
-from trio_cancel._values.boundary import Boundary, describe, ends_program
+from trio_cancel._values.boundary import Boundary, describe, ends_program, goes_on_from_call
 from trio_cancel._values.errors import JournalError, TradingError
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import Notifier, Observer, logger
@@ -338,8 +338,10 @@ class GuardTasks:
         if self._on_taken is not None:
             try:
                 self._on_taken(seen.name, taken.report)
-            except Exception as error:
-                logger.error("on_taken failed: %s: %s", type(error).__name__, error)
+            except BaseException as error:  # noqa: ASYNC103 - whatever its class, the take-over is done
+                if goes_on_from_call(error) or ends_program(error):
+                    raise
+                logger.error("on_taken failed: %s", describe(error))
 
     async def _run_sync(
         self, function: Callable[..., _T], *args: object, limiter: trio.CapacityLimiter | None = None
