@@ -754,3 +754,16 @@ async def test_the_reader_is_protected_from_keyboard_interrupts() -> None:
         await venue.stream.send_all(frame(b"x"))
         await trio.testing.wait_all_tasks_blocked()
     assert protected == [True]
+
+
+async def test_what_tls_has_to_say_and_the_end_of_the_link_wake_the_writer() -> None:
+    async with linked(writer=False) as (link, venue, client):
+        client.bell = trio.Event()
+        assert link.stream.on_output is not None
+        link.stream.on_output()
+        assert client.bell.is_set()
+        client.bell = trio.Event()
+        await venue.stream.aclose()
+        with trio.fail_after(5):
+            await client.bell.wait()
+        assert link.failure is not None
