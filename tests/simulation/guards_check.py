@@ -108,8 +108,22 @@ def _others(whole: GuardRun) -> Iterator[str]:
             each.journal == owner.journal and each.epoch > owner.epoch and each.at <= at for each in whole.takings
         )
         other = bots.get(who)
+        if other is not None and _asked_before_it_was_told(whole, other, whole.orders[order].external_id, at):
+            continue
         if not taken or (other is not None and (other.journal != owner.journal or other.epoch < owner.epoch)):
             yield f"G8: {order}, an order of {owner.process.name} (epoch {owner.epoch}), was canceled by {who}"
+
+
+def _asked_before_it_was_told(whole: GuardRun, bot: Bot, name: str | None, at: float) -> bool:
+    """Return whether the program itself had a name canceled before its session could know that it was taken over.
+
+    No cancel waits for the database: by then the name may be that of a successor's order.
+    """
+    return (bot.over is None or at < bot.over) and any(
+        held.let_go is not None and held.let_go <= at and not held.kept
+        for held in whole.held
+        if held.bot is bot and name is not None and held.request.external_id == name
+    )
 
 
 def _told(whole: GuardRun) -> Iterator[str]:
