@@ -38,3 +38,7 @@ from trio_cancel.sandbox._side_door import FaultStatus as FaultStatus
 from trio_cancel.sandbox._side_door import SandboxControl as SandboxControl
 from trio_cancel.sandbox._side_door import SandboxControlError as SandboxControlError
 from trio_cancel.sandbox._side_door import open_sandbox_control as open_sandbox_control
+
+# Their names in earlier versions.
+OrderStatus = BookStatus
+UnknownOrder = NoSuchOrder
