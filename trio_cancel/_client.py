@@ -421,7 +421,7 @@ class TradingWS:
         if lookups is None or not lookups.lists_open:
             what = "no lookup" if lookups is None else "a lookup that cannot list open orders"
             raise ConfigurationError(f"This session has {what}: pass lookup=RestLookup() to open_trading_ws().")
-        await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already has nothing written
+        await trio.lowlevel.checkpoint_if_cancelled()  # if the caller is cancelled already, nothing is written
         sweep = Sweep(scope, quiet, trio.current_time())
         orders = OpenOrders(sweep, lookups.open_orders, session.wall, longest, once=dry_run)
         if dry_run:
@@ -449,7 +449,7 @@ class TradingWS:
         Raises:
             OrdersLeft: on leaving by the block's end or by cancellation, if an order is not surely off the book, with
                 the report. Another exception comes out as it is, with a note that names what is left.
-            ConfigurationError: ``grace`` or ``settle`` is no positive number of seconds.
+            ConfigurationError: ``grace`` or ``settle`` is not a positive number of seconds.
             SessionClosed: the session's block has ended.
 
         Cancelled: while leaving, it goes on until ``grace`` is over; a second Ctrl-C ends it early.

@@ -41,7 +41,7 @@ def check_invalid(invalid: object) -> None:
     """Refuse a word for ``invalid`` that is not known.
 
     Raises:
-        ConfigurationError: as said.
+        ConfigurationError: it is neither "raise" nor "report".
     """
     if invalid not in ("raise", "report"):
         raise ConfigurationError(f'invalid must be "raise" or "report", not {invalid!r}.')
@@ -312,7 +312,7 @@ class BatchSource:
 
     async def _begin(self) -> None:
         """Read the input and hand the orders in."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # a caller that is cancelled already has nothing written
+        await trio.lowlevel.checkpoint_if_cancelled()  # if the caller is cancelled already, nothing is written
         while self._unread:
             self._read_on()
             await trio.lowlevel.checkpoint()

@@ -103,7 +103,7 @@ class ScopeExit:
                         self._take_at_hand(SLICE)
                     self._awaken()
                     if trio.current_time() >= self._ends_at:
-                        await self._take_in()  # an answer that lies in the socket is no missing one
+                        await self._take_in()  # an answer that lies in the socket is not missing
                         break
                     while self._again and self._again[0][0] <= trio.current_time():
                         self._submit(heapq.heappop(self._again)[2])

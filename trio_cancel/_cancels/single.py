@@ -59,7 +59,7 @@ async def cancel_one(session: Session, request: CancelRequest, policy: RetryPoli
 
     Cancelled: what is not written is withdrawn, what is being written is finished and tracked on.
     """
-    await trio.lowlevel.checkpoint_if_cancelled()  # a caller that is cancelled already has nothing written
+    await trio.lowlevel.checkpoint_if_cancelled()  # if the caller is cancelled already, nothing is written
     channel = channels.take()
     send, receive = channel
     order = OrderCancel(request, policy, send, priority=True)

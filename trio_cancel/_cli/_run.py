@@ -5,6 +5,10 @@ further order is written, and what is in flight may still be answered for ``DRAI
 a third ends the process, in case that something hangs. A deadline does at once what the first two signals do. Then
 every order has its outcome: what was written and not answered is Unknown, and what was not written is NotSent.
 
+It goes through ``open_cancel_stream`` and not through ``Batch``: the orders of ``cancel --open`` come from an iterable
+without a known end, which a batch does not take, and output that nobody reads holds a stream's intake back, so that
+memory stays bounded; a batch goes on. One way for both is shorter than two.
+
 Outcomes are told in the order of completion, each order's once, by a function that must not raise; it may be called
 from the session's tasks.
 """
@@ -142,23 +146,23 @@ class Watch(Observer):
     def request_answered(
         self,
         request: CancelRequest,  # noqa: ARG002 - the observer's signature
-        request_id: str,  # noqa: ARG002 - as said
-        status: int | None,  # noqa: ARG002 - as said
+        request_id: str,  # noqa: ARG002 - the observer's signature
+        status: int | None,  # noqa: ARG002 - the observer's signature
         seconds: float,
     ) -> None:
         """Note the latency."""
         self.latencies.append(seconds)
         self.waiting.answered(trio.current_time())
 
-    def request_written(self, request: CancelRequest, request_id: str) -> None:  # noqa: ARG002 - as said
+    def request_written(self, request: CancelRequest, request_id: str) -> None:  # noqa: ARG002 - the observer's signature
         """Note that an answer is due."""
         self.waiting.written(trio.current_time())
 
-    def connection_opened(self, number: int) -> None:  # noqa: ARG002 - as said
+    def connection_opened(self, number: int) -> None:  # noqa: ARG002 - the observer's signature
         """Note that there is a connection."""
         self.waiting.opened(trio.current_time())
 
-    def connection_lost(self, number: int, cause: BaseException | None) -> None:  # noqa: ARG002 - as said
+    def connection_lost(self, number: int, cause: BaseException | None) -> None:  # noqa: ARG002 - the observer's signature
         """Note why there is none."""
         self.waiting.lost(cause, trio.current_time())
 

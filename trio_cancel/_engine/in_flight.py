@@ -27,7 +27,6 @@ from trio_cancel._engine.looking import (
     Looking,
     Next,
     Open,
-    after_lookup,
     needs_lookup,
     settled_by,
     with_seen,
@@ -40,8 +39,8 @@ from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import Counters, Notifier, logger
-from trio_cancel._values.order_state import OrderState
-from trio_cancel._values.outcomes import KINDS, Outcome, OutcomeKind
+from trio_cancel._values.order_state import OrderState, OrderStatus
+from trio_cancel._values.outcomes import KINDS, AlreadyClosed, Outcome, OutcomeKind, Unknown
 
 LATE_KEPT = 1024
 """How many overdue orders whose callers have left are still matched, and how many settled requests remembered at least
@@ -366,3 +365,23 @@ class InFlight:
             oldest = next(iter(self.overdue))
             self.settle(oldest, oldest.conclude(None, self.clock.interval))
         self.wakeup.ring()
+
+
+def after_lookup(state: OrderState, order: OrderCancel, now: float) -> Next:
+    """Return what follows a lookup that did not settle the order.
+
+    Args:
+        state: what it saw.
+        order: the order.
+        now: trio's clock.
+    """
+    looking = order.looking
+    assert looking is not None
+    if isinstance(looking.outcome, AlreadyClosed):
+        return Next.SETTLE
+    left = order.policy.give_up_after - order.spent(now, math.inf)
+    if state.on_book and order.policy.retry and not order.refused_for_good and left > looking.wait:
+        return Next.CANCEL_AGAIN
+    # The answer may be outdated, or a create still be queued: what comes later may say more.
+    may_change = isinstance(looking.outcome, Unknown) or state.status is OrderStatus.PENDING_CREATION
+    return Next.LOOK_AGAIN if may_change and now + looking.wait < looking.ends_at else Next.SETTLE

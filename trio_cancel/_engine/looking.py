@@ -12,8 +12,7 @@ was active, and so was the order of this name, when we asked.
 from __future__ import annotations
 
 import enum
-import math
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import TypeAlias, TypeGuard
 
 import msgspec
 
@@ -24,9 +23,6 @@ from trio_cancel._values.outcomes import AlreadyClosed, NotFound, Outcome, Unkno
 
 Open: TypeAlias = Unknown | NotFound | AlreadyClosed
 """What can be looked up."""
-
-if TYPE_CHECKING:
-    from trio_cancel._engine.order import OrderCancel
 
 BUDGET = 5.0
 """Seconds for lookups after an order's own time is over, and for each of them."""
@@ -134,23 +130,3 @@ def _is_surely(state: OrderState, outcome: Outcome, clock: OffsetInterval | None
 def with_seen(outcome: Open, state: OrderState | None) -> Open:
     """Return the outcome with what a lookup saw that did not settle it."""
     return outcome if state is None else msgspec.structs.replace(outcome, seen=state)
-
-
-def after_lookup(state: OrderState, order: OrderCancel, now: float) -> Next:
-    """Return what follows a lookup that did not settle the order.
-
-    Args:
-        state: what it saw.
-        order: the order.
-        now: trio's clock.
-    """
-    looking = order.looking
-    assert looking is not None
-    if isinstance(looking.outcome, AlreadyClosed):
-        return Next.SETTLE
-    left = order.policy.give_up_after - order.spent(now, math.inf)
-    if state.on_book and order.policy.retry and not order.refused_for_good and left > looking.wait:
-        return Next.CANCEL_AGAIN
-    # The answer may be outdated, or a create still be queued: what comes later may say more.
-    may_change = isinstance(looking.outcome, Unknown) or state.status is OrderStatus.PENDING_CREATION
-    return Next.LOOK_AGAIN if may_change and now + looking.wait < looking.ends_at else Next.SETTLE

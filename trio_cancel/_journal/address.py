@@ -87,7 +87,7 @@ def check_address(journal: object) -> None:
     """Refuse what cannot be the address of a journal.
 
     Raises:
-        ConfigurationError: it is not text, or is no path and no url of a database with the name of a journal.
+        ConfigurationError: it is not text, or is neither a path nor the url of a database with the name of a journal.
     """
     if not isinstance(journal, str | os.PathLike):
         raise ConfigurationError(

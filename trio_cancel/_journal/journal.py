@@ -69,7 +69,7 @@ RunSync = Callable[..., Awaitable[Any]]
 
 
 class Journal:
-    """See the module's docstring. Made by ``open_journal``."""
+    """Records holds, intents, attempts and outcomes; its task writes them in transactions. Made by ``open_journal``."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class Journal:
                     self._held[request] = older
 
     def release(self, request: CancelRequest, *, at_once: bool = False) -> None:
-        """Record that an order is held no more; one that is not held is no error.
+        """Record that an order is not held any more; if it was not held, nothing happens.
 
         Args:
             request: the order.

@@ -17,7 +17,7 @@ from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFo
 from trio_cancel._venue.verdict import closed_as
 
 DISMISSED = "dismissed"
-"""The kind of what is no cancel: the word that an order which was left is to stay as it is."""
+"""The kind of an entry that is not a cancel: it says that an order which was left is to stay as it is."""
 _OFF_BOOK = (Canceled.kind, AlreadyClosed.kind)
 
 

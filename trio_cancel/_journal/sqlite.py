@@ -371,7 +371,7 @@ def _heads(real: str) -> tuple[object, ...]:
 
 
 def _size(path: str | os.PathLike[str]) -> int | None:
-    """Return the size of a file, None if there is none. What is no file is refused."""
+    """Return the size of a file, None if there is none. Anything but a file is refused."""
     name = os.fspath(path)
     try:
         found = os.stat(name)

@@ -411,7 +411,7 @@ def _shown(raw: msgspec.Raw) -> str:
 
 
 def _read_words(raw: msgspec.Raw | None) -> str:
-    """Return the venue's words; what is no string as its JSON text."""
+    """Return the venue's words; anything but a string as its JSON text."""
     if raw is None or _is_null(raw):
         return ""
     text = _read(_decode_text, raw)

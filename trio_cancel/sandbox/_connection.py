@@ -84,7 +84,7 @@ class ServedConnection:
         self._parts_size = 0
         self._heard_at = 0.0
         self._pings = 0
-        self._doomed = False  # what comes is no message any more: the client sent Close, or broke the protocol
+        self._doomed = False  # messages are not taken any more: the client sent Close, or broke the protocol
         self._ended = False
 
     async def serve(self) -> None:

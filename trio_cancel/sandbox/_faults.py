@@ -179,7 +179,7 @@ class Faults:
         acts_late: seconds, (least, most), after which a request that ACTS_LATE is applied.
 
     Raises:
-        ValueError: if a chance is no probability, or those at one point sum up to more than 1.
+        ValueError: if a chance is not a probability, or those at one point sum up to more than 1.
     """
 
     chances: Mapping[Fault, float] = attrs.field(factory=dict, converter=_checked_chances)

@@ -1,6 +1,6 @@
 """How the sandbox's REST side can misbehave (values only).
 
-No fault makes it lie about an order in a form that a client could not see through; that it lags is no lie.
+No fault makes it lie about an order in a form that a client could not see through; that it lags is not a lie.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RestFaults:
         retry_after: seconds in the Retry-After header of ERROR_429; None leaves the header out.
 
     Raises:
-        ValueError: if a chance is no probability, or they sum up to more than 1.
+        ValueError: if a chance is not a probability, or they sum up to more than 1.
     """
 
     chances: Mapping[RestFault, float] = attrs.field(factory=dict, converter=_checked)

@@ -22,7 +22,7 @@ from trio_cancel import (
     SessionClosed,
     Unknown,
 )
-from trio_cancel._engine.in_flight import InFlight
+from trio_cancel._engine.in_flight import InFlight, after_lookup
 from trio_cancel._engine.looking import (
     AGAIN_FIRST,
     AGAIN_MOST,
@@ -31,7 +31,6 @@ from trio_cancel._engine.looking import (
     Looking,
     Next,
     Open,
-    after_lookup,
     needs_lookup,
     settled_by,
     with_seen,
