@@ -220,7 +220,7 @@ class Session:
         What it raises is logged. Returns False if the session's tasks have been ended, so that it is not run.
         """
         nursery = self._nursery
-        if nursery is None or nursery.cancel_scope.cancel_called or self._scope.cancel_called or self._ended.is_set():
+        if nursery is None or nursery.cancel_scope.cancel_called or self._scope.cancel_called:
             return False
         nursery.start_soon(self._protected, task, *args)
         return True

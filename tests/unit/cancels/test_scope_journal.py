@@ -210,6 +210,21 @@ async def test_the_end_of_the_old_order_does_not_end_the_hold_that_is_being_made
     assert disk.held == set()
 
 
+async def test_what_is_being_added_again_is_not_canceled_with_the_others(autojump_clock: MockClock, disk: Disk) -> None:
+    async with session() as (venue, ws), ws.open_order_scope() as orders, trio.open_nursery() as nursery:
+        first, second = venue.orders(2)
+        await orders.add(first)
+        await orders.add(second)
+        disk.seconds = 2.0
+        nursery.start_soon(orders.add, first)
+        await trio.sleep(1)
+        report = await orders.cancel_all()
+        assert [outcome.request.id for outcome in report.outcomes] == [second]
+        assert venue.book.get(first).status is BookStatus.OPEN
+        await trio.sleep(5)
+        assert CancelRequest(first) in orders
+
+
 @pytest.mark.parametrize("held_before", [False, True])
 async def test_an_add_under_way_when_the_block_is_left_is_refused(
     held_before: bool, autojump_clock: MockClock, disk: Disk
