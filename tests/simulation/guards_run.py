@@ -32,8 +32,8 @@ from trio_cancel._journal.journal import Journal
 from trio_cancel._journal.lease import LeaseState
 from trio_cancel._net import stream as _transport
 from trio_cancel._trio.environment import Environment
-from trio_cancel._values.errors import TakenOver, TradingError
-from trio_cancel._values.report import CancelReport
+from trio_cancel._values.errors import TradingError
+from trio_cancel._values.report import CancelReport, TakenOver
 from trio_cancel.sandbox import NoSuchOrder, Order, Sandbox, open_sandbox
 
 from .engine import SimulatedClock, Steps, logging_kept, run_deterministically, watched

@@ -24,11 +24,11 @@ from trio_cancel._engine.held import Hold
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._session.session import Session
 from trio_cancel._trio.signals import ears, is_interrupt
-from trio_cancel._values.errors import InvalidRequest, OrdersLeft, SessionClosed, TakenOver
+from trio_cancel._values.errors import InvalidRequest, SessionClosed
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
 from trio_cancel._values.outcomes import Outcome
-from trio_cancel._values.report import CancelReport, describe_left
+from trio_cancel._values.report import CancelReport, OrdersLeft, TakenOver, describe_left
 
 LOGGED_TOGETHER = 100
 """Ids in one line of the log."""

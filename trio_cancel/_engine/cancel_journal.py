@@ -7,8 +7,8 @@ from typing import Protocol
 
 from trio_cancel._engine.order import LiveAttempt, OrderCancel
 from trio_cancel._values.clock import OffsetInterval
-from trio_cancel._values.errors import TakenOver
 from trio_cancel._values.models import CancelRequest
+from trio_cancel._values.report import TakenOver
 
 
 class CancelJournal(Protocol):

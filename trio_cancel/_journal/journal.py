@@ -39,10 +39,11 @@ from trio_cancel._journal.rows import Changes, micros
 from trio_cancel._journal.store import JournalStore
 from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.clock import OffsetInterval
-from trio_cancel._values.errors import InvalidRequest, JournalError, TakenOver
+from trio_cancel._values.errors import InvalidRequest, JournalError
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
 from trio_cancel._values.outcomes import Outcome
+from trio_cancel._values.report import TakenOver
 
 LAZY = 0.25
 """Seconds that an attempt, an outcome or a release may wait for company."""

@@ -43,8 +43,9 @@ from trio_cancel._journal.postgres_rows import LAST, forget, left_of, names_left
 from trio_cancel._journal.rows import Begun, Changes, Tables
 from trio_cancel._journal.schema import make
 from trio_cancel._journal.store import AT_OPENING, DAY, FORKED, HISTORY, Account, StoreFailed
-from trio_cancel._values.errors import JournalError, TakenOver
+from trio_cancel._values.errors import JournalError
 from trio_cancel._values.observer import logger
+from trio_cancel._values.report import TakenOver
 
 OPENING = 20.0
 """Seconds that one transaction of an opening or a reading may take: a journal may be large."""

@@ -19,17 +19,7 @@ from typing import Any, ClassVar, Literal, NoReturn, TypeAlias
 import msgspec
 
 from trio_cancel._values.clock import OffsetInterval
-from trio_cancel._values.errors import (
-    CancelNotSent,
-    InvalidSignature,
-    MissingParameters,
-    NotSurelyThisOrder,
-    OrderNotActive,
-    OrderNotFound,
-    OutcomeUnknown,
-    RateLimited,
-    VenueError,
-)
+from trio_cancel._values.errors import TradingError
 from trio_cancel._values.models import CanceledOrder, CancelRequest
 from trio_cancel._values.order_state import OrderState
 from trio_cancel._values.travel import identity, portable
@@ -365,3 +355,117 @@ def not_surely(closed: Canceled | AlreadyClosed) -> Unknown:
         unrecorded=closed.unrecorded,
         cause=cause,
     )
+
+
+class NotSurelyThisOrder(TradingError):
+    """The venue says that an order with this external id is closed, but perhaps it was another one of the same name.
+
+    It is the cause of Unknown outcomes of order scopes and of ``trio-cancel resume``: see the guide about scopes.
+
+    Attributes:
+        closed: what the venue said; None if it is not known.
+    """
+
+    def __init__(self, message: str, *, closed: Canceled | AlreadyClosed | None = None) -> None:
+        super().__init__(message)
+        self.closed = closed
+
+
+class VenueError(TradingError):
+    """The venue refused to cancel.
+
+    Attributes:
+        status: the HTTP-like status of the answer (``_venue/contract.md``).
+        error_code: the venue's code; codes unknown to us come as they are. None if the answer had none.
+        message: the venue's words.
+        request: the request that was refused.
+        outcome: the whole outcome, with its attempts.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int,
+        error_code: int | None,
+        message: str,
+        request: CancelRequest,
+        outcome: AlreadyClosed | NotFound | Rejected,
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.error_code = error_code
+        self.message = message
+        self.request = request
+        self.outcome = outcome
+
+
+class OrderNotFound(VenueError):
+    """404: the venue knows no such order now. The order may still exist: see :class:`trio_cancel.NotFound`."""
+
+
+class OrderNotActive(VenueError):
+    """40408, 40020, 40021: it was canceled or fully executed before; ``outcome.closed_as`` says which, if known."""
+
+
+class InvalidSignature(VenueError):
+    """40011 or status 401: token, signature or timestamp were refused. The text names a clock that is surely off."""
+
+
+class MissingParameters(VenueError):
+    """40010: the venue missed a parameter; perhaps it knows the token by its other name (``token_field``)."""
+
+
+class RateLimited(VenueError):
+    """429: too many requests, or the daily limit ("Limit Exceeded")."""
+
+
+class OutcomeUnknown(TradingError):
+    """The order may or may not be off the book. The reason is ``__cause__`` and ``outcome.cause``.
+
+    Attributes:
+        outcome: the whole outcome, with its attempts.
+    """
+
+    def __init__(self, text: str, *, outcome: Unknown) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+        self.__cause__: BaseException | None = outcome.cause
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        super().__setstate__(state)
+        _cause_of_outcome(self)
+
+    @property
+    def cause(self) -> BaseException | None:
+        """Why nothing is known: ``VenueUnavailable`` for a 5xx, ``NoReply``, ``ConnectionLost``, ``InvalidReply``."""
+        return self.outcome.cause
+
+
+class CancelNotSent(TradingError):
+    """The venue cannot have seen the request. The reason is ``__cause__`` and ``outcome.cause``.
+
+    Attributes:
+        outcome: the whole outcome.
+    """
+
+    def __init__(self, text: str, *, outcome: NotSent) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+        self.__cause__: BaseException | None = outcome.cause
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        super().__setstate__(state)
+        _cause_of_outcome(self)
+
+    @property
+    def cause(self) -> BaseException | None:
+        """Why it was not sent."""
+        return self.outcome.cause
+
+
+def _cause_of_outcome(error: OutcomeUnknown | CancelNotSent) -> None:
+    """Make one of the two causes that a pickle holds, where they were one."""
+    cause = error.outcome.cause
+    if cause is not None and identity(cause) == identity(error.__cause__):
+        error.__cause__ = cause

@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
-from trio_cancel._values.errors import InvalidRequest, NotSurelyThisOrder, OrdersLeft
+from trio_cancel._values.errors import InvalidRequest, JournalError, TradingError
 from trio_cancel._values.kept import Outcomes, counts_of, is_final, left_of, outcomes_of, partly_filled_of
-from trio_cancel._values.outcomes import Canceled, Outcome, Unknown
+from trio_cancel._values.outcomes import Canceled, NotSurelyThisOrder, Outcome, Unknown
 from trio_cancel._values.travel import Anything, identity
 
 
@@ -106,3 +106,30 @@ def _state(outcome: Outcome) -> str:
     if isinstance(outcome, Unknown) and isinstance(outcome.cause, NotSurelyThisOrder):
         return f"{outcome.kind}: closed, but not surely this order"
     return outcome.kind
+
+
+class OrdersLeft(TradingError):
+    """Some orders are not surely off the book.
+
+    Attributes:
+        report: every outcome; ``report.left`` are those that are not surely off the book.
+    """
+
+    def __init__(self, text: str, *, report: CancelReport) -> None:
+        super().__init__(text)
+        self.report = report
+
+
+class TakenOver(JournalError):
+    """Another session, or a guard, has taken this session's journal over, for good.
+
+    This session's lease had run out: its machine or its database could not be reached, or its process stood still. What
+    it held is the other one's to cancel, which may be done by now. Open a new session.
+
+    Attributes:
+        report: what became of the orders of the scope that it comes out of; None where it comes out of no scope.
+    """
+
+    def __init__(self, text: str, *, report: CancelReport | None = None) -> None:
+        super().__init__(text)
+        self.report = report

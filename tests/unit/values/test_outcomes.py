@@ -35,8 +35,8 @@ from trio_cancel import (
     VenueError,
     VenueUnavailable,
 )
-from trio_cancel._values.errors import InvalidRequest, NotSurelyThisOrder
-from trio_cancel._values.outcomes import FIELD_ADVICE, not_surely
+from trio_cancel._values.errors import InvalidRequest
+from trio_cancel._values.outcomes import FIELD_ADVICE, NotSurelyThisOrder, not_surely
 from trio_cancel._values.report import InvalidItem, describe_invalid, describe_left
 from trio_cancel._venue.codec import Reply, decode_reply
 from trio_cancel.lookup import OrderState, OrderStatus
