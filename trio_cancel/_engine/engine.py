@@ -348,6 +348,7 @@ class Engine:
     def _ask(self, now: float) -> None:
         """Note that what is written is a question."""
         if self._silence.asked_at is None:
+            self._chances.clear()  # the silence in which they came has ended
             self._silence.ask(now)
             self.alarm.set(now + PACED_EARLIEST * self._patience)
 
