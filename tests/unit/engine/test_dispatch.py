@@ -268,8 +268,10 @@ def test_a_late_answer_to_an_earlier_attempt_settles() -> None:
 def test_a_refusal_for_now_is_tried_again_and_leaves_no_doubt() -> None:
     desk = Desk()
     order = desk.submit()
+    assert desk.engine.statistics().rate is None
     desk.answer(TOO_MANY(desk.ids[0]))
     assert order.kind is None
+    assert desk.engine.statistics().rate == 5
     desk.wait(0.25)  # the pace after the first 429 is 5 a second
     assert len(desk.ids) == 2
     desk.answer(CLOSED(desk.ids[1]))

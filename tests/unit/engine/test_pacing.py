@@ -66,6 +66,9 @@ def test_a_burst_and_then_the_rate() -> None:
     assert starts(Pacer(2, burst=3), 6) == pytest.approx([0, 0, 0, 0.5, 1.0, 1.5])
     assert starts(Pacer(0.5), 3) == pytest.approx([0, 2, 4])
     assert repr(Pacer(2, burst=3)) == "Pacer(rate=2, burst=3)"
+    assert repr(Pacer(2, shared=True)) == "Pacer(rate=2, burst=1, shared=True)"
+    with pytest.raises(ConfigurationError, match="shared must be True or False, not 1"):
+        Pacer(2, shared=1)  # type: ignore[arg-type]  # that is what is tested
 
 
 def test_a_pause_gives_the_burst_back_and_no_more() -> None:

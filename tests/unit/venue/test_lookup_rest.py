@@ -228,6 +228,10 @@ def test_an_order_with_an_odd_field_is_still_listed(flaw: dict[str, Any]) -> Non
     (order,) = found.orders
     assert (order.id, order.external_id, order.pair) == (ORDER["id"], "mine", "BTC_BRL")
     assert found.unreadable == 3
+    said = ORDER | flaw
+    for name in ("side", "type"):
+        assert getattr(order, name) == (said[name] if isinstance(said[name], str) else None)
+    assert order.raw_status == (said["status"] or "")
 
 
 @pytest.mark.parametrize(

@@ -710,6 +710,12 @@ def test_an_error_without_a_code_that_can_be_read_has_the_one_beside_it() -> Non
     assert reply == Reply("r", 400, None, 2, "m", True)
 
 
+def test_an_error_without_a_code_has_the_one_beside_it() -> None:
+    reply = decode_reply('{"id":"r","status":400,"error_code":40010,"message":"m","error":{"message":"n"}}')
+    assert isinstance(reply, Reply)
+    assert (reply.error_code, reply.message) == (40010, "n")
+
+
 def test_a_null_id_is_one_also_where_the_rest_is_unusual() -> None:
     assert decode_reply('{"id": null ,"status":400,"error":"no"}') == Reply(None, 400, None, None, "no", True)
 
