@@ -267,15 +267,15 @@ async def test_many_sessions_of_a_process(trading_sandbox: Sandbox, database: Da
 
     async def one(number: int) -> None:
         async with open_trading_ws(
-            sandbox.url, credentials=sandbox.credentials, journal=database.url(f"j{number}"), lease=1.0
+            sandbox.url, credentials=sandbox.credentials, journal=database.url(f"j{number}"), lease=3.0
         ) as ws:
             order = sandbox.book.create(external_id=f"o{number}")
             async with ws.open_order_scope() as orders:
                 await orders.add(order.id)
-                await trio.sleep(1.5)
+                await trio.sleep(3.5)  # longer than a lease: the beats keep it
             assert ws.lease is LeaseState.SURE
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for number in range(30):
                 nursery.start_soon(one, number)
