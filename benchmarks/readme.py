@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.peers import AIOHTTP, AIOHTTP_WINDOW, BARE_LOOP, BEFORE, BY_HAND, OURS, PICOWS, WEBSOCKETS_UVLOOP
+from benchmarks.peers import AIOHTTP, AIOHTTP_WINDOW, BEFORE, BY_HAND, OURS, PICOWS, WEBSOCKETS_UVLOOP
 from benchmarks.peers import WEBSOCKETS_TRIO as WEBSOCKETS
 from benchmarks.summary import Summary
 
@@ -25,7 +25,7 @@ _QUANTILES = ("p50", "p99", "worst")
 def readme_lines(summary: Summary) -> Iterator[str]:
     """README's table of costs and its table of tails, as far as they were measured."""
     if any(summary.peers(work, "wss") for work, _ in _COLUMNS):
-        yield "| | bulk of 30 000 | one task a cancel | one at a time, p50 |"
+        yield f"| | bulk of {_size(summary, 'bulk')} | one task per cancel | one at a time, p50 |"
         yield "|---|--:|--:|--:|"
         for peer, name in _ROWS.items():
             cells = [_figure(summary, work, peer, figure) for work, figure in _COLUMNS]
@@ -33,13 +33,19 @@ def readme_lines(summary: Summary) -> Iterator[str]:
         yield ""
     peers = summary.peers("tails", "wss")
     if peers:
-        yield "| a single cancel beside a bulk of 200 000, ms | p50 | p99 | worst |"
+        yield f"| a single cancel beside a bulk of {_size(summary, 'tails')}, ms | p50 | p99 | worst |"
         yield "|---|--:|--:|--:|"
         for peer, name in (*_ROWS.items(), (BEFORE, "trio_cancel before")):
-            if peer in peers and peer != BARE_LOOP:
+            if peer in peers:
                 cells = [_figure(summary, "tails", peer, f"beside_{quantile}_ms") for quantile in _QUANTILES]
                 yield f"| {name} | {' | '.join(cells)} |"
         yield ""
+
+
+def _size(summary: Summary, work: str) -> str:
+    """How many orders a work had, as README has it; empty if it was not done."""
+    sizes = summary.sizes(work)
+    return f"{sizes[-1]:,}".replace(",", " ") if sizes else ""
 
 
 def _figure(summary: Summary, work: str, peer: str, figure: str) -> str:

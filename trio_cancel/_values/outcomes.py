@@ -1,4 +1,4 @@
-"""What became of a cancel: a closed union of six frozen outcomes.
+"""What became of a cancel: a closed union of six frozen outcomes, and the exceptions that carry one.
 
 ``off_book`` answers the only question that matters: True (the order is off the book), False (we did not take it
 off), None (don't know). Which answer means what is the table in ``_venue/contract.md``, applied in

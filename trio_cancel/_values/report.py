@@ -1,4 +1,4 @@
-"""The report over many outcomes, and what it says of the items that named no order."""
+"""The report over many outcomes, what it says of the items that named no order, and the exceptions that carry one."""
 
 from __future__ import annotations
 

@@ -53,6 +53,20 @@ class Noting(Bulk):
         return False
 
 
+def test_what_a_silence_gave_ends_with_it_when_a_single_cancel_asks_the_next_question() -> None:
+    desk = silent_desk()
+    fill_window(desk)
+    desk.engine.submit_source(bulk(3), 0.0)
+    desk.wait(24.5)
+    assert desk.engine.last_chance
+    desk.engine._silence.sign(desk.now)
+    desk.engine._rate.window += 1
+    single = Order(CancelRequest("single"), desk.policy)
+    desk.engine.submit_lone(single, desk.now)
+    assert desk.engine.take_single(desk.now) == [single]
+    assert not desk.engine.last_chance
+
+
 # How many in one write
 
 

@@ -128,123 +128,123 @@ def test_a_refused_pacer_says_what_it_needs_and_what_it_got() -> None:
 
 
 def test_the_window_grows_by_one_with_each_answer_up_to_its_most() -> None:
-    governor = AdaptiveRate()
-    governor.accepted(1.0)
-    assert governor.window == WINDOW_START + 1
-    governor.window = WINDOW_MOST - 1
+    adaptive = AdaptiveRate()
+    adaptive.accepted(1.0)
+    assert adaptive.window == WINDOW_START + 1
+    adaptive.window = WINDOW_MOST - 1
     for _ in range(3):
-        governor.accepted(1.0)
-    assert governor.window == WINDOW_MOST
+        adaptive.accepted(1.0)
+    assert adaptive.window == WINDOW_MOST
 
 
-def pace_of(governor: AdaptiveRate) -> float | None:
-    return governor.rate  # which mypy takes for what was set last
+def pace_of(adaptive: AdaptiveRate) -> float | None:
+    return adaptive.rate  # which mypy takes for what was set last
 
 
-def rate_of(governor: AdaptiveRate) -> float:
-    rate = pace_of(governor)
+def rate_of(adaptive: AdaptiveRate) -> float:
+    rate = pace_of(adaptive)
     assert rate is not None
     return rate
 
 
 def test_the_pace_by_its_numbers() -> None:
-    governor = AdaptiveRate()
-    assert governor.limited(1.0, written_at=0.5)
-    assert (rate_of(governor), governor.ready_at()) == (5, 1.2)
-    assert governor.ready_at(1.1, before=0) == 1.2
-    assert governor.ready_at(1.1, before=2) == pytest.approx(1.6)
-    assert governor.ready_at(3.0, before=2) == pytest.approx(3.4)
-    governor.start(1.1)
-    assert governor.ready_at() == pytest.approx(1.4)
-    governor.start(3.0)
-    assert governor.ready_at() == pytest.approx(3.2)
-    governor.accepted(1.1)  # it doubles in half a second, as long as requests flow
-    assert rate_of(governor) == pytest.approx(5 * 2 ** (0.1 / 0.5))
-    before = rate_of(governor)
-    governor.accepted(500.0)
-    assert rate_of(governor) == pytest.approx(before * 2 ** (2 / before / 0.5))
-    before = rate_of(governor)
-    assert governor.limited(501.0, written_at=500.5)
-    assert rate_of(governor) == before / 2
-    governor.accepted(501.1)
-    assert rate_of(governor) == pytest.approx(before / 2 * (1 + 0.02 * 0.1))
-    governor.accepted(501.15)
-    assert rate_of(governor) == pytest.approx(before / 2 * (1 + 0.02 * 0.1) * (1 + 0.02 * 0.05))
-    before = rate_of(governor)
-    governor.accepted(600.0)
-    assert rate_of(governor) == pytest.approx(before * (1 + min(0.02 * 2 / before, 0.003)))
-    governor.rate = 1.0
-    governor.accepted(700.0)  # slow answers do not let it grow faster than that for each
-    assert rate_of(governor) == pytest.approx(1.003)
+    adaptive = AdaptiveRate()
+    assert adaptive.limited(1.0, written_at=0.5)
+    assert (rate_of(adaptive), adaptive.ready_at()) == (5, 1.2)
+    assert adaptive.ready_at(1.1, before=0) == 1.2
+    assert adaptive.ready_at(1.1, before=2) == pytest.approx(1.6)
+    assert adaptive.ready_at(3.0, before=2) == pytest.approx(3.4)
+    adaptive.start(1.1)
+    assert adaptive.ready_at() == pytest.approx(1.4)
+    adaptive.start(3.0)
+    assert adaptive.ready_at() == pytest.approx(3.2)
+    adaptive.accepted(1.1)  # it doubles in half a second, as long as requests flow
+    assert rate_of(adaptive) == pytest.approx(5 * 2 ** (0.1 / 0.5))
+    before = rate_of(adaptive)
+    adaptive.accepted(500.0)
+    assert rate_of(adaptive) == pytest.approx(before * 2 ** (2 / before / 0.5))
+    before = rate_of(adaptive)
+    assert adaptive.limited(501.0, written_at=500.5)
+    assert rate_of(adaptive) == before / 2
+    adaptive.accepted(501.1)
+    assert rate_of(adaptive) == pytest.approx(before / 2 * (1 + 0.02 * 0.1))
+    adaptive.accepted(501.15)
+    assert rate_of(adaptive) == pytest.approx(before / 2 * (1 + 0.02 * 0.1) * (1 + 0.02 * 0.05))
+    before = rate_of(adaptive)
+    adaptive.accepted(600.0)
+    assert rate_of(adaptive) == pytest.approx(before * (1 + min(0.02 * 2 / before, 0.003)))
+    adaptive.rate = 1.0
+    adaptive.accepted(700.0)  # slow answers do not let it grow faster than that for each
+    assert rate_of(adaptive) == pytest.approx(1.003)
 
 
 @pytest.mark.parametrize(("answers", "factor"), [(0, 0.5), (3, 0.5), (4, 0.9), (5, 0.9)])
 def test_a_pace_that_held_for_a_while_falls_by_little(answers: int, factor: float) -> None:
-    governor = AdaptiveRate()
-    governor.limited(1.0, written_at=0.5)
+    adaptive = AdaptiveRate()
+    adaptive.limited(1.0, written_at=0.5)
     for _ in range(9):
-        governor.accepted(1.0)
-    governor.limited(2.0, written_at=1.5)  # and ends the doubling, however many were answered
-    assert rate_of(governor) == 2.5
+        adaptive.accepted(1.0)
+    adaptive.limited(2.0, written_at=1.5)  # and ends the doubling, however many were answered
+    assert rate_of(adaptive) == 2.5
     for _ in range(answers):
-        governor.accepted(2.0)
-    assert governor.limited(3.0, written_at=2.5)
-    assert rate_of(governor) == pytest.approx(2.5 * factor)
-    assert governor.ready_at() == pytest.approx(3.0 + 1 / (2.5 * factor))
-    governor.rate = PACED_LEAST * 1.05
+        adaptive.accepted(2.0)
+    assert adaptive.limited(3.0, written_at=2.5)
+    assert rate_of(adaptive) == pytest.approx(2.5 * factor)
+    assert adaptive.ready_at() == pytest.approx(3.0 + 1 / (2.5 * factor))
+    adaptive.rate = PACED_LEAST * 1.05
     for _ in range(answers):
-        governor.accepted(3.0)
-    governor.limited(4.0, written_at=3.5)
-    assert rate_of(governor) == PACED_LEAST
+        adaptive.accepted(3.0)
+    adaptive.limited(4.0, written_at=3.5)
+    assert rate_of(adaptive) == PACED_LEAST
 
 
 def test_a_pace_ends_above_its_most_and_is_found_out_anew() -> None:
-    governor = AdaptiveRate()
-    governor.limited(1.0, written_at=0.5)
-    governor.limited(2.0, written_at=1.5)
-    governor.rate = PACED_MOST
-    governor.accepted(2.0)
-    assert rate_of(governor) == PACED_MOST
-    governor.accepted(3.0)
-    assert pace_of(governor) is None
-    governor.limited(4.0, written_at=3.5)
-    assert rate_of(governor) == PACED_START
-    governor.accepted(4.1)
-    assert rate_of(governor) == pytest.approx(PACED_START * 2 ** (0.1 / 0.5))  # it doubles again
+    adaptive = AdaptiveRate()
+    adaptive.limited(1.0, written_at=0.5)
+    adaptive.limited(2.0, written_at=1.5)
+    adaptive.rate = PACED_MOST
+    adaptive.accepted(2.0)
+    assert rate_of(adaptive) == PACED_MOST
+    adaptive.accepted(3.0)
+    assert pace_of(adaptive) is None
+    adaptive.limited(4.0, written_at=3.5)
+    assert rate_of(adaptive) == PACED_START
+    adaptive.accepted(4.1)
+    assert rate_of(adaptive) == pytest.approx(PACED_START * 2 ** (0.1 / 0.5))  # it doubles again
 
 
 def test_a_new_governor_holds_nothing_back() -> None:
-    governor = AdaptiveRate()
-    assert governor.window == WINDOW_START
-    assert governor.rate is None
-    assert governor.ready_at() == -math.inf
+    adaptive = AdaptiveRate()
+    assert adaptive.window == WINDOW_START
+    assert adaptive.rate is None
+    assert adaptive.ready_at() == -math.inf
     for _ in range(1000):
-        governor.start(1.0)
-        governor.accepted(1.0)
-    assert governor.window == WINDOW_MOST
-    assert governor.ready_at() == -math.inf
-    governor.reset_window()
-    assert governor.window == WINDOW_START
+        adaptive.start(1.0)
+        adaptive.accepted(1.0)
+    assert adaptive.window == WINDOW_MOST
+    assert adaptive.ready_at() == -math.inf
+    adaptive.reset_window()
+    assert adaptive.window == WINDOW_START
 
 
 # Bulk cancels beside single ones
 
 
 def wide(soonest: float = 0.001) -> AdaptiveRate:
-    """A governor with a window that is wide open, one of whose answers took so long."""
-    governor = AdaptiveRate()
-    governor.window = WINDOW_MOST
-    governor.answered(soonest, 1)
-    return governor
+    """A rate with a window that is wide open, one of whose answers took so long."""
+    adaptive = AdaptiveRate()
+    adaptive.window = WINDOW_MOST
+    adaptive.answered(soonest, 1)
+    return adaptive
 
 
 def test_bulk_cancels_have_the_whole_window_where_no_single_one_is_made() -> None:
-    governor = wide()
-    governor.answered(0.008, WINDOW_MOST)
-    assert governor.bulk_window(10.0) == WINDOW_MOST
-    governor.single(10.0)
-    assert governor.bulk_window(10.0 + BESIDE_FOR - 0.01) == BESIDE_LEAST
-    assert governor.bulk_window(10.0 + BESIDE_FOR) == WINDOW_MOST
+    adaptive = wide()
+    adaptive.answered(0.008, WINDOW_MOST)
+    assert adaptive.bulk_window(10.0) == WINDOW_MOST
+    adaptive.single(10.0)
+    assert adaptive.bulk_window(10.0 + BESIDE_FOR - 0.01) == BESIDE_LEAST
+    assert adaptive.bulk_window(10.0 + BESIDE_FOR) == WINDOW_MOST
 
 
 @pytest.mark.parametrize(
@@ -259,81 +259,81 @@ def test_bulk_cancels_have_the_whole_window_where_no_single_one_is_made() -> Non
     ],
 )
 def test_beside_single_cancels_the_queue_of_bulk_ones_is_kept_short(took: float, in_flight: int, left: int) -> None:
-    governor = wide()
-    governor.single(0.0)
-    governor.answered(took, in_flight)
-    assert governor.bulk_window(0.0) == left
+    adaptive = wide()
+    adaptive.single(0.0)
+    adaptive.answered(took, in_flight)
+    assert adaptive.bulk_window(0.0) == left
 
 
 def test_beside_single_cancels_a_far_venue_is_asked_as_much_as_ever() -> None:
     """Its answers take as long with one request in flight as with many."""
-    governor = wide(0.015)
-    governor.single(0.0)
+    adaptive = wide(0.015)
+    adaptive.single(0.0)
     in_flight = 8
     for _ in range(3):
-        governor.answered(0.015, in_flight)
-        in_flight = governor.bulk_window(0.0)
+        adaptive.answered(0.015, in_flight)
+        in_flight = adaptive.bulk_window(0.0)
     assert in_flight == WINDOW_MOST
 
 
 def test_a_window_that_is_smaller_stays_so_beside_single_cancels() -> None:
-    governor = wide()
-    governor.single(0.0)
-    governor.window = WINDOW_START
-    assert governor.bulk_window(0.0) == WINDOW_START
+    adaptive = wide()
+    adaptive.single(0.0)
+    adaptive.window = WINDOW_START
+    assert adaptive.bulk_window(0.0) == WINDOW_START
 
 
 def test_a_new_connection_knows_nothing_of_how_soon_the_last_one_answered() -> None:
-    governor = wide(0.001)
-    governor.single(0.0)
-    governor.answered(0.008, WINDOW_MOST)
-    governor.reset_window()
-    governor.window = WINDOW_MOST
-    assert governor.bulk_window(0.0) == WINDOW_MOST
-    governor.answered(0.008, WINDOW_MOST)
-    assert governor.bulk_window(0.0) == WINDOW_MOST
+    adaptive = wide(0.001)
+    adaptive.single(0.0)
+    adaptive.answered(0.008, WINDOW_MOST)
+    adaptive.reset_window()
+    adaptive.window = WINDOW_MOST
+    assert adaptive.bulk_window(0.0) == WINDOW_MOST
+    adaptive.answered(0.008, WINDOW_MOST)
+    assert adaptive.bulk_window(0.0) == WINDOW_MOST
 
 
 # What is found out
 
 
 def test_the_first_refusal_paces_and_a_burst_of_them_is_one() -> None:
-    governor = AdaptiveRate()
-    assert governor.limited(1.0, written_at=0.5)
-    assert rate_of(governor) == PACED_START
+    adaptive = AdaptiveRate()
+    assert adaptive.limited(1.0, written_at=0.5)
+    assert rate_of(adaptive) == PACED_START
     for written_at in (0.5, 0.7, 1.0):
-        assert not governor.limited(1.1, written_at=written_at)
-    assert rate_of(governor) == PACED_START
-    assert governor.limited(2.0, written_at=1.5)
-    assert rate_of(governor) == PACED_START / 2
-    assert governor.ready_at() > 2.0
+        assert not adaptive.limited(1.1, written_at=written_at)
+    assert rate_of(adaptive) == PACED_START
+    assert adaptive.limited(2.0, written_at=1.5)
+    assert rate_of(adaptive) == PACED_START / 2
+    assert adaptive.ready_at() > 2.0
 
 
 def test_the_pace_never_falls_to_nothing() -> None:
-    governor = AdaptiveRate()
+    adaptive = AdaptiveRate()
     for second in range(1, 1000):
-        governor.limited(float(second), written_at=second - 0.5)
-    assert governor.rate == PACED_LEAST
-    assert governor.ready_at() <= 999 + 1 / PACED_LEAST
+        adaptive.limited(float(second), written_at=second - 0.5)
+    assert adaptive.rate == PACED_LEAST
+    assert adaptive.ready_at() <= 999 + 1 / PACED_LEAST
 
 
 def test_an_idle_hour_does_not_grow_the_pace() -> None:
-    governor = AdaptiveRate()
-    governor.limited(1.0, written_at=0.5)
-    governor.accepted(3600.0)
-    assert governor.rate is not None
-    assert governor.rate < 10 * PACED_START
+    adaptive = AdaptiveRate()
+    adaptive.limited(1.0, written_at=0.5)
+    adaptive.accepted(3600.0)
+    assert adaptive.rate is not None
+    assert adaptive.rate < 10 * PACED_START
 
 
 def test_a_pace_without_limit_is_none() -> None:
-    governor = AdaptiveRate()
-    governor.limited(1.0, written_at=0.5)
+    adaptive = AdaptiveRate()
+    adaptive.limited(1.0, written_at=0.5)
     now = 1.0
-    while governor.rate is not None and now < 60:
-        governor.start(now)
-        now = max(now, governor.ready_at()) + 0.001
-        governor.accepted(now)
-    assert governor.rate is None
+    while adaptive.rate is not None and now < 60:
+        adaptive.start(now)
+        now = max(now, adaptive.ready_at()) + 0.001
+        adaptive.accepted(now)
+    assert adaptive.rate is None
     assert now < 20
     assert PACED_MOST > 1000
 
@@ -355,7 +355,7 @@ class Bucket:
 
 
 def run(
-    governor: AdaptiveRate, bucket: Bucket, orders: int, *, latency: float = 0.02
+    adaptive: AdaptiveRate, bucket: Bucket, orders: int, *, latency: float = 0.02
 ) -> tuple[float, int, list[float]]:
     """Play orders through; return the seconds it took, how often the venue refused, and when each got through."""
     now, refused = 0.0, 0
@@ -363,24 +363,24 @@ def run(
     waiting, order = orders, count()
     answers: list[tuple[float, int, float, bool]] = []
     while len(done) < orders:
-        while waiting and len(answers) < governor.window and governor.ready_at() <= now:
-            governor.start(now)
+        while waiting and len(answers) < adaptive.window and adaptive.ready_at() <= now:
+            adaptive.start(now)
             waiting -= 1
             arrives = now + latency / 2
             heapq.heappush(answers, (arrives + latency / 2, next(order), now, bucket.take(arrives)))
         at = [answers[0][0]] if answers else []
-        if waiting and len(answers) < governor.window:
-            at.append(governor.ready_at())
+        if waiting and len(answers) < adaptive.window:
+            at.append(adaptive.ready_at())
         now = max(now, min(at))
         while answers and answers[0][0] <= now:
             _, _, written_at, accepted = heapq.heappop(answers)
             if accepted:
-                governor.accepted(now)
+                adaptive.accepted(now)
                 done.append(now)
             else:
                 refused += 1
                 waiting += 1
-                governor.limited(now, written_at)
+                adaptive.limited(now, written_at)
         assert now < 1e6
     return now, refused, done
 
@@ -403,29 +403,29 @@ def test_no_limit_costs_nothing() -> None:
 
 
 def test_when_the_limit_is_lifted_the_pace_recovers() -> None:
-    governor = AdaptiveRate()
+    adaptive = AdaptiveRate()
     bucket = Bucket(20, 10)
-    run(governor, bucket, 300)
-    limited = governor.rate
+    run(adaptive, bucket, 300)
+    limited = adaptive.rate
     assert limited is not None
     bucket.rate, bucket.burst, bucket.tokens, bucket.at = 1e9, 1e9, 1e9, 0.0
-    governor._decreased_at = governor._grown_at = 0.0
-    governor._next_at = -math.inf
-    _, refused, done = run(governor, bucket, 2000)
+    adaptive._decreased_at = adaptive._grown_at = 0.0
+    adaptive._next_at = -math.inf
+    _, refused, done = run(adaptive, bucket, 2000)
     assert refused == 0
     gaps = [later - earlier for earlier, later in pairwise(done)]
     assert sum(gaps[-100:]) < sum(gaps[:100])
 
 
 def test_when_the_limit_falls_the_pace_follows() -> None:
-    governor = AdaptiveRate()
-    run(governor, Bucket(200, 10), 1000)
-    governor._decreased_at = governor._grown_at = 0.0
-    governor._next_at = -math.inf
-    _, refused, _ = run(governor, Bucket(5, 5), 200)
+    adaptive = AdaptiveRate()
+    run(adaptive, Bucket(200, 10), 1000)
+    adaptive._decreased_at = adaptive._grown_at = 0.0
+    adaptive._next_at = -math.inf
+    _, refused, _ = run(adaptive, Bucket(5, 5), 200)
     assert refused < 0.25 * 200
-    assert governor.rate is not None
-    assert governor.rate < 8
+    assert adaptive.rate is not None
+    assert adaptive.rate < 8
 
 
 def test_a_pacer_begins_anew_in_the_next_run() -> None:
@@ -462,7 +462,7 @@ def test_a_pace_knows_what_is_about_to_start() -> None:
     limit_of(pacer).start(10.0)
     assert [limit_of(pacer).ready_at(10.0, before) for before in range(4)] == pytest.approx([9.5, 10.0, 10.5, 11.0])
     assert [limit_of(pacer).ready_at(100.0, before) for before in (1, 4)] == pytest.approx([99.5, 101.0])
-    governor = AdaptiveRate()
-    assert governor.ready_at(10.0, 5) == -math.inf
-    governor.limited(10.0, 9.0)
-    assert governor.ready_at(10.0, 2) == pytest.approx(10.2 + 0.4)
+    adaptive = AdaptiveRate()
+    assert adaptive.ready_at(10.0, 5) == -math.inf
+    adaptive.limited(10.0, 9.0)
+    assert adaptive.ready_at(10.0, 2) == pytest.approx(10.2 + 0.4)
