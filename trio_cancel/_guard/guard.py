@@ -93,6 +93,7 @@ class GuardTasks:
         limiter: trio.CapacityLimiter,
     ) -> None:
         self.unserved: dict[str, None] = {}
+        self.fatal: BaseException | None = None  # KeyboardInterrupt or SystemExit, which ends the program
         self._server = server
         self._database = database
         self._credentials = credentials
@@ -286,6 +287,7 @@ class GuardTasks:
         finally:
             self._busy.discard(seen.id)
         if (fatal := ends_program(boundary.error)) is not None:
+            self.fatal = fatal
             raise fatal
         if boundary.error is not None and not isinstance(boundary.error, NotTaken):
             why = describe(boundary.error)
@@ -380,3 +382,5 @@ async def guarding(
         pools.close()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(database.close, limiter=limiter)
+        if tasks.fatal is not None:
+            raise tasks.fatal  # as it was raised: in a group its exit code would be lost
