@@ -22,7 +22,7 @@ _WIDTH = 220
 
 
 def main() -> int:
-    """Run the benchmarks; 1 if a job failed, else 0 (a target that is not met is no failure)."""
+    """Run the benchmarks; 1 if a job failed, else 0 (a target that is missed is not a failure)."""
     arguments = _parser().parse_args()
     plan = SMOKE if arguments.smoke else FULL
     plan = attrs.evolve(plan, rounds=arguments.rounds or plan.rounds, orders=arguments.orders or plan.orders)
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _checkout(text: str) -> pathlib.Path:
     path = pathlib.Path(text).resolve()
     if not (path / "trio_cancel" / "__init__.py").is_file():
-        raise argparse.ArgumentTypeError(f"{text!r} is no checkout of trio_cancel")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a checkout of trio_cancel")
     return path
 
 

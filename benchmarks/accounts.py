@@ -43,7 +43,7 @@ async def _trio_accounts(open_client: OpenClient, job: Job) -> dict[str, float]:
             done.release()
             await trio.sleep_forever()
 
-    async with open_client(job) as one:  # whatever is built once a process is built before the count
+    async with open_client(job) as one:  # whatever is built once per process is built before the count
         assert one.bulk is not None
         alone = await _timed(one.bulk(_orders(job)))
         before, started = memory(), time.perf_counter()

@@ -49,8 +49,8 @@ def write_charts(summary: Summary, directory: pathlib.Path) -> list[tuple[str, s
 
 def _charts(summary: Summary) -> Iterator[tuple[str, str, Figure]]:
     for work, figure, title, unit in (
-        ("bulk", "cpu_us", "Bulk cancel: client CPU a cancel", "µs a cancel"),
-        ("tasks", "cpu_us", "One task a cancel, 256 in flight: client CPU a cancel", "µs a cancel"),
+        ("bulk", "cpu_us", "Bulk cancel: client CPU per cancel", "µs per cancel"),
+        ("tasks", "cpu_us", "One task per cancel, 256 in flight: client CPU per cancel", "µs per cancel"),
         ("single", "p50_us", "One at a time: median time from call to answer", "µs"),
     ):
         if summary.sizes(work):
@@ -133,7 +133,7 @@ def _lines(summary: Summary, title: str) -> Figure:
     axes.minorticks_off()
     axes.legend(loc="center right", frameon=False)
     axes.set_xlabel("orders in one bulk cancel")
-    axes.set_ylabel("client CPU, µs a cancel")
+    axes.set_ylabel("client CPU, µs per cancel")
     axes.grid(visible=True, color="#eceff3")
     return chart
 

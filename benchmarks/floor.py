@@ -58,7 +58,7 @@ class _Reply:
 
 
 def run_floor(job: Job) -> dict[str, float]:
-    """Microseconds of processor time a cancel, part by part, and their sums without and with TLS."""
+    """Microseconds of processor time per cancel, part by part, and their sums without and with TLS."""
     orders = job.order_ids()
     messages = [b'1634567890000{"id":"%b"}' % order_id.encode() for order_id in orders]
     sign_us, signatures = _time(_signer(), messages)
@@ -116,7 +116,7 @@ def _masker() -> Callable[[bytes], bytes]:
 
 
 def _tls(frames: Iterable[bytes], replies: list[bytes]) -> float:
-    """Microseconds a cancel that the client's side of TLS takes, over memory."""
+    """Microseconds per cancel that the client's side of TLS takes, over memory."""
     authority = trustme.CA()
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(server_context)

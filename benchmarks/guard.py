@@ -78,7 +78,7 @@ def _database(peer: str = DATABASE) -> Generator[Database]:
 
 
 def run_holds(job: Job) -> dict[str, float]:
-    """A durable hold, and what a bulk of `job.orders` takes more an order; in a database also a refused hold."""
+    """A durable hold, and what a bulk of `job.orders` takes more per order; in a database also a refused hold."""
     if job.peer == FILE:
         with tempfile.TemporaryDirectory() as directory:
             return trio.run(_holds, job, lambda turn: str(pathlib.Path(directory, turn)))
@@ -172,7 +172,7 @@ async def _dead(job: Job, database: Database) -> dict[str, float]:
 
 
 def run_beats(job: Job) -> dict[str, float]:
-    """Have `job.orders` sessions that do nothing but live, and a guard: the CPU seconds a second of each side."""
+    """Have `job.orders` sessions that do nothing but live, and a guard: the CPU seconds per second of each side."""
     with _database() as database:
         return trio.run(_beats, job, database)
 

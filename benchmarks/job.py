@@ -77,7 +77,7 @@ def order_ids(count: int, *, seed: int) -> Iterator[str]:
 
 @functools.cache
 def ssl_context(ca: str) -> ssl.SSLContext | None:
-    """The client's SSL context, one a process as every competitor's manual advises; None for ws://."""
+    """The client's SSL context, one per process as every competitor's manual advises; None for ws://."""
     return ssl.create_default_context(cafile=ca) if ca else None
 
 

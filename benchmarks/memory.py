@@ -1,4 +1,4 @@
-"""How much memory our bulk report takes an order, and whether a cancel stream's is bounded."""
+"""How much memory our bulk report takes per order, and whether a cancel stream's is bounded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KB = 1000
 
 
 def run_report(job: Job) -> dict[str, float]:
-    """Resident bytes an order that a report of `job.orders` orders costs while it is held."""
+    """Resident bytes per order that a report of `job.orders` orders costs while it is held."""
     return run(PEERS[OURS], partial(_report, job))
 
 

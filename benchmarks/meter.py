@@ -40,7 +40,7 @@ class Meter:
         self._cpu, self._wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
 
     def figures(self) -> dict[str, float]:
-        """Processor and wall time a cancel, cancels a second, percentiles, peak memory of the process."""
+        """Processor and wall time per cancel, cancels per second, percentiles, peak memory of the process."""
         figures = {
             "cpu_us": self._cpu / self._orders * 1e6,
             "wall_us": self._wall / self._orders * 1e6,

@@ -33,12 +33,12 @@ class Results:
 
 
 def run(plan: Plan, only: frozenset[str], peers: frozenset[str], progress: Progress) -> Results:
-    """Run every job of the plan once a round; a job that fails is not tried again.
+    """Run every job of the plan once per round; a job that fails is not tried again.
 
     Args:
         plan: The sizes.
         only: The works wanted; all if empty.
-        peers: The competitors wanted; all if empty. What is no competitor (the floor) is always measured.
+        peers: The competitors wanted; all if empty. What is not a competitor (the floor) is always measured.
         progress: Where to show what is running.
 
     Returns:

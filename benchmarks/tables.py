@@ -12,13 +12,13 @@ from benchmarks.summary import Spread, Summary
 from benchmarks.targets import Verdict
 
 _COLUMNS = {
-    "cpu_us": "client CPU a cancel, µs",
+    "cpu_us": "client CPU per cancel, µs",
     "rate": "cancels/s",
     "p50_us": "p50, µs",
     "p99_us": "p99, µs",
     "connect_ms": "connect, ms",
     "peak_mib": "peak memory, MiB",
-    "venue_us": "venue CPU a cancel, µs",
+    "venue_us": "venue CPU per cancel, µs",
     "call_p50_ms": "call to wire, p50, ms",
     "call_p99_ms": "p99, ms",
     "call_worst_ms": "worst, ms",
@@ -35,25 +35,25 @@ _COLUMNS = {
     "beside_p999_ms": "single beside it, p99.9, ms",
     "beside_worst_ms": "single beside it, worst, ms",
     "import_ms": "import, ms",
-    "account_kb": "memory a connection, kB",
+    "account_kb": "memory per connection, kB",
     "opened_s": "until all are open, s",
     "kill_s": "20 orders on each canceled, s",
     "kill_alone_s": "the same on one connection, s",
     "kill_ratio": "ratio",
-    "report_bytes": "memory an order, bytes",
+    "report_bytes": "memory per order, bytes",
     "growth_kb": "growth after the first tenth, kB",
     "without_s": "without journal, s",
     "journal_s": "with journal, s",
     "journal_ratio": "ratio",
     "hold_p50_us": "a durable hold, p50, µs",
     "hold_p99_us": "p99, µs",
-    "bulk_more_us": "a bulk's wall time more an order, µs",
+    "bulk_more_us": "a bulk's wall time more per order, µs",
     "refused_first_s": "first refused hold, s",
     "refused_then_ms": "the next ones, worst, ms",
     "first_over_s": "kill -9 to the first cancel, beyond the lease, median, s",
     "first_over_worst_s": "worst, s",
     "all_over_s": "until all are off the book, beyond the lease, s",
-    "beats_cpu_ms": "CPU a second of the sessions, ms",
+    "beats_cpu_ms": "CPU per second of the sessions, ms",
     "guard_cpu_ms": "of the guard, ms",
     "server_cpu_ms": "of the database, ms",
     "sign_us": "signing, µs",
@@ -69,7 +69,7 @@ _COLUMNS = {
 _TITLES = {
     "floor": "The floor: what one cancel costs without I/O",
     "single": "One at a time",
-    "tasks": "One task a cancel, 256 in flight",
+    "tasks": "One task per cancel, 256 in flight",
     "bulk": "Bulk",
     "call": "From the call to the wire",
     "tails": "Tails while a bulk runs: cancel_many, or what stands for it",
@@ -145,7 +145,7 @@ def _growth_table(summary: Summary) -> Table:
         [PEERS[peer].label, *[_text(summary.spread("growth", "wss", peer, "cpu_us", size)) for size in sizes]]
         for peer in summary.peers("growth", "wss")
     ]
-    title = "How the cost of a bulk cancel grows, wss://: client CPU a cancel, µs"
+    title = "How the cost of a bulk cancel grows, wss://: client CPU per cancel, µs"
     return Table(title, ["", *[f"{size:,} orders" for size in sizes]], rows)
 
 

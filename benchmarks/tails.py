@@ -94,7 +94,7 @@ class _Kept:
 
 
 async def _bare_loop(job: Job) -> dict[str, float]:
-    """A trio loop that does nothing but make and keep one object an order, a few in each pass, as a report does."""
+    """A trio loop that does nothing but make and keep one object per order, a few in each pass, as a report does."""
     late, passes, kept = array("d"), _Passes(), []
 
     async def tick() -> None:

@@ -25,7 +25,7 @@ from benchmarks.summary import Summary
 
 _TIMES = "×"  # noqa: RUF001 - the multiplication sign is meant
 _MEASURED = {
-    "cpu_us": "client CPU a cancel",
+    "cpu_us": "client CPU per cancel",
     "p50_us": "p50",
     "call_p50_ms": "from the call to the wire, p50",
     "pass_worst_ms": "longest pass of the scheduler",
@@ -66,7 +66,7 @@ def _ratios(summary: Summary) -> Iterator[_Target]:
         ("bulk", "wss", "cpu_us", AIOHTTP, 0.85),
         ("bulk", "wss", "cpu_us", BY_HAND, 0.10),
         ("bulk", "ws", "cpu_us", AIOHTTP, 1.00),
-        # aiohttp as nobody writes it, without a future or a task an order.
+        # aiohttp as nobody writes it, without a future or a task per order.
         ("bulk", "wss", "cpu_us", AIOHTTP_WINDOW, 0.95),
         ("bulk", "wss", "cpu_us", PICOWS, 0.95),
         ("bulk", "ws", "cpu_us", AIOHTTP_WINDOW, 1.00),
@@ -89,10 +89,10 @@ def _ratios(summary: Summary) -> Iterator[_Target]:
     for scheme, most in (("wss", 1.6), ("ws", 2.0)):
         ours = _median(summary, "bulk", scheme, OURS, "cpu_us")
         floor = _median(summary, "floor", "", "floor", f"floor_{scheme}_us")
-        yield (f"bulk, {scheme}, client CPU a cancel", "the floor without I/O", _ratio(ours, floor), most, _TIMES)
+        yield (f"bulk, {scheme}, client CPU per cancel", "the floor without I/O", _ratio(ours, floor), most, _TIMES)
     sizes = summary.sizes("growth") or [0]
     small, large = (_median(summary, "growth", "wss", OURS, "cpu_us", size) for size in (sizes[0], sizes[-1]))
-    yield (f"client CPU a cancel, bulk of {sizes[-1]:,}", f"bulk of {sizes[0]:,}", _ratio(large, small), 1.08, _TIMES)
+    yield (f"client CPU per cancel, bulk of {sizes[-1]:,}", f"bulk of {sizes[0]:,}", _ratio(large, small), 1.08, _TIMES)
     ours, parts = (_median(summary, "import", "", peer, "import_ms") for peer in (OURS, OUR_PARTS))
     yield ("import trio_cancel", f"importing {OUR_PARTS}", _ratio(ours, parts), 1.35, _TIMES)
     journal = _median(summary, "journal", "wss", OURS, "journal_ratio")
@@ -108,7 +108,7 @@ def _of_a_guard(summary: Summary) -> Iterator[_Target]:
         file, held = (_median(summary, "holds", "wss", name, "hold_p50_us") for name in (HOLDERS[0], holder))
         yield (f"a durable hold in {holder}, p50", HOLDERS[0], _ratio(held, file), most, _TIMES)
         for figure, what, limit, unit in (
-            ("bulk_more_us", "a bulk's wall time more an order", 20.0, "µs"),
+            ("bulk_more_us", "a bulk's wall time more per order", 20.0, "µs"),
             ("refused_first_s", "a hold that is refused, the first", 3.0, "s"),
             ("refused_then_ms", "a hold that is refused, the next ones", 10.0, "ms"),
         ):

@@ -1,4 +1,4 @@
-"""One task a cancel, on asyncio, whichever its loop."""
+"""One task per cancel, on asyncio, whichever its loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One task a cancel, on trio."""
+"""One task per cancel, on trio."""
 
 from __future__ import annotations
 

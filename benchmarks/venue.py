@@ -63,7 +63,7 @@ def answer(request: bytes | memoryview) -> bytes:
     """The reply to one request.
 
     Raises:
-        msgspec.DecodeError: The request is no cancel.
+        msgspec.DecodeError: The request is not a cancel.
     """
     decoded = _decode(request)
     params = decoded.params

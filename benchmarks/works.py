@@ -1,4 +1,4 @@
-"""The three works that every competitor can be asked for: one at a time, one task a cancel, bulk."""
+"""The three works that every competitor can be asked for: one at a time, one task per cancel, bulk."""
 
 from __future__ import annotations
 

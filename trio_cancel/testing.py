@@ -35,14 +35,14 @@ def trading_sandbox_options() -> SandboxOptions:
     return {}
 
 
-@trio_fixture  # type: ignore[untyped-decorator]  # as said
+@trio_fixture  # type: ignore[untyped-decorator]  # pytest-trio has no types
 async def trading_sandbox(trading_sandbox_options: SandboxOptions) -> AsyncGenerator[Sandbox]:
     """A running `Sandbox`, fresh for each test."""
     async with open_sandbox(**trading_sandbox_options) as sandbox:
         yield sandbox  # noqa: ASYNC119 - pytest-trio runs a fixture in a task of its own, to its end
 
 
-@trio_fixture  # type: ignore[untyped-decorator]  # as said
+@trio_fixture  # type: ignore[untyped-decorator]  # pytest-trio has no types
 async def trading_ws(trading_sandbox: Sandbox) -> AsyncGenerator[TradingWS]:
     """A `TradingWS` that is connected to ``trading_sandbox``, fresh for each test.
 
@@ -57,4 +57,4 @@ async def trading_ws(trading_sandbox: Sandbox) -> AsyncGenerator[TradingWS]:
         ssl_context=trading_sandbox.ssl_context,
         lookup=RestLookup(base_url=trading_sandbox.rest_url) if trading_sandbox.has_rest else None,
     ) as ws:
-        yield ws  # noqa: ASYNC119 - as said
+        yield ws  # noqa: ASYNC119 - pytest-trio runs it to its end

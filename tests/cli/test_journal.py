@@ -232,7 +232,7 @@ async def test_a_journal_that_is_none(command: str, shell: Shell) -> None:
     assert "There is no journal at" in shell.error
     shell.path.write_bytes(b"x" * 5000)
     assert await shell(command) == 2
-    assert "is damaged or no journal" in shell.error
+    assert "is damaged or not a journal" in shell.error
 
 
 # trio-cancel journal
@@ -404,7 +404,7 @@ async def test_a_journal_that_is_in_use_or_none_is_not_compacted(shell: Shell) -
         assert "is being written by another session" in shell.error
     shell.path.write_bytes(b"x" * 5000)
     assert await shell("journal", "--compact") == 2
-    assert "damaged or no journal" in shell.error
+    assert "damaged or not a journal" in shell.error
     assert shell.path.read_bytes() == b"x" * 5000
 
 

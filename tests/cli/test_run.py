@@ -93,7 +93,7 @@ async def test_answers_that_come_while_draining_count(trading_sandbox: Sandbox) 
     made = make_run(trading_sandbox, requests)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.run)
-        while len(trading_sandbox.log.requests) < 5:  # noqa: ASYNC110 - as said
+        while len(trading_sandbox.log.requests) < 5:  # noqa: ASYNC110 - see above
             await trio.sleep(0.001)
         made.halt.signal(signal.SIGINT)
     assert told(made).kinds == ["canceled"] * 5
@@ -219,7 +219,7 @@ async def test_a_reader_that_never_reads_cannot_keep_an_interrupted_run(
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel)
-            while len(trading_sandbox.log.requests) < 1000:  # noqa: ASYNC110 - as said
+            while len(trading_sandbox.log.requests) < 1000:  # noqa: ASYNC110 - see above
                 await trio.sleep(0.01)
             signal.raise_signal(signal.SIGINT)
     assert statuses == [130]
@@ -270,7 +270,7 @@ async def test_the_demo_can_be_interrupted(capsys: pytest.CaptureFixture[str]) -
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(demo)
-            while signal.getsignal(signal.SIGINT) is before:  # noqa: ASYNC110 - as said
+            while signal.getsignal(signal.SIGINT) is before:  # noqa: ASYNC110 - see above
                 await trio.sleep(0.01)
             signal.raise_signal(signal.SIGINT)
     assert statuses == [130]

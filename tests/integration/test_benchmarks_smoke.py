@@ -69,7 +69,7 @@ def test_a_failing_competitor_is_named_and_fails_the_run(tmp_path: pathlib.Path)
     [
         (["--only", "nothing"], "invalid choice: 'nothing'"),
         (["--orders", "0"], "'0' is not a whole number above 0"),
-        (["--before", "/"], "'/' is no checkout of trio_cancel"),
+        (["--before", "/"], "'/' is not a checkout of trio_cancel"),
     ],
 )
 def test_a_wrong_argument_is_a_usage_error(arguments: list[str], complaint: str) -> None:

@@ -35,7 +35,7 @@ async def test_it_works_unchanged_with_a_sandbox_in_another_process() -> None:
             _rest, token, secret = (sandbox.stdout.readline().split()[-1] for _ in range(3))
             environment = {**os.environ, "RIPIO_API_TOKEN": token, "RIPIO_API_SECRET": secret}
             async with open_sandbox_control(words[-1]) as venue:
-                bot = subprocess.Popen(  # noqa: ASYNC220 - as said
+                bot = subprocess.Popen(  # noqa: ASYNC220 - see above
                     [sys.executable, str(BOT), words[-1]], stdout=subprocess.PIPE, text=True, env=environment
                 )
                 with bot:

@@ -120,7 +120,7 @@ def run_deterministically(seed: int, steps: Steps, function: Callable[[], Awaita
     try:
         trio.run(function, clock=SimulatedClock(), instruments=[steps])
     finally:
-        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before[0]  # type: ignore[misc]  # as said
+        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before[0]  # type: ignore[misc]  # see above
         trio_run._r.setstate(before[1])
 
 

@@ -81,7 +81,7 @@ class Life:
                 fail(error)
 
             journal.intend = intend_and_note  # type: ignore[method-assign]  # it is watched
-            journal._fail = fail_and_count  # type: ignore[method-assign]  # as said
+            journal._fail = fail_and_count  # type: ignore[method-assign]  # see above
             yield journal
 
 

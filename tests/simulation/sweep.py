@@ -83,8 +83,8 @@ class Case:
             give_up_after=5.0,
             delay=0.05 if self.operation == "close" else 0.0,
             scripted=((0, fault),) if fault in REQUEST_FAULTS else (),  # type: ignore[arg-type]  # so it is a Fault
-            upgrades=(fault,) if fault in UPGRADE_FAULTS else (),  # type: ignore[arg-type]  # as said
-            faults=Faults({fault: 1.0} if fault in CLOSE_FAULTS else {}, hold=20.0, late=(2.5, 4.0)),  # type: ignore[dict-item]  # as said
+            upgrades=(fault,) if fault in UPGRADE_FAULTS else (),  # type: ignore[arg-type]  # see above
+            faults=Faults({fault: 1.0} if fault in CLOSE_FAULTS else {}, hold=20.0, late=(2.5, 4.0)),  # type: ignore[dict-item]  # see above
             roads=(self._road(),),
         )
 

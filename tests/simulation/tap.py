@@ -1,4 +1,4 @@
-"""What went over a wire, read from its bytes: requests on their way up, messages on their way down (pure).
+"""What went over a wire, read from its bytes: requests on their way up, messages on their way down.
 
 Written from RFC 6455 alone: it shares no code with the client's frame code nor with the sandbox's.
 """

@@ -1,4 +1,4 @@
-"""Compares what callers were told with what the venue's log says; the numbers are those of the invariants (pure).
+"""Compares what callers were told with what the venue's log says; the numbers are those of the invariants.
 
 1. one outcome for each order; 2. Canceled: applied, by a request of ours; 3. NotSent: nothing reached the venue;
 4. Rejected: refused, nothing unanswered before; 5. the rest is Unknown; 7. a request id goes out once.

@@ -10,9 +10,9 @@
     _help       what --help says besides the options     _usage      what is wrong with the words
     _env_file   variables from a file                    _log        the library's log on stderr
     _waiting    what a run waits for, in words (sans-I/O)
-    _tally      what has become of the orders, and the exit status that follows (pure)
-    _records    an outcome as a line of JSON or of text (pure)
-    _figures    percentiles and a histogram (pure)
+    _tally      what has become of the orders, and the exit status that follows
+    _records    an outcome as a line of JSON or of text
+    _figures    percentiles and a histogram
     _stdout     lines out to a pipe, without holding up the session
     _screen     progress, tables: what a terminal shows
     _venue      where to connect, with what

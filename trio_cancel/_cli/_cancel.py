@@ -1,7 +1,7 @@
 """``trio-cancel cancel``: cancel the orders that arguments, a file or stdin name, and tell what became of each.
 
 Every line of input is read and checked before anything is sent. Each outcome is a line on stdout as it comes: JSON
-with ``--json`` or when stdout is no terminal, else text. Progress, the summary and errors go to stderr.
+with ``--json`` or when stdout is not a terminal, else text. Progress, the summary and errors go to stderr.
 """
 
 from __future__ import annotations

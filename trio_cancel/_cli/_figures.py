@@ -1,4 +1,4 @@
-"""Percentiles and a histogram of latencies (pure)."""
+"""Percentiles and a histogram of latencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``--help`` of each command says besides its options: exit statuses, environment variables, examples (pure)."""
+"""What ``--help`` of each command says besides its options: exit statuses, environment variables, examples."""
 
 from __future__ import annotations
 

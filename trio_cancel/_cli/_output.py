@@ -1,6 +1,6 @@
 """What a run tells, and where: outcomes as lines on stdout, progress and the summary on stderr.
 
-The lines are JSON if that was asked for or stdout is no terminal, else text. Progress is shown only if stderr is a
+The lines are JSON if that was asked for or stdout is not a terminal, else text. Progress is shown only if stderr is a
 terminal; if stdout is one, too, the lines go above the bar. rich is loaded only where a terminal is there to see it.
 """
 

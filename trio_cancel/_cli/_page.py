@@ -1,4 +1,4 @@
-"""A journal as one page to look at: a timeline of sessions, connections, and each order's attempts and outcomes (pure).
+"""A journal as one page to look at: a timeline of sessions, connections, and each order's attempts and outcomes.
 
 The page is a single file that asks for nothing over a network: the library that draws (plotly) is in it, and its own
 content policy forbids every request. Ids come from outside: in the page's text they are escaped as HTML, and once more

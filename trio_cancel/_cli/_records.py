@@ -1,4 +1,4 @@
-"""An outcome as one line: JSON for programs, text for people (pure)."""
+"""An outcome as one line: JSON for programs, text for people."""
 
 from __future__ import annotations
 

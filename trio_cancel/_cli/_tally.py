@@ -1,4 +1,4 @@
-"""What has become of the orders of a run, and the exit status that follows from it (pure)."""
+"""What has become of the orders of a run, and the exit status that follows from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with the words of a command line, in words of our own where cyclopts' are a program's (pure)."""
+"""What is wrong with the words of a command line, in words of our own where cyclopts' are a program's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lookup means for an order whose cancel would end without the truth (pure).
+"""What a lookup means for an order whose cancel would end without the truth.
 
 A cancel that would end as Unknown or NotFound is looked up first. A final status of this very order settles it: it is
 off the book for good, however old the answer is. An active status proves nothing, for the venue's replicas lag by any

@@ -1,4 +1,4 @@
-"""How fast requests may start: a rate that the user sets, and one that is found out from the venue's answers (pure).
+"""How fast requests may start: a rate that the user sets, and one that is found out from the venue's answers.
 
 Both are told the time and only ever say when the next request may start. A :class:`Pacer` may be shared by the sessions
 of one account; an :class:`AdaptiveRate` belongs to one session.
@@ -28,7 +28,7 @@ PACED_START = 5.0
 PACED_LEAST = 0.2
 """Requests a second below which the pace never falls, so that every order still gets its turn."""
 PACED_MOST = 5_000.0
-"""Requests a second above which a pace is no longer one."""
+"""Requests a second above which a pace no longer limits anything."""
 DOUBLING = 0.5
 """Seconds in which the pace doubles until it meets the limit."""
 RECOVERY = 0.02

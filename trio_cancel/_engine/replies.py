@@ -1,4 +1,4 @@
-"""What each text message of the venue means for whom (pure).
+"""What each text message of the venue means for whom.
 
 Matched by request id and connection alone. The first definite answer settles an order; a refusal after an attempt that
 may have taken effect leaves it unknown. What answers nothing that waits is counted and logged, and settles nothing; a
@@ -221,7 +221,7 @@ class ReplyHandler:
         if reply.id is None:
             if isinstance(reply, BadReply):
                 counters.malformed += 1
-                logger.log(level, "a message is no answer: %s", reply.reason)
+                logger.log(level, "a message is not an answer: %s", reply.reason)
             else:
                 counters.null_id += 1
                 logger.log(level, "an answer with a null id (status %s) is nobody's; it settles nothing", reply.status)
@@ -252,7 +252,7 @@ class ReplyHandler:
         """Count and log a binary message: the venue has none."""
         in_flight = self._in_flight
         in_flight.counters.binary += 1
-        logger.warning("a binary message is no answer; it is ignored")
+        logger.warning("a binary message is not an answer; it is ignored")
         self.count_bad(now)
 
     def count_bad(self, now: float) -> None:

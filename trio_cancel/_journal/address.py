@@ -1,4 +1,4 @@
-"""Where a journal is kept: the path of a file, or a PostgreSQL database and the journal's name in it (pure)."""
+"""Where a journal is kept: the path of a file, or a PostgreSQL database and the journal's name in it."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ class Journal:
     # For what was left
 
     def release_left(self, holds: Iterable[int]) -> None:
-        """Record, soon, that holds which a dead process left are no more, by their numbers."""
+        """Record, soon, that holds left by a dead process are released, by their numbers."""
         numbers = tuple(holds)
         for number in numbers:
             self._let_go(number)

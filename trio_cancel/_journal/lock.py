@@ -1,4 +1,4 @@
-"""One writer a journal: a lock on a file beside it, which the system takes back when its process dies.
+"""One writer per journal: a lock on a file beside it, which the system takes back when its process dies.
 
 The lock is not on the journal itself, so that others can read that while it is being written. The file beside it stays:
 removing it would let two writers lock two files of one name. A forked child gives its copy of the lock up at once.

@@ -1,4 +1,4 @@
-"""Which orders that a dead process left are to be canceled, and which are not, because their names are old (pure)."""
+"""Which orders that a dead process left are to be canceled, and which are not, because their names are old."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a journal's tables hold, as plain rows, and how they change (pure). Times are integer microseconds of Unix time.
+"""What a journal's tables hold, as plain rows, and how they change. Times are integer microseconds of Unix time.
 
 Holds and intents are numbered by one count over the life of the file, so that it is certain which came first, whatever
 the clock did. An attempt's number is its request's number plus what its session began with.

@@ -555,7 +555,7 @@ def _check_format(path: str, database: sqlite3.Connection) -> None:
     application = database.execute("PRAGMA application_id").fetchone()[0]
     version = _version(database)
     if application != APPLICATION_ID:
-        raise JournalError(f"The file {path} is no journal of trio_cancel; it was left as it is. Name another file.")
+        raise JournalError(f"The file {path} is not a trio_cancel journal; it was left as it is. Name another file.")
     if version > VERSION:
         raise JournalError(
             f"The journal {path} was written by a newer trio_cancel (format {version}, this one knows {VERSION}); "
@@ -708,7 +708,7 @@ def _explained(path: str) -> Generator[None]:
         ) from error
     except sqlite3.DatabaseError as error:
         raise JournalError(
-            f"The journal {path} is damaged or no journal ({_reason(error)}); it was left as it is. "
+            f"The journal {path} is damaged or not a journal ({_reason(error)}); it was left as it is. "
             "Move it away, or name another file."
         ) from error
     except OSError as error:

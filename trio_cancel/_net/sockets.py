@@ -169,7 +169,7 @@ class StreamRaw:
             except BaseException as exc:  # a boundary: it raises what must go on
                 if goes_on(exc) or ends_program(exc):
                     raise
-                raise _broken(exc) from exc  # noqa: ASYNC104 - as said
+                raise _broken(exc) from exc  # noqa: ASYNC104 - see above
             finally:
                 self._scopes.discard(scope)
 

@@ -31,7 +31,7 @@ def speaks_no_tls(exc: BaseException) -> bool:
 
 
 def default_ssl_context() -> ssl.SSLContext:
-    """The system's trusted certificates, host names checked. Built once a process: it costs some 30 ms and 1 MB."""
+    """The system's trusted certificates, host names checked. Built once per process: it costs some 30 ms and 1 MB."""
     if _built:
         return _built[0]
     context = trusting_context()

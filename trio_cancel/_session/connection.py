@@ -6,9 +6,8 @@ messages, which come by way of trio-websocket) and the keepalive. They run in th
 KeyboardInterrupt protection, so nothing that befalls a caller reaches them.
 
 Whatever ends the connection, the engine learns it in ``finally``: after every message that came before, and after
-the writer has told which requests were not sent. An error is no exception to that, whatever was raised in whichever of
-these tasks, in the user's ``dial`` or stream: it ends this connection (``ConnectionLost``) or this try to open one
-(``HandshakeFailed``), and nothing else.
+the writer has told which requests were not sent. An error in any of these tasks, in the user's ``dial`` or in a stream
+of theirs, ends this connection (``ConnectionLost``) or this attempt to open one (``HandshakeFailed``), and nothing else.
 """
 
 from __future__ import annotations
@@ -193,7 +192,7 @@ class Connection:
         """Let the writer go on, and leave a venue that sends too much noise; called after each piece."""
         self._pieces += 1
         if self._engine.after_reading():
-            self.end(ConnectionLost("the venue sent too many messages that are no answers"))
+            self.end(ConnectionLost("the venue sent too many messages that are not answers"))
 
     @trio.lowlevel.enable_ki_protection
     async def _watch_reader(self) -> None:

@@ -19,8 +19,8 @@ With lookups there is one more, which makes them. With a journal there are two m
 gets their orders. With a journal that others can take over there is one that waits for that. An order scope that is
 being left adds its drain.
 
-The body is no child of these tasks and they are no children of the scopes around it: a scope that fires around
-``open_trading_ws`` cancels the body only, whose clean-up can still use the connection. Only :meth:`Session.close` ends
+These tasks are not inside the scopes around the body: a scope that fires around ``open_trading_ws`` cancels the body
+only, and its clean-up can still use the connection. Only :meth:`Session.close` ends
 the tasks. Orders under way belong to the engine; the connections task owns ``state``.
 
 Nothing that is raised in these tasks reaches the body, whatever class it is of: what befalls a connection ends that

@@ -1,4 +1,4 @@
-"""How far the venue's clock is from ours: an interval, never a point, and never a guess (pure).
+"""How far the venue's clock is from ours: an interval, never a point, and never a guess.
 
 The only public sign of the venue's clock is the ``Date`` header of the upgrade, in whole seconds. It was made between
 our request and its answer, so the offset (venue minus ours) lies in ``[Date - answered, Date + 1 s - requested]``.

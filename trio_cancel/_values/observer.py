@@ -159,7 +159,7 @@ class Statistics:
         contradictions: late or second answers that contradict the first (each is logged as an error).
         unknown_id: answers with an id that is none of ours, or of another connection.
         null_id: answers with a null id; they settle nothing.
-        malformed: text messages that are no answer.
+        malformed: text messages that are not answers.
         binary: binary messages.
         limited: answers with status 429.
         connections: connections opened.

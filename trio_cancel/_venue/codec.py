@@ -1,4 +1,4 @@
-"""Models to JSON text and back, and the signature (pure).
+"""Models to JSON text and back, and the signature.
 
 Out: cattrs turns a :class:`CancelRequest` (which cannot be invalid) into the business parameters, msgspec into the
 compact UTF-8 JSON that JavaScript's ``JSON.stringify`` gives; those very bytes are signed and sent.
@@ -217,7 +217,7 @@ def _utc(date: datetime) -> datetime:
 
 
 def _order(raw: _Order, shared: Callable[[int], Decimal]) -> tuple[CanceledOrder, tuple[str, ...]]:
-    # Written out, because it runs once an order. `float_hook` has made decimals of all numbers that are no integers.
+    # Written out, because it runs once per order. `float_hook` has made decimals of all numbers that are not integers.
     lacks: tuple[str, ...] = ()
     create, update, price = raw.create_date, raw.update_date, raw.price
     executed, remaining, left = raw.executed_amount, raw.remaining_amount, raw.remaining_value
@@ -471,7 +471,7 @@ def _read_number(raw: msgspec.Raw) -> Decimal:
     if text.startswith('"'):
         text = _decode_text(raw).strip()
     if _NUMBER.fullmatch(text) is None:
-        raise ValueError("it is no number")
+        raise ValueError("it is not a number")
     return Decimal(text)
 
 

@@ -1,4 +1,4 @@
-"""The venue's REST side, for looking orders up: paths, signatures, answers (pure).
+"""The venue's REST side, for looking orders up: paths, signatures, answers.
 
 Which facts are certain and which are not is in ``_venue/contract.md``. Two decisions that no document settles: an id is
 percent-encoded in the path but for letters, digits and ``-._~``, and the signature covers the path as it is sent, so

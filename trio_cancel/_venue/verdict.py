@@ -1,4 +1,4 @@
-"""What one answer says about one request (pure). The table is in ``_venue/contract.md``, "What each answer means".
+"""What one answer says about one request. The table is in ``_venue/contract.md``, "What each answer means".
 
 Both dialects of the venue are read at once: which of them the live server speaks is not known, and none of their codes
 means something else in the other.

@@ -1,4 +1,4 @@
-"""How an answer gets onto the wire, rightly or not: the steps that a connection takes for each fault (pure).
+"""How an answer gets onto the wire, rightly or not: the steps that a connection takes for each fault.
 
 The bytes are made here by hand: what a fault sends is what no WebSocket library would let us send.
 """

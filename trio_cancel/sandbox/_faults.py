@@ -35,7 +35,7 @@ class Fault(StrEnum):
     UPGRADE_503 = "upgrade_503"  # with Retry-After
     UPGRADE_ENDLESS = "upgrade_endless"  # 503 with a body that never ends
     UPGRADE_SILENT = "upgrade_silent"  # never answered
-    UPGRADE_GARBAGE = "upgrade_garbage"  # answered with what is no HTTP
+    UPGRADE_GARBAGE = "upgrade_garbage"  # answered with something that is not HTTP
     UPGRADE_WRONG_ACCEPT = "upgrade_wrong_accept"  # 101 with another key's Sec-WebSocket-Accept
     UPGRADE_CUT = "upgrade_cut"  # closed in the middle of the response's head
     UPGRADE_GLUED = "upgrade_glued"  # frames in the same bytes as the 101

@@ -1,4 +1,4 @@
-"""The plan that picks the faults of one sandbox (pure).
+"""The plan that picks the faults of one sandbox.
 
 First a script is asked, then a table of what was set for that order, for the next request or the next connection, then
 chance decides, with a seed. Each fault that fired is counted.

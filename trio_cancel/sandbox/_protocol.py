@@ -1,4 +1,4 @@
-"""The venue's side of ``order.cancel``: request text in, a checked request or a refusal out, reply text back (pure).
+"""The venue's side of ``order.cancel``: request text in, a checked request or a refusal out, reply text back.
 
 Written from the venue's contract alone, with the standard library's JSON and HMAC: no code is shared with the client,
 so that one misreading cannot hide the other. The venue's documents show two sets of answers (``_venue/contract.md``,

@@ -1,6 +1,6 @@
 """The sandbox exchange as a server: over TCP, TLS or any stream.
 
-`open_sandbox` owns the nursery in which everything runs: the listener with one task a connection, and the requests
+`open_sandbox` owns the nursery in which everything runs: the listener with one task per connection, and the requests
 that wait for the venue's processing delay. Leaving the block, or cancelling it, ends them all at once.
 """
 

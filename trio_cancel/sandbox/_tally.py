@@ -1,4 +1,4 @@
-"""Finds where a client's frames begin and end, to tell how much of one was missing when the stream ended (pure)."""
+"""Finds where a client's frames begin and end, to tell how much of one was missing when the stream ended."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_there_is_nothing_to_compact_where_there_is_no_journal(path: Path, make:
 
 def test_what_is_no_journal_is_not_compacted(path: Path) -> None:
     path.write_text("a text" * 1000)
-    with pytest.raises(JournalError, match=f"{path} is damaged or no journal"):
+    with pytest.raises(JournalError, match=f"{path} is damaged or not a journal"):
         compact(path, 0)
     assert path.read_text() == "a text" * 1000
     assert not is_locked(str(path))

@@ -95,13 +95,13 @@ def test_a_journal_of_another(path: Path) -> None:
     )
 
 
-NONE_OF_OURS = "The file {} is no journal of trio_cancel; it was left as it is. Name another file."
+NONE_OF_OURS = "The file {} is not a trio_cancel journal; it was left as it is. Name another file."
 NEWER = (
     "The journal {} was written by a newer trio_cancel (format 3, this one knows 2); it was left as it is. "
     "Update trio_cancel, or name another file."
 )
 LACKS_TABLES, LACKS_ACCOUNT = (
-    f"The journal {{}} is damaged or no journal ({what}); it was left as it is. Move it away, or name another file."
+    f"The journal {{}} is damaged or not a journal ({what}); it was left as it is. Move it away, or name another file."
     for what in ("tables are missing", "its account is missing")
 )
 
@@ -165,7 +165,7 @@ def test_a_file_that_sqlite_finds_damaged_is_told_with_what_it_found(path: Path)
         (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
     _, finding = found.splitlines()  # the first line only names SQLite's "main"
     assert said(open_store, path) == (
-        f"The journal {path} is damaged or no journal ({finding}); it was left as it is. "
+        f"The journal {path} is damaged or not a journal ({finding}); it was left as it is. "
         "Move it away, or name another file."
     )
 

@@ -16,7 +16,7 @@ SECOND = 1_000_000
 
 
 def contents(*events: tuple[object, ...], external: bool = False, alive: int = 0) -> JournalContents:
-    """A journal of one order, from events numbered in their order, one a second.
+    """A journal of one order, from events numbered in their order, one per second.
 
     ``("hold",)``, ``("release", hold)``, ``("cancel", kind or None)``; every session is number 1.
     """

@@ -114,14 +114,14 @@ def _of_another_program(path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "garbage": (_garbage, "is damaged or no journal"),
-    "short": (_short, "is no journal of trio_cancel"),
-    "cut": (_cut, "is damaged or no journal"),
-    "scribbled": (_scribbled, "is damaged or no journal"),
+    "garbage": (_garbage, "is damaged or not a journal"),
+    "short": (_short, "is not a trio_cancel journal"),
+    "cut": (_cut, "is damaged or not a journal"),
+    "scribbled": (_scribbled, "is damaged or not a journal"),
     "without a table": (_without_a_table, "tables are missing"),
     "without its account": (_without_its_account, "its account is missing"),
     "newer": (_newer, r"newer trio_cancel \(format 3, this one knows 2\)"),
-    "of another program": (_of_another_program, "is no journal of trio_cancel"),
+    "of another program": (_of_another_program, "is not a trio_cancel journal"),
 }
 
 

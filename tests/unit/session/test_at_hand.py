@@ -120,7 +120,7 @@ async def test_a_pong_that_came_while_the_loop_was_blocked_counts(monkeypatch: p
                     block(0.4)
                 return seconds[0]
 
-            ws._session._connection.link.ping = ping_and_block  # type: ignore[union-attr, method-assign]  # as said
+            ws._session._connection.link.ping = ping_and_block  # type: ignore[union-attr, method-assign]  # see above
             await trio.sleep(0.45 * ROUNDS)
             assert venue.connections == 1
         assert [cause for _, cause in watch.of("connection_lost")] == [None]

@@ -316,7 +316,7 @@ def test_a_journal_is_a_path() -> None:
     with pytest.raises(
         ConfigurationError, match="journal must be the path of a file or the url of a database, not int"
     ):
-        client.open_trading_ws("ws://localhost", credentials=Credentials("a", "b"), journal=3)  # type: ignore[arg-type]  # as said
+        client.open_trading_ws("ws://localhost", credentials=Credentials("a", "b"), journal=3)  # type: ignore[arg-type]  # see above
 
 
 async def test_a_pace_is_kept_at_the_write_however_long_the_disk_takes(

@@ -590,9 +590,9 @@ async def test_whoever_waits_in_another_task_when_the_block_ends_learns_it(autoj
             nursery.start_soon(one, ws, written)  # noqa: ASYNC111 - they outlive the session on purpose
             await trio.sleep(1)
             venue.ends[-1]._out.capacity = 0
-            nursery.start_soon(one, ws, held)  # noqa: ASYNC111 - as said
+            nursery.start_soon(one, ws, held)  # noqa: ASYNC111 - see above
             await trio.sleep(0.1)
-            nursery.start_soon(many, ws)  # noqa: ASYNC111 - as said
+            nursery.start_soon(many, ws)  # noqa: ASYNC111 - see above
             await trio.sleep(0.1)
         outcome = outcomes[written]
         assert isinstance(outcome, Unknown)
