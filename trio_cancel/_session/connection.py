@@ -7,7 +7,7 @@ KeyboardInterrupt protection, so nothing that befalls a caller reaches them.
 
 Whatever ends the connection, the engine learns it in ``finally``: after every message that came before, and after
 the writer has told which requests were not sent. An error in any of these tasks, in the user's ``dial`` or in a stream
-of theirs, ends this connection (``ConnectionLost``) or this attempt to open one (``HandshakeFailed``), and nothing else.
+of theirs, ends this connection (``ConnectionLost``) or this attempt to open one (``HandshakeFailed``) and nothing else.
 """
 
 from __future__ import annotations
