@@ -447,7 +447,7 @@ class TradingWS:
                 on its way; unless ``orders.placed(…)`` has said that the venue has it.
 
         Raises:
-            OrdersLeft: on leaving by the block's end or by cancellation, if an order is not surely off the book, with
+            OrdersLeft: on leaving by the block's end or by cancellation, if an order may still be on the book, with
                 the report. Another exception comes out as it is, with a note that names what is left.
             ConfigurationError: ``grace`` or ``settle`` is not a positive number of seconds.
             SessionClosed: the session's block has ended.

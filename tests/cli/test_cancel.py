@@ -95,7 +95,7 @@ async def test_not_found_is_1(shell: Shell) -> None:
     order = shell.sandbox.book.create()
     status, records = await shell(NOBODY, order.id)
     assert (status, kinds(records)) == (1, ["canceled", "not_found"])
-    assert f"1 order is not surely off the book:\n  not found  {NOBODY}" in shell.error
+    assert f"1 order may still be on the book:\n  not found  {NOBODY}" in shell.error
 
 
 async def test_rejected_is_1(shell: Shell) -> None:
@@ -328,7 +328,7 @@ async def test_lines_can_be_joined_to_the_input(shell: Shell, monkeypatch: pytes
         (None, "only", False),
     }
     assert "3 orders (2 named again): 1 canceled, 2 not found" in shell.error
-    assert "2 orders are not surely off the book" in shell.error
+    assert "2 orders may still be on the book" in shell.error
     assert " more" not in shell.error
 
 

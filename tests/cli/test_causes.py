@@ -86,5 +86,5 @@ async def test_the_cause_of_a_failure_stands_once_on_stderr(capsys: pytest.Captu
     assert await run_async(["cancel", "A", "B", "--url", "ws://127.0.0.1:9"]) == 1
     printed = capsys.readouterr()
     assert printed.err.count("Connection refused") == 1
-    assert "2 orders are not surely off the book:\n  not sent   A\n  not sent   B\n" in printed.err
+    assert "2 orders may still be on the book:\n  not sent   A\n  not sent   B\n" in printed.err
     assert [json.loads(line)["status"] for line in printed.out.splitlines()] == ["not_sent"] * 2

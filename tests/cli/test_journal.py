@@ -130,7 +130,7 @@ async def test_an_order_that_never_came_is_asked_for_until_it_cannot_come(shell:
     shell.die(holds=(("never placed", True),), cancels=(("mistyped", True, None),))
     assert await shell("resume") == 1
     assert shell.told == {"never placed": "not_found", "mistyped": "not_found"}
-    assert "2 orders are not surely off the book" in shell.error
+    assert "2 orders may still be on the book" in shell.error
     asked = [record.params["external_id"] for record in shell.sandbox.log]
     assert asked.count("never placed") > 1
     assert asked.count("mistyped") == 1

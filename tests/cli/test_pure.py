@@ -105,13 +105,13 @@ def test_left_orders_are_named_up_to_a_point() -> None:
     assert left_lines(tally) == []
     tally.add(DOUBT)
     assert left_lines(tally) == [
-        "1 order is not surely off the book:",
+        "1 order may still be on the book:",
         f"  unknown    {ASKED.key}  no answer within 12 s",
     ]
     for _ in range(NAMED_MOST + 5):
         tally.add(MISSING)
     lines = left_lines(tally)
-    assert lines[0] == "16 orders are not surely off the book:"
+    assert lines[0] == "16 orders may still be on the book:"
     assert lines[-1] == "  and 6 more"
     assert len(lines) == NAMED_MOST + 2
 
@@ -137,7 +137,7 @@ def test_what_is_left_is_counted_by_orders() -> None:
     tally = Tally()
     tally.add(DOUBT, 3)
     lines = left_lines(tally)
-    assert lines[0] == "1 order is not surely off the book:"
+    assert lines[0] == "1 order may still be on the book:"
     assert len(lines) == 2
 
 

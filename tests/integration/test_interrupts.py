@@ -81,7 +81,7 @@ def test_ctrl_c_in_the_block_tells_what_is_left() -> None:
                 async with ws.open_order_scope() as orders:
                     await orders.add(external_id="never")
                     raise KeyboardInterrupt
-            assert caught.value.__notes__ == ["1 order is not surely off the book: never (not_found)."]
+            assert caught.value.__notes__ == ["1 order may still be on the book: never (not_found)."]
 
     run(main)
 
@@ -96,7 +96,7 @@ def test_ctrl_c_in_a_group_counts_as_the_first() -> None:
                     nursery.start_soon(press_later, 1, 2)
                     await trio.sleep_forever()
             assert caught.value.subgroup(KeyboardInterrupt) is not None
-            assert "not surely off the book" in caught.value.__notes__[0]
+            assert "may still be on the book" in caught.value.__notes__[0]
             assert trio.current_time() == pytest.approx(3, abs=0.1)
 
     run(main)

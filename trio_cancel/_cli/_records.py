@@ -142,7 +142,7 @@ def _moment(unix: float | None) -> str | None:
 
 
 def left_lines(tally: Tally, told: str | None = None) -> list[str]:
-    """Return lines that name the orders not surely off the book, at most the tally's first ones; a cause is told once.
+    """Return lines that name orders that may still be on the book (the first ones of the tally), each cause once.
 
     Args:
         tally: the counts.
@@ -151,7 +151,7 @@ def left_lines(tally: Tally, told: str | None = None) -> list[str]:
     if not tally.left_count:
         return []
     many = tally.left_count != 1
-    lines = [f"{tally.left_count} order{'s are' if many else ' is'} not surely off the book:"]
+    lines = [f"{tally.left_count} order{'s' if many else ''} may still be on the book:"]
     before: dict[str, str] = {}
     last = ""
     for outcome in tally.left:

@@ -21,7 +21,7 @@
     │   └── RateLimited                      status 429
     ├── OutcomeUnknown                       the order may or may not be off the book: outcome, __cause__
     ├── CancelNotSent                        the venue cannot have seen the request: outcome, __cause__
-    ├── OrdersLeft                           orders not surely off the book: report
+    ├── OrdersLeft                           orders that may still be on the book: report
     ├── JournalError                         a journal cannot be used or refused a new hold
     │   └── TakenOver                        another session or a guard has this session's journal now: report
     ├── LookupFailed                         a lookup cannot say where an order stands: status, error_code, retry_after

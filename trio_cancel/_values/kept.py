@@ -276,7 +276,7 @@ def counts_of(outcomes: Outcomes) -> Mapping[str, int]:
 
 
 def left_of(outcomes: Outcomes) -> tuple[Outcome, ...]:
-    """Return the outcomes whose orders are not surely off the book."""
+    """Return the outcomes whose orders may still be on the book."""
     return tuple(outcomes._pick(_is_left, plain=False))
 
 

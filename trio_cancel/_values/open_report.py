@@ -105,11 +105,11 @@ class OpenReport:
 
     @property
     def left(self) -> tuple[Outcome, ...]:
-        """The outcomes whose orders are not surely off the book."""
+        """The outcomes whose orders may still be on the book."""
         return self.cancels.left
 
     def raise_for_left(self) -> None:
-        """Raise :class:`OrdersLeft` if an order is not surely off the book, else ``failure`` if there is one."""
+        """Raise :class:`OrdersLeft` if an order may still be on the book, else ``failure`` if there is one."""
         self.cancels.raise_for_left()
         if self.failure is not None:
             raise self.failure

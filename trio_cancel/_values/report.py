@@ -62,7 +62,7 @@ class CancelReport:
 
     @property
     def left(self) -> tuple[Outcome, ...]:
-        """The outcomes whose orders are not surely off the book."""
+        """The outcomes whose orders may still be on the book."""
         return left_of(self.outcomes)
 
     @property
@@ -76,7 +76,7 @@ class CancelReport:
         return is_final(self.outcomes)
 
     def raise_for_left(self) -> None:
-        """Raise :class:`OrdersLeft` if an order is not surely off the book, or an item of the input named none."""
+        """Raise :class:`OrdersLeft` if an order may still be on the book, or an item of the input named none."""
         left = self.left
         if left or self.invalid:
             parts = [describe_left(left)] if left else []
@@ -99,7 +99,7 @@ def describe_left(left: tuple[Outcome, ...], most: int = 10) -> str:
     """Return one sentence that names the orders in ``left`` (at most ``most`` of them)."""
     names = ", ".join(f"{outcome.request.key} ({_state(outcome)})" for outcome in left[:most])
     more = f" and {len(left) - most} more" if len(left) > most else ""
-    return f"{len(left)} order{'s are' if len(left) > 1 else ' is'} not surely off the book: {names}{more}."
+    return f"{len(left)} order{'s' if len(left) > 1 else ''} may still be on the book: {names}{more}."
 
 
 def _state(outcome: Outcome) -> str:
@@ -109,10 +109,10 @@ def _state(outcome: Outcome) -> str:
 
 
 class OrdersLeft(TradingError):
-    """Some orders are not surely off the book.
+    """Some orders may still be on the book.
 
     Attributes:
-        report: every outcome; ``report.left`` are those that are not surely off the book.
+        report: every outcome; ``report.left`` are those that may still be on the book.
     """
 
     def __init__(self, text: str, *, report: CancelReport) -> None:

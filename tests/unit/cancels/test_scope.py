@@ -170,7 +170,7 @@ async def test_left_by_its_end_raises_with_the_report(
 ) -> None:
     async with session() as (venue, ws):
         (order_id,) = venue.orders(1)
-        with pytest.raises(OrdersLeft, match=r"1 order is not surely off the book: never \(not_found\)") as caught:
+        with pytest.raises(OrdersLeft, match=r"1 order may still be on the book: never \(not_found\)") as caught:
             async with ws.open_order_scope() as orders:
                 await orders.add(order_id)
                 await orders.add(external_id="never")
@@ -211,7 +211,7 @@ async def test_left_by_another_exception_it_carries_a_note(
             async with ws.open_order_scope() as orders:
                 await orders.add(external_id="never")
                 raise ValueError("the strategy failed")
-        assert caught.value.__notes__ == ["1 order is not surely off the book: never (not_found)."]
+        assert caught.value.__notes__ == ["1 order may still be on the book: never (not_found)."]
         assert orders.report is not None
         assert len(orders.report.left) == 1
     assert len(errors(caplog)) == 1
@@ -227,7 +227,7 @@ async def test_a_group_with_more_than_cancellations_carries_the_note_through_sco
                     await trio.sleep_forever()
                 nursery.start_soon(trio.sleep_forever)
                 raise ValueError
-        assert caught.value.__notes__ == ["1 order is not surely off the book: never (not_found)."]
+        assert caught.value.__notes__ == ["1 order may still be on the book: never (not_found)."]
 
 
 async def test_every_id_is_named_in_log_and_note(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
@@ -274,7 +274,7 @@ async def test_nested_scopes_each_cancel_their_own_and_each_tell(autojump_clock:
                 pytest.fail("it has been told")
         assert caught.value.report is inner.report
         assert [o.request.key for o in caught.value.report.left] == ["inner"]
-        assert caught.value.__notes__ == ["1 order is not surely off the book: outer (not_found)."]
+        assert caught.value.__notes__ == ["1 order may still be on the book: outer (not_found)."]
         assert venue.book.open_orders() == []
     async with session() as (venue, ws):
         one, two = venue.orders(2)
@@ -575,7 +575,7 @@ async def test_two_tasks_cannot_add_one_order_at_once(autojump_clock: MockClock)
         assert order_id in orders
 
 
-# An outcome that is surely off the book
+# An outcome that is known to be off the book
 
 
 @pytest.mark.parametrize("way", ["cancel", "try_cancel", "cancel_many", "stream"])

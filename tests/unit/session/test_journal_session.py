@@ -277,7 +277,7 @@ async def test_a_scopes_orders_are_held_until_they_are_off_the_book(
 
 async def test_what_a_scope_leaves_stays_held(injected: Injected, autojump_clock: trio.testing.MockClock) -> None:
     async with session() as (venue, ws):
-        with pytest.raises(OrdersLeft, match="not surely off the book"):
+        with pytest.raises(OrdersLeft, match="may still be on the book"):
             async with ws.open_order_scope(settle=1) as orders:
                 await orders.add(external_id="never placed")
                 await orders.add(*venue.orders(1))

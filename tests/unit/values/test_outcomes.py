@@ -218,7 +218,7 @@ def test_a_report_counts_and_names() -> None:
     assert report.final
     with pytest.raises(TypeError):
         report.counts["canceled"] = 7  # type: ignore[index]  # that is what is tested
-    with pytest.raises(OrdersLeft, match=r"4 orders are not surely off the book: o \(not_found\), o \(rej") as caught:
+    with pytest.raises(OrdersLeft, match=r"4 orders may still be on the book: o \(not_found\), o \(rej") as caught:
         report.raise_for_left()
     assert caught.value.report is report
 
@@ -233,9 +233,9 @@ def test_a_report_with_nothing_left_raises_nothing() -> None:
 
 def test_a_long_list_of_orders_is_cut() -> None:
     left = tuple(NotSent(CancelRequest(f"order-{index}")) for index in range(25))
-    with pytest.raises(OrdersLeft, match=r"25 orders are not surely off the book: order-0 .*order-9 .*and 15 more"):
+    with pytest.raises(OrdersLeft, match=r"25 orders may still be on the book: order-0 .*order-9 .*and 15 more"):
         CancelReport(left).raise_for_left()
-    with pytest.raises(OrdersLeft, match="1 order is not"):
+    with pytest.raises(OrdersLeft, match="1 order may still be"):
         CancelReport(left[:1]).raise_for_left()
 
 
@@ -321,14 +321,14 @@ def test_the_orders_left_in_one_sentence() -> None:
     order_ids = [CancelRequest(f"o{number}") for number in range(12)]
     unknown = Unknown(order_ids[0], cause=NotSurelyThisOrder("perhaps", closed=AlreadyClosed(order_ids[0])))
     found, closed = NotFound(order_ids[1]), AlreadyClosed(order_ids[2])
-    assert describe_left((found,)) == "1 order is not surely off the book: o1 (not_found)."
+    assert describe_left((found,)) == "1 order may still be on the book: o1 (not_found)."
     assert describe_left((unknown, Unknown(order_ids[3], cause=ConnectionLost("cut")))) == (
-        "2 orders are not surely off the book: o0 (unknown: closed, but not surely this order), o3 (unknown)."
+        "2 orders may still be on the book: o0 (unknown: closed, but not surely this order), o3 (unknown)."
     )
     many = tuple(NotFound(request) for request in order_ids)
     names = ", ".join(f"o{number} (not_found)" for number in range(10))
-    assert describe_left(many[:10]) == f"10 orders are not surely off the book: {names}."
-    assert describe_left(many) == f"12 orders are not surely off the book: {names} and 2 more."
+    assert describe_left(many[:10]) == f"10 orders may still be on the book: {names}."
+    assert describe_left(many) == f"12 orders may still be on the book: {names} and 2 more."
     items = tuple(InvalidItem(number, "", InvalidRequest(f"bad {number}.")) for number in range(5))
     assert describe_invalid(items[:1]) == "1 item of the input names no order: bad 0."
     named = InvalidItem(0, "", InvalidRequest("bad X."))
