@@ -14,7 +14,7 @@ visited.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NoReturn, TypeAlias
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeAlias
 
 import msgspec
 
@@ -215,7 +215,26 @@ class Rejected(_Outcome, frozen=True, kw_only=True, gc=False):
         _raise_venue_error(self)
 
 
-class NotSent(_Outcome, frozen=True, kw_only=True):
+class _Caused(_Outcome, frozen=True, kw_only=True):
+    """What holds an exception, which is compared by its class and words, and which pickle perhaps cannot take."""
+
+    cause: BaseException | None = None
+    final: bool = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and _compared(self) == _compared(other)
+
+    def __hash__(self) -> int:
+        return hash(_compared(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make, (type(self), msgspec.structs.asdict(self) | {"cause": portable(self.cause)})
+
+    def __copy__(self) -> Self:
+        return self
+
+
+class NotSent(_Caused, frozen=True, kw_only=True):
     """No complete request was ever accepted by the network, so the venue cannot have seen one.
 
     Attributes:
@@ -226,27 +245,12 @@ class NotSent(_Outcome, frozen=True, kw_only=True):
     kind: ClassVar[Literal["not_sent"]] = "not_sent"
     off_book: ClassVar[bool | None] = False
 
-    cause: BaseException | None = None
-    final: bool = True
-
     def unwrap(self) -> NoReturn:
         """Raise :class:`CancelNotSent`."""
         raise CancelNotSent(f"The cancel of {self.request} was not sent{_because(self.cause)}", outcome=self)
 
-    def __eq__(self, other: object) -> bool:
-        return type(other) is NotSent and _compared(self) == _compared(other)
 
-    def __hash__(self) -> int:
-        return hash(_compared(self))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _made_again(self)
-
-    def __copy__(self) -> NotSent:
-        return self
-
-
-class Unknown(_Outcome, frozen=True, kw_only=True):
+class Unknown(_Caused, frozen=True, kw_only=True):
     """The order may or may not be off the book. Ask the venue (REST order lookup) or cancel again: that does no harm.
 
     Attributes:
@@ -258,24 +262,9 @@ class Unknown(_Outcome, frozen=True, kw_only=True):
     kind: ClassVar[Literal["unknown"]] = "unknown"
     off_book: ClassVar[bool | None] = None
 
-    cause: BaseException | None = None
-    final: bool = True
-
     def unwrap(self) -> NoReturn:
         """Raise :class:`OutcomeUnknown`."""
         raise OutcomeUnknown(f"Whether {self.request} is off the book is unknown{_because(self.cause)}", outcome=self)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is Unknown and _compared(self) == _compared(other)
-
-    def __hash__(self) -> int:
-        return hash(_compared(self))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _made_again(self)
-
-    def __copy__(self) -> Unknown:
-        return self
 
 
 Outcome: TypeAlias = Canceled | AlreadyClosed | NotFound | Rejected | NotSent | Unknown
@@ -286,17 +275,12 @@ KINDS: tuple[OutcomeKind, ...] = tuple(
 )
 
 
-def _compared(outcome: NotSent | Unknown) -> tuple[object, ...]:
+def _compared(outcome: _Caused) -> tuple[object, ...]:
     """Return what makes two of one class equal."""
     return tuple((msgspec.structs.asdict(outcome) | {"cause": identity(outcome.cause)}).values())
 
 
-def _made_again(outcome: NotSent | Unknown) -> tuple[Any, ...]:
-    """Return what pickle and deepcopy make an outcome of again: its cause may be one that they cannot take."""
-    return _make, (type(outcome), msgspec.structs.asdict(outcome) | {"cause": portable(outcome.cause)})
-
-
-def _make(cls: type[NotSent | Unknown], fields: dict[str, Any]) -> NotSent | Unknown:
+def _make(cls: type[_Caused], fields: dict[str, Any]) -> _Caused:
     return cls(**fields)
 
 
@@ -420,52 +404,48 @@ class RateLimited(VenueError):
     """429: too many requests, or the daily limit ("Limit Exceeded")."""
 
 
-class OutcomeUnknown(TradingError):
-    """The order may or may not be off the book. The reason is ``__cause__`` and ``outcome.cause``.
+class _NoAnswer(TradingError):
+    """Carries an outcome, whose cause is its own.
 
     Attributes:
         outcome: the whole outcome, with its attempts.
     """
 
-    def __init__(self, text: str, *, outcome: Unknown) -> None:
+    def __init__(self, text: str, *, outcome: NotSent | Unknown) -> None:
         super().__init__(text)
         self.outcome = outcome
         self.__cause__: BaseException | None = outcome.cause
 
     def __setstate__(self, state: dict[str, Any] | None) -> None:
         super().__setstate__(state)
-        _cause_of_outcome(self)
+        # Of the two causes that a pickle holds one, where they were one.
+        cause = self.outcome.cause
+        if cause is not None and identity(cause) == identity(self.__cause__):
+            self.__cause__ = cause
 
     @property
     def cause(self) -> BaseException | None:
-        """Why nothing is known: ``VenueUnavailable`` for a 5xx, ``NoReply``, ``ConnectionLost``, ``InvalidReply``."""
+        """The reason, the same as ``outcome.cause``."""
         return self.outcome.cause
 
 
-class CancelNotSent(TradingError):
+class OutcomeUnknown(_NoAnswer):
+    """The order may or may not be off the book. The reason is ``__cause__`` and ``outcome.cause``.
+
+    It is ``VenueUnavailable`` for a 5xx, ``NoReply``, ``ConnectionLost``, ``InvalidReply``.
+
+    Attributes:
+        outcome: the whole outcome, with its attempts.
+    """
+
+    outcome: Unknown
+
+
+class CancelNotSent(_NoAnswer):
     """The venue cannot have seen the request. The reason is ``__cause__`` and ``outcome.cause``.
 
     Attributes:
         outcome: the whole outcome.
     """
 
-    def __init__(self, text: str, *, outcome: NotSent) -> None:
-        super().__init__(text)
-        self.outcome = outcome
-        self.__cause__: BaseException | None = outcome.cause
-
-    def __setstate__(self, state: dict[str, Any] | None) -> None:
-        super().__setstate__(state)
-        _cause_of_outcome(self)
-
-    @property
-    def cause(self) -> BaseException | None:
-        """Why it was not sent."""
-        return self.outcome.cause
-
-
-def _cause_of_outcome(error: OutcomeUnknown | CancelNotSent) -> None:
-    """Make one of the two causes that a pickle holds, where they were one."""
-    cause = error.outcome.cause
-    if cause is not None and identity(cause) == identity(error.__cause__):
-        error.__cause__ = cause
+    outcome: NotSent
