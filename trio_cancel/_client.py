@@ -11,6 +11,7 @@ import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, overload
 
 import trio
@@ -604,7 +605,7 @@ def open_trading_ws(
     if not isinstance(retry, bool):
         raise ConfigurationError(f"retry must be True or False, not {retry!r}.")
     policy = RetryPolicy(_seconds("reply_timeout", reply_timeout), _seconds("give_up_after", give_up_after), retry)
-    return _open(
+    return open_session(
         ConnectOptions(endpoint, ssl_context, dial, _seconds("connect_timeout", connect_timeout)),
         credentials,
         policy,
@@ -613,8 +614,8 @@ def open_trading_ws(
         pace=None if pacer is None or not pacer.shared or journal is None else _sharing(journal, pacer),
         correct_clock=auto,
         correction=0.0 if isinstance(clock_offset, str) else float(clock_offset),
-        token_field=_token_field(token_field),
-        journal=None if journal is None else _opener(journal, endpoint, credentials, float(lease)),
+        token_field=token_field_of(token_field),
+        journal=None if journal is None else journal_at(journal, endpoint, credentials, float(lease)),
         lookup=lookup,
         look_up_closed=look_up_closed,
         lookups_by=(own_dial, proxy),
@@ -622,7 +623,12 @@ def open_trading_ws(
     )
 
 
-def _token_field(given: str | None) -> str:
+def token_field_of(given: str | None) -> str:
+    """Return the name under which requests carry the token: the one that was given, else that of the environment.
+
+    Raises:
+        ConfigurationError: it is neither of the two names.
+    """
     name = "token_field"
     if given is None:
         name, given = TOKEN_FIELD_VARIABLE, os.environ.get(TOKEN_FIELD_VARIABLE) or TOKEN_FIELDS[0]
@@ -632,11 +638,15 @@ def _token_field(given: str | None) -> str:
     return given
 
 
-def _opener(path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials, lease: float) -> OpenJournal:
+def journal_at(
+    path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials, lease: float = 3.0
+) -> OpenJournal:
+    """Return what opens the journal at an address, for a session of this account."""
     # Imported here, for those who keep a journal: SQLite and all would be a tenth of what importing the package takes.
-    from trio_cancel._journal.opening import opener
+    from trio_cancel._journal.opening import open_journal
+    from trio_cancel._journal.store import Account
 
-    return opener(path, endpoint, credentials, lease)
+    return partial(open_journal, path, Account.of(endpoint, credentials), lease=lease)
 
 
 def _sharing(journal: str | os.PathLike[str], pacer: Pacer) -> OpenPace:
@@ -652,23 +662,24 @@ def _sharing(journal: str | os.PathLike[str], pacer: Pacer) -> OpenPace:
 
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection  # so that what one manager has opened is closed though the next is not begun
-async def _open(
+async def open_session(
     options: ConnectOptions,
     credentials: Credentials,
     policy: RetryPolicy,
     environment: Environment,
     *,
-    pacer: Pacer | None,
+    pacer: Pacer | None = None,
     pace: OpenPace | None = None,
-    correct_clock: bool,
-    correction: float,
+    correct_clock: bool = False,
+    correction: float = 0.0,
     token_field: str = TOKEN_FIELDS[0],
     journal: OpenJournal | None = None,
     lookup: OrderLookup | OpensLookup | None = None,
     look_up_closed: bool = False,
     lookups_by: tuple[Dial | None, str | Literal[True] | None] = (None, None),
-    observer: Observer | None,
+    observer: Observer | None = None,
 ) -> AsyncGenerator[TradingWS]:
+    """Open a session with what :func:`open_trading_ws` has checked: the door for the command line and simulations."""
     check_trio("open_trading_ws()")
     if pacer is not None and not pacer.shared:
         limit_of(pacer).begin()

@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from trio_cancel import Credentials, HandshakeFailed, Pacer, TradingWS
-from trio_cancel._client import _open
+from trio_cancel._client import open_session
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._net import stream as _transport
 from trio_cancel._net.endpoint import parse_endpoint
@@ -301,7 +301,7 @@ class Simulation:
         done, scenario = self.done, self.scenario
         rng = random.Random(f"client {scenario.seed}")
         endpoint = parse_endpoint("ws://127.0.0.1:9", allow_insecure=False)
-        manager = _open(
+        manager = open_session(
             ConnectOptions(endpoint, None, self._dial, scenario.connect_timeout),
             CREDENTIALS,
             RetryPolicy(scenario.reply_timeout, scenario.give_up_after, scenario.retry),

@@ -20,7 +20,7 @@ import trio
 from trio_cancel import CancelRequest, HandshakeFailed, JournalError, Outcome, Pacer, TradingWS
 from trio_cancel._cli._resume import _Resume
 from trio_cancel._cli._run import Halt
-from trio_cancel._client import _open
+from trio_cancel._client import open_session
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._journal.resume import Plan, plan_resume
 from trio_cancel._net import stream as _transport
@@ -276,7 +276,7 @@ class ScopeSimulation(Simulation):
                 raise OSError("this process is dead")
             return await self._dial()
 
-        manager: AbstractAsyncContextManager[TradingWS] = _open(
+        manager: AbstractAsyncContextManager[TradingWS] = open_session(
             ConnectOptions(
                 parse_endpoint("ws://127.0.0.1:9", allow_insecure=False), None, dial, scenario.connect_timeout
             ),

@@ -67,7 +67,7 @@ class Call:
             usage=f"Usage: trio-cancel {PROGRAM.usage}",
             version=version,
             version_flags=("--version", "-V"),
-            default_parameter=Parameter(show_default=_shown_default),
+            default_parameter=Parameter(show_default=_shown_default, negative=""),
             backend="trio",
             console=_console(),
             result_action="return_value",

@@ -19,25 +19,30 @@ from trio_cancel._cli._failure import CommandError, UsageError, clean, say
 from trio_cancel._cli._input import GivenOrders, read_arguments, read_file
 from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup, find_lookup
 from trio_cancel._cli._open import cancel_open, need_answer, scope_of
+from trio_cancel._cli._options import (
+    CaFile,
+    EnvFile,
+    ExternalIds,
+    GiveUpAfter,
+    Ids,
+    Json,
+    NoRetry,
+    Proxy,
+    Rate,
+    Url,
+)
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import NAMED_MOST, Status
-from trio_cancel._cli._venue import CaFile, EnvFile, GiveUpAfter, NoRetry, Proxy, Rate, Url, find_venue
+from trio_cancel._cli._venue import find_venue
+from trio_cancel._journal.address import check_address
 
 OPEN = Group("For what is open (--open)", sort_key=2)
 
 
 async def cancel(
-    *ids: Annotated[str, Parameter(name="ID", help="The venue's order ids.")],
-    external_id: Annotated[
-        tuple[str, ...],
-        Parameter(
-            metavar="ID",
-            negative="",
-            help="Your own id of an order; may be given several times.",
-            allow_leading_hyphen=True,
-        ),
-    ] = (),
+    *ids: Ids,
+    external_id: ExternalIds = (),
     from_: Annotated[
         str | None,
         Parameter(
@@ -51,15 +56,12 @@ async def cancel(
     literal: Annotated[
         bool,
         Parameter(
-            negative="",
             help="Take what --from names as it stands: no comments (#), no missing values (NULL, nan), no names of "
             "columns but id and external_id.",
         ),
     ] = False,
-    skip_bad: Annotated[
-        bool, Parameter(negative="", help="Go on without the lines that are bad; the status is 1 or more.")
-    ] = False,
-    json: Annotated[bool, Parameter(negative="", help="Print JSON lines also on a terminal.")] = False,
+    skip_bad: Annotated[bool, Parameter(help="Go on without the lines that are bad; the status is 1 or more.")] = False,
+    json: Json = False,
     url: Url = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
@@ -86,7 +88,6 @@ async def cancel(
         bool,
         Parameter(
             name="--open",
-            negative="",
             group=OPEN,
             help="Cancel what the venue lists as open, whoever placed it, instead of orders that are named; needs "
             "--pair, --side or --everything. It lists again until a while has brought nothing new.",
@@ -96,11 +97,9 @@ async def cancel(
         str | None, Parameter(metavar="MARKET", group=OPEN, help="Only orders of this market, such as BTC_BRL.")
     ] = None,
     side: Annotated[Literal["buy", "sell"] | None, Parameter(group=OPEN, help="Only buy or only sell orders.")] = None,
-    everything: Annotated[bool, Parameter(negative="", group=OPEN, help="All open orders of the account.")] = False,
-    yes: Annotated[
-        bool, Parameter(negative="", group=OPEN, help="Do not ask. Without a terminal nobody can be asked.")
-    ] = False,
-    dry_run: Annotated[bool, Parameter(negative="", group=OPEN, help="List them once and cancel nothing.")] = False,
+    everything: Annotated[bool, Parameter(group=OPEN, help="All open orders of the account.")] = False,
+    yes: Annotated[bool, Parameter(group=OPEN, help="Do not ask. Without a terminal nobody can be asked.")] = False,
+    dry_run: Annotated[bool, Parameter(group=OPEN, help="List them once and cancel nothing.")] = False,
     quiet_for: Annotated[
         float | None,
         Parameter(
@@ -114,6 +113,8 @@ async def cancel(
     use_env_file(env_file)
     if journal == "":
         raise UsageError("--journal needs the name of a file.")
+    if journal is not None:
+        check_address(journal)
     if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
         raise UsageError("--deadline needs a number of seconds greater than 0.")
     if open_:
@@ -123,8 +124,8 @@ async def cancel(
         quiet = _quiet(quiet_for)
         need_answer(scope, yes=yes or dry_run)
         venue = find_venue(url, ca_file, proxy).with_terms(rate, give_up_after, retry=not no_retry)
-        lookup = find_lookup(rest_url, venue.endpoint, proxy)
-        venue = attrs.evolve(venue, lookup=lookup, journal=journal, look_up_closed=look_up)
+        listed = find_lookup(rest_url, venue.endpoint, proxy)
+        venue = attrs.evolve(venue.with_journal(journal), lookup=listed, look_up_closed=look_up)
         return await cancel_open(venue, scope, quiet=quiet, deadline=deadline, yes=yes, dry_run=dry_run, as_json=json)
     if pair is not None or side is not None or everything or yes or dry_run or quiet_for is not None:
         raise UsageError("--pair, --side, --everything, --yes, --dry-run and --quiet-for belong to --open: add it.")
@@ -136,9 +137,8 @@ async def cancel(
     if not found.requests:
         _name_empty(found, from_)
     venue = find_venue(url, ca_file, proxy).with_terms(rate, give_up_after, retry=not no_retry)
-    venue = attrs.evolve(
-        venue, lookup=asked_lookup(look_up, rest_url, venue.endpoint, proxy), journal=journal, look_up_closed=look_up
-    )
+    lookup = asked_lookup(look_up, rest_url, venue.endpoint, proxy)
+    venue = attrs.evolve(venue.with_journal(journal), lookup=lookup, look_up_closed=look_up)
     output = Output(len(found.requests), as_json=json, given=found.given)
     run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline), rate)
     await output.cancel(run)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trio_cancel._cli._failure import CommandError, StderrFile
+from trio_cancel._cli._options import WHOLE
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._output import has_bar
 from trio_cancel._cli._records import left_lines
@@ -28,7 +29,6 @@ from trio_cancel._cli._screen import (
     wrapped,
 )
 from trio_cancel._cli._tally import Tally
-from trio_cancel._cli._usage import WHOLE
 from trio_cancel._cli._venue import Venue
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._values.models import CancelRequest
@@ -42,10 +42,7 @@ async def _nothing() -> None:
 
 
 async def demo(*, orders: Annotated[int, WHOLE, Parameter(help="How many orders.")] = 1000) -> int:
-    """Cancel orders at an exchange of its own, and show how that went. It needs no credentials and no network.
-
-    The exchange runs in this process, over TLS; it checks every signature and keeps a book.
-    """
+    """Cancel orders at an exchange of its own, and show how that went."""
     check_orders(orders, least=1)
     need_trustme()
     tally = Tally()

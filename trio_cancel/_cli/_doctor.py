@@ -14,10 +14,11 @@ from trio_cancel._cli._checks_rest import examine_rest
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import clean, is_dumb, shell_words
 from trio_cancel._cli._lookups import RestUrl, lookup_at, rest_url_of
+from trio_cancel._cli._options import CaFile, EnvFile, Proxy, Url
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, EnvFile, Proxy, Url, find_endpoint, find_tunnel, trust
+from trio_cancel._cli._venue import find_endpoint, find_tunnel, trust
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import Credentials
 from trio_cancel.lookup import RestLookup
@@ -32,12 +33,9 @@ async def doctor(
     proxy: Proxy = None,
     env_file: EnvFile = None,
     rest_url: RestUrl = None,
-    json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each check.")] = False,
+    json: Annotated[bool, Parameter(help="Print a JSON object for each check.")] = False,
 ) -> int:
-    """Check the way to the venue, the clock and the credentials, one line a check. No order is touched.
-
-    The REST side, where orders are looked up, is checked where it is known: the venue's, or what --rest-url names.
-    """
+    """Check the way to the venue, the clock and the credentials, one line a check. No order is touched."""
     use_env_file(env_file)
     endpoint, ssl_context = find_endpoint(url), trust(ca_file)
     tunnel = find_tunnel(endpoint, proxy)

@@ -10,9 +10,10 @@ import attrs
 from cyclopts import Parameter
 
 from trio_cancel._cli._failure import CommandError, UsageError
+from trio_cancel._cli._options import CaFile
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, trust
+from trio_cancel._cli._venue import trust
 from trio_cancel._client import URL_VARIABLE
 from trio_cancel.sandbox import Fault, FaultStatus, Point, SandboxControlError, open_sandbox_control
 
@@ -45,13 +46,10 @@ async def fault(
         Parameter(metavar="ID", help="The id or external id of an order: only requests that name it are hit."),
     ] = None,
     clear: Annotated[
-        bool, Parameter(negative="", help="First take away every fault that was set, so that the sandbox behaves.")
+        bool, Parameter(help="First take away every fault that was set, so that the sandbox behaves.")
     ] = False,
 ) -> int:
-    """Have a running sandbox misbehave, from another process; without a NAME, list the faults there are.
-
-    Several faults that hit once come one after another. The list tells the chance of each, and how often it has fired.
-    """
+    """Have a running sandbox misbehave, from another process; without a NAME, list the faults there are."""
     asked = parse_faults(names)
     if order is not None and (asked.chances or not asked.once):
         raise UsageError("--order needs faults that hit once: name them without a chance.")

@@ -17,11 +17,12 @@ from trio_cancel._cli._env_file import kept_environment, use_env_file
 from trio_cancel._cli._failure import CommandError, UsageError, clean, encoded, say
 from trio_cancel._cli._help import CONNECTION
 from trio_cancel._cli._lookups import lookup_at
+from trio_cancel._cli._options import CaFile, Json
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._records import json_line, text_line
 from trio_cancel._cli._stdout import Stdout, why_of, write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, trust
+from trio_cancel._cli._venue import trust
 from trio_cancel._guard.opening import open_guard
 from trio_cancel._trio.signals import cancel_on_signals
 from trio_cancel._values.errors import ConfigurationError, Interrupted
@@ -57,14 +58,11 @@ async def guard(
     status: Annotated[
         bool,
         Parameter(
-            negative="",
             help="Only tell how each journal and each guard stands now, and end. It needs no credentials.",
         ),
     ] = False,
-    once: Annotated[
-        bool, Parameter(negative="", help="End when each journal was seen to live, or was seen to once.")
-    ] = False,
-    json: Annotated[bool, Parameter(negative="", help="Print JSON lines also on a terminal.")] = False,
+    once: Annotated[bool, Parameter(help="End when each journal was seen to live, or was seen to once.")] = False,
+    json: Json = False,
 ) -> int:
     """Watch the journals in a database, and cancel what dead sessions held, until a signal ends it."""
     as_json = json or not is_terminal(sys.stdout)

@@ -17,11 +17,11 @@ import msgspec
 from cyclopts import Parameter
 
 from trio_cancel._cli._failure import CommandError, UsageError, clean, say, short
+from trio_cancel._cli._options import WHOLE, JournalAddress
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._page import build_page
 from trio_cancel._cli._stdout import why_of, write_stdout
 from trio_cancel._cli._tally import NAMED_MOST, Status
-from trio_cancel._cli._usage import WHOLE
 from trio_cancel._journal.address import check_address, server_of, title_of
 from trio_cancel._journal.reading import (
     DISMISSED,
@@ -59,17 +59,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 def journal(
-    journal: Annotated[
-        str, Parameter(name="FILE", help="What open_trading_ws(journal=...) was given: a file, or postgresql://....")
-    ],
+    journal: JournalAddress,
     /,
     *,
-    left: Annotated[bool, Parameter(negative="", help="Only orders that were left held or unsettled.")] = False,
+    left: Annotated[bool, Parameter(help="Only orders that were left held or unsettled.")] = False,
     order: Annotated[
         tuple[str, ...],
         Parameter(
             metavar="ID",
-            negative="",
             allow_leading_hyphen=True,
             help="Only this order, by either of its ids; may be given several times.",
         ),
@@ -86,8 +83,8 @@ def journal(
     session: Annotated[
         int | None, WHOLE, Parameter(help="Only orders that the session of this number dealt with.")
     ] = None,
-    json: Annotated[bool, Parameter(negative="", help="Print a JSON object for each order.")] = False,
-    csv: Annotated[bool, Parameter(negative="", help="Print CSV, a line for each event.")] = False,
+    json: Annotated[bool, Parameter(help="Print a JSON object for each order.")] = False,
+    csv: Annotated[bool, Parameter(help="Print CSV, a line for each event.")] = False,
     html: Annotated[
         str | None,
         Parameter(
@@ -98,7 +95,6 @@ def journal(
     compact: Annotated[
         bool,
         Parameter(
-            negative="",
             help="Forget what was settled long ago, and make the file smaller; what is left stays. Refused while a "
             "session writes the journal.",
         ),
@@ -112,36 +108,23 @@ def journal(
     migrate: Annotated[
         bool,
         Parameter(
-            negative="",
             help="Make the tables for journals in a database, or bring them up to date, as a role that may; FILE is "
             "postgresql://... then, and need not name a journal.",
         ),
     ] = False,
 ) -> int:
-    """Tell what happened to each order in a journal, each attempt, with times (UTC; to the second on a terminal).
-
-    Exit status: 0; 1 if --order names an order that is not in it; 2 if it cannot be read.
-    """
+    """Tell what happened to each order in a journal, each attempt, with times."""
     if json and csv:
         raise UsageError("--json and --csv exclude each other; give one of them.")
     if html is not None and (json or csv):
         raise UsageError("--html excludes --json and --csv; give one of them.")
+    chooses = left or order or since is not None or session is not None or json or csv or html is not None
     if migrate:
-        if (
-            left
-            or order
-            or since is not None
-            or session is not None
-            or json
-            or csv
-            or html is not None
-            or compact
-            or days is not None
-        ):
+        if chooses or compact or days is not None:
             raise UsageError("--migrate takes no other option.")
         return _migrate(journal)
     if compact:
-        if left or order or since is not None or session is not None or json or csv or html is not None:
+        if chooses:
             raise UsageError("--compact takes no other option than --days.")
         return _compact(journal, HISTORY if days is None else days)
     if days is not None:

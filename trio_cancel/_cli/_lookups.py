@@ -21,7 +21,6 @@ REST_VARIABLE = "TRIO_CANCEL_REST_URL"
 RestUrl = Annotated[
     str | None,
     Parameter(
-        name="--rest-url",
         metavar="URL",
         group=CONNECTION,
         help=f"The venue's REST API, to look orders up: https://host/path. Else ${REST_VARIABLE}, else {BASE_URL}.",
@@ -30,9 +29,7 @@ RestUrl = Annotated[
 LookUp = Annotated[
     bool,
     Parameter(
-        name="--look-up",
         group=CONNECTION,
-        negative="",
         help="Look up over REST what would be unknown or not found, and how much was executed of what was closed.",
     ),
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated
 
 import attrs
@@ -19,15 +20,17 @@ from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, clean, say
 from trio_cancel._cli._help import CONNECTION
 from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup
+from trio_cancel._cli._options import CaFile, EnvFile, GiveUpAfter, JournalAddress, Json, NoRetry, Proxy, Rate
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, EnvFile, GiveUpAfter, NoRetry, Proxy, Rate, Venue, find_tunnel, trust
+from trio_cancel._cli._venue import Venue, find_tunnel, trust
 from trio_cancel._client import TradingWS
 from trio_cancel._journal.address import check_address, shown
-from trio_cancel._journal.opening import MovedJournal
+from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.reading import read_journal
 from trio_cancel._journal.resume import Plan, plan_resume
+from trio_cancel._journal.store import Account
 from trio_cancel._journal.stores import is_missing
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._values.models import CancelRequest, Credentials
@@ -36,13 +39,11 @@ from trio_cancel._values.outcomes import NotSent, Outcome
 
 
 async def resume(
-    journal: Annotated[
-        str, Parameter(name="FILE", help="What open_trading_ws(journal=...) was given: a file, or postgresql://....")
-    ],
+    journal: JournalAddress,
     /,
     *,
     missing_ok: Annotated[
-        bool, Parameter(negative="", help="Status 0 if there is no such journal yet: the bot has not run before.")
+        bool, Parameter(help="Status 0 if there is no such journal yet: the bot has not run before.")
     ] = False,
     url: Annotated[
         str | None, Parameter(metavar="URL", group=CONNECTION, help="The venue, if it is not where the journal says.")
@@ -57,15 +58,11 @@ async def resume(
     rest_url: RestUrl = None,
     old_external_ids: Annotated[
         bool,
-        Parameter(negative="", help="Cancel by external ids older than an hour, too: they may name newer orders."),
+        Parameter(help="Cancel by external ids older than an hour, too: they may name newer orders."),
     ] = False,
-    json: Annotated[bool, Parameter(negative="", help="Print JSON lines also on a terminal.")] = False,
+    json: Json = False,
 ) -> int:
-    """Cancel every order that a dead process left held or unsettled, and tell what became of each.
-
-    It may be run again without harm. External ids older than an hour are listed and left alone. Exit status: as that of
-    cancel; 2 also if the journal cannot be used, is another account's, or its process lives.
-    """
+    """Cancel every order that a dead process left held or unsettled, and tell what became of each."""
     use_env_file(env_file)
     check_address(journal)
     if missing_ok and is_missing(journal):
@@ -78,13 +75,15 @@ async def resume(
         say("nothing was left")
         return Status.OK
     endpoint = parse_endpoint(contents.url if url is None else url)
+    credentials = Credentials.from_env()
     venue = Venue(
         endpoint,
-        Credentials.from_env(),
+        credentials,
         trust(ca_file),
         find_tunnel(endpoint, proxy),
         asked_lookup(look_up, rest_url, endpoint, proxy),
-        MovedJournal(journal, contents.url),
+        # The journal is the account's under the url that it was written with, wherever the venue is reached now.
+        partial(open_journal, journal, Account(contents.url, credentials), warns=False),
         look_up,
     ).with_terms(rate, give_up_after, retry=not no_retry)
     failed = False

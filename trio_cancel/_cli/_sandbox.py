@@ -21,11 +21,11 @@ from cyclopts import Parameter
 from trio_cancel._cli._child import SIGNALLED, Relay
 from trio_cancel._cli._failure import CommandError, UsageError
 from trio_cancel._cli._fault import Asked, parse_faults
+from trio_cancel._cli._options import WHOLE
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._stdout import why_of, write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._usage import WHOLE
 from trio_cancel._cli._variables import OTHERS, as_json, as_lines, check_files, variables, written
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, TOKEN_VARIABLE
 from trio_cancel.sandbox import Fault, Faults, Point, Sandbox, SandboxOptions, open_sandbox
@@ -51,7 +51,7 @@ async def sandbox(
     port: Annotated[int, WHOLE, Parameter(help="The port to listen on; 0 takes a free one.")] = 0,
     rest_port: Annotated[int, WHOLE, Parameter(help="The port of its REST API, for lookups; 0 takes a free one.")] = 0,
     orders: Annotated[int, WHOLE, Parameter(help="Open orders on its book.")] = 10,
-    tls: Annotated[bool, Parameter(negative="", help="Speak TLS, with a certificate made on the spot.")] = False,
+    tls: Annotated[bool, Parameter(help="Speak TLS, with a certificate made on the spot.")] = False,
     env_file: Annotated[
         str | None,
         Parameter(
@@ -71,7 +71,6 @@ async def sandbox(
         list[str] | None,
         Parameter(
             metavar="NAME",
-            negative="",
             help="Misbehave: drop_after hits the next request, drop_after=0.1 a tenth of them. May be given again. "
             "trio-cancel fault switches faults while it runs, and lists them.",
         ),

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import trio
-from cyclopts import Parameter
 
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, clean, say, short
 from trio_cancel._cli._input import GivenOrders, read_arguments
 from trio_cancel._cli._lookups import RestUrl, find_lookup
+from trio_cancel._cli._options import CaFile, EnvFile, ExternalIds, Ids, Json, Proxy
 from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._records import KEY_WIDTH, plain
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import CaFile, EnvFile, Proxy, trust
+from trio_cancel._cli._venue import trust
 from trio_cancel._values.errors import LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
 from trio_cancel._values.order_state import OrderState
@@ -34,26 +34,15 @@ LIMITED, UNAUTHORIZED, NOT_FOUND = 429, 401, 404
 
 
 async def show(
-    *ids: Annotated[str, Parameter(name="ID", help="The venue's order ids.")],
-    external_id: Annotated[
-        tuple[str, ...],
-        Parameter(
-            metavar="ID",
-            negative="",
-            help="Your own id of an order; may be given several times.",
-            allow_leading_hyphen=True,
-        ),
-    ] = (),
-    json: Annotated[bool, Parameter(negative="", help="Print JSON lines also on a terminal.")] = False,
+    *ids: Ids,
+    external_id: ExternalIds = (),
+    json: Json = False,
     rest_url: RestUrl = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
     env_file: EnvFile = None,
 ) -> int:
-    """Tell what the venue says of these orders now. Nothing is canceled.
-
-    An order that is shown as open may have been closed meanwhile: the venue's answers may be outdated.
-    """
+    """Tell what the venue says of these orders now."""
     use_env_file(env_file)
     found = GivenOrders(literal=False)
     read_arguments(found, ids, external_id)

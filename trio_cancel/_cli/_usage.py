@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
-from typing import Any
 
-from cyclopts import CoercionError, CycloptsError, Parameter, Token, UnusedCliTokensError
+from cyclopts import CoercionError, CycloptsError, UnusedCliTokensError
 from cyclopts.exceptions import MissingArgumentError, UnknownCommandError, UnknownOptionError
 
 from trio_cancel._cli._failure import clean, short
 
 _SHOWN = 3
-_DIGITS = re.compile(r"[+-]?[0-9]+")
 _USER = re.compile(r"(?<=:)//[^/?#]*@")
 """A user and a password in a url, which are not shown."""
-
-
-def _whole(_type: Any, tokens: Sequence[Token]) -> int:
-    """Return a whole number; cyclopts itself would round 1.5, and Python takes 1_0 for ten."""
-    text = tokens[0].value
-    if not _DIGITS.fullmatch(text):
-        raise ValueError(text)
-    return int(text)
-
-
-WHOLE = Parameter(converter=_whole, metavar="NUMBER")
-"""For an option that takes a whole number."""
 
 
 def usage_text(error: CycloptsError) -> str:

@@ -6,18 +6,28 @@ import math
 import os
 import ssl
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import attrs
-from cyclopts import Parameter
 
 from trio_cancel._cli._failure import CommandError, UsageError, clean, say
-from trio_cancel._cli._help import CONNECTION
-from trio_cancel._client import DEFAULT_URL, URL_VARIABLE, TradingWS, open_trading_ws
+from trio_cancel._cli._options import CA_VARIABLE
+from trio_cancel._client import (
+    DEFAULT_URL,
+    URL_VARIABLE,
+    OpenJournal,
+    TradingWS,
+    journal_at,
+    open_session,
+    token_field_of,
+)
+from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
 from trio_cancel._net.proxy import Tunnel, choose_proxy
 from trio_cancel._net.tls import trusting_context
+from trio_cancel._session.connection import ConnectOptions
+from trio_cancel._trio.environment import Environment
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import Observer
@@ -25,77 +35,8 @@ from trio_cancel._values.observer import Observer
 if TYPE_CHECKING:
     from trio_cancel.lookup import RestLookup
 
-CA_VARIABLE = "TRIO_CANCEL_CA_FILE"
-GIVE_UP = 30.0
-"""Seconds after its first write for which an order is tried, unless --give-up-after says otherwise."""
 NO_PROXY = "none"
 """The word for a direct connection."""
-
-Url = Annotated[
-    str | None,
-    Parameter(
-        name="--url",
-        metavar="URL",
-        group=CONNECTION,
-        help=f"The venue: wss://host:port. Else ${URL_VARIABLE}, else {DEFAULT_URL}.",
-    ),
-]
-CaFile = Annotated[
-    str | None,
-    Parameter(
-        name="--ca-file",
-        metavar="FILE",
-        group=CONNECTION,
-        help=f"Trust the certificates in this PEM file, instead of the system's. Else ${CA_VARIABLE}.",
-    ),
-]
-EnvFile = Annotated[
-    str | None,
-    Parameter(
-        name="--env-file",
-        metavar="FILE",
-        group=CONNECTION,
-        allow_leading_hyphen=True,
-        help="Take environment variables from this file, one NAME=VALUE a line; they come before those of the shell.",
-    ),
-]
-Rate = Annotated[
-    float | None,
-    Parameter(
-        name="--rate",
-        metavar="NUMBER",
-        group=CONNECTION,
-        help="Requests a second, at most; else the venue's own limit.",
-    ),
-]
-GiveUpAfter = Annotated[
-    float | None,
-    Parameter(
-        name="--give-up-after",
-        metavar="SECONDS",
-        group=CONNECTION,
-        help=f"How long an order is tried, from its first write on. Else {GIVE_UP:g}.",
-    ),
-]
-NoRetry = Annotated[
-    bool,
-    Parameter(
-        name="--no-retry",
-        negative="",
-        group=CONNECTION,
-        help="Send each cancel once, also if its answer is lost or asks for another.",
-    ),
-]
-Proxy = Annotated[
-    str | None,
-    Parameter(
-        name="--proxy",
-        metavar="URL",
-        group=CONNECTION,
-        help="Connect through this proxy: http://host:port or socks5://host:port; none for a direct connection. "
-        "Else $HTTPS_PROXY or $ALL_PROXY, unless $NO_PROXY names the host.",
-    ),
-]
 
 
 @attrs.frozen
@@ -107,27 +48,25 @@ class Venue:
     ssl_context: ssl.SSLContext | None
     dial: Tunnel | None = None
     lookup: RestLookup | None = None
-    journal: str | os.PathLike[str] | None = None
+    journal: OpenJournal | None = None
     look_up_closed: bool = False
     rate: float | None = None
-    give_up_after: float = GIVE_UP
-    retry: bool = True
+    policy: RetryPolicy = attrs.field(factory=RetryPolicy)
 
     def open(self, observer: Observer | None = None) -> AbstractAsyncContextManager[TradingWS]:
         """Open a session; see :func:`trio_cancel.open_trading_ws`."""
-        return open_trading_ws(
-            self.endpoint.url,
-            credentials=self.credentials,
-            ssl_context=self.ssl_context,
-            dial=self.dial,
-            proxy=None,
-            observer=observer,
+        return open_session(
+            ConnectOptions(self.endpoint, self.ssl_context, self.dial),
+            self.credentials,
+            self.policy,
+            Environment(),
+            pacer=None if self.rate is None else Pacer(self.rate, 1),
+            token_field=token_field_of(None),
+            journal=self.journal,
             lookup=self.lookup,
             look_up_closed=self.look_up_closed,
-            journal=self.journal,
-            pacer=None if self.rate is None else Pacer(self.rate, 1),
-            give_up_after=self.give_up_after,
-            retry=self.retry,
+            lookups_by=(self.dial, None),
+            observer=observer,
         )
 
     def with_terms(self, rate: float | None, give_up_after: float | None, *, retry: bool) -> Venue:
@@ -142,8 +81,17 @@ class Venue:
         ):
             if number is not None and not (math.isfinite(number) and number > 0):
                 raise UsageError(f"{name} needs a finite number of {what} greater than 0.")
-        return attrs.evolve(
-            self, rate=rate, give_up_after=GIVE_UP if give_up_after is None else give_up_after, retry=retry
+        policy = RetryPolicy(retry=retry)
+        if give_up_after is not None:
+            policy = attrs.evolve(policy, give_up_after=give_up_after)
+        return attrs.evolve(self, rate=rate, policy=policy)
+
+    def with_journal(self, address: str | None) -> Venue:
+        """Return it with the journal of --journal, if there is one."""
+        return (
+            self
+            if address is None
+            else attrs.evolve(self, journal=journal_at(address, self.endpoint, self.credentials))
         )
 
 

@@ -29,7 +29,7 @@ from trio_cancel._guard.take_over import Taken, address_of, see_to
 from trio_cancel._guard.view import Seen, View
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.lease import steady
-from trio_cancel._journal.opening import MovedJournal, open_journal
+from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.postgres import GUARD, PostgresStore
 from trio_cancel._journal.store import Account, JournalStore, StoreFailed
 from trio_cancel._journal.stores import LEASE
@@ -315,9 +315,8 @@ class GuardTasks:
             sessions = await self._run_sync(self._database.ended_sessions, seen.id)
             return {number for number in sessions if now - self._ended.setdefault((seen.id, number), now) >= SETTLE}
 
-        path = MovedJournal(address, account.url)
         prefix = f"{GUARD}{self._database.number}-{secrets.token_hex(8)}"
-        async with open_journal(path, account, prefix, time.time, open_store=take) as journal:
+        async with open_journal(address, account, prefix, time.time, open_store=take, warns=False) as journal:
             taken = await see_to(journal, ws, time.time(), others=others, ended=ended)
         if journal.left:
             # Before anything else looks at it: the journal is let go of by now.

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -28,10 +28,8 @@ from trio_cancel._journal.rows import Begun, Changes, micros
 from trio_cancel._journal.store import FORKED, Account, JournalStore, StoreFailed
 from trio_cancel._journal.stores import LEASE
 from trio_cancel._journal.stores import open_store as open_any
-from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._trio.background import open_background
 from trio_cancel._values.errors import JournalError
-from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import logger
 
 OPENING = 30.0
@@ -164,17 +162,6 @@ def _here(function: Callable[[], None]) -> None:
     function()
 
 
-class MovedJournal(os.PathLike[str]):
-    """The path of a journal that is opened to resume; its venue is perhaps reached at another url now."""
-
-    def __init__(self, path: str | os.PathLike[str], url: str) -> None:
-        self.path = os.fspath(path)
-        self.url = url
-
-    def __fspath__(self) -> str:
-        return self.path
-
-
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_journal(
@@ -187,6 +174,7 @@ async def open_journal(
     open_store: OpenStore | None = None,
     lease: float = LEASE,
     clock: Callable[[], float] = steady,
+    warns: bool = True,
 ) -> AsyncGenerator[Journal]:
     """Open a journal for one session, as an async context manager; its block's exception comes out as it is.
 
@@ -201,6 +189,7 @@ async def open_journal(
         open_store: opens it; what its address says if None.
         lease: seconds, for a journal in a database.
         clock: returns the seconds of the clock that leases are measured on.
+        warns: log what was left in it; not for those that open it to resume.
 
     Raises:
         JournalError: on entering, if it cannot be used, or could not be opened within ``OPENING`` seconds.
@@ -234,7 +223,7 @@ async def open_journal(
                 "database that it is on, or name another one."
             )
         journal = Journal(shown(path), custody, run_sync, wall, prefix, custody.left, clock)
-        if journal.left and not isinstance(path, MovedJournal):
+        if journal.left and warns:
             _warn_of_left(journal)
         scope = trio.CancelScope(shield=True)
 
@@ -279,11 +268,3 @@ def _warn_of_left(journal: Journal) -> None:
         "await ws.resume() cancels what is in ws.left_behind; without a program, trio-cancel resume does"
     )
     log(logging.WARNING, text, count, journal.path, names_of(left))
-
-
-def opener(
-    path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials, lease: float
-) -> Callable[[str, Callable[[], float]], AbstractAsyncContextManager[Journal]]:
-    """Return what opens the journal at ``path`` for a session of this account."""
-    account = Account(path.url, credentials) if isinstance(path, MovedJournal) else Account.of(endpoint, credentials)
-    return partial(open_journal, path, account, lease=lease)

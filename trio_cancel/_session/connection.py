@@ -50,7 +50,7 @@ class ConnectOptions:
     endpoint: Endpoint
     ssl_context: ssl.SSLContext | None
     dial: Dial | None
-    connect_timeout: float
+    connect_timeout: float = 10.0
     names: Names = attrs.field(factory=Names)
 
 

@@ -18,7 +18,6 @@ from trio_cancel import InvalidRequest, JournalError
 from trio_cancel._journal.journal import Journal
 from trio_cancel._journal.left import NAMED_MOST, LeftBehind, names_of
 from trio_cancel._journal.lock import HAS_FLOCK, is_locked, lock
-from trio_cancel._journal.opening import MovedJournal
 from trio_cancel._journal.reading import JournalOrder, contents_of
 from trio_cancel._journal.rows import Changes, HoldRow, PlacedRow, Tables
 from trio_cancel._journal.sqlite import SQLiteStore, compact, read_tables
@@ -294,7 +293,3 @@ async def test_a_name_that_was_left_is_not_held_again(autojump_clock: MockClock)
         f"{CancelRequest(external_id='a')} was left behind by a session before this one and may be on the book, "
         "so that this name cannot be held again yet: await ws.resume() first, or ws.dismiss(…) if it is to stay."
     )
-
-
-def test_a_moved_journal_is_a_path_still(path: Path) -> None:
-    assert os.fspath(MovedJournal(path, "ws://elsewhere")) == str(path)

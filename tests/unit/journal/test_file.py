@@ -35,7 +35,7 @@ from trio_cancel import (
     TradingWS,
     open_trading_ws,
 )
-from trio_cancel._client import _open
+from trio_cancel._client import open_session
 from trio_cancel._journal import fork
 from trio_cancel._journal import opening as _journal_open
 from trio_cancel._journal import sqlite as _store
@@ -362,7 +362,7 @@ def test_ctrl_c_while_a_journal_opens_leaves_no_lock(path: Path, monkeypatch: py
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 def test_ctrl_c_at_many_instructions_of_opening_and_leaving_a_journal(path: Path) -> None:
     codes = {open_journal.__wrapped__.__code__, AsyncExitStack.enter_async_context.__code__}  # type: ignore[attr-defined]  # it is wrapped
-    codes.add(_open.__wrapped__.__code__)  # type: ignore[attr-defined]  # see above
+    codes.add(open_session.__wrapped__.__code__)  # type: ignore[attr-defined]  # see above
     codes.add(_Custody.wait.__code__)
 
     async def main(instructions: Instructions) -> None:

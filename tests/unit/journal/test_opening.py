@@ -16,9 +16,10 @@ from trio.testing import MockClock
 
 from tests.tools.journals import ACCOUNT, Executor, MemoryStore
 from trio_cancel import CancelRequest, JournalError
+from trio_cancel._client import journal_at
 from trio_cancel._journal import opening
 from trio_cancel._journal.lock import is_locked
-from trio_cancel._journal.opening import AT_WORK, CLOSING, OPENING, MovedJournal, open_journal, opener
+from trio_cancel._journal.opening import AT_WORK, CLOSING, OPENING, open_journal
 from trio_cancel._journal.rows import Begun, Changes, Tables, micros
 from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import Account, StoreFailed
@@ -138,7 +139,7 @@ async def test_a_journal_of_which_nothing_was_left_says_nothing(path: Path, capl
 
 async def test_who_resumes_is_not_told_to_resume(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     leave(path, "mm-1")
-    async with open_journal(MovedJournal(path, ACCOUNT.url), ACCOUNT, "id", wall) as journal:
+    async with open_journal(path, ACCOUNT, "id", wall, warns=False) as journal:
         assert len(journal.left) == 1
     assert texts(caplog, logging.WARNING) == []
 
@@ -146,9 +147,7 @@ async def test_who_resumes_is_not_told_to_resume(path: Path, caplog: pytest.LogC
 # Whose it is
 
 
-def test_a_resume_reaches_a_journal_under_the_url_that_it_was_written_with(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_journal_is_the_accounts_at_the_url_of_the_session(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[object, Account, float]] = []
 
     def note(path: str, account: Account, *, lease: float) -> None:
@@ -156,13 +155,8 @@ def test_a_resume_reaches_a_journal_under_the_url_that_it_was_written_with(
 
     monkeypatch.setattr(opening, "open_journal", note)
     here = parse_endpoint("wss://here.example/ws?key=1")
-    moved = MovedJournal(path, "wss://there.example/ws")
-    opener(path, here, ACCOUNT.credentials, 7.0)()  # type: ignore[call-arg]  # what it adds is not looked at
-    opener(moved, here, ACCOUNT.credentials, 9.0)()  # type: ignore[call-arg]  # the same
-    assert opened == [
-        (path, Account("wss://here.example/ws", ACCOUNT.credentials), 7.0),
-        (moved, Account("wss://there.example/ws", ACCOUNT.credentials), 9.0),
-    ]
+    journal_at(path, here, ACCOUNT.credentials, 7.0)()  # type: ignore[call-arg]  # what it adds is not looked at
+    assert opened == [(path, Account("wss://here.example/ws", ACCOUNT.credentials), 7.0)]
 
 
 async def test_the_lease_that_is_asked_for_is_that_of_the_store(

@@ -1,0 +1,87 @@
+"""The options that several commands have, each declared once. What one command alone has stands in its module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from re import compile as pattern
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from trio_cancel._cli._help import CONNECTION
+from trio_cancel._client import DEFAULT_URL, URL_VARIABLE
+from trio_cancel._engine.order import RetryPolicy
+
+CA_VARIABLE = "TRIO_CANCEL_CA_FILE"
+_DIGITS = pattern(r"[+-]?[0-9]+")
+
+
+def _whole(_type: Any, tokens: Sequence[Token]) -> int:
+    """Return a whole number; cyclopts itself would round 1.5, and Python takes 1_0 for ten."""
+    text = tokens[0].value
+    if not _DIGITS.fullmatch(text):
+        raise ValueError(text)
+    return int(text)
+
+
+WHOLE = Parameter(converter=_whole, metavar="NUMBER")
+"""For an option that takes a whole number."""
+
+Ids = Annotated[str, Parameter(name="ID", help="The venue's order ids.")]
+ExternalIds = Annotated[
+    tuple[str, ...],
+    Parameter(metavar="ID", allow_leading_hyphen=True, help="Your own id of an order; may be given several times."),
+]
+JournalAddress = Annotated[
+    str, Parameter(name="FILE", help="What open_trading_ws(journal=...) was given: a file, or postgresql://....")
+]
+Json = Annotated[bool, Parameter(help="Print JSON lines also on a terminal.")]
+Url = Annotated[
+    str | None,
+    Parameter(
+        metavar="URL",
+        group=CONNECTION,
+        help=f"The venue: wss://host:port. Else ${URL_VARIABLE}, else {DEFAULT_URL}.",
+    ),
+]
+CaFile = Annotated[
+    str | None,
+    Parameter(
+        metavar="FILE",
+        group=CONNECTION,
+        help=f"Trust the certificates in this PEM file, instead of the system's. Else ${CA_VARIABLE}.",
+    ),
+]
+EnvFile = Annotated[
+    str | None,
+    Parameter(
+        metavar="FILE",
+        group=CONNECTION,
+        allow_leading_hyphen=True,
+        help="Take environment variables from this file, one NAME=VALUE a line; they come before those of the shell.",
+    ),
+]
+Rate = Annotated[
+    float | None,
+    Parameter(metavar="NUMBER", group=CONNECTION, help="Requests a second, at most; else the venue's own limit."),
+]
+GiveUpAfter = Annotated[
+    float | None,
+    Parameter(
+        metavar="SECONDS",
+        group=CONNECTION,
+        help=f"How long an order is tried, from its first write on. Else {RetryPolicy().give_up_after:g}.",
+    ),
+]
+NoRetry = Annotated[
+    bool, Parameter(group=CONNECTION, help="Send each cancel once, also if its answer is lost or asks for another.")
+]
+Proxy = Annotated[
+    str | None,
+    Parameter(
+        metavar="URL",
+        group=CONNECTION,
+        help="Connect through this proxy: http://host:port or socks5://host:port; none for a direct connection. "
+        "Else $HTTPS_PROXY or $ALL_PROXY, unless $NO_PROXY names the host.",
+    ),
+]
