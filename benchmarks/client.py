@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 
 from benchmarks.cores import pin
-from benchmarks.job import Sample, job_from_json, to_json
+from benchmarks.job import Job, Sample, job_from_json, to_json
 
 _RUNS = {
     "single": "works:run_work",
@@ -31,13 +32,18 @@ _RUNS = {
 """The function that measures each work. Only the job's own is imported, so that the others take no memory."""
 
 
+def run_job(job: Job) -> dict[str, float]:
+    """Run a job in this process, and return its figures."""
+    module, _, function = _RUNS[job.work].partition(":")
+    run: Callable[[Job], dict[str, float]] = getattr(importlib.import_module(f"benchmarks.{module}"), function)
+    return run(job)
+
+
 def main() -> None:
     """Run the job named on the command line."""
     job = job_from_json(sys.argv[1])
     pin(job.core)
-    module, _, function = _RUNS[job.work].partition(":")
-    run = getattr(importlib.import_module(f"benchmarks.{module}"), function)
-    print(to_json(Sample(job, run(job))))
+    print(to_json(Sample(job, run_job(job))))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def run(plan: Plan, only: frozenset[str], peers: frozenset[str], progress: Progr
     """
     client_core, venue_core = client_and_venue()
     results = Results()
-    with _venue(venue_core) as addresses, _before(plan.before) as before:
+    with open_venue(venue_core) as addresses, _before(plan.before) as before:
         jobs = list(plan.jobs(addresses, client_core, only))
         if peers:
             jobs = [job for job in jobs if job.peer in peers or job.peer not in PEERS]
@@ -61,7 +61,8 @@ def run(plan: Plan, only: frozenset[str], peers: frozenset[str], progress: Progr
 
 
 @contextmanager
-def _venue(core: int | None) -> Iterator[Addresses]:
+def open_venue(core: int | None) -> Iterator[Addresses]:
+    """Have a venue in a process of its own, for as long as the block lasts."""
     pinned = [] if core is None else ["--core", str(core)]
     command = [sys.executable, "-m", "benchmarks.venue", *pinned]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -69,8 +70,10 @@ def _venue(core: int | None) -> Iterator[Addresses]:
         line = process.stdout.readline()
         if not line:
             raise RuntimeError("The venue did not start: its own message is above.")
-        yield msgspec.json.decode(line, type=Addresses)
-        # Leaving closes its standard input, which ends it.
+        try:
+            yield msgspec.json.decode(line, type=Addresses)
+        finally:
+            process.terminate()
 
 
 @contextmanager
