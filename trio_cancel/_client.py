@@ -12,7 +12,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, overload
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeGuard, overload
 
 import trio
 
@@ -42,6 +42,7 @@ from trio_cancel._values.open_report import OpenReport, OpenScope
 from trio_cancel._values.order_state import OrderLookup, OrderState
 from trio_cancel._values.outcomes import Outcome
 from trio_cancel._values.report import CancelReport
+from trio_cancel._values.timings import Timings
 
 if TYPE_CHECKING:
     from trio_cancel._journal.journal import Journal
@@ -53,8 +54,14 @@ URL_VARIABLE = "TRIO_CANCEL_URL"
 
 OpenPace: TypeAlias = "Callable[[], AbstractAsyncContextManager[Limit]]"
 """Begins to share an account's rate for a session, once its journal is open."""
-OpenJournal: TypeAlias = "Callable[[str, Callable[[], float]], AbstractAsyncContextManager[Journal]]"
-"""Opens a journal for a session, given the prefix of its request ids and its wall clock."""
+
+
+class OpenJournal(Protocol):
+    """Opens a journal for a session, given the prefix of its request ids and its wall clock."""
+
+    def __call__(
+        self, prefix: str, wall: Callable[[], float], *, timings: Timings
+    ) -> AbstractAsyncContextManager[Journal]: ...
 
 
 class TradingWS:
@@ -685,7 +692,10 @@ async def open_session(
         limit_of(pacer).begin()
     prefix = environment.id_prefix()
     async with AsyncExitStack() as stack:
-        log = None if journal is None else await stack.enter_async_context(journal(prefix, environment.wall))
+        log: Journal | None = None
+        if journal is not None:
+            opening = journal(prefix, environment.wall, timings=environment.timings)
+            log = await stack.enter_async_context(opening)
         if pace is not None:
             pacer = pacer_of(await stack.enter_async_context(pace()))
         clock = VenueClock(environment.wall, environment.steady, correct=correct_clock, correction=correction)

@@ -16,8 +16,8 @@ from typing import Any
 import attrs
 import pytest
 
+from tests.tools.timings import wait_for
 from trio_cancel import Credentials, open_trading_ws
-from trio_cancel._cancels import resuming
 from trio_cancel._cli import _journal, _resume, run, run_async
 from trio_cancel._journal.lock import HAS_FLOCK, is_locked
 from trio_cancel._journal.rows import Changes, HoldRow, IntentRow, OutcomeRow, micros
@@ -88,8 +88,7 @@ async def shell(
     monkeypatch.setenv("RIPIO_API_TOKEN", trading_sandbox.credentials.api_token)
     monkeypatch.setenv("RIPIO_API_SECRET", trading_sandbox.credentials.api_secret)
     monkeypatch.setenv("TRIO_CANCEL_URL", "wss://not.the.journals.example")
-    monkeypatch.setattr(resuming, "SETTLE", 0.3)
-    monkeypatch.setattr(resuming, "ASK_AGAIN", 0.05)
+    wait_for(monkeypatch, settle=0.3, ask_again=0.05)
     return Shell(trading_sandbox, tmp_path / "the.journal", capfd)
 
 
@@ -139,7 +138,7 @@ async def test_an_order_that_never_came_is_asked_for_until_it_cannot_come(shell:
 
 
 async def test_an_order_that_comes_late_is_canceled(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resuming, "SETTLE", 5.0)
+    wait_for(monkeypatch, settle=5.0, ask_again=0.05)
     shell.sandbox.book.create(external_id="late", delay=0.3)
     shell.die(holds=(("late", True),))
     assert await shell("resume") == 0

@@ -21,10 +21,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
 
+from tests.tools.timings import wait_for
 from trio_cancel import open_trading_ws
-from trio_cancel._cancels import resuming
 from trio_cancel._cli import run_async
 from trio_cancel.journal import JournalContents, read_journal
 from trio_cancel.sandbox import SandboxControl, open_sandbox_control
@@ -79,19 +80,15 @@ async def run_many(runs: int, seed: str, tell: Callable[[str], object] = lambda 
     record = Record()
     os.environ["RIPIO_API_TOKEN"] = DEFAULT_CREDENTIALS.api_token
     os.environ["RIPIO_API_SECRET"] = DEFAULT_CREDENTIALS.api_secret
-    settle = resuming.SETTLE, resuming.ASK_AGAIN
-    resuming.SETTLE, resuming.ASK_AGAIN = 1.0, 0.1  # this venue's creates take 0.2 s at most
-    try:
-        with tempfile.TemporaryDirectory() as directory:
-            async with open_venue() as url, open_sandbox_control(url) as venue:
-                for number in range(runs):
-                    with trio.fail_after(LIMIT):
-                        run = Run(f"{seed}-{number}", url, venue, Path(directory, f"{number}.journal"), record)
-                        await run.run()
-                    if (number + 1) % 50 == 0:
-                        tell(f"{number + 1} runs, {len(record.faults)} faults")
-    finally:
-        resuming.SETTLE, resuming.ASK_AGAIN = settle
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as monkeypatch:
+        wait_for(monkeypatch, settle=1.0, ask_again=0.1)  # this venue's creates take 0.2 s at most
+        async with open_venue() as url, open_sandbox_control(url) as venue:
+            for number in range(runs):
+                with trio.fail_after(LIMIT):
+                    run = Run(f"{seed}-{number}", url, venue, Path(directory, f"{number}.journal"), record)
+                    await run.run()
+                if (number + 1) % 50 == 0:
+                    tell(f"{number + 1} runs, {len(record.faults)} faults")
     return record
 
 

@@ -39,9 +39,8 @@ from trio_cancel._engine import replies as _inbox
 from trio_cancel._journal import journal as _journal
 from trio_cancel._journal import lease as _lease
 from trio_cancel._journal import store as _store
-from trio_cancel._session import connection as _connection
 from trio_cancel._session import session as _session
-from trio_cancel._session import writer as _writer
+from trio_cancel._values.timings import Timings
 from trio_cancel._venue import verdict as _verdict
 from trio_cancel.sandbox import Sandbox, open_sandbox
 from trio_cancel.types import CancelReport, OpenReport, OrderScope
@@ -317,6 +316,9 @@ def test_names_of_the_library_that_are_mentioned_exist(name: str) -> None:
         assert mentioned in MANUALS, mentioned
 
 
+times = Timings()
+
+
 def default(name: str) -> float:
     value = inspect.signature(open_trading_ws).parameters[name].default
     assert isinstance(value, float)
@@ -335,9 +337,9 @@ def default(name: str) -> float:
         ("attempts.md", f"after {_inbox.RETRY_FIRST:g} s, doubling up to {_inbox.RETRY_MOST:g} s, with jitter"),
         ("attempts.md", f"more than {_verdict.LATE_SIGNATURE:g} s after its write"),
         ("attempts.md", f"after {_session.BACKOFF_FIRST:g} s, doubling up to {_session.BACKOFF_MOST:g} s, with jitter"),
-        ("attempts.md", f"a ping every {_connection.PING_INTERVAL:g} s, {_connection.PONG_DEADLINE:g} s for its pong"),
-        ("attempts.md", f"found within {_connection.PING_INTERVAL + _connection.PONG_DEADLINE:g} s"),
-        ("attempts.md", f"the write is given up after {_writer.WRITE_DEADLINE:g} s"),
+        ("attempts.md", f"a ping every {times.ping_interval:g} s, {times.pong_deadline:g} s for its pong"),
+        ("attempts.md", f"found within {times.ping_interval + times.pong_deadline:g} s"),
+        ("attempts.md", f"the write is given up after {times.write_deadline:g} s"),
         ("attempts.md", f"over {_inbox.BAD_PER_MINUTE} a minute"),
         ("rate-limits.md", f"Up to {_pacing.WINDOW_START} requests are in flight"),
         ("rate-limits.md", f"allows one more, up to {_pacing.WINDOW_MOST}."),

@@ -22,6 +22,7 @@ import trio.testing
 from tests.tools.foreign import CA, CLIENT_CONTEXT, CREDENTIALS, ForeignVenue, done, open_foreign_venue
 from tests.tools.proxy import Proxy, open_proxy
 from tests.tools.rawvenue import Peer, frame, open_raw_venue
+from tests.tools.timings import wait_for
 from tests.tools.venues import Remembering
 from trio_cancel import (
     Canceled,
@@ -33,8 +34,6 @@ from trio_cancel import (
     Unknown,
     open_trading_ws,
 )
-from trio_cancel._session import connection as _connection
-from trio_cancel._session import writer as _writer
 
 CLOSE_BOUND = 2.0
 """Seconds that leaving the block may take with any peer."""
@@ -55,9 +54,7 @@ def open_descriptors() -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The bounds that a session has itself are shortened; no descriptor is left behind."""
-    monkeypatch.setattr(_writer, "WRITE_DEADLINE", 0.3)
-    monkeypatch.setattr(_connection, "PING_INTERVAL", 0.3)
-    monkeypatch.setattr(_connection, "PONG_DEADLINE", 0.3)
+    wait_for(monkeypatch, write_deadline=0.3, ping_interval=0.3, pong_deadline=0.3)
     gc.collect()
     before = open_descriptors()
     yield
@@ -482,7 +479,7 @@ async def test_leaving_with_a_black_hole_in_the_middle(venue: ForeignVenue) -> N
 
 
 async def test_a_stalled_answer_that_still_comes_settles(venue: ForeignVenue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connection, "PONG_DEADLINE", 5.0)
+    wait_for(monkeypatch, write_deadline=0.3, ping_interval=0.3, pong_deadline=5.0)
     async with through_proxy(venue, reply_timeout=0.3) as (proxy, ws):
         (order_id,) = venue.orders(1)
         await ws.ping()
@@ -501,7 +498,7 @@ async def test_a_stalled_answer_that_still_comes_settles(venue: ForeignVenue, mo
 
 
 async def test_a_trickling_network_is_slow_and_right(venue: ForeignVenue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connection, "PONG_DEADLINE", 10.0)
+    wait_for(monkeypatch, write_deadline=0.3, ping_interval=0.3, pong_deadline=10.0)
     async with through_proxy(venue) as (proxy, ws):
         order_ids = venue.orders(3)
         proxy.wire.back.set(trickle=0.00001)

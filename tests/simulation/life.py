@@ -13,6 +13,7 @@ from trio_cancel._journal.journal import Journal
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.store import Account
 from trio_cancel._values.observer import Observer
+from trio_cancel._values.timings import Timings
 
 from .disk import URL, Disk, Process
 from .harness import CREDENTIALS
@@ -57,16 +58,18 @@ class Life:
         if self.ws is not None:
             self.ws._session.kill()
 
-    def open_journal(self, prefix: str, wall: Callable[[], float]) -> AbstractAsyncContextManager[Journal]:
-        """Open its journal; what ``_open`` takes."""
-        return self._journal(prefix, wall)
+    def open_journal(
+        self, prefix: str, wall: Callable[[], float], *, timings: Timings
+    ) -> AbstractAsyncContextManager[Journal]:
+        """Open its journal; what ``open_session`` takes."""
+        return self._journal(prefix, wall, timings)
 
     @asynccontextmanager
-    async def _journal(self, prefix: str, wall: Callable[[], float]) -> AsyncGenerator[Journal]:
+    async def _journal(self, prefix: str, wall: Callable[[], float], timings: Timings) -> AsyncGenerator[Journal]:
         process = self.process
         account = Account(URL, CREDENTIALS)
         async with open_journal(
-            "in memory", account, prefix, wall, run_sync=process.run_sync, open_store=process.open
+            "in memory", account, prefix, wall, run_sync=process.run_sync, open_store=process.open, timings=timings
         ) as journal:
             self.journal = journal
             intend, fail = journal.intend, journal._fail

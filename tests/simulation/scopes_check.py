@@ -20,9 +20,8 @@ from collections.abc import Iterator
 import trio
 
 from trio_cancel import Canceled, CancelRequest, OrdersLeft, Outcome
-from trio_cancel._cancels.resuming import SETTLE
 from trio_cancel._journal.journal import PATIENCE
-from trio_cancel._journal.opening import CLOSING
+from trio_cancel._values.timings import Timings
 from trio_cancel.journal import JournalContents
 
 from .book_truth import check_truth, unseen
@@ -211,7 +210,8 @@ def _check_scope(whole: ScopeRun, result: ScopeResult) -> Iterator[str]:
     lookup = whole.run.scenario.lookup
     fair = not _limited(whole) and not whole.run.scenario.skew and (lookup is None or not lookup.chance)
     if whole.plan.quiet and fair and not under_it:
-        enough = result.plan.grace >= SETTLE + PATIENCE + ANSWERS_MOST and result.plan.settle >= SETTLE
+        settle = Timings().settle
+        enough = result.plan.grace >= settle + PATIENCE + ANSWERS_MOST and result.plan.settle >= settle
         for request in result.on_book if enough else ():
             yield f"S1: {name}: {request} was held and is on the book, though nothing but the disk failed"
     logged = [text for level, text in whole.run.logged if level == logging.ERROR and "order scope left" in text]
@@ -324,4 +324,5 @@ def _check_closed(whole: ScopeRun) -> Iterator[str]:
     if closed and not life.failures and whole.disk.failed == 0:
         left = {outcome.request for each in whole.scopes if each.report for outcome in each.report.left}
         if forgotten := known - left:
-            yield f"S5: {forgotten} stay held in the journal {CLOSING:g} s after the end, and were not left"
+            after = f"{Timings().journal_closing:g} s after the end"
+            yield f"S5: {forgotten} stay held in the journal {after}, and were not left"

@@ -1,9 +1,10 @@
 """Cancel what earlier sessions left in a journal, and know what became of each: for code and for the command line.
 
 The journal says what was left, the venue's answers go into the same journal: what one run has settled, the next one
-finds settled. An order that was held and is not found is asked for again until ``SETTLE`` seconds have passed, because
-its create may still be on its way; if the venue does not know it then, it never came, and its hold is released. So is
-one that was held by external id when the venue says that the name is closed, and perhaps means an older order.
+finds settled. An order that was held and is not found is asked for again until ``settle`` seconds (:class:`Timings`)
+have passed, because its create may still be on its way; if the venue does not know it then, it never came, and its hold
+is released. So is one that was held by external id when the venue says that the name is closed, and perhaps means an
+older order.
 
 The task that resumes owns :class:`Errands`; the journal's list of what is left (``_journal.left``) is changed by the
 outcomes themselves, so that a resume that is cancelled, or whose process dies, has settled what was settled. Being
@@ -31,11 +32,6 @@ from trio_cancel._values.errors import NotWritten
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import AlreadyClosed, Canceled, NotFound, NotSent, Outcome, not_surely
 from trio_cancel._values.report import CancelReport
-
-SETTLE = 10.0
-"""Seconds in which the create of a held order may still reach the venue's book (general information: 10 s)."""
-ASK_AGAIN = 1.0
-"""Seconds until an order that is not found is asked for again."""
 
 
 class Errands:
@@ -68,25 +64,27 @@ class Errands:
         return outcome
 
     async def run(
-        self, cancel: Callable[[Iterable[CancelRequest]], Awaitable[None]], is_silent: Callable[[], bool]
+        self, cancel: Callable[[Iterable[CancelRequest]], Awaitable[None]], session: Session, policy: RetryPolicy
     ) -> None:
         """Cancel everything, with the time that creates need to arrive; the end of that is in :meth:`unsure`.
 
         Args:
             cancel: cancels orders, and has each outcome read here.
-            is_silent: returns True if the venue gives no sign of life.
+            session: what they are canceled through.
+            policy: how they are.
         """
-        settled_at = trio.current_time() + SETTLE
+        timings = session.timings
+        settled_at = trio.current_time() + timings.settle
         some: Iterable[CancelRequest] = tuple(self.of)
         while True:
             last = trio.current_time() >= settled_at
             await cancel(some)
             if last or not self.again:
                 break
-            if is_silent():
+            if session.engine.is_silent(policy.give_up_after):
                 # Whether they have come nobody can tell now: they stay held, and the next resume asks.
                 return
-            await trio.sleep(min(ASK_AGAIN, max(0.0, settled_at - trio.current_time())))
+            await trio.sleep(min(timings.ask_again, max(0.0, settled_at - trio.current_time())))
             some = tuple(self.again)
         self.give_up(self.again)
 
@@ -148,7 +146,7 @@ async def resume(session: Session, journal: Journal, policy: RetryPolicy, *, old
     try:
         await trio.lowlevel.checkpoint()
         if errands.of:
-            await errands.run(cancel, lambda: session.engine.is_silent(policy.give_up_after))
+            await errands.run(cancel, session, policy)
     finally:
         left.under_way -= names
     outcomes |= {outcome.request: outcome for outcome in errands.unsure()}

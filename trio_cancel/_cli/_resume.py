@@ -136,7 +136,7 @@ class _Resume(Run):
             await super(_Resume, self)._cancel_all(ws)
 
         try:
-            await errands.run(cancel, lambda: ws._session.engine.is_silent(ws._policy.give_up_after))
+            await errands.run(cancel, ws._session, ws._policy)
         finally:
             self.requests = everything
             for outcome in errands.unsure():

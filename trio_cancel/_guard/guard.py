@@ -20,7 +20,6 @@ from typing import TypeVar
 import attrs
 import trio
 
-from trio_cancel._cancels.resuming import SETTLE
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._engine.rate import pacer_of
 from trio_cancel._engine.shared_rate import SharedLimit
@@ -313,7 +312,8 @@ class GuardTasks:
         async def ended() -> set[int]:
             now = steady()
             sessions = await self._run_sync(self._database.ended_sessions, seen.id)
-            return {number for number in sessions if now - self._ended.setdefault((seen.id, number), now) >= SETTLE}
+            settle = ws._session.timings.settle
+            return {number for number in sessions if now - self._ended.setdefault((seen.id, number), now) >= settle}
 
         prefix = f"{GUARD}{self._database.number}-{secrets.token_hex(8)}"
         async with open_journal(address, account, prefix, time.time, open_store=take, warns=False) as journal:

@@ -6,8 +6,8 @@ what each cancel came to, and lets go of the journal: free if nothing is left in
 
 What is not found is not counted as gone as long as the old session may still place it: a process that was stopped
 between holding an order and placing it does so when it wakes. Only once that session has said that it has ended, and
-the creates that were under way have had ``SETTLE`` seconds, the hold ends. After an hour external ids are too old to
-be asked for; they stay left.
+the creates that were under way have had their time (``settle``), the hold ends. After an hour external ids are too old
+to be asked for; they stay left.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Open a journal for a session, and close it: :class:`Journal`'s task runs around a block.
 
 It runs in a shielded scope and under KeyboardInterrupt protection, so that it outlives whatever ends the block, and
-writes what the block's clean-up has brought up. What it has not written ``CLOSING`` seconds later is given up.
+writes what the block's clean-up has brought up. What it has not written ``journal_closing`` seconds
+later (:class:`Timings`) is given up.
 
 A thread that is at work on a disk that does not answer cannot be ended. It is left behind, and closes the file, and
 frees its lock, when the disk answers: nothing stays open because nobody waited for it.
@@ -31,11 +32,7 @@ from trio_cancel._journal.stores import open_store as open_any
 from trio_cancel._trio.background import open_background
 from trio_cancel._values.errors import JournalError
 from trio_cancel._values.observer import logger
-
-OPENING = 30.0
-"""Seconds that opening a journal may take; it is checked whole, which takes its time if it is large."""
-CLOSING = 2.0
-"""Seconds that the end of the block waits for the last transaction."""
+from trio_cancel._values.timings import Timings
 
 AT_WORK = 0.5
 """Seconds for which a cancelled opening waits for its thread, so that with a disk that answers nothing stays open."""
@@ -175,10 +172,11 @@ async def open_journal(
     lease: float = LEASE,
     clock: Callable[[], float] = steady,
     warns: bool = True,
+    timings: Timings = Timings(),  # noqa: B008 - it is frozen
 ) -> AsyncGenerator[Journal]:
     """Open a journal for one session, as an async context manager; its block's exception comes out as it is.
 
-    Leaving it takes at most ``CLOSING`` seconds.
+    Leaving it takes at most ``timings.journal_closing`` seconds.
 
     Args:
         path: where it is kept; see ``_journal.stores``.
@@ -190,9 +188,10 @@ async def open_journal(
         lease: seconds, for a journal in a database.
         clock: returns the seconds of the clock that leases are measured on.
         warns: log what was left in it; not for those that open it to resume.
+        timings: how long opening and closing it may take.
 
     Raises:
-        JournalError: on entering, if it cannot be used, or could not be opened within ``OPENING`` seconds.
+        JournalError: on entering, if it cannot be used, or could not be opened in time.
 
     Cancelled: while entering, within ``AT_WORK`` seconds; a thread that is at work then closes what it opens.
     """
@@ -206,7 +205,7 @@ async def open_journal(
         await trio.lowlevel.checkpoint_if_cancelled()
         custody.expect()
         try:
-            with trio.move_on_after(OPENING) as opening:
+            with trio.move_on_after(timings.journal_opening) as opening:
                 await run_sync(custody.open, open_store, path, account, prefix, micros(wall()))
         except RuntimeError as error:
             # Nothing is to be canceled yet that opening the file here could hold up; each commit tries a thread again.
@@ -219,8 +218,8 @@ async def open_journal(
             raise
         if opening.cancelled_caught:
             raise JournalError(
-                f"The journal {shown(path)} could not be opened within {OPENING:g} s; check the disk or the "
-                "database that it is on, or name another one."
+                f"The journal {shown(path)} could not be opened within {timings.journal_opening:g} s; check the disk "
+                "or the database that it is on, or name another one."
             )
         journal = Journal(shown(path), custody, run_sync, wall, prefix, custody.left, clock)
         if journal.left and warns:
@@ -239,7 +238,7 @@ async def open_journal(
                 yield journal
             finally:
                 journal.close()
-                with trio.move_on_after(CLOSING, shield=True) as closing:
+                with trio.move_on_after(timings.journal_closing, shield=True) as closing:
                     while not journal.ended.is_set() and len(interrupts) < 2:  # only a second Ctrl-C ends this early
                         try:
                             await journal.ended.wait()
@@ -253,7 +252,8 @@ async def open_journal(
                         except KeyboardInterrupt as interrupt:
                             interrupts.append(interrupt)
                 if closing.cancelled_caught:
-                    log(logging.ERROR, "the journal %s could not be closed within %g s", journal.path, CLOSING)
+                    text = "the journal %s could not be closed within %g s"
+                    log(logging.ERROR, text, journal.path, timings.journal_closing)
                 if interrupts:
                     raise interrupts[0]
     finally:

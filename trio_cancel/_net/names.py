@@ -34,9 +34,14 @@ Address = tuple[int, int, int, Any]
 
 
 class Names:
-    """The addresses of one host and port. Made once for a session, for all its connections."""
+    """The addresses of one host and port. Made once for a session, for all its connections.
 
-    def __init__(self) -> None:
+    Args:
+        patience: seconds that a lookup may take when there are kept addresses.
+    """
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._patience = patience
         self._limiter = trio.CapacityLimiter(THREADS)
         self._good: list[Address] = []
         self._late: list[Address] = []  # from a lookup that nobody waited for any more
@@ -73,13 +78,13 @@ class Names:
         if not self._limiter.available_tokens:
             why = "earlier lookups hang"
         else:
-            with trio.move_on_after(PATIENCE) as scope:
+            with trio.move_on_after(self._patience) as scope:
                 try:
                     return await self._look_up_in_thread(host, port)
                 except (OSError, RuntimeError) as error:
                     why = str(error)
             if scope.cancelled_caught:
-                why = f"no answer within {PATIENCE:g} s"
+                why = f"no answer within {self._patience:g} s"
         logger.warning("%s cannot be resolved now (%s); its last good addresses are used", host, why)
         # If that was one lookup's late answer, the next time has to begin with what surely worked, or a newer one.
         self._late = []

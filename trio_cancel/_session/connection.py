@@ -33,10 +33,6 @@ from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
 
-PING_INTERVAL = 15.0
-"""Seconds between two pings: well under the 60 s after which the venue drops an idle connection."""
-PONG_DEADLINE = 10.0
-"""Seconds to wait for a pong before the connection counts as dead."""
 FLUSH_TIME = 0.5
 """Seconds in which a Close frame may still leave, and messages be delivered, after a connection has failed."""
 CLOSE_TIME = 1.0
@@ -217,23 +213,24 @@ class Connection:
 
     @trio.lowlevel.enable_ki_protection
     async def _keep_alive(self) -> None:
+        deadline = self._environment.timings.pong_deadline
         while True:
-            await trio.sleep(PING_INTERVAL)
+            await trio.sleep(self._environment.timings.ping_interval)
             pong = trio.Event()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ping, pong)
                 for _ in range(2):
-                    until = trio.current_time() + PONG_DEADLINE
+                    until = trio.current_time() + deadline
                     with trio.move_on_at(until):
                         await pong.wait()
                     if not pong.is_set():
                         await self.take_in()
-                    if pong.is_set() or trio.current_time() < until + PONG_DEADLINE / 10:
+                    if pong.is_set() or trio.current_time() < until + deadline / 10:
                         break
                     # We were held up, perhaps before the ping could leave: once more.
                 nursery.cancel_scope.cancel()
             if not pong.is_set():
-                self.end(ConnectionLost(f"no pong came within {PONG_DEADLINE:g} s"))
+                self.end(ConnectionLost(f"no pong came within {deadline:g} s"))
                 return
 
     @trio.lowlevel.enable_ki_protection

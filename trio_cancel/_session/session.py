@@ -55,6 +55,7 @@ from trio_cancel._values.errors import ConnectionLost, HandshakeFailed, SessionC
 from trio_cancel._values.models import TOKEN_FIELDS, Credentials
 from trio_cancel._values.observer import Notifier, Observer, Statistics, logger
 from trio_cancel._values.order_state import OrderLookup
+from trio_cancel._values.timings import Timings
 from trio_cancel._venue.codec import Signer
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
@@ -128,6 +129,7 @@ class Session:
         self.interruption: BaseException | None = None  # KeyboardInterrupt or SystemExit, which is to end the block
         self._options = options
         self._environment = environment
+        self.timings: Timings = environment.timings
         self.journal = journal
         self._connection: Connection | None = None
         self._connections = 0

@@ -31,8 +31,6 @@ from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost
 
-WRITE_DEADLINE = 5.0
-"""Seconds that one write may be stalled by a peer that does not read, at most."""
 WRITE_LEAST = 0.02
 """Seconds at least, also for an order that has no time left: a connection that is well must not be lost for it."""
 
@@ -58,7 +56,7 @@ class Writer:
     Args:
         number: the connection's.
         engine: whose orders are written.
-        environment: clocks and chance.
+        environment: clocks, chance, and how long a write may be stalled.
         journal: where intents are made durable first, if they are.
         link: the connection.
         end: called with the reason if the connection breaks.
@@ -178,12 +176,12 @@ class Writer:
                 self._journal.written(orders, self._engine.unanswered())
 
     async def _finish(self) -> None:
-        """Wait until the socket has taken the rest; for ``WRITE_DEADLINE`` at most, while an order in it has time."""
+        """Wait until the socket has taken the rest; for ``write_deadline`` at most, while an order in it has time."""
         unfinished = self._unfinished
         assert unfinished is not None
         try:
             left = self._engine.time_left(unfinished.flights, trio.current_time())
-            most = min(WRITE_DEADLINE, max(WRITE_LEAST, left))
+            most = min(self._environment.timings.write_deadline, max(WRITE_LEAST, left))
             with trio.move_on_after(most) as scope:
                 await self._link.stream.finish_send()
                 self._unfinished = None

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import attrs
 
+from trio_cancel._values.timings import Timings
+
 # trio's clock stands still while the machine is suspended; these go on. (Apple's CLOCK_MONOTONIC does.)
 _GOES_ON = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC if sys.platform == "darwin" else None)
 
@@ -22,7 +24,7 @@ def suspended() -> float:
 
 @attrs.frozen
 class Environment:
-    """The clocks besides trio's, and the sources of chance.
+    """The clocks besides trio's, the sources of chance, and the times to wait.
 
     Attributes:
         wall: returns Unix seconds; it may be set at any time.
@@ -31,6 +33,7 @@ class Environment:
         jitter: spreads retries.
         steady: returns the seconds of a clock that nobody sets; it need not go on while the machine is suspended.
         suspended: returns the seconds for which the machine has been suspended, of which only the growth counts.
+        timings: how long is waited for what.
     """
 
     wall: Callable[[], float] = time.time
@@ -39,3 +42,4 @@ class Environment:
     jitter: random.Random = attrs.field(factory=random.SystemRandom)
     steady: Callable[[], float] = time.monotonic
     suspended: Callable[[], float] = suspended
+    timings: Timings = attrs.field(factory=Timings)

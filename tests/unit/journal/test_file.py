@@ -26,6 +26,7 @@ import trio
 
 from tests.integration.test_interrupts import Instructions, press_ctrl_c
 from tests.tools.journals import ACCOUNT
+from tests.tools.timings import wait_for
 from tests.tools.venues import open_venue
 from trio_cancel import (
     CancelRequest,
@@ -44,6 +45,7 @@ from trio_cancel._journal.opening import _Custody, open_journal
 from trio_cancel._journal.rows import Changes
 from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import StoreFailed
+from trio_cancel._values.timings import Timings
 from trio_cancel.journal import read_journal
 
 SECOND = 1_000_000
@@ -304,7 +306,7 @@ async def test_a_cancelled_entering_leaves_nothing_open_where_the_disk_answers(p
 
 
 async def test_entering_on_a_stalled_disk_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_journal_open, "OPENING", 0.1)
+    wait_for(monkeypatch, journal_opening=0.1)
     gate = Gate(monkeypatch, "_open")
     with pytest.raises(JournalError, match=r"could not be opened within 0\.1 s; check the disk"):
         async with session(path):
@@ -316,8 +318,7 @@ async def test_entering_on_a_stalled_disk_is_bounded(path: Path, monkeypatch: py
 async def test_leaving_on_a_stalled_disk_is_bounded_and_the_lock_is_freed(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_journal_open, "CLOSING", 0.1)
-    async with open_journal(path, ACCOUNT, "id", time.time) as journal:
+    async with open_journal(path, ACCOUNT, "id", time.time, timings=Timings(journal_closing=0.1)) as journal:
         await journal.hold(CancelRequest("x"))
         gate = Gate(monkeypatch, "_insert")
         journal.release(CancelRequest("x"), at_once=True)
@@ -331,8 +332,7 @@ async def test_leaving_on_a_stalled_disk_is_bounded_and_the_lock_is_freed(
 
 
 async def test_a_close_that_stalls_frees_the_lock_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_journal_open, "CLOSING", 0.1)
-    async with open_journal(path, ACCOUNT, "id", time.time):
+    async with open_journal(path, ACCOUNT, "id", time.time, timings=Timings(journal_closing=0.1)):
         gate = Gate(monkeypatch, "_identity")
     assert not is_free(path)
     gate.open.set()
@@ -389,8 +389,8 @@ def test_ctrl_c_at_many_instructions_of_opening_and_leaving_a_journal(path: Path
 def test_only_a_second_ctrl_c_ends_the_last_transaction(
     presses: int, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_journal_open, "CLOSING", 30.0)
     gates: list[Gate] = []
+    patient = Timings(journal_closing=30.0)
 
     async def press() -> None:
         for _ in range(presses):
@@ -400,7 +400,10 @@ def test_only_a_second_ctrl_c_ends_the_last_transaction(
         gates[0].open.set()
 
     async def main() -> None:
-        async with trio.open_nursery() as nursery, open_journal(path, ACCOUNT, "id", time.time) as journal:
+        async with (
+            trio.open_nursery() as nursery,
+            open_journal(path, ACCOUNT, "id", time.time, timings=patient) as journal,
+        ):
             await journal.hold(CancelRequest("x"))
             gates.append(Gate(monkeypatch, "_insert"))
             journal.release(CancelRequest("x"))

@@ -17,8 +17,9 @@ from tests.tools.journals import ACCOUNT, Executor, MemoryStore
 from trio_cancel import CancelRequest, JournalError
 from trio_cancel._engine.order import OrderCancel
 from trio_cancel._journal.journal import LATE_MOST, LAZY, PATIENCE, RETRY, SIGN_OF_LIFE, SLICE, Journal
-from trio_cancel._journal.opening import CLOSING, open_journal
+from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Changes
+from trio_cancel._values.timings import Timings
 
 FULL = sqlite3.OperationalError("database or disk is full")
 READ_ONLY = OSError(errno.EROFS, "Read-only file system")
@@ -481,8 +482,8 @@ async def test_a_disk_that_hangs_holds_the_end_up_for_a_bounded_time(
     executor = Executor()
     async with journal_on(store, executor):
         executor.seconds = 1e6
-    assert trio.current_time() < CLOSING + 1
-    assert f"could not be closed within {CLOSING:g} s" in errors(caplog)[0]
+    assert trio.current_time() < Timings().journal_closing + 1
+    assert f"could not be closed within {Timings().journal_closing:g} s" in errors(caplog)[0]
 
 
 async def test_a_cancelled_block_with_a_disk_that_hangs_is_left_as_cancelled(

@@ -19,11 +19,12 @@ from trio_cancel import CancelRequest, JournalError
 from trio_cancel._client import journal_at
 from trio_cancel._journal import opening
 from trio_cancel._journal.lock import is_locked
-from trio_cancel._journal.opening import AT_WORK, CLOSING, OPENING, open_journal
+from trio_cancel._journal.opening import AT_WORK, open_journal
 from trio_cancel._journal.rows import Begun, Changes, Tables, micros
 from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import Account, StoreFailed
 from trio_cancel._net.endpoint import parse_endpoint
+from trio_cancel._values.timings import Timings
 from trio_cancel.journal import read_journal
 
 MINUTE = 60 * 1_000_000
@@ -98,8 +99,7 @@ async def test_what_is_given_up_where_no_thread_can_be_started_is_closed_at_once
         raise RuntimeError("can't start new thread")
 
     with pytest.raises(ZeroDivisionError):
-        async with open_journal(path, ACCOUNT, "id", wall):
-            monkeypatch.setattr(opening, "CLOSING", 0.01)
+        async with open_journal(path, ACCOUNT, "id", wall, timings=Timings(journal_closing=0.01)):
             monkeypatch.setattr(trio.lowlevel, "start_thread_soon", refuse)
             monkeypatch.setattr(trio.to_thread, "run_sync", _hangs)
             raise ZeroDivisionError
@@ -207,14 +207,11 @@ async def test_a_session_that_never_came_to_be_is_recorded_as_ended() -> None:
     assert [changes.closed for changes in slow.store.commits] == [micros(WALL)]
 
 
-async def test_what_was_opened_too_late_is_closed_and_the_failure_names_the_journal(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(opening, "OPENING", 0.05)
+async def test_what_was_opened_too_late_is_closed_and_the_failure_names_the_journal() -> None:
     slow = Slow()
     told = r"^The journal j could not be opened within 0\.05 s; check the disk or the database that it is on, or name "
     with pytest.raises(JournalError, match=told):
-        async with open_journal("j", ACCOUNT, "id", wall, open_store=slow):
+        async with open_journal("j", ACCOUNT, "id", wall, open_store=slow, timings=Timings(journal_opening=0.05)):
             raise AssertionError
     slow.go.set()
     await slow.closed()
@@ -279,9 +276,10 @@ async def test_the_end_of_the_block_is_not_held_up_beyond_its_bound(
     store, executor = MemoryStore(), Executor()
     began = trio.current_time()
     async with open_journal("j", ACCOUNT, "id", wall, run_sync=executor, open_store=store.open):
-        executor.seconds = OPENING * 100
-    assert trio.current_time() - began == pytest.approx(CLOSING, abs=0.1)
-    assert texts(caplog, logging.ERROR)[-1] == f"the journal j could not be closed within {CLOSING:g} s"
+        executor.seconds = 3000.0
+    bound = Timings().journal_closing
+    assert trio.current_time() - began == pytest.approx(bound, abs=0.1)
+    assert texts(caplog, logging.ERROR)[-1] == f"the journal j could not be closed within {bound:g} s"
     assert store.closed
 
 

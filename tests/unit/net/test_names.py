@@ -101,8 +101,7 @@ async def test_a_program_that_keeps_trios_threads_busy(resolver: System) -> None
 async def test_the_last_good_addresses_are_kept(
     resolver: System, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(names_module, "PATIENCE", 0.05)
-    names = Names()
+    names = Names(patience=0.05)
     async with listening() as port:
         with trio.fail_after(20):
             await connect(names, port)
@@ -134,8 +133,7 @@ async def test_bad_addresses_do_not_take_the_place_of_good_ones(resolver: System
 
 
 async def test_a_late_answer_is_used_the_next_time(resolver: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names_module, "PATIENCE", 0.05)
-    names = Names()
+    names = Names(patience=0.05)
     async with listening() as port:
         resolver.answer = resolver.hang
         with trio.move_on_after(0.05):

@@ -16,9 +16,9 @@ from trio.testing import MockClock
 
 from tests.tools.foreign import CLIENT_CONTEXT, CREDENTIALS, done, open_foreign_venue
 from tests.tools.rawvenue import Peer, frame, open_raw_venue
+from tests.tools.timings import wait_for
 from tests.tools.venues import Remembering, open_venue
 from trio_cancel import Canceled, OrdersLeft, TradingWS, open_trading_ws
-from trio_cancel._session import connection as _connection
 from trio_cancel._trio.at_hand import PASSES_MOST, QUIET, take_in
 
 ROUNDS = 5
@@ -100,8 +100,7 @@ async def test_a_long_backlog_before_the_answer_is_read_first(tls: bool) -> None
 
 
 async def test_a_pong_that_came_while_the_loop_was_blocked_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connection, "PING_INTERVAL", 0.02)
-    monkeypatch.setattr(_connection, "PONG_DEADLINE", 0.3)
+    wait_for(monkeypatch, ping_interval=0.02, pong_deadline=0.3)
     watch = Remembering()
     with open_foreign_venue() as venue:
         async with connect(venue.url, observer=watch) as ws:

@@ -19,10 +19,10 @@ from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._engine.venue_clock import VenueClock
 from trio_cancel._net.stream import ByteStream
 from trio_cancel._net.tls import TLSCodec
-from trio_cancel._session import writer as _writer
 from trio_cancel._session.writer import Writer
 from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.wakeup import Wakeup
+from trio_cancel._values.timings import Timings
 
 ONCE = RetryPolicy(reply_timeout=5.0, give_up_after=10.0, retry=False)
 
@@ -226,7 +226,7 @@ async def test_a_peer_that_does_not_read_is_left(
     async with writing(bench):
         bench.raw.room = 5
         order = bench.submit("a")
-        await trio.sleep(_writer.WRITE_DEADLINE + 0.1)
+        await trio.sleep(Timings().write_deadline + 0.1)
         await trio.testing.wait_all_tasks_blocked()
         assert order.kind == "not_sent"
         assert "did not read" in str(bench.ended[0])
