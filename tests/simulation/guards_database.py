@@ -374,7 +374,8 @@ class Raw:
                     continue
                 if row["epoch"] != before["epoch"]:
                     self.cluster.watcher.taken(self.server, key, before, row)
-                self.cluster.watcher.committed(self.server, before, writes)
+                own = [write for write in writes if write[2] is not None and write[2].get("journal") == key]
+                self.cluster.watcher.committed(self.server, before, [(table, key, row), *own])
 
     def seen(self, table: str) -> dict[Any, Row]:
         """Return a table as this transaction sees it."""

@@ -482,7 +482,9 @@ class World:
         return process
 
     def kill(self, process: Process) -> None:
-        """End a process at once: its tasks run no more, its connections end."""
+        """End a process at once: its tasks run no more, its connections end. When the run is over, all are dead."""
+        if process.dead:
+            return
         process.dead = True
         process.stop()
         for wire in process.wires:
@@ -513,7 +515,9 @@ class World:
         self.kill(process)
 
     def _address(self, process: Process) -> str:
-        return ADDRESS.format(who=process.name, servers=",".join(self.cluster.servers))
+        # Another for each process, so that none has a connection, or a lock, of a dead one that had its name.
+        who = f"{process.name}-{self._processes.index(process)}"
+        return ADDRESS.format(who=who, servers=",".join(self.cluster.servers))
 
     async def _bot_life(self, plan: BotPlan, number: int) -> None:
         await trio.sleep(plan.begin)
