@@ -29,7 +29,7 @@ from trio_cancel._journal.schema import VERSION
 from trio_cancel.journal import JournalContents
 
 from .engine import SimulatedClock
-from .guards_process import CURRENT, Process, wait
+from .guards_process import CURRENT, Process, set_event, wait
 
 Row = dict[str, Any]
 Write = tuple[str, Any, Row | None]
@@ -229,7 +229,7 @@ class Raw:
     def lose(self) -> None:
         """End it from outside."""
         self.closed = True
-        self.answered.set()
+        set_event(self.answered)
         if not self.committing:  # else the server hears of it when it has committed
             self.unlock()
         if self in self.server.raws:
@@ -251,8 +251,8 @@ class Raw:
         for journal in mine:
             del locks[journal]
         if mine:
-            self.server.unlocked.set()
-            self.server.unlocked = trio.Event()
+            unlocked, self.server.unlocked = self.server.unlocked, trio.Event()
+            set_event(unlocked)
 
     def execute(self, query: str, values: Any = None) -> Cursor:
         """Run a statement as a transaction of its own."""

@@ -195,8 +195,15 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self._held = False
         if self._free:
-            event = self._free.pop(0)
-            wait(partial(_set, event))
+            set_event(self._free.pop(0))
+
+
+def set_event(event: trio.Event) -> None:
+    """Set an event, in a job or outside of any."""
+    if trio.lowlevel.in_trio_run():
+        event.set()
+    else:  # a job in a thread of its own
+        wait(partial(_set, event))
 
 
 async def _set(event: trio.Event) -> None:
