@@ -331,7 +331,7 @@ async def test_only_some_orders_are_told_of(written: Shell) -> None:
     assert "nor 2 more" in written.error
     for word in ("yesterday", "5x", "", "-1h", "9" * 40 + "d", "2026-13-01", "h"):
         assert await written("journal", f"--since={word}") == 2, word
-        assert "--since needs a moment" in written.error or not word
+        assert "--since needs a moment" in written.error
     assert await written("journal", "--session", "7") == 2
     assert "has no session 7; its sessions are 1 to 2" in written.error
 

@@ -460,7 +460,7 @@ def test_what_cannot_be_used_is_refused_at_once(keywords: dict[str, Any], words:
 
 @pytest.mark.parametrize("url", ["http://host/trade", "https://host", "https://[::1]:8443/v4/", "http://127.0.0.1:1"])
 def test_base_urls(url: str) -> None:
-    RestLookup(base_url=url, allow_insecure=True)
+    assert RestLookup(base_url=url, allow_insecure=True).base_url == url
 
 
 @pytest.mark.parametrize("lookup", ["https://api.ripio.com/trade", 7, {}])

@@ -190,6 +190,15 @@ class Desk:
     def wall(self) -> float:
         return WALL + self.now
 
+    @property
+    def window(self) -> int:
+        """How many requests may be in flight; a test may set it."""
+        return self.engine.statistics().window
+
+    @window.setter
+    def window(self, count: int) -> None:
+        self.engine._rate.window = count
+
     # What callers do
 
     def submit(self, order_id: str = "o", *, external_id: str | None = None) -> Order:

@@ -37,11 +37,6 @@ _to_params = make_dict_unstructure_fn(CancelRequest, _converter, _cattrs_omit_if
 _converter.register_unstructure_hook(CancelRequest, _to_params)
 
 
-def business_params(request: CancelRequest) -> bytes:
-    """Return the compact JSON of what the signature covers: ``{"id":"…"}`` or ``{"external_id":"…"}``."""
-    return _encode_json(_to_params(request))
-
-
 _BLOCK = 64  # bytes that SHA-256 takes at a time (RFC 2104: the key is padded to one block)
 
 

@@ -28,10 +28,10 @@ MANY = 3 * SLICE + 7
 
 def in_flight(desk: Desk, count: int) -> None:
     """Write so many single cancels, whatever the window."""
-    desk.engine._rate.window = count
+    desk.window = count
     for number in range(count):
         desk.submit(f"o{number}")
-    desk.engine._rate.window = count
+    desk.window = count
     desk.wait(0)
     assert len(desk.engine.unanswered()) == count
 

@@ -1070,16 +1070,16 @@ def test_the_window_starts_small_and_grows_with_each_answer() -> None:
     assert len(desk.ids) == WINDOW_START + 6  # a place each, and one more each
     for index in range(3, 700):
         desk.answer(canceled(desk.ids[index], f"o{index}"))
-    assert desk.engine._rate.window == WINDOW_MOST
+    assert desk.window == WINDOW_MOST
     assert desk.engine.statistics().pending == WINDOW_MOST
     desk.down()
     desk.come_up()
-    assert desk.engine._rate.window == WINDOW_START
+    assert desk.window == WINDOW_START
 
 
 def test_beside_single_cancels_a_bulk_has_a_short_queue_and_goes_on() -> None:
     desk = Desk()
-    desk.engine._rate.window = WINDOW_MOST
+    desk.window = WINDOW_MOST
     desk.submit_bulk(*(f"o{index}" for index in range(1000)))
     assert len(desk.ids) == WINDOW_MOST
     desk.wait(0.001)
@@ -1098,7 +1098,7 @@ def test_beside_single_cancels_a_bulk_has_a_short_queue_and_goes_on() -> None:
 
 def test_beside_single_cancels_a_bulk_has_no_more_in_flight_than_its_share() -> None:
     desk = Desk()
-    desk.engine._rate.window = WINDOW_MOST
+    desk.window = WINDOW_MOST
     _, orders = desk.submit_bulk(*(f"o{index}" for index in range(1000)))
     desk.wait(0.001)
     desk.answer(canceled(desk.ids[0], "o0"))
@@ -1378,7 +1378,7 @@ def test_what_comes_over_the_budget_in_one_piece_is_not_logged_line_by_line(capl
 
 def test_late_answers_to_a_window_full_of_orders_are_known_however_late() -> None:
     desk = Desk()
-    desk.engine._rate.window = WINDOW_MOST
+    desk.window = WINDOW_MOST
     orders = [desk.submit(f"o{index}") for index in range(210)]
     desk.wait(31)
     assert {order.kind for order in orders} == {"unknown"}

@@ -140,10 +140,10 @@ def test_a_doubt_that_was_there_before_the_loss_stays() -> None:
 
 def test_a_new_connection_begins_with_a_small_window() -> None:
     desk = Desk()
-    desk.engine._rate.window = WINDOW_MOST
+    desk.window = WINDOW_MOST
     desk.down()
     desk.come_up()
-    assert desk.engine._rate.window == WINDOW_START
+    assert desk.window == WINDOW_START
 
 
 def test_in_an_outage_the_time_of_what_a_pace_held_back_runs() -> None:
@@ -344,7 +344,7 @@ def test_without_a_pace_all_are_let_through_at_once() -> None:
 
 def test_one_write_has_its_bounds() -> None:
     desk = Desk(auto=False)
-    desk.engine._rate.window = 1000
+    desk.window = 1000
     desk.submit_bulk(*(f"o{index}" for index in range(600)))
     admitted, _ = desk.engine.take(0.0)
     assert len(admitted) == WRITE_MOST

@@ -60,7 +60,7 @@ def test_what_a_silence_gave_ends_with_it_when_a_single_cancel_asks_the_next_que
     desk.wait(24.5)
     assert desk.engine.last_chance
     desk.engine._silence.sign(desk.now)
-    desk.engine._rate.window += 1
+    desk.window += 1
     single = Order(CancelRequest("single"), desk.policy)
     desk.engine.submit_lone(single, desk.now)
     assert desk.engine.take_single(desk.now) == [single]
@@ -112,7 +112,7 @@ def test_ahead_of_their_turns_no_more_are_admitted_than_have_one_soon(
             desk.submit(f"o{number}")
     else:
         desk.engine.submit_source(bulk(300), 0.0)
-    desk.engine._rate.window = 0
+    desk.window = 0
     desk.wait(10)
     before = desk.engine._pacer.full_at if desk.engine._pacer else 0
     admitted, ask_at = desk.engine.take(desk.now, early, 0.25)
@@ -150,7 +150,7 @@ def test_what_was_written_or_withdrawn_meanwhile_gets_none_and_hides_none() -> N
     desk.wait(24.5)
     assert list(desk.engine._queue.last_chance) == [written, withdrawn, third]
     desk.abandon(withdrawn)
-    desk.engine._rate.window += 1
+    desk.window += 1
     admitted, _ = desk.engine.take(desk.now)
     assert admitted == [written, third]
     assert written in desk.engine._in_flight.active  # in its place in the window
@@ -165,9 +165,9 @@ def test_in_a_silence_that_began_anew_it_has_to_come_anew() -> None:
     source = bulk(5)
     desk.engine.submit_source(source, 0.0)
     desk.wait(24.5)
-    desk.engine._rate.window = 0
+    desk.window = 0
     desk.answer(canceled(first.flights[0].request_id, "w0"))
-    desk.engine._rate.window = 0
+    desk.window = 0
     desk.engine._silence.ask(desk.now)  # and is silent again
     desk.wait(7.4)
     assert desk.engine.take(desk.now)[0] == []
@@ -178,7 +178,7 @@ def test_in_a_silence_that_began_anew_it_has_to_come_anew() -> None:
 
 def test_what_comes_into_a_bulk_after_its_chance_has_its_own_time() -> None:
     desk = silent_desk()
-    desk.engine._rate.window = 0
+    desk.window = 0
     source = bulk(2)
     desk.engine.submit_source(source, 0.0)
     desk.wait(24.5)
@@ -199,10 +199,10 @@ def test_a_last_chance_that_was_not_written_waits_for_a_place_when_the_venue_is_
     assert list(desk.engine._queue.last_chance) == [order]
     desk.answer(canceled(first.flights[0].request_id, "w0"))  # a sign of life
     desk.engine._silence.ask(desk.now)
-    desk.engine._rate.window = len(others)
+    desk.window = len(others)
     assert desk.engine.take(desk.now)[0] == []
     assert desk.engine.take(desk.now)[0] == []  # there is no room for it
-    desk.engine._rate.window += 1
+    desk.window += 1
     assert desk.engine.take(desk.now)[0] == [order]
     assert order in desk.engine._in_flight.active
 
@@ -212,7 +212,7 @@ def test_what_turns_are_left_go_to_what_was_written_before() -> None:
         desk = Desk(auto=False, pacer=Pacer(10, burst=5 if early is None else 1))
         before = desk.submit("before")
         desk.write()
-        desk.engine._rate.window = 0
+        desk.window = 0
         untried = desk.submit("untried")
         desk.wait(24.5)
         assert before.state is State.RETRYING
@@ -222,7 +222,7 @@ def test_what_turns_are_left_go_to_what_was_written_before() -> None:
 
 def test_very_many_new_ones_are_looked_at_in_several_steps() -> None:
     desk = silent_desk()
-    desk.engine._rate.window = 0
+    desk.window = 0
     for number in range(SLICE + 1):
         desk.engine.submit(Order(CancelRequest(f"o{number}"), RetryPolicy()), 0.0)
     assert desk.engine.expire(1.0) == 1.0
@@ -321,7 +321,7 @@ def test_a_full_window_with_more_that_waits_is_an_open_question() -> None:
         desk.submit(f"w{number}")
     order = desk.submit("waits")
     desk.wait(1)
-    desk.engine._rate.window = WINDOW_START
+    desk.window = WINDOW_START
     desk.answer(canceled(desk.ids[0], "early"))  # too late for its order, but a sign of life
     assert not order.flights
     assert desk.engine._silence.asked_at == desk.now

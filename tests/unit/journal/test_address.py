@@ -164,7 +164,7 @@ def test_what_is_shown_has_no_user_and_no_password(password: str, name: str) -> 
     secret, named = quote(f"<{password}>", safe=""), quote(name, safe="")
     server = server_of(f"postgresql://user-of-it:{secret}@host/database?journal={named}")
     assert server is not None
-    assert server.shown in (f"postgresql://host/database?journal={name}", "postgresql://host/database")
+    assert server.shown == f"postgresql://host/database{f'?journal={name}' if name else ''}"
     assert "<" not in repr(server)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.tools.desk import canceled, refusal, result
 from trio_cancel import CancelRequest, Credentials
-from trio_cancel._venue.codec import BadReply, Reply, Signer, _shared_decimal, business_params, decode_reply
+from trio_cancel._venue.codec import BadReply, Reply, Signer, _shared_decimal, decode_reply
 from trio_cancel.types import CanceledOrder
 
 PAGE_REQUEST = """{
@@ -109,7 +109,6 @@ def test_the_documented_request_byte_for_byte() -> None:
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: str(vector["timestamp"]))
 def test_signatures_agree_with_those_of_other_implementations(vector: dict[str, Any]) -> None:
     request = CancelRequest(**vector["params"])
-    assert str(vector["timestamp"]) + business_params(request).decode() == vector["message"]
     [text] = Signer(Credentials("token", vector["secret"])).encode([("r-1", request)], vector["timestamp"])
     params = json.loads(text)["params"]
     assert params["signature"] == vector["signature"]
