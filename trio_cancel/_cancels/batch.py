@@ -47,13 +47,13 @@ def check_invalid(invalid: object) -> None:
         raise ConfigurationError(f'invalid must be "raise" or "report", not {invalid!r}.')
 
 
-def as_request(item: object, index: int | None = None) -> CancelRequest:
+def as_request(item: object, index: int) -> CancelRequest:
     """Return an order id or a request as a request.
 
     Raises:
-        InvalidRequest: naming the item's index, if one is given.
+        InvalidRequest: naming the item's index.
     """
-    where = "" if index is None else f"Item {index} of the requests: "
+    where = f"Item {index} of the requests: "
     if isinstance(item, CancelRequest):
         return item
     if not isinstance(item, str):

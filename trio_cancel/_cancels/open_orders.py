@@ -142,7 +142,8 @@ class Sweep:
         self._news_at = now  # when there was something to cancel, or it had settled, last
         self._began = now
         self._began_wall = 0.0
-        self._shown = self._unsure = self._outside = 0
+        self._shown = False
+        self._unsure = self._outside = 0
         self.outside = 0
         self.failure: LookupFailed | None = None
         self.none_seen_since: float | None = None
@@ -159,7 +160,8 @@ class Sweep:
     def begin(self, now: float, wall: float) -> None:
         """Note that a list begins."""
         self._began, self._began_wall = now, wall
-        self._shown = self._unsure = self._outside = 0
+        self._shown = False
+        self._unsure = self._outside = 0
 
     def take(self, orders: Iterable[OrderState], now: float) -> list[CancelRequest]:
         """Take in what a page shows; return what is to be canceled now."""
@@ -178,7 +180,7 @@ class Sweep:
             found = self._found.setdefault(request, _Found(order))
             if found.outcome is not None and found.outcome.off_book and not found.under_way:
                 continue  # the list lags
-            self._shown += 1
+            self._shown = True
             if not found.under_way and found.tries < TRIES:
                 found.tries += 1
                 found.under_way = True
@@ -195,7 +197,7 @@ class Sweep:
         self._news_at = max(self._news_at, now)
         return found.outcome
 
-    def end(self, failure: LookupFailed | None, *, broken: bool = False) -> bool:
+    def end(self, failure: LookupFailed | None, *, broken: bool) -> bool:
         """Note that a list has ended; return True if it was the last one.
 
         Args:
@@ -225,7 +227,7 @@ class Sweep:
         if listing:
             self.none_seen_since = None
 
-    def report(self, journal_failed: bool = False) -> OpenReport:
+    def report(self, journal_failed: bool) -> OpenReport:
         """Return the report, once every order has its outcome."""
         outcomes = tuple(found.outcome for found in self._found.values() if found.outcome is not None)
         return OpenReport(

@@ -230,8 +230,7 @@ class ScopeExit:
         engine = self._engine
         over = NoReply("no answer came before the scope's grace was over")
         for hold, turn in list(islice(self._under_way.items(), SLICE)):
-            if self._under_way.pop(hold, None) is None:
-                continue  # settled by what was just done
+            del self._under_way[hold]
             why = over if turn.flights else engine.why_not_written("the scope's grace was over before its turn came")
             self._outcomes[hold] = self._read(turn, turn.conclude(why, engine.clock.interval))
             engine.abandon(turn)

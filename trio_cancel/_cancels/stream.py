@@ -71,7 +71,6 @@ class StreamSource:
         self._unyielded = 0  # of those that were received since others could run
         self._intake_wakeup = Wakeup()
         self._exhausted = False
-        self._closed = False
         self._error: BaseException | None = None
         self._refused: BaseException | None = None
         self._came = trio.current_time()  # when the last item came
@@ -92,7 +91,7 @@ class StreamSource:
                 error, self._error = self._error, None
                 raise error from None
             raise StopAsyncIteration from None
-        self._out.pop(order, None)
+        del self._out[order]
         self._received += 1
         if self._received % TOLD_EVERY == 0:  # not for each: one write for many is far cheaper
             self._tell_room()
@@ -261,7 +260,6 @@ class StreamSource:
     @trio.lowlevel.enable_ki_protection
     async def _close(self) -> None:
         """Withdraw what has no outcome, in slices."""
-        self._closed = True
         self._shelf.clear()
         self._engine.remove_source(self)
         await withdraw(self._engine, self._out)

@@ -500,3 +500,42 @@ async def test_a_batch_says_how_many_of_its_orders_have_not_been_asked_for(autoj
         assert source.behind() == 7
         source.refuse(NotWritten("for a test"))
         assert source.behind() == 0
+
+
+async def test_none_is_lost_of_a_batch_of_which_none_was_asked_for(autojump_clock: MockClock) -> None:
+    async with open_venue(delay=5.0) as venue, venue.open() as ws:
+        ids = venue.orders(3)
+        busy, batch = ws.batch(venue.orders(100)), ws.batch(ids)
+        async with busy:
+            await trio.sleep(0.5)
+            async with batch:
+                pass
+            outcomes = [outcome async for outcome in batch]
+        assert [(outcome.kind, outcome.request.id) for outcome in outcomes] == [
+            ("not_sent", order_id) for order_id in ids
+        ]
+
+
+async def test_what_was_asked_for_and_is_not_written_says_why_as_the_rest_does(autojump_clock: MockClock) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        source = ws.batch(venue.orders(3))._source
+        source.take(2)
+        said = [
+            (str(outcome.cause), outcome.final) for outcome in source.report().outcomes if isinstance(outcome, NotSent)
+        ]
+        assert said == [("its turn has not come yet", False)] * 3
+        source.refuse(NotWritten("it has ended"))
+        assert [(str(o.cause), o.final) for o in source.report().outcomes if isinstance(o, NotSent)] == [
+            ("it has ended", True)
+        ] * 3
+
+
+async def test_an_order_is_one_in_a_request_of_the_users_own_class_too(autojump_clock: MockClock) -> None:
+    class Mine(CancelRequest):
+        pass
+
+    async with open_venue() as venue, venue.open() as ws:
+        (order_id,) = venue.orders(1)
+        report = await ws.cancel_many([order_id, Mine(order_id), Mine(external_id="mm-1")])
+        assert [outcome.kind for outcome in report.outcomes] == ["canceled", "canceled", "not_found"]
+        assert len(venue.log.by_order(order_id)) == 1

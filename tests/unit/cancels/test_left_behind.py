@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from tests.tools.journals import ACCOUNT, Executor, MemoryStore
 from tests.tools.venues import EPOCH, Venue, one_clock, open_venue, venue_clock
-from trio_cancel import ConfigurationError, InvalidRequest, JournalError, LookupFailed
+from trio_cancel import CancelRequest, ConfigurationError, InvalidRequest, JournalError, LookupFailed
 from trio_cancel._journal import opening
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Changes, micros
@@ -325,6 +325,60 @@ async def test_with_a_lookup_that_fails(tmp_path: Path, autojump_clock: MockCloc
         async with venue.open(journal=tmp_path / "j", lookup=lookup, look_up_closed=True) as ws:
             report = await ws.resume()
             assert [outcome.kind for outcome in report.outcomes] == ["canceled", "not_found"]
+            assert ws.left_behind == ()
+
+
+async def test_what_a_resume_leaves_it_says_in_these_words(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with open_venue(clock=venue_clock) as venue:
+        (ours,) = venue.orders(1)
+        die(tmp_path / "j", venue, holds=("old",), ids=(ours,), at=EPOCH - 4000)
+        async with venue.open(journal=tmp_path / "j") as ws, ws.open_order_scope() as orders:
+            await orders.add(ours)
+            report = await ws.resume()
+            why = "its external id is older than 1 h"
+            assert [str(getattr(outcome, "cause", "")) for outcome in report.outcomes] == [
+                f"{why} and may name a newer order; ws.resume(old_external_ids=True) takes it",
+                "this session has held it itself; its scope sees to it, or ws.dismiss(…)",
+            ]
+
+
+async def test_a_resume_tells_each_order_by_the_name_that_the_journal_has(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with open_venue(clock=venue_clock) as venue:
+        order = venue.book.create(external_id="mm-1")
+        die(tmp_path / "j", venue, holds=("mm-1",), placed=((0, order.id),))
+        async with venue.open(journal=tmp_path / "j") as ws:
+            (outcome,) = (await ws.resume()).outcomes
+            assert (outcome.kind, outcome.request) == ("canceled", CancelRequest(external_id="mm-1"))
+
+
+async def test_a_name_is_free_to_be_dismissed_after_a_resume_that_left_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with open_venue(clock=venue_clock) as venue:
+        die(tmp_path / "j", venue, holds=("mm-1",))
+        async with venue.open(journal=tmp_path / "j") as ws:
+            with trio.move_on_after(5):
+                await ws.resume()
+            assert names(ws) == ["mm-1"]
+            await ws.dismiss(external_id="mm-1")
+            assert ws.left_behind == ()
+
+
+async def test_with_the_venues_clock_a_yes_is_surely_about_a_younger_order(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It was created after it was held, by what this session knows of the venue's clock; so one question is enough."""
+    async with open_venue(clock=venue_clock) as venue:
+        die(tmp_path / "j", venue, holds=("mm-1",), at=EPOCH - 1)
+        await trio.sleep(30)
+        venue.book.create(external_id="mm-1")
+        async with venue.open(journal=tmp_path / "j") as ws:
+            began = trio.current_time()
+            (outcome,) = (await ws.resume()).outcomes
+            assert outcome.kind == "canceled"
+            assert trio.current_time() - began < 1
             assert ws.left_behind == ()
 
 

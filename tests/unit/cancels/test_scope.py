@@ -712,6 +712,18 @@ async def test_a_scope_is_not_entered_by_who_is_cancelled(autojump_clock: MockCl
         assert not ws._session.scopes
 
 
+async def test_an_order_is_added_in_the_block_alone(autojump_clock: MockClock) -> None:
+    async with session() as (_, ws):
+        orders = ws.open_order_scope()
+        for _ in range(2):  # before the block and after it
+            with pytest.raises(SessionClosed) as refused:
+                await orders.add("early")
+            assert str(refused.value) == "This order scope is not open: its block has not begun or has been left."
+            if orders.report is None:
+                async with orders:
+                    pass
+
+
 async def test_a_session_that_has_failed_holds_nothing_more_and_tells(autojump_clock: MockClock) -> None:
     async with session() as (venue, ws):
         (order_id,) = venue.orders(1)
@@ -722,8 +734,12 @@ async def test_a_session_that_has_failed_holds_nothing_more_and_tells(autojump_c
                 await venue.cut()
                 await trio.sleep(5)
                 assert ws.state is SessionState.FAILED
-                with pytest.raises(SessionClosed, match="has failed") as refused:
+                with pytest.raises(SessionClosed) as refused:
                     await orders.add("more")
+                assert str(refused.value) == (
+                    "The session has failed, so that no order can be canceled or held any more; do not place it. "
+                    "Open a new session."
+                )
                 assert isinstance(refused.value.__cause__, HandshakeFailed)
                 assert "more" not in orders
                 left_at = trio.current_time()

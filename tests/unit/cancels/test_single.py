@@ -11,8 +11,10 @@ from trio.testing import MockClock
 
 from tests.tools.desk import bare
 from tests.tools.venues import Remembering, open_venue
-from trio_cancel import Canceled, CancelRequest, Outcome, TradingWS
+from trio_cancel import Canceled, CancelRequest, NotSent, NotWritten, Outcome, TradingWS
+from trio_cancel._cancels import single
 from trio_cancel._cancels.single import KEPT, LOOKS, Channels, look
+from trio_cancel._engine.order import OrderCancel
 from trio_cancel.sandbox import Fault
 
 
@@ -120,6 +122,39 @@ async def test_a_look_ends_by_itself(autojump_clock: MockClock) -> None:
     order = bare(CancelRequest("o"))
     await look(order)
     assert order.outcome is None
+
+
+async def test_a_look_waits_for_what_comes_within_its_passes(autojump_clock: MockClock) -> None:
+    order = bare(CancelRequest("o"))
+
+    async def settle() -> None:
+        for _ in range(LOOKS - 5):
+            await trio.lowlevel.checkpoint()
+        order.settle(NotSent(order.request, cause=NotWritten("no")))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(settle)
+        await look(order)
+        assert order.outcome is not None
+
+
+async def test_an_outcome_that_a_look_has_found_is_returned_though_the_caller_is_cancelled(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        (order_id,) = venue.orders(1)
+        await trio.testing.wait_all_tasks_blocked()
+        channels_of(ws).near = True
+        with trio.CancelScope() as scope:
+
+            async def found(order: OrderCancel) -> None:
+                while order.outcome is None:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                scope.cancel()
+
+            monkeypatch.setattr(single, "look", found)
+            outcome = await ws.try_cancel(order_id)
+        assert outcome.kind == "canceled"
 
 
 @pytest.mark.parametrize("near", [True, False])

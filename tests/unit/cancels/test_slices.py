@@ -199,7 +199,7 @@ def test_an_order_that_stands_in_a_large_input_twice_is_found(data: st.DataObjec
     named: list[CancelRequest] = []
     for item in items:
         with suppress(InvalidRequest):
-            named.append(as_request(item))
+            named.append(as_request(item, 0))
     distinct = dict.fromkeys(named)
     assert [request_of(name) for names in found.names for name in names] == list(distinct)
     assert {len(names) for names in found.names[:-1]} <= {CHUNK}

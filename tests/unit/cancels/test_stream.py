@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from tests.tools.desk import Desk
 from tests.tools.venues import Remembering, open_venue
 from trio_cancel import (
     Canceled,
@@ -25,7 +26,9 @@ from trio_cancel import (
     Outcome,
     Unknown,
 )
-from trio_cancel._cancels.stream import ROOM, SHELF, YIELD_EVERY
+from trio_cancel._cancels import stream
+from trio_cancel._cancels.stream import LAST_ROOM, MANY, ROOM, SHELF, YIELD_EVERY, StreamSource
+from trio_cancel._engine.order import RetryPolicy
 from trio_cancel.sandbox import Fault
 from trio_cancel.types import SessionState
 
@@ -511,3 +514,27 @@ async def test_after_the_session_it_ends_at_once(autojump_clock: MockClock) -> N
             kinds = [outcome.kind async for outcome in outcomes]
         assert kinds == ["not_sent"] * 2
         assert len(venue.log) == 0
+
+
+@pytest.mark.parametrize(("total", "behind"), [(1000, 1000), (None, SHELF + MANY)])
+async def test_a_stream_says_how_many_of_its_orders_have_not_been_asked_for(total: int | None, behind: int) -> None:
+    source = StreamSource(RetryPolicy(), Desk().engine, total)
+    for number in range(SHELF):
+        assert source.behind() == number
+        source._take_item(f"o-{number}", number)
+    assert source.behind() == behind
+
+
+async def test_whatever_can_be_under_way_has_room_for_its_outcome() -> None:
+    source = StreamSource(RetryPolicy(), Desk().engine)
+    assert source._send.statistics().max_buffer_size >= LAST_ROOM + SHELF
+
+
+@pytest.mark.parametrize("room", ["ROOM", "LAST_ROOM"])
+async def test_what_is_under_way_takes_room(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
+    monkeypatch.setattr(stream, room, 10)
+    source = StreamSource(RetryPolicy(), Desk().engine)
+    for number in range(SHELF):
+        source._take_item(f"o-{number}", number)
+    take = source.take if room == "ROOM" else source.take_last
+    assert [len(take(7)) for _ in range(3)] == [7, 3, 0]

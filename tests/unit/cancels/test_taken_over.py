@@ -95,6 +95,15 @@ async def test_the_block_ends_and_the_report_comes_out(autojump_clock: MockClock
         assert ws.lease is LeaseState.TAKEN_OVER
 
 
+async def test_the_cancellation_that_was_ours_is_no_cause(autojump_clock: MockClock, shared: Shared) -> None:
+    async with session() as (_, ws):
+        with pytest.raises(TakenOver) as caught:
+            async with ws.open_order_scope():
+                shared.take()
+                await trio.sleep_forever()
+        assert caught.value.__cause__ is None
+
+
 async def test_what_a_block_swallows_comes_out_all_the_same(autojump_clock: MockClock, shared: Shared) -> None:
     async with session() as (_, ws):
         with pytest.raises(TakenOver) as caught:
@@ -105,6 +114,7 @@ async def test_what_a_block_swallows_comes_out_all_the_same(autojump_clock: Mock
                 with trio.CancelScope(shield=True):
                     await trio.sleep(5)
         assert caught.value.report is orders.report
+        assert str(caught.value) == "The journal was taken over."
 
 
 async def test_an_exception_of_the_block_is_its_cause(autojump_clock: MockClock, shared: Shared) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import attrs
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_cancel._guard.view import FIRST_PAUSE, LIVED, LONGEST_PAUSE, Seen, View
+from trio_cancel._guard.view import FIRST_PAUSE, GAP, LIVED, LONGEST_PAUSE, Seen, View
 
 LIVE = Seen(1, "mm-1", 7, 1, 1, 3.0, "live")
 LOOK = 0.1
@@ -151,3 +152,52 @@ def test_one_look_is_enough_once_each_journal_has_beaten() -> None:
     world.change(state="left")
     world.look()
     assert not world.view.is_decided(lambda seen: seen.id == 1)
+
+
+def test_each_journal_is_looked_at_by_itself() -> None:
+    """One that is new, before others in the list, changes nothing for them."""
+    view, other = View(), attrs.evolve(LIVE, id=2)
+    view.saw([LIVE, other], 0.0, 0.0)
+    for tenth in range(1, 31):
+        view.saw([attrs.evolve(LIVE, epoch=tenth + 1), other], tenth / 10, tenth / 10)
+    assert view.due() == [other]
+    assert [seen.id for seen in view.journals] == [1, 2]
+
+
+def test_a_lease_and_a_gap_and_a_pause_end_at_their_last_moment() -> None:
+    view = View()
+    gap = GAP * LIVE.lease
+    for looks in range(int(LIVE.lease / gap) + 1):
+        assert not view.due()
+        view.saw([LIVE], looks * gap, looks * gap)
+    assert view.due() == [LIVE]
+    left = attrs.evolve(LIVE, state="left")
+    view.asked(LIVE.id, 100.0, again=True)
+    view.saw([left], 100.0 + FIRST_PAUSE, 100.0 + FIRST_PAUSE)
+    assert view.due() == [left]
+
+
+@pytest.mark.parametrize(
+    ("lived", "state", "beats", "forgotten"),
+    [
+        (LIVED, "live", True, True),
+        (LIVED - 0.5, "live", True, False),
+        (LIVED + 1, "left", True, False),
+        (LIVED + 1, "live", False, False),
+    ],
+)
+def test_a_pause_is_forgotten_when_a_session_has_lived_and_beaten(
+    lived: float, state: str, beats: bool, forgotten: bool
+) -> None:
+    view, began = View(), 1000.0
+    view.saw([attrs.evolve(LIVE, state="left")], began - 1, began - 1)
+    view.asked(LIVE.id, began - 1, again=False)
+    session = attrs.evolve(LIVE, epoch=2)
+    view.saw([session], began, began)
+    if beats:
+        session = attrs.evolve(session, beat=2)
+    now = began + lived
+    view.saw([attrs.evolve(session, state=state)], now, now)
+    left = attrs.evolve(session, state="left")
+    view.saw([left], now, now)
+    assert (view.due() == [left]) is forgotten

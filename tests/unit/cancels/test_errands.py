@@ -1,0 +1,77 @@
+"""What answers mean for the orders that dead sessions left: each rule alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.tools.desk import Desk
+from trio_cancel import CancelRequest, NotFound
+from trio_cancel._cancels.resuming import Errands, why_old
+from trio_cancel._engine.order import RetryPolicy
+from trio_cancel._journal.reading import JournalHold
+from trio_cancel._journal.resume import Errand, Plan
+from trio_cancel._values.clock import OffsetInterval
+from trio_cancel._values.outcomes import Attempt
+from trio_cancel._values.timings import Timings
+
+MM = CancelRequest(external_id="mm-1")
+HOLD = JournalHold(number=7, session=1, held_at=1_700_000_000.0, clock=OffsetInterval(-10, 10))
+
+
+def not_found(*attempts: Attempt) -> NotFound:
+    return NotFound(MM, attempts, error=None)
+
+
+class Released:
+    """Notes which holds are released."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def __call__(self, numbers: Iterable[int]) -> None:
+        self.numbers += numbers
+
+
+def test_what_is_not_found_again_adds_its_attempts_up() -> None:
+    released = Released()
+    errands = Errands(Plan((Errand(MM, MM, (HOLD,)),), ()), released, lambda: None)
+    assert errands.read(not_found(Attempt("r1"))) is None
+    assert errands.read(not_found(Attempt("r2"))) is None
+    (outcome,) = errands.unsure()
+    assert [attempt.request_id for attempt in outcome.attempts] == ["r1", "r2"]
+    assert released.numbers == []
+
+
+async def test_the_last_question_is_asked_when_creates_have_had_their_time(autojump_clock: MockClock) -> None:
+    released = Released()
+    errands = Errands(Plan((Errand(MM, MM, (HOLD,)),), ()), released, lambda: None)
+    asked: list[float] = []
+
+    async def cancel(some: Iterable[CancelRequest]) -> None:
+        assert list(some) == [MM]
+        asked.append(trio.current_time())
+        await trio.sleep(0.3)
+        assert errands.read(not_found()) is None
+
+    session: Any = SimpleNamespace(timings=Timings(), engine=Desk().engine)
+    await errands.run(cancel, session, RetryPolicy())
+    assert asked == pytest.approx([*(1.3 * number for number in range(8)), Timings().settle])
+    assert released.numbers == [7]
+
+
+@pytest.mark.parametrize(
+    ("known_at", "said"),
+    [
+        (100.5, "is stamped in the future, since the clock was set back,"),
+        (100.0, "is older than 1 h"),
+        (99.0, "is older than 1 h"),
+    ],
+)
+def test_why_an_old_name_is_left(known_at: float, said: str) -> None:
+    assert str(why_old(known_at, 100.0, "--so")) == f"its external id {said} and may name a newer order; --so takes it"
