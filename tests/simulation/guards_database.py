@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from trio_cancel._journal.postgres import _TABLES
+from trio_cancel._journal.postgres_rows import _COLUMNS
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import SessionRow, Tables, spread
 from trio_cancel._journal.schema import VERSION
@@ -583,13 +583,14 @@ async def _take(raw: Raw, query: str, values: Any) -> list[Any]:
 
 
 async def _free(raw: Raw, query: str, values: Any) -> list[Any]:
-    state, journal, epoch = values
+    journal = values["journal"]
+    state = "left" if raw.server.contents(journal).left else "free"  # as it was before the lock
     await raw.lock(journal)
     row = raw.server.table("journal")[journal]
-    if row["epoch"] != epoch:
+    if row["epoch"] != values["epoch"]:
         return []
     raw.put("journal", journal, row | {"state": state, "beat": row["beat"] + 1})
-    return [()]
+    return [(state,)]
 
 
 def _acknowledge(raw: Raw, query: str, values: Any) -> list[Any]:
@@ -606,52 +607,33 @@ def _server(raw: Raw, query: str, values: Any) -> list[Any]:
 
 
 def _left(raw: Raw, query: str, values: Any) -> list[Any]:
-    left = raw.server.contents(values["journal"]).left
-    return [(int(order.request.id is None), order.request.key) for order in left]
-
-
-def _all_numbers(raw: Raw, query: str, values: Any) -> list[Any]:
+    """Return the last numbers, and all rows, where only those are asked for that tell what is left."""
     journal = values["journal"]
-    return [(row[0],) for table in ("hold", "intent") for row in raw.server.rows(table, journal)]
+
+    def last(*tables: str) -> int:
+        return max((row[0] for table in tables for row in raw.server.rows(table, journal)), default=0)
+
+    found = None
+    if raw.server.contents(journal).left:
+        last_sign = _alive(raw.server.tables_of(journal))
+        sessions = [[*row[:4], max(row[4], last_sign[row[0]]), row[5]] for row in raw.server.rows("session", journal)]
+        found = [URL, sessions, *(_rows(raw, table, columns, journal) for table, (columns, _) in _COLUMNS.items())]
+    return [(last("hold", "intent"), last("attempt", "answer"), found)]
 
 
-def _alive(raw: Raw, query: str, values: Any) -> list[Any]:
-    journal = values["journal"]
-    last: Counter[Any] = Counter()
-    tables = raw.server.tables_of(journal)
+def _alive(tables: Tables) -> Counter[int]:
+    last: Counter[int] = Counter()
     session = {row[0]: row[1] for row in tables.intents}
     signs: list[tuple[Any, Any]] = [(row[1], row[4]) for row in (*tables.holds, *tables.intents)]
     signs += [(session[row[0]], row[2]) for row in tables.outcomes if row[0] in session]
     for number, at in signs:
         last[number] = max(last[number], at)
-    return list(last.items())
+    return last
 
 
-_ROWS = re.compile(r"SELECT ([\w, ]+) FROM trio_cancel\.(\w+) WHERE journal = %\(journal\)s")
-
-
-def _rows(raw: Raw, query: str, values: Any) -> list[Any]:
-    match = _ROWS.match(query)
-    assert match is not None
-    columns, table = match[1].split(", "), match[2]
-    journal, numbers = values["journal"], values["numbers"]
-    by = "intent" if table in ("attempt", "outcome", "answer") else columns[0]
-    return sorted(
-        tuple(row[column] for column in columns)
-        for row in raw.server.table(table).values()
-        if row["journal"] == journal and (numbers is None or row[by] in numbers)
-    )
-
-
-def _last(raw: Raw, query: str, values: Any) -> list[Any]:
-    def last(*tables: str) -> int:
-        return max((row[0] for table in tables for row in raw.server.rows(table, values["journal"])), default=0)
-
-    return [(last("hold", "intent"), last("attempt", "answer"))]
-
-
-def _sessions(raw: Raw, query: str, values: Any) -> list[Any]:
-    return [row[:6] for row in raw.server.rows("session", values[0])]
+def _rows(raw: Raw, table: str, columns: str, journal: int) -> list[list[Any]] | None:
+    rows = raw.server.table(table).values()
+    return sorted([row[column] for column in columns.split(", ")] for row in rows if row["journal"] == journal) or None
 
 
 def _add_session(raw: Raw, query: str, values: Any) -> list[Any]:
@@ -779,8 +761,10 @@ def _end_guard(raw: Raw, query: str, values: Any) -> list[Any]:
 
 
 def _before(raw: Raw, query: str, values: Any) -> Any:
-    """Two statements begin with the settings."""
-    return _guard_beat(raw, query, values) if "guard" in values else _commit(raw, query, values)
+    """Three statements begin with the settings."""
+    if "guard" in values:
+        return _guard_beat(raw, query, values)
+    return _free(raw, query, values) if "left_name" in query else _commit(raw, query, values)
 
 
 def _constant(*row: Any) -> Callable[[Raw, str, Any], list[Any]]:
@@ -804,16 +788,10 @@ _HANDLERS: tuple[tuple[str, Callable[[Raw, str, Any], Any]], ...] = (
     ("SELECT id, epoch, beat, lease_ms, state FROM trio_cancel.journal WHERE", _journal_row),
     ("SELECT prefix FROM trio_cancel.session", _prefix),
     ("UPDATE trio_cancel.journal SET epoch = epoch + 1", _take),
-    ("UPDATE trio_cancel.journal SET state", _free),
     ("UPDATE trio_cancel.session SET acknowledged", _acknowledge),
     ("INSERT INTO trio_cancel.session", _add_session),
-    ("WITH unsettled AS", _left),
-    ("WITH name AS", _all_numbers),
-    ("SELECT session, max(at)", _alive),
-    ("SELECT url FROM trio_cancel.account WHERE id = (SELECT account", _constant(URL)),
-    ("SELECT number, prefix, first_attempt", _sessions),
+    ("WITH name (external, key)", _left),
     ("SELECT least((SELECT held", _constant(None)),
-    ("SELECT greatest((SELECT max(number)", _last),
     ("DELETE FROM trio_cancel.guard WHERE seen", _nothing),
     ("INSERT INTO trio_cancel.guard (name)", _register),
     ("WITH seen AS", _look),
@@ -834,7 +812,6 @@ def _handler(query: str) -> Callable[[Raw, str, Any], Any]:
     if query not in _known:
         text = " ".join(query.split())
         found = [handler for begin, handler in _HANDLERS if text.startswith(begin)]
-        found += [_rows] if not found and _ROWS.match(query) else []
         if not found:
             raise LookupError(f"the simulated database does not know the statement {text[:100]}")
         _known[query] = found[0]

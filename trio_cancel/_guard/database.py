@@ -6,6 +6,7 @@ somebody has locked delays no look.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import Any, LiteralString
@@ -21,17 +22,24 @@ from trio_cancel._journal.database import (
     CommitInDoubt,
     DatabaseConnection,
     Reconnecting,
+    Settings,
     check_version,
+    connect,
     explained,
     settings_of,
     warn_of,
+    why_not,
 )
+from trio_cancel._journal.lease import LEAST, steady
 from trio_cancel._journal.pace import begin, exchange
+from trio_cancel._journal.postgres import OPENING
 from trio_cancel._journal.postgres_rows import original, stored
 from trio_cancel._journal.store import StoreFailed
 
 WITHIN = 2.0
 """Seconds that a look may take."""
+FRESH = LEAST
+"""Seconds for which it counts which server is in charge. Whoever is taken over was silent for longer."""
 _JOURNALS: LiteralString = """
 SELECT j.id, j.name, j.account, j.epoch, j.beat, j.lease_ms, j.state, a.url, a.fingerprint, p.rate
 FROM trio_cancel.journal AS j JOIN trio_cancel.account AS a ON a.id = j.account
@@ -171,6 +179,75 @@ class GuardDatabase:
             cursor.execute("DELETE FROM trio_cancel.guard WHERE id = %s", (self.number,))
             cursor.execute("DELETE FROM trio_cancel.pace_member WHERE name = %s", (self.member,))
         self.connection.drop()
+
+
+class SpareConnections:
+    """Connections for take-overs, which are used again for a moment.
+
+    All journals of a dead machine are due at about the same time, and to connect costs more than to take over. But only
+    who connects asks all servers which of them is in charge, and a session that has gone on at another one is silent
+    here: so none is used for longer than ``FRESH``.
+
+    Args:
+        server: the database.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._change = threading.Lock()
+        self._idle: list[tuple[float, DatabaseConnection]] = []  # with when it was asked for
+        self._closed = False
+
+    @contextmanager
+    def using(self, known: Settings | None) -> Generator[DatabaseConnection]:
+        """Have a connection for the block; after an error it is not used again.
+
+        Args:
+            known: what the server was where the journal was seen, so that no older one is used.
+
+        Raises:
+            psycopg.Error, StoreFailed: it cannot be made.
+        """
+        self.tidy()
+        asked_at, connection = self._spare(known)
+        if connection is None:
+            asked_at, connection = steady(), connect(self._server, OPENING, known=known)
+        keep = False
+        try:
+            yield connection
+            keep = True
+        finally:
+            with self._change:
+                keep = keep and not self._closed
+                if keep:
+                    self._idle.append((asked_at, connection))
+            if not keep:
+                connection.close()
+
+    def _spare(self, known: Settings | None) -> tuple[float, DatabaseConnection | None]:
+        while True:
+            with self._change:
+                asked_at, connection = self._idle.pop() if self._idle else (0.0, None)
+            if connection is None or why_not(settings_of(connection), known) is None:
+                return asked_at, connection
+            connection.close()
+
+    def tidy(self) -> None:
+        """Let go of those that are too old; never waits."""
+        oldest = steady() - FRESH
+        with self._change:
+            old = [one for one in self._idle if one[0] < oldest]
+            self._idle = [one for one in self._idle if one[0] >= oldest]
+        for _, connection in old:
+            connection.close()
+
+    def close(self) -> None:
+        """Let go of all; of those that are in use, once they are not. Never waits."""
+        with self._change:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for _, connection in idle:
+            connection.close()
 
 
 class GuardPools:

@@ -23,10 +23,11 @@ import trio
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._engine.rate import pacer_of
 from trio_cancel._engine.shared_rate import SharedLimit
-from trio_cancel._guard.database import GuardDatabase, GuardPools, Owner
+from trio_cancel._guard.database import GuardDatabase, GuardPools, Owner, SpareConnections
 from trio_cancel._guard.take_over import Taken, address_of, see_to
 from trio_cancel._guard.view import Seen, View
 from trio_cancel._journal.address import Server
+from trio_cancel._journal.database import explained
 from trio_cancel._journal.lease import steady
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.postgres import GUARD, PostgresStore
@@ -90,6 +91,7 @@ class GuardTasks:
         observer: Observer | None,
         on_taken: OnTaken | None,
         limiter: trio.CapacityLimiter,
+        spare: SpareConnections,
     ) -> None:
         self.unserved: dict[str, None] = {}
         self.fatal: BaseException | None = None  # KeyboardInterrupt or SystemExit, which ends the program
@@ -109,6 +111,7 @@ class GuardTasks:
         self._busy: set[int] = set()
         self._ended: dict[tuple[int, int], float] = {}  # when a session was first seen to have ended
         self._places = trio.CapacityLimiter(TOGETHER)
+        self._spare = spare
         self._failing: tuple[float, StoreFailed] | None = None  # since when it fails, and why
 
     async def run(self, nursery: trio.Nursery) -> None:
@@ -116,6 +119,7 @@ class GuardTasks:
         beaten_at = float("-inf")
         while True:
             began = steady()
+            self._spare.tidy()
             beat = began - beaten_at >= BEAT
             connected = [number for number, served in self._accounts.items() if served is not None and served.ws]
             try:
@@ -301,7 +305,8 @@ class GuardTasks:
 
         def take(_: object, __: Account, prefix: str, now: int) -> JournalStore:
             known = self._database.connection.known  # an old primary that came back is not where the journal was seen
-            store = PostgresStore.take_over(server, seen.id, seen.epoch, seen.beat, prefix, now, LEASE, known=known)
+            with explained(server), self._spare.using(known) as connection:
+                store = PostgresStore.take_over(connection, server, seen.id, seen.epoch, seen.beat, prefix, now, LEASE)
             if store is None:
                 raise NotTaken
             return store
@@ -368,7 +373,8 @@ async def guarding(
     name = f"{os.uname().nodename if hasattr(os, 'uname') else 'guard'}:{os.getpid()}"
     database = await trio.to_thread.run_sync(GuardDatabase, server, name, limiter=limiter)
     pools = GuardPools(server, database)
-    tasks = GuardTasks(server, database, credentials, ssl_context, lookup, observer, on_taken, limiter)
+    spare = SpareConnections(server)
+    tasks = GuardTasks(server, database, credentials, ssl_context, lookup, observer, on_taken, limiter, spare)
     try:
         async with open_background() as nursery:
             try:
@@ -379,6 +385,7 @@ async def guarding(
                 nursery.cancel_scope.cancel()
     finally:
         pools.close()
+        spare.close()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(database.close, limiter=limiter)
         if tasks.fatal is not None:

@@ -139,10 +139,16 @@ if hasattr(os, "register_at_fork"):
 
 
 class DatabaseConnection:
-    """One connection to one server, in the hands of one thread at a time."""
+    """One connection to one server, in the hands of one thread at a time.
+
+    Attributes:
+        raw: the driver's.
+        settings: what the server has said of itself; None if it was not asked.
+    """
 
     def __init__(self, raw: psycopg.Connection[Any], seconds: float) -> None:
         self.raw = raw
+        self.settings: Settings | None = None
         self._seconds = seconds
         self._socket = socket.socket(fileno=os.dup(raw.fileno()))
         self._warnings: list[str] = []
@@ -324,7 +330,7 @@ class _Asked:
             raw.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whatever the server's own default is
             connection = DatabaseConnection(raw, self._seconds)
             found = settings_of(connection)
-            why = _why_not(found, self._known)
+            why = why_not(found, self._known)
             if found.process == raw.info.backend_pid:
                 raw.prepare_threshold = PREPARED_FROM
         except (psycopg.Error, CommitInDoubt, OSError) as error:
@@ -384,20 +390,22 @@ class Unusable(StoreFailed):
 
 
 def settings_of(connection: DatabaseConnection) -> Settings:
-    """Return what a server says of itself."""
-    standby, read_only, fsync, full_pages, replicated, file, system, process = connection.one(_SERVER)
-    return Settings(
-        read_only=read_only,
-        standby=standby,
-        safe=fsync and full_pages,
-        replicated=replicated,
-        timeline=0 if file is None else int(file[:8], 16),
-        system=system,
-        process=process,
-    )
+    """Return what a server has said of itself when it was connected to."""
+    if connection.settings is None:
+        standby, read_only, fsync, full_pages, replicated, file, system, process = connection.one(_SERVER)
+        connection.settings = Settings(
+            read_only=read_only,
+            standby=standby,
+            safe=fsync and full_pages,
+            replicated=replicated,
+            timeline=0 if file is None else int(file[:8], 16),
+            system=system,
+            process=process,
+        )
+    return connection.settings
 
 
-def _why_not(found: Settings, known: Settings | None) -> str | None:
+def why_not(found: Settings, known: Settings | None) -> str | None:
     """Return why a server is not to be written to; None if it is."""
     if found.standby:
         return "the server is a standby, which cannot be written"

@@ -39,7 +39,7 @@ from trio_cancel._journal.database import (
     warn_of,
 )
 from trio_cancel._journal.lease import commit_within, steady
-from trio_cancel._journal.postgres_rows import LAST, forget, left_of, names_left, stored, tables_of
+from trio_cancel._journal.postgres_rows import NAMES, forget, left_of, stored, tables_of
 from trio_cancel._journal.rows import Begun, Changes, Tables
 from trio_cancel._journal.schema import make
 from trio_cancel._journal.store import AT_OPENING, DAY, FORKED, HISTORY, Account, StoreFailed
@@ -427,12 +427,15 @@ class PostgresStore:
                     begun = _take(cursor, row, prefix, now, lease)
                     if begun is None:  # somebody else was quicker
                         row = _look(cursor, row.id)
+                    else:
+                        _compact_some(cursor, row.id, now)
         begun = attrs.evolve(begun, lease=lease, claimed_at=claimed_at)
         return cls(server, row.id, begun, lease, known)
 
     @classmethod
     def take_over(
         cls,
+        connection: DatabaseConnection,
         server: Server,
         journal: int,
         epoch: int,
@@ -440,12 +443,13 @@ class PostgresStore:
         prefix: str,
         now: int,
         lease: float,
-        *,
-        known: Settings | None = None,
     ) -> PostgresStore | None:
         """Take a journal over of which no beat was heard for its lease, or that was let go of with something left.
 
+        Nothing is forgotten of what was settled long ago: who takes over is in a hurry.
+
         Args:
+            connection: to the database.
             server: the database, and the name of the journal in it.
             journal: its number.
             epoch: as it was seen.
@@ -453,22 +457,20 @@ class PostgresStore:
             prefix: of the new session.
             now: Unix microseconds.
             lease: seconds, of the new session.
-            known: what the server was where the journal was seen, so that no older one is used.
 
         Returns:
             None if the journal is not as it was seen any more: its session lives, or somebody else was quicker.
 
         Raises:
-            JournalError: the database cannot be used.
+            psycopg.Error, CommitInDoubt, OSError: it could not be taken over, or not surely.
         """
-        with explained(server), connected(server, known=known) as connection:
-            known = settings_of(connection)
-            claimed_at = steady()
-            with connection.transaction() as cursor:
-                begun = _take(cursor, _Row(journal, epoch, beat, 0, ""), prefix, now, lease)
+        claimed_at = steady()
+        with connection.transaction() as cursor:
+            begun = _take(cursor, _Row(journal, epoch, beat, 0, ""), prefix, now, lease)
         if begun is None:
             return None
-        return cls(server, journal, attrs.evolve(begun, lease=lease, claimed_at=claimed_at), lease, known)
+        begun = attrs.evolve(begun, lease=lease, claimed_at=claimed_at)
+        return cls(server, journal, begun, lease, settings_of(connection))
 
     def commit(self, changes: Changes) -> int | None:
         """Commit; see ``JournalStore``. What has no rows says that the session lives."""
@@ -487,12 +489,8 @@ class PostgresStore:
     def _free(self) -> None:
         """Let the next session, or a guard if something is left, have the journal at once."""
         try:
-            with self._shared.using(self._seconds) as connection, connection.transaction() as cursor:
-                state = "left" if names_left(cursor, self.journal) else "free"
-                cursor.execute(
-                    "UPDATE trio_cancel.journal SET state = %s, beat = beat + 1 WHERE id = %s AND epoch = %s",
-                    (state, self.journal, self.begun.session),
-                )
+            with self._shared.using(self._seconds) as connection:
+                connection.all(_FREE, {"lock": connection.lock, "journal": self.journal, "epoch": self.begun.session})
         except (psycopg.Error, CommitInDoubt, StoreFailed, OSError) as error:
             # All is recorded; the next session has to wait until the lease has run out.
             logger.warning(
@@ -538,6 +536,14 @@ class _Row:
     state: str
 
 
+_FREE: LiteralString = f"""
+WITH before AS MATERIALIZED (SELECT {BEFORE}), left_name AS MATERIALIZED ({NAMES})
+UPDATE trio_cancel.journal
+SET state = CASE WHEN EXISTS (SELECT FROM left_name) THEN 'left' ELSE 'free' END, beat = beat + 1
+FROM before WHERE id = %(journal)s AND epoch = %(epoch)s RETURNING state
+"""
+"""What is left may be read by the snapshot from before the row's lock: all of this epoch is committed by then, and if
+another epoch was waited for nothing is changed."""
 _ROW: LiteralString = "SELECT id, epoch, beat, lease_ms, state FROM trio_cancel.journal"
 
 
@@ -656,23 +662,24 @@ def _take(cursor: psycopg.Cursor[Any], row: _Row, prefix: str, now: int, lease: 
     if taken is None:
         return None
     (epoch,) = taken
-    left = left_of(cursor, row.id)
-    try:
-        with cursor.connection.transaction():
-            forget(cursor, row.id, now - HISTORY * DAY, AT_OPENING)
-    except psycopg.Error as error:
-        if cursor.connection.broken:
-            raise
-        logger.warning("the journal could not be compacted (%s); it goes on as it is", str(error).partition("\n")[0])
-    last = cursor.execute(LAST, {"journal": row.id}).fetchone()
-    assert last is not None
-    number, attempt = last
+    number, attempt, left = left_of(cursor, row.id)
     cursor.execute(
         "INSERT INTO trio_cancel.session (journal, number, prefix, first_attempt, opened, alive) "
         "VALUES (%s, %s, %s, %s, %s, %s)",
         (row.id, epoch, prefix, attempt, now, now),
     )
     return Begun(epoch, number + 1, attempt, left)
+
+
+def _compact_some(cursor: psycopg.Cursor[Any], journal: int, now: int) -> None:
+    """Forget some of what was settled long ago, if that can be done."""
+    try:
+        with cursor.connection.transaction():
+            forget(cursor, journal, now - HISTORY * DAY, AT_OPENING)
+    except psycopg.Error as error:
+        if cursor.connection.broken:
+            raise
+        logger.warning("the journal could not be compacted (%s); it goes on as it is", str(error).partition("\n")[0])
 
 
 def read_tables(server: Server) -> Tables:

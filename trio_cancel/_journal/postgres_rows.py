@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, LiteralString
 
 import psycopg
@@ -12,7 +13,7 @@ _NAME: LiteralString = "CASE external WHEN 1 THEN key ELSE lower(key) END"
 """As ``canonical_id`` compares the venue's ids; the columns have the collation "C"."""
 _TOLD: LiteralString = "('canceled', 'already_closed', 'not_found', 'dismissed')"
 """As in ``_journal.reading``."""
-_NAMES: LiteralString = f"""
+NAMES: LiteralString = f"""
 WITH unsettled AS (
     SELECT external, {_NAME} AS key, max(number) AS last FROM trio_cancel.intent AS i
     WHERE journal = %(journal)s
@@ -35,20 +36,6 @@ SELECT unsettled.external, unsettled.key FROM unsettled LEFT JOIN told USING (ex
 WHERE told.last IS NULL OR told.last < unsettled.last
 """
 """The names of which something may be left."""
-_THEIRS: LiteralString = f"""
-WITH name AS (SELECT * FROM unnest(%(external)s::smallint[], %(key)s::text[]) AS n(external, key)),
-every AS (
-    SELECT external, key FROM name
-    UNION
-    SELECT 0, lower(p.id) FROM trio_cancel.hold AS h
-    JOIN trio_cancel.placed AS p ON p.journal = %(journal)s AND p.hold = h.number
-    WHERE h.journal = %(journal)s AND p.id IS NOT NULL AND (external, {_NAME}) IN (SELECT external, key FROM name)
-)
-SELECT number FROM trio_cancel.hold WHERE journal = %(journal)s AND (external, {_NAME}) IN (SELECT * FROM every)
-UNION
-SELECT number FROM trio_cancel.intent WHERE journal = %(journal)s AND (external, {_NAME}) IN (SELECT * FROM every)
-"""
-"""The numbers of everything that concerns those names, or the venue's ids that they had."""
 _ALIVE: LiteralString = """
 SELECT session, max(at) FROM (
     SELECT session, held AS at FROM trio_cancel.hold WHERE journal = %(journal)s
@@ -60,7 +47,7 @@ SELECT session, max(at) FROM (
 ) AS signs GROUP BY session
 """
 """What a session wrote last is a sign of life, too."""
-_COLUMNS: dict[str, tuple[LiteralString, LiteralString]] = {
+_COLUMNS: dict[LiteralString, tuple[LiteralString, LiteralString]] = {
     "hold": ("number, session, external, key, held, clock_low, clock_high", "number"),
     "placed": ("hold, told, id", "hold"),
     "release": ("hold, released", "hold"),
@@ -70,6 +57,52 @@ _COLUMNS: dict[str, tuple[LiteralString, LiteralString]] = {
     "answer": ("number, intent, connection, written, answered, status, kind, error_code", "intent"),
 }
 """The columns of each table, as ``_journal.rows`` has them, and the one with the number of the hold or intent."""
+_URL: LiteralString = """
+SELECT url FROM trio_cancel.account WHERE id = (SELECT account FROM trio_cancel.journal WHERE id = %(journal)s)
+"""
+_SESSIONS: LiteralString = """
+SELECT number, prefix, first_attempt, opened, alive, closed FROM trio_cancel.session WHERE journal = %(journal)s
+ORDER BY number
+"""
+_LAST: LiteralString = """
+SELECT greatest((SELECT max(number) FROM trio_cancel.hold WHERE journal = %(journal)s),
+                (SELECT max(number) FROM trio_cancel.intent WHERE journal = %(journal)s), 0) AS number,
+       greatest((SELECT max(number) FROM trio_cancel.attempt WHERE journal = %(journal)s),
+                (SELECT max(number) FROM trio_cancel.answer WHERE journal = %(journal)s), 0) AS attempt
+"""
+"""The last number of a hold or intent, and of an attempt."""
+_ROWS: LiteralString = ", ".join(
+    f"""(SELECT json_agg(json_build_array({columns}) ORDER BY {columns.partition(",")[0]}) FROM trio_cancel.{table}
+         WHERE journal = %(journal)s AND {by} = ANY((SELECT numbers FROM theirs)::bigint[]))"""
+    for table, (columns, by) in _COLUMNS.items()
+)
+_LEFT: LiteralString = f"""
+WITH name (external, key) AS MATERIALIZED ({NAMES}), every AS MATERIALIZED (
+    SELECT external, key FROM name
+    UNION
+    SELECT 0, lower(p.id) FROM trio_cancel.hold AS h
+    JOIN trio_cancel.placed AS p ON p.journal = %(journal)s AND p.hold = h.number
+    WHERE h.journal = %(journal)s AND p.id IS NOT NULL AND (external, {_NAME}) IN (SELECT external, key FROM name)
+), theirs AS MATERIALIZED (
+    SELECT array_agg(number) AS numbers FROM (
+        SELECT number FROM trio_cancel.hold
+        WHERE journal = %(journal)s AND (external, {_NAME}) IN (SELECT external, key FROM every)
+        UNION
+        SELECT number FROM trio_cancel.intent
+        WHERE journal = %(journal)s AND (external, {_NAME}) IN (SELECT external, key FROM every)
+    ) AS number
+)
+SELECT number, attempt, CASE WHEN EXISTS (SELECT FROM name) THEN json_build_array(
+    ({_URL}),
+    (SELECT json_agg(json_build_array(number, prefix, first_attempt, opened, greatest(alive, at), closed)
+                     ORDER BY number)
+     FROM trio_cancel.session LEFT JOIN ({_ALIVE}) AS signs (session, at) ON session = number
+     WHERE journal = %(journal)s),
+    {_ROWS}
+) END FROM ({_LAST}) AS last
+"""
+"""Where the numbers go on, and the rows that concern the names of which something may be left, or the venue's ids that
+they had. All of it in one statement, so that who takes many journals over has one answer a journal to wait for."""
 _IDS = {"hold": 3, "placed": 2, "intent": 3}
 """The place of an order's id in the rows of a table."""
 _ESCAPE = "\x1a"
@@ -90,57 +123,58 @@ def original(text: str) -> str:
 
 def names_left(cursor: psycopg.Cursor[Any], journal: int) -> list[tuple[int, str]]:
     """Return the names of which something may be left: 1 for an external id, and the id."""
-    return cursor.execute(_NAMES, {"journal": journal}).fetchall()
+    return cursor.execute(NAMES, {"journal": journal}).fetchall()
 
 
-def left_of(cursor: psycopg.Cursor[Any], journal: int) -> Tables | None:
-    """Return the rows that tell what was left; None if nothing was. A journal may be large, the rest is history."""
-    names = names_left(cursor, journal)
-    if not names:
-        return None
-    values = {"journal": journal, "external": [name[0] for name in names], "key": [name[1] for name in names]}
-    numbers = [number for (number,) in cursor.execute(_THEIRS, values)]
-    alive: dict[int, int] = dict(cursor.execute(_ALIVE, values).fetchall())
-    tables = _read(cursor, journal, numbers)
-    tables.sessions[:] = [row._replace(alive=max(row.alive, alive.get(row.number, 0))) for row in tables.sessions]
-    return tables
+def left_of(cursor: psycopg.Cursor[Any], journal: int) -> tuple[int, int, Tables | None]:
+    """Return where a journal's numbers go on, and what was left in it.
+
+    Returns:
+        The last number of a hold or intent, and of an attempt; and the rows that tell what was left, None if nothing
+        was. A journal may be large, the rest is history.
+    """
+    row = cursor.execute(_LEFT, {"journal": journal}).fetchone()
+    assert row is not None
+    number, attempt, left = row
+    if left is None:
+        return number, attempt, None
+    url, sessions, *tables = left
+    return number, attempt, _tables(url, sessions or (), dict(zip(_COLUMNS, tables, strict=True)))
 
 
 def tables_of(cursor: psycopg.Cursor[Any], journal: int) -> Tables:
     """Return all rows of a journal."""
-    return _read(cursor, journal, None)
+    values = {"journal": journal}
+    found = cursor.execute(_URL, values).fetchone()
+    assert found is not None
+    sessions = cursor.execute(_SESSIONS, values).fetchall()
+    queries: dict[str, LiteralString] = {
+        table: f"SELECT {columns} FROM trio_cancel.{table} WHERE journal = %(journal)s ORDER BY 1"
+        for table, (columns, _) in _COLUMNS.items()
+    }
+    rows = {table: cursor.execute(query, values).fetchall() for table, query in queries.items()}
+    return _tables(found[0], sessions, rows)
 
 
-def _read(cursor: psycopg.Cursor[Any], journal: int, numbers: list[int] | None) -> Tables:
-    def rows(table: str) -> list[Any]:
-        columns, by = _COLUMNS[table]
-        some = "" if numbers is None else f"AND {by} = ANY(%(numbers)s::bigint[])"
-        query = f"SELECT {columns} FROM trio_cancel.{table} WHERE journal = %(journal)s {some} ORDER BY 1"
-        found = cursor.execute(query, {"journal": journal, "numbers": numbers}).fetchall()
+def _tables(url: str, sessions: Iterable[Sequence[Any]], rows: Mapping[str, Iterable[Sequence[Any]] | None]) -> Tables:
+    def of(table: str) -> list[Any]:
+        found = map(tuple, rows[table] or ())
         place = _IDS.get(table)
         if place is None:
-            return found
+            return list(found)
         return [
             (*row[:place], original(row[place]), *row[place + 1 :]) if row[place] and _ESCAPE in row[place] else row
             for row in found
         ]
 
-    url = "SELECT url FROM trio_cancel.account WHERE id = (SELECT account FROM trio_cancel.journal WHERE id = %s)"
-    found = cursor.execute(url, (journal,)).fetchone()
-    assert found is not None
-    sessions = cursor.execute(
-        "SELECT number, prefix, first_attempt, opened, alive, closed FROM trio_cancel.session WHERE journal = %s "
-        "ORDER BY number",
-        (journal,),
-    ).fetchall()
     return Tables(
-        found[0],
+        url,
         [SessionRow(*row) for row in sessions],
-        rows("hold"),
-        rows("release"),
-        rows("intent"),
-        *spread(rows("answer"), rows("attempt"), rows("outcome")),
-        placed=rows("placed"),
+        of("hold"),
+        of("release"),
+        of("intent"),
+        *spread(of("answer"), of("attempt"), of("outcome")),
+        placed=of("placed"),
     )
 
 
@@ -151,7 +185,7 @@ _COMPACT: tuple[LiteralString, ...] = (
     'CREATE TEMP TABLE open_name (external smallint, key text COLLATE "C", PRIMARY KEY (external, key)) ON COMMIT DROP',
     'CREATE TEMP TABLE unsettled (external smallint, key text COLLATE "C") ON COMMIT DROP',
     "CREATE TEMP TABLE gone (number bigint PRIMARY KEY) ON COMMIT DROP",
-    f"INSERT INTO pg_temp.open_name {_NAMES}",
+    f"INSERT INTO pg_temp.open_name {NAMES}",
     # The venue's ids that such a name had: what is known of them stays as well.
     f"""INSERT INTO pg_temp.open_name SELECT 0, lower(p.id) FROM trio_cancel.hold AS h
         JOIN trio_cancel.placed AS p ON p.journal = %(journal)s AND p.hold = h.number
@@ -202,13 +236,6 @@ SELECT number FROM trio_cancel.hold WHERE journal = %(journal)s
 UNION ALL SELECT number FROM trio_cancel.intent WHERE journal = %(journal)s
 ORDER BY number LIMIT %(most)s
 """
-LAST: LiteralString = """
-SELECT greatest((SELECT max(number) FROM trio_cancel.hold WHERE journal = %(journal)s),
-                (SELECT max(number) FROM trio_cancel.intent WHERE journal = %(journal)s), 0),
-       greatest((SELECT max(number) FROM trio_cancel.attempt WHERE journal = %(journal)s),
-                (SELECT max(number) FROM trio_cancel.answer WHERE journal = %(journal)s), 0)
-"""
-"""The last number of a hold or intent, and of an attempt."""
 _EMPTY_SESSIONS: LiteralString = """
 DELETE FROM trio_cancel.session WHERE journal = %(journal)s
 AND greatest(opened, alive, coalesce(closed, 0)) < %(before)s AND number < least(
@@ -234,7 +261,7 @@ def forget(cursor: psycopg.Cursor[Any], journal: int, before: int, most: int) ->
     if first is None or first[0] is None or first[0] >= before:
         return 0
     numbers = [number for (number,) in cursor.execute(_OLDEST, values)]
-    newest = cursor.execute(LAST, values).fetchone()
+    newest = cursor.execute(_LAST, values).fetchone()
     assert newest is not None
     values["upto"] = min(numbers[-1], newest[0] - 1)  # the newest one keeps the count
     for statement in _COMPACT:
