@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
+from operator import itemgetter
 from typing import Any, Protocol
 
 import attrs
@@ -510,24 +511,27 @@ class Cursor:
 # The statements. Each returns rows; one that waits is async.
 
 
-def _numbers(text: str) -> list[int | None]:
-    inner = text[1:-1]
-    return [None if each == "NULL" else int(each) for each in inner.split(",")] if inner else []
-
-
-def _texts(text: str) -> list[str | None]:
-    inner = text[1:-1]
-    return [None if each == "NULL" else each[1:-1] for each in inner.split(",")] if inner else []
+def _given(value: str | None, kind: str, many: bool) -> list[Any]:
+    if not many:
+        return [value if kind == "text" or value is None else int(value)]
+    assert value is not None
+    cells = [None if each == "NULL" else each for each in value[1:-1].split(",")]
+    return [cell if cell is None else cell[1:-1] if kind == "text" else int(cell) for cell in cells]
 
 
 _AGAIN = {"placed": ("told", "id"), "attempts": ("answered", "status")}
 
 
 async def _commit(raw: Raw, query: str, values: Any) -> list[Any]:
-    entries = zip(*(_numbers(values[name]) for name in ("journal", "epoch", "alive", "closed")), strict=True)
-    fenced: list[int] = []
-    guards: list[int | None] = []
-    for journal, epoch, alive, closed in sorted(entries, key=lambda entry: entry[0] or 0):
+    several = values["journal"].startswith("{")
+    entries: list[dict[str, Any]] = [
+        dict(zip(given, cells, strict=True))
+        for given in [[name for name in ("journal", "epoch", "alive", "closed") if name in values]]
+        for cells in zip(*(_given(values[name], "bigint", several) for name in given), strict=True)
+    ]
+    found: list[Any] = []
+    for entry in sorted(entries, key=itemgetter("journal")):
+        journal, epoch, alive, closed = (entry.get(name) for name in ("journal", "epoch", "alive", "closed"))
         assert journal is not None
         await raw.lock(journal)
         row = raw.server.table("journal").get(journal)
@@ -538,24 +542,24 @@ async def _commit(raw: Raw, query: str, values: Any) -> list[Any]:
         if session is not None and (alive is not None or closed is not None):
             told = {"alive": alive or session["alive"], "closed": closed or session["closed"]}
             raw.put("session", (journal, epoch), session | told)
-        fenced.append(journal)
         account = row["account"]
         live = [guard for guard, of in raw.server.table("guard_account") if of == account]
         beats = [raw.server.table("guard")[guard]["beat"] for guard in live if guard in raw.server.table("guard")]
-        guards.append(sum(beats) if beats else None)
+        found.append((journal, sum(beats) if beats else None))
         for attribute, table in _TABLES.items():
-            if f"{attribute}_journal" in values:
+            if f"{attribute}_0" in values:
                 _insert(raw, attribute, table, values, journal, epoch, account)
-    return [(fenced or None, guards or None)]
+    return found
 
 
 def _insert(raw: Raw, attribute: str, table: Any, values: Any, journal: int, epoch: int | None, account: int) -> None:
     columns = [(place, column) for place, column in enumerate(table.columns) if column is not None]
-    arrays = [
-        (_texts if column[1] == "text" else _numbers)(values[f"{attribute}_{place}"]) for place, column in columns
-    ]
-    for of, *cells in zip(_numbers(values[f"{attribute}_journal"]), *arrays, strict=True):
-        if of != journal:
+    many = values[f"{attribute}_0"].startswith("{")
+    arrays = [_given(values[f"{attribute}_{place}"], column[1], many) for place, column in columns]
+    whose = f"{attribute}_journal"
+    of = _given(values[whose], "bigint", many=True) if whose in values else [journal] * len(arrays[0])
+    for owner, *cells in zip(of, *arrays, strict=True):
+        if owner != journal:
             continue
         row: Row = {"journal": journal} | {column[0]: cell for (_, column), cell in zip(columns, cells, strict=True)}
         if None in table.columns:

@@ -135,6 +135,10 @@ _TABLES = {
 }
 
 
+_EXTERNAL = 2
+"""The place in a hold's row of whether its key is an external id."""
+
+
 @attrs.define(eq=False)
 class _Entry:
     """What one session commits.
@@ -221,8 +225,7 @@ class _Shared:
         if self._connection is None:
             self._connection = connect(self._server, seconds, known=self.known)
             self.known = settings_of(self._connection)
-        fenced, guards = self._connection.one(*statement_of(some, self._connection.lock))
-        mine = dict(zip(fenced or (), guards or (), strict=True))
+        mine = dict(self._connection.all(*statement_of(some, self._connection.lock)))
         for entry in some:
             entry.guards = mine.get(entry.journal)
             if entry.journal not in mine:
@@ -250,77 +253,84 @@ class _Shared:
 def statement_of(some: Sequence[_Entry], lock: str) -> tuple[LiteralString, dict[str, Any]]:
     """Return the statement that commits the changes of several sessions, and its values.
 
-    It returns the journals that are still theirs, and for each what the beats of its guards add up to.
+    It returns a row for each journal that is still theirs: its number, and what the beats of its guards add up to.
     """
+    several = len(some) > 1
     values: dict[str, Any] = {
         "lock": lock,
-        "journal": _numbers(entry.journal for entry in some),
-        "epoch": _numbers(entry.epoch for entry in some),
-        "alive": _numbers(entry.changes.alive for entry in some),
-        "closed": _numbers(entry.changes.closed for entry in some),
+        "journal": _value([entry.journal for entry in some], "bigint", several),
+        "epoch": _value([entry.epoch for entry in some], "bigint", several),
     }
-    used: list[str] = []
+    signs = any(entry.changes.alive is not None or entry.changes.closed is not None for entry in some)
+    if signs:
+        values["alive"] = _value([entry.changes.alive for entry in some], "bigint", several)
+        values["closed"] = _value([entry.changes.closed for entry in some], "bigint", several)
+    used: list[tuple[str, bool]] = []
+    names = False
     for attribute, table in _TABLES.items():
+        filled = [(entry.journal, rows) for entry in some if (rows := getattr(entry.changes, attribute)).values]
+        if not filled:
+            continue
         columns: list[list[Any]] = [[] for _ in table.columns]
         of: list[int] = []
-        for entry in some:
-            rows = getattr(entry.changes, attribute)
-            width, flat = rows.width, rows.values
-            if not flat:
-                continue
-            if table.key is not None:  # one statement changes a row once: the last word counts
+        for journal, rows in filled:
+            flat, width = rows.values, rows.width
+            if table.key is not None and len(flat) > width:  # one statement changes a row once: the last word counts
                 latest = {row[table.key]: row for row in rows}
                 flat = [value for row in latest.values() for value in row]
-            of += [entry.journal] * (len(flat) // width)
+            of += [journal] * (len(flat) // width)
             for place in range(width):
                 columns[place] += flat[place::width]
-        if not of:
-            continue
-        used.append(attribute)
-        values[f"{attribute}_journal"] = _numbers(of)
+        many = several or len(of) > 1
+        used.append((attribute, many))
+        if several:
+            values[f"{attribute}_journal"] = _value(of, "bigint", many)
         for place, column in enumerate(table.columns):
             if column is not None:
-                encode = _texts if column[1] == "text" else _numbers
-                values[f"{attribute}_{place}"] = encode(columns[place])
-    signs = any(entry.changes.alive is not None or entry.changes.closed is not None for entry in some)
-    return _statement(tuple(used), signs), values
+                values[f"{attribute}_{place}"] = _value(columns[place], column[1], many)
+        if attribute == "holds":
+            names = 1 in columns[_EXTERNAL]
+    return _statement(tuple(used), several, signs, names), values
 
 
 @cache
-def _statement(used: tuple[str, ...], signs: bool) -> LiteralString:
+def _statement(used: tuple[tuple[str, bool], ...], several: bool, signs: bool, names: bool) -> LiteralString:
+    # The settings come first: the rows that are to be locked are found by joining with them.
     parts: list[LiteralString] = [
-        # The settings come first: the rows that are to be locked are found by joining with them.
-        f"WITH before AS MATERIALIZED (SELECT {BEFORE}),",
-        """fence AS (
+        f"""WITH before AS MATERIALIZED (SELECT {BEFORE}), fence AS (
             UPDATE trio_cancel.journal AS j
             SET beat = j.beat + 1, seen = clock_timestamp(), state = 'live'
-            FROM before, unnest(%(journal)s::bigint[], %(epoch)s::bigint[], %(alive)s::bigint[], %(closed)s::bigint[])
-                AS entry(journal, epoch, alive, closed)
+            FROM before, {_given("entry", several, journal="bigint", epoch="bigint")}
             WHERE j.id = entry.journal AND j.epoch = entry.epoch
-            RETURNING j.id, j.epoch, j.account, entry.alive, entry.closed
-        )""",
+            RETURNING j.id, j.epoch, j.account
+        )"""
     ]
     if signs:
-        parts.append(""", signs AS (
+        parts.append(f""", signs AS (
             UPDATE trio_cancel.session AS s
-            SET alive = coalesce(fence.alive, s.alive), closed = coalesce(fence.closed, s.closed)
-            FROM fence WHERE s.journal = fence.id AND s.number = fence.epoch
+            SET alive = coalesce(entry.alive, s.alive), closed = coalesce(entry.closed, s.closed)
+            FROM fence JOIN {_given("entry", several, journal="bigint", alive="bigint", closed="bigint")}
+                ON entry.journal = fence.id
+            WHERE s.journal = fence.id AND s.number = fence.epoch
         )""")
-    for attribute in used:
+    for attribute, many in used:
         table = _TABLES[attribute]
-        columns = [(place, column) for place, column in enumerate(table.columns) if column is not None]
-        names = [column[0] for _, column in columns]
-        arrays = [f"%({attribute}_{place})s::{column[1]}[]" for place, column in columns]
+        columns = {f"{attribute}_{place}": column for place, column in enumerate(table.columns) if column is not None}
+        given: dict[str, LiteralString] = {name: column[1] for name, column in columns.items()}
+        whose: LiteralString = "true"
+        if several:
+            given[f"{attribute}_journal"] = "bigint"
+            whose = f"x.{attribute}_journal = fence.id"
         session = None in table.columns
         returning = " RETURNING journal, number, external, key" if attribute == "holds" else ""
         parts.append(f""", {attribute} AS (
-            INSERT INTO trio_cancel.{table.name} (journal, {", ".join(names)}{", session" if session else ""})
-            SELECT x.journal, {", ".join(f"x.{name}" for name in names)}{", fence.epoch" if session else ""}
-            FROM fence JOIN unnest(%({attribute}_journal)s::bigint[], {", ".join(arrays)})
-                AS x(journal, {", ".join(names)}) ON x.journal = fence.id
+            INSERT INTO trio_cancel.{table.name}
+                (journal, {", ".join(column[0] for column in columns.values())}{", session" if session else ""})
+            SELECT fence.id, {", ".join(f"x.{name}" for name in columns)}{", fence.epoch" if session else ""}
+            FROM fence JOIN {_given("x", many, **given)} ON {whose}
             ON CONFLICT {table.again}{returning}
         )""")
-    if "holds" in used:
+    if names:
         # Whose an external id is now, for whoever cancels for another. In order, so that two do not lock each other.
         parts.append(""", names AS (
             INSERT INTO trio_cancel.name (account, key, journal, hold)
@@ -329,11 +339,30 @@ def _statement(used: tuple[str, ...], signs: bool) -> LiteralString:
             ORDER BY fence.account, h.key, h.number DESC
             ON CONFLICT (account, key) DO UPDATE SET journal = excluded.journal, hold = excluded.hold
         )""")
-    parts.append("""SELECT array_agg(fence.id), array_agg((
+    parts.append("""SELECT fence.id, (
             SELECT sum(g.beat)::bigint FROM trio_cancel.guard_account AS a JOIN trio_cancel.guard AS g ON g.id = a.guard
             WHERE a.account = fence.account
-        )) FROM fence""")
+        ) FROM fence""")
     return " ".join(parts)
+
+
+def _given(name: LiteralString, many: bool, **columns: LiteralString) -> LiteralString:
+    """Return what makes a table of the values that are given: arrays, or one value each, which costs half as much."""
+    if many:
+        arrays = ", ".join(f"%({column})s::{kind}[]" for column, kind in columns.items())
+        return f"unnest({arrays}) AS {name}({', '.join(columns)})"
+    return f"(SELECT {', '.join(f'%({column})s::{kind} AS {column}' for column, kind in columns.items())}) AS {name}"
+
+
+def _value(column: list[Any], kind: str, many: bool) -> str | None:
+    """Return values as the database writes an array, or the only one as it writes that.
+
+    It is a text in any case: a number would be of another type for the driver as it grows, and so the statement.
+    """
+    if many:
+        return _texts(column) if kind == "text" else _numbers(column)
+    (value,) = column
+    return None if value is None else stored(value) if kind == "text" else str(value)
 
 
 def _numbers(values: Iterable[int | None]) -> str:
