@@ -9,22 +9,27 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
+from itertools import count
 
 import trio
 
 from benchmarks.job import Job, ssl_context
 from benchmarks.journal import bulk_wall
 from benchmarks.peers.ours import CREDENTIALS
-from tests.tools.postgres import Database, a_cluster, all_binaries
+from tests.tools.postgres import BOT, Database, a_cluster, all_binaries
 from trio_cancel import JournalError, open_trading_ws
+from trio_cancel._journal.rows import Changes
+from trio_cancel._journal.store import Account
+from trio_cancel._journal.stores import open_store
 from trio_cancel.sandbox import Sandbox, open_sandbox
 
 FILE, DATABASE, STANDBY = "SQLite", "PostgreSQL", "PostgreSQL, synchronous standby"
@@ -78,23 +83,70 @@ def _database(peer: str = DATABASE) -> Generator[Database]:
 
 
 def run_holds(job: Job) -> dict[str, float]:
-    """A durable hold, and what a bulk of `job.orders` takes more per order; in a database also a refused hold."""
+    """A durable hold and its parts, and what a bulk of `job.orders` takes more per order; in a database a refused one.
+
+    The parts are one row with its commit by the driver alone, which is the least that the server or the disk takes, and
+    the journal's own commit of a hold without trio.
+    """
+    times = max(10, job.orders // 15)
     if job.peer == FILE:
         with tempfile.TemporaryDirectory() as directory:
-            return trio.run(_holds, job, lambda turn: str(pathlib.Path(directory, turn)))
+            figures = _parts(
+                _rows_of_file(pathlib.Path(directory, "rows")), str(pathlib.Path(directory, "parts")), times
+            )
+            return figures | trio.run(_holds, job, times, lambda turn: str(pathlib.Path(directory, turn)))
     with _database(job.peer) as database:
-        figures = trio.run(_holds, job, database.url)
+        figures = _parts(_rows_of_database(database), database.url("parts"), times)
+        figures |= trio.run(_holds, job, times, database.url)
         return figures | trio.run(_refused, job, database)
 
 
-async def _holds(job: Job, address: Callable[[str], str]) -> dict[str, float]:
+def _rows_of_file(path: pathlib.Path) -> Generator[None]:
+    """Commit a row at each step."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("CREATE TABLE row (number INTEGER PRIMARY KEY, name TEXT)")
+        for number in count():
+            connection.execute("INSERT INTO row VALUES (?, ?)", (number, f"hold-{number}"))
+            yield
+
+
+def _rows_of_database(database: Database) -> Generator[None]:
+    """Commit a row at each step."""
+    import psycopg
+
+    database.execute("CREATE TABLE public.row (number bigint PRIMARY KEY, name text)")
+    database.execute(f"GRANT INSERT ON public.row TO {BOT}")
+    with psycopg.connect(database.url(), autocommit=True, prepare_threshold=1) as connection:
+        for number in count(2**40):  # one type for all of them, and so one statement
+            connection.execute("INSERT INTO public.row VALUES (%s, %s)", (number, f"hold-{number}"))
+            yield
+
+
+def _parts(rows: Generator[None], address: str, times: int) -> dict[str, float]:
+    """What a row takes, and the commit of a hold: turn and turn about, so that both have the same machine."""
+    store = open_store(address, Account("wss://benchmark", CREDENTIALS), "parts", 0)
+    taken: dict[str, list[float]] = {"row_p50_us": [], "store_p50_us": []}
+    with closing(store), closing(rows):
+        for number in range(1, times + 1):
+            hold = (number, store.begun.session, 1, f"hold-{number}", number, None, None)
+            changes = Changes(holds=[hold], releases=[(number - 1, number)])  # as beside what is discarded
+            for name, act in (("row_p50_us", partial(next, rows)), ("store_p50_us", partial(store.commit, changes))):
+                started = time.perf_counter()
+                act()
+                taken[name].append(time.perf_counter() - started)
+    return {name: statistics.median(each) * 1e6 for name, each in taken.items()}
+
+
+async def _holds(job: Job, times: int, address: Callable[[str], str]) -> dict[str, float]:
     taken: list[float] = []
     context = ssl_context(job.ca)
     async with (
         open_trading_ws(job.url, credentials=CREDENTIALS, ssl_context=context, journal=address("holds")) as ws,
         ws.open_order_scope() as orders,
     ):
-        for number in range(max(10, job.orders // 15)):
+        for number in range(times):
             started = time.perf_counter()
             await orders.add(external_id=f"hold-{number}")
             taken.append(time.perf_counter() - started)

@@ -93,7 +93,7 @@ class Plan:
             yield attrs.evolve(secure, work="journal")
         if "holds" in wanted:
             for holder in HOLDERS:
-                yield attrs.evolve(secure, peer=holder, work="holds")
+                yield attrs.evolve(secure, peer=holder, work="holds", core=None)  # a server would be on its core, too
         if "guard" in wanted:
             for work, count in (("guard", self.kills), ("guard-dead", self.dead), ("guard-beats", self.beats)):
                 yield attrs.evolve(secure, work=work, orders=count, warm=0, core=None)

@@ -45,6 +45,8 @@ _COLUMNS = {
     "without_s": "without journal, s",
     "journal_s": "with journal, s",
     "journal_ratio": "ratio",
+    "row_p50_us": "one row and its commit by the driver alone, p50, µs",
+    "store_p50_us": "a hold's commit without trio, p50, µs",
     "hold_p50_us": "a durable hold, p50, µs",
     "hold_p99_us": "p99, µs",
     "bulk_more_us": "a bulk's wall time more per order, µs",
