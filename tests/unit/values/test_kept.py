@@ -26,7 +26,19 @@ from trio_cancel import (
     Rejected,
     Unknown,
 )
-from trio_cancel._values.kept import CHUNK, Ledger, Name, Outcomes, Repeats, name_of, outcomes_of, request_of
+from trio_cancel._values.kept import (
+    _UNNAMED,
+    CHUNK,
+    Ledger,
+    Name,
+    Outcomes,
+    Repeats,
+    _Chunk,
+    name_of,
+    outcomes_of,
+    request_of,
+)
+from trio_cancel.lookup import OrderState
 from trio_cancel.types import Attempt, CanceledOrder, CancelReport, VenueReply
 
 CAUSE = NotWritten("its turn has not come yet")
@@ -284,3 +296,97 @@ def test_replacing_a_field_of_what_was_read_changes_nothing_that_is_kept() -> No
     outcomes = ledger.outcomes((), Repeats(), CAUSE, True)
     assert msgspec.structs.replace(outcomes[0], error=None) != outcomes[0]
     assert outcomes[0] == outcome_of(order, 0, "closed")
+
+
+# What stands in it, and its limits
+
+
+@pytest.mark.parametrize(
+    ("changes", "plain"),
+    [
+        ({}, 1),
+        ({"attempts": 2}, 0),
+        ({"status": 201}, 0),
+        ({"status": None}, 0),
+        ({"error": ERROR}, 0),
+        ({"after_unanswered": True}, 0),
+        ({"unrecorded": True}, 0),
+        ({"seen": OrderState(status="canceled", seen_at=1.0)}, 0),
+    ],
+)
+def test_only_a_cancel_that_is_as_nearly_all_are_is_kept_as_such(changes: dict[str, Any], plain: int) -> None:
+    outcome = canceled(CancelRequest("o"), 1, **changes)
+    ledger = Ledger([("o",)])
+    ledger.tell(0, outcome)
+    outcomes = ledger.outcomes((), Repeats(), CAUSE, True)
+    assert outcomes._chunks[0].plain == plain
+    assert outcomes[0] == outcome
+    (kept,) = outcomes._chunks[0].told
+    assert getattr(kept, "request", _UNNAMED) is _UNNAMED  # its name is kept once
+
+
+def test_places_of_what_is_named_again() -> None:
+    repeats = Repeats()
+    repeats.add(2, 0)
+    repeats.add(5, 1)
+    assert [repeats.place(item) for item in range(8)] == [0, 1, 0, 2, 3, 1, 4, 5]
+    assert list(repeats.in_order(6)) == [0, 1, 0, 2, 3, 1, 4, 5]
+
+
+def test_outcomes_beyond_the_first_tuple_are_found() -> None:
+    told = [canceled(CancelRequest(f"o{number}"), number) for number in range(2 * CHUNK + 1)]
+    outcomes = Outcomes(told)
+    assert [outcomes[place] for place in (0, CHUNK - 1, CHUNK, 2 * CHUNK, -1)] == [
+        told[place] for place in (0, CHUNK - 1, CHUNK, 2 * CHUNK, -1)
+    ]
+    for index in (len(told), -len(told) - 1):
+        with pytest.raises(IndexError, match=r"^index out of range$"):
+            outcomes[index]
+
+
+def test_equal_is_what_has_equal_outcomes() -> None:
+    told = [canceled(CancelRequest(f"o{number}"), number) for number in range(3)]
+    outcomes = Outcomes(told)
+    twin = outcomes
+    assert outcomes == twin
+    assert outcomes == Outcomes(told)
+    assert outcomes == tuple(told)
+    assert outcomes == tuple(canceled(CancelRequest(f"o{number}"), number) for number in range(3))
+    assert outcomes != Outcomes(told[:2])
+    assert outcomes != Outcomes([*told[:2], canceled(CancelRequest("o2"), 7)])
+    assert outcomes != Outcomes([told[0], told[2], told[1]])
+
+
+def test_what_is_left_is_found_behind_a_tuple_of_plain_ones() -> None:
+    told: list[Outcome] = [canceled(CancelRequest(f"o{number}"), number) for number in range(CHUNK)]
+    lost = NotSent(CancelRequest("late"), cause=CAUSE)
+    report = CancelReport(Outcomes([*told, lost]))
+    assert report.left == (lost,)
+    assert (report.counts["canceled"], report.counts["not_sent"]) == (CHUNK, 1)
+
+
+def test_all_that_is_there_is_counted() -> None:
+    ledger = Ledger([tuple(f"o{number}" for number in range(CHUNK)), ("c", "d")])
+    ledger.tell(0, canceled(CancelRequest("o0"), 1))
+    ledger.tell(1, canceled(CancelRequest("o1"), 1, attempts=2))
+    repeats = Repeats()
+    repeats.add(CHUNK + 2, 0)
+    repeats.add(CHUNK + 3, CHUNK + 1)
+    report = CancelReport(ledger.outcomes((), repeats, CAUSE, True))
+    assert (report.counts["canceled"], report.counts["not_sent"]) == (3, CHUNK - 2 + 2 + 1)
+    assert sum(report.counts.values()) == CHUNK + 4
+
+
+def test_no_more_requests_are_taken_than_were_asked_for() -> None:
+    names = [f"o{number}" for number in range(2 * CHUNK)]
+    ledger = Ledger([tuple(names[:CHUNK]), tuple(names[CHUNK:])])
+    for begin, most in ((0, 1), (CHUNK - 1, 2), (CHUNK - 3, CHUNK), (2 * CHUNK - 1, 5), (2 * CHUNK, 5)):
+        assert [request.id for request in ledger.requests(begin, most)] == names[begin : begin + most]
+
+
+def test_what_has_been_told_whole_is_put_away() -> None:
+    ledger = Ledger([("a", "b")])
+    for place, name in enumerate("ab"):
+        assert isinstance(ledger._chunks[0], _Chunk) is (place == 0)
+        ledger.tell(place, canceled(CancelRequest(name), 1))
+    assert isinstance(ledger._chunks[0], _Chunk)

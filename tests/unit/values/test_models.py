@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import enum
 import logging
+import os
 import pickle
 import traceback
+from pathlib import Path
 
 import attrs
 import pytest
 
 from trio_cancel import CancelRequest, ConfigurationError, Credentials, InvalidRequest
+from trio_cancel._values.models import _flaw_of_credential, _is_blank, _shown, canonical_id
 from trio_cancel._venue.codec import Signer
+from trio_cancel.types import CanceledOrder
 
 SECRET = "s3cr3t-that-nobody-sees"
 
@@ -234,3 +238,137 @@ def test_what_was_pasted_along_with_a_credential_is_named_and_the_credential_is_
 @pytest.mark.parametrize("value", ['"', "''x", 'x"', "a b", "a'b'c", "=", "a\nb"])
 def test_other_credentials_are_taken_as_they_are(value: str) -> None:
     assert Credentials(value, value).api_token == value
+
+
+# A credential in a file
+
+
+def said(monkeypatch: pytest.MonkeyPatch, path: str, *, value: str = "") -> str:
+    monkeypatch.setenv("RIPIO_API_TOKEN", value)
+    monkeypatch.setenv("RIPIO_API_TOKEN_FILE", path)
+    monkeypatch.setenv("RIPIO_API_SECRET", "secret")
+    monkeypatch.delenv("RIPIO_API_SECRET_FILE", raising=False)
+    with pytest.raises(ConfigurationError) as caught:
+        Credentials.from_env()
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return str(caught.value)
+
+
+def test_a_file_of_no_use_is_named_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    called = f"The file {str(path)!r} that RIPIO_API_TOKEN_FILE names"
+    assert said(monkeypatch, str(path)) == f"{called} cannot be read: No such file or directory."
+    for data, why in (
+        (b"", "is empty"),
+        (b"\n", "is empty"),
+        (b"\r\n", "is empty"),
+        (b"x" * 65_537, "is too long to be one"),
+        (b"x" * 70_000, "is too long to be one"),
+        (b"\xff", "is not UTF-8"),
+    ):
+        path.write_bytes(data)
+        assert said(monkeypatch, str(path)) == f"{called} {why}."
+    assert said(monkeypatch, str(path), value="t") == (
+        "Both RIPIO_API_TOKEN and RIPIO_API_TOKEN_FILE are set; which one is meant is not known. Unset one."
+    )
+    assert said(monkeypatch, "") == (
+        "The environment variable RIPIO_API_TOKEN_FILE is empty: name a file in it, or unset it."
+    )
+
+
+def test_a_name_that_can_be_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"RIPIO_API_TOKEN_FILE": "a\0b"}
+    monkeypatch.setattr(os, "environ", variables)
+    with pytest.raises(ConfigurationError, match=r"names cannot be read: that cannot be a name\.$"):
+        Credentials.from_env()
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r"])
+@pytest.mark.parametrize("length", [1, 65_000])
+def test_one_line_end_of_a_file_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str, length: int
+) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(b"x" * length + end.encode())
+    monkeypatch.delenv("RIPIO_API_TOKEN", raising=False)
+    monkeypatch.setenv("RIPIO_API_TOKEN_FILE", str(path))
+    monkeypatch.setenv("RIPIO_API_SECRET", "secret")
+    assert Credentials.from_env().api_token == "x" * length
+
+
+def test_a_file_of_the_greatest_length_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(b"x" * 65_536)
+    monkeypatch.delenv("RIPIO_API_TOKEN", raising=False)
+    monkeypatch.setenv("RIPIO_API_TOKEN_FILE", str(path))
+    monkeypatch.setenv("RIPIO_API_SECRET", "secret")
+    assert len(Credentials.from_env().api_token) == 65_536
+
+
+def test_what_nobody_sees_is_blank() -> None:
+    assert all(map(_is_blank, (" ", "\x00", "\u200b", "\ue000")))
+    assert not any(map(_is_blank, ("x", "\ud800", "\udfff")))  # half a pair is told as what UTF-8 cannot encode
+
+
+@pytest.mark.parametrize(
+    ("value", "flaw"),
+    [
+        (' "x"', "begins with a blank and is enclosed in quotation marks"),
+        ('  "x" ', "begins with a blank and ends with a blank and is enclosed in quotation marks"),
+        ('""', "is enclosed in quotation marks"),
+        ('"', None),
+        ("x\x00", "ends with U+0000 (a control character)"),
+    ],
+)
+def test_what_is_wrong_with_a_credential(value: str, flaw: str | None) -> None:
+    assert _flaw_of_credential(value) == flaw
+
+
+# In these words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({}, "A cancel needs an order: give id or external_id; both are missing."),
+        ({"id": "a", "external_id": "b"}, "A cancel names one order in one way: give id or external_id, not both."),
+    ],
+)
+def test_an_order_is_named_in_one_way(arguments: dict[str, str], text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        CancelRequest(**arguments)
+    assert str(caught.value) == text
+
+
+def test_an_odd_external_id_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    CancelRequest(external_id=" a")
+    CancelRequest(external_id="b" * 37)
+    CancelRequest(external_id="b" * 36)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the external id ' a' has white space at its ends; it is sent as it is",
+        f"the external id '{'b' * 37}' has 37 characters, and the venue documents at most 36; it is sent as it is",
+    ]
+
+
+def test_ids_are_compared_in_small_letters() -> None:
+    assert canonical_id("7155ED34-Ä") == "7155ed34-Ä"
+    assert canonical_id("7155ED34") == "7155ed34"
+
+
+def test_what_a_message_shows_of_a_long_id() -> None:
+    assert _shown("x" * 60) == repr("x" * 60)
+    assert _shown("x" * 61) == repr("x" * 60 + "…")
+
+
+def test_a_request_names_its_order_already() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        CancelRequest.of(CancelRequest("a"), "b")
+    assert str(caught.value) == "A CancelRequest names its order already; external_id must not be given as well."
+
+
+def test_a_canceled_order_has_the_names_that_the_venue_gives_it() -> None:
+    by_id, by_name = CancelRequest("a"), CancelRequest(external_id="b")
+    assert CanceledOrder("a", external_id="b").names() == [by_id, by_name]
+    assert CanceledOrder("a").names() == [by_id]
+    assert CanceledOrder(None, external_id="b").names() == [by_name]
+    assert CanceledOrder("", external_id="").names() == []
