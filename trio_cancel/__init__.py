@@ -1,9 +1,9 @@
-"""Cancel orders at Ripio Trade over its WebSocket, and know what became of every one.
+"""Cancel orders at Ripio Trade over its WebSocket API, and find out what happened to each of them.
 
-``async with open_trading_ws() as ws`` is the one door. What you call, match or catch is here; what you only annotate
-with is in ``trio_cancel.types``. Beside them: ``trio_cancel.journal`` reads journals, ``trio_cancel.lookup`` looks
-orders up, ``trio_cancel.sandbox`` is an exchange to test against, and ``trio_cancel.testing`` has fixtures for pytest.
-The guides are in the package's folder ``guides``.
+Start with ``async with open_trading_ws() as ws``. What you call, match or catch is here; names for annotations are in
+``trio_cancel.types``. ``trio_cancel.journal`` reads journals, ``trio_cancel.lookup`` looks orders up,
+``trio_cancel.sandbox`` is an exchange to test against, and ``trio_cancel.testing`` has fixtures for pytest. The guides
+are in the package's folder ``guides``.
 """
 
 from trio_cancel._client import TradingWS as TradingWS

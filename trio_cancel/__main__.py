@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status.
 
     Args:
-        arguments: the words after the program's name; ``sys.argv``'s if None.
+        arguments: the words after the program's name; if None, those of ``sys.argv``.
     """
     _fill_closed()
     try:
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
             "install the extra: pip install 'trio-cancel[cli]'"
         )
         return 2
-    except KeyboardInterrupt:  # so early that nothing has begun
+    except KeyboardInterrupt:  # so early that nothing has started
         _say("interrupted")
         return 130
 
@@ -40,12 +40,12 @@ def _say(text: str) -> None:
 
 
 def _fill_closed() -> None:
-    """Open to nowhere what was closed of stdin, stdout and stderr: a socket must not get their number."""
+    """Open the closed ones of stdin, stdout and stderr to nowhere: a socket must not get their number."""
     for standard in range(3):
         try:
             os.fstat(standard)
         except OSError:
-            if os.open(os.devnull, os.O_RDWR) > 2:  # one that is open comes first
+            if os.open(os.devnull, os.O_RDWR) > 2:  # the lowest free number comes first
                 return
 
 

@@ -1,8 +1,8 @@
-"""The one door: ``open_trading_ws`` and the object that it yields.
+"""The entry point: ``open_trading_ws`` and the object that it yields.
 
-Nothing here waits for the network. A single cancel hands an order to the engine (which may have it written at once,
-see ``_session.writer``) and waits for its outcome (see ``_cancels.single``); if it is cancelled there, the order is
-withdrawn if it is not written, and tracked on if it is.
+Nothing here waits for the network. A single cancel hands its order to the engine (which may have it written at once,
+see ``_session.writer``) and waits for the outcome (see ``_cancels.single``). If it is cancelled there, the order is
+withdrawn if it has not been written; otherwise it is still tracked.
 """
 
 from __future__ import annotations
@@ -65,7 +65,12 @@ class OpenJournal(Protocol):
 
 
 class TradingWS:
-    """An open session. Made by :func:`open_trading_ws`; usable from any task while its block lasts."""
+    """An open session, made by :func:`open_trading_ws`. Any task may use it while its block lasts.
+
+    It cancels orders: one at a time (:meth:`cancel`, :meth:`try_cancel`), many (:meth:`cancel_many`, :meth:`batch`,
+    :meth:`open_cancel_stream`), those that a block holds (:meth:`open_order_scope`), those that an earlier session left
+    behind (:meth:`resume`), and those that the venue lists as open (:meth:`cancel_open`).
+    """
 
     def __init__(self, session: Session, policy: RetryPolicy) -> None:
         self._session = session
@@ -88,15 +93,15 @@ class TradingWS:
 
     @property
     def journal_failed(self) -> bool:
-        """True if there is a journal and it does not record all of it now; cancels go on, new holds are refused."""
+        """True if there is a journal and it cannot record everything now; cancels go on, new holds are refused."""
         return self._session.journal_failed()
 
     @property
     def lease(self) -> LeaseState | None:
-        """How this session's claim to its journal stands; None unless it is in a database, where others can take it.
+        """The state of this session's claim to its journal; None unless it is in a database, where others can take it.
 
-        While it is ``uncertain`` no new order is held, and cancels go on. Once it is ``taken_over`` it stays so: the
-        blocks of order scopes have been cancelled, and orders are canceled by the venue's ids only.
+        While it is ``uncertain``, no new order is held, and cancels go on. ``taken_over`` is final: the blocks of order
+        scopes have been cancelled, and orders are canceled by the venue's ids only.
         """
         journal = self._session.journal
         return None if journal is None else journal.lease
@@ -105,53 +110,53 @@ class TradingWS:
     def guarded(self) -> bool | None:
         """Whether a guard with this account's credentials watches the journal, and cancels what is held if we die.
 
-        None unless the journal is in a database. It takes up to two beats of ours to be known after a guard has begun,
-        and 5 s after it has ended.
+        None unless the journal is in a database. After a guard has started, it takes up to two of our beats until this
+        is known; after it has ended, 5 s.
         """
         journal = self._session.journal
         return None if journal is None else journal.guarded
 
     @property
     def left_behind(self) -> tuple[JournalOrder, ...]:
-        """The orders that sessions before this one left in its journal, and that are not settled or dismissed yet.
+        """The orders that earlier sessions left in this journal, and that are not settled or dismissed yet.
 
-        Each may be on the book, and nobody sees to it until you do: with :meth:`resume` or :meth:`dismiss`. Values are
-        frozen; the next look has those that are left then. Its ``holds`` and ``cancels`` are those of the opening of
-        this session. Empty without a journal.
+        Each may be on the book, and nobody deals with it until you do: with :meth:`resume` or :meth:`dismiss`. Values
+        are frozen; read the property again for the orders that are left then. Their ``holds`` and ``cancels`` are as of
+        the opening of this session. Empty without a journal.
         """
         journal = self._session.journal
         return () if journal is None else journal.left.orders
 
     async def resume(self, *, old_external_ids: bool = False) -> CancelReport:
-        """Cancel what is in :attr:`left_behind`, as ``trio-cancel resume`` does; tell what became of each order.
+        """Cancel what is in :attr:`left_behind`, as ``trio-cancel resume`` does; report what happened to each order.
 
-        An order that was held, and that the venue does not know, is asked for again for 10 s, because its create may
-        still be on its way. So is one of which only an external id is known, and that id is closed: see the guide on
-        the journal. After that such an order counts as seen to, and its outcome says what is known.
+        If the venue does not know a held order, it is asked again for 10 s, because the order's create may still be on
+        its way. The same holds if only an external id is known and that id is closed: see the guide on the journal.
+        After that such an order counts as dealt with, and its outcome says what is known.
 
-        Not canceled, and reported as :class:`NotSent` with the reason: an order whose external id is older than an
-        hour, which may name a newer order; and one that this session has held itself since it was opened. They stay in
-        :attr:`left_behind`.
+        Two kinds of orders are not canceled but reported as :class:`NotSent` with the reason: an order whose external
+        id is older than an hour, because it may name a newer order; and an order that this session has held itself
+        since it was opened. They stay in :attr:`left_behind`.
 
         Args:
-            old_external_ids: cancel by external ids older than an hour, too. Only if you never use one again.
+            old_external_ids: also cancel by external ids older than an hour. Only if you never use one again.
 
         Returns:
-            An outcome for each order, empty if nothing was left; those that were not canceled for a reason of ours come
-            last. It comes within the bound of :meth:`cancel_many`, plus 10 s where something is asked for again.
+            An outcome for each order, empty if nothing was left. Orders that were not canceled for a reason of ours
+            come last. It comes within the bound of :meth:`cancel_many`, plus 10 s if something is asked for again.
 
         Raises:
             ConfigurationError: the session has no journal.
             SessionClosed: the session's block has ended.
 
-        It may be called again, also while it runs: the second call waits for the first, and sees to what is left then.
-        With a lookup, orders are looked up as after any cancel. If the journal cannot be written, cancels go on, and
-        ``report.journal_failed`` says so.
+        You may call it again, also while it runs: the second call waits for the first, and deals with what is left
+        then. With a lookup, orders are looked up as after any cancel. If the journal cannot be written, cancels go on,
+        and ``report.journal_failed`` says so.
 
-        Cancelled: no further order is written, and the report is lost. What is settled is settled, the rest stays in
-        :attr:`left_behind`; the same after a crash, for the next session.
+        Cancelled: no further order is written, and the report is lost. What has settled stays settled; the rest stays
+        in :attr:`left_behind`. After a crash the same is true for the next session.
         """
-        # Imported here, for those who keep a journal.
+        # Imported here, because only users of a journal need it.
         from trio_cancel._cancels.resuming import resume
 
         if not isinstance(old_external_ids, bool):
@@ -166,19 +171,19 @@ class TradingWS:
     @overload
     async def dismiss(self, id: None = None, *, external_id: str) -> None: ...
     async def dismiss(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
-        """Say that an order in :attr:`left_behind` needs nothing more: you have seen to it, or it is to stay.
+        """Say that an order in :attr:`left_behind` needs nothing more: you have dealt with it, or want it to stay.
 
-        Nothing is sent. It is out of :attr:`left_behind` at once, and for good when this returns: then the journal has
-        it on the disk.
+        Nothing is sent. The order leaves :attr:`left_behind` at once, and for good when this returns: then the journal
+        has recorded it on the disk.
 
         Args:
-            id: the venue's order id, or a whole request, as ``order.request`` of one in :attr:`left_behind`.
+            id: the venue's order id, or a whole request, such as ``order.request`` of one in :attr:`left_behind`.
             external_id: your own id of the order, instead.
 
         Raises:
             InvalidRequest: it is not in :attr:`left_behind`, or :meth:`resume` is canceling it now.
             ConfigurationError: the session has no journal.
-            JournalError: the journal cannot record it now; it will once it can be written.
+            JournalError: the journal cannot record it now; it will, once it can be written.
             SessionClosed: the session's block has ended.
 
         Cancelled: it is dismissed, and that is recorded soon.
@@ -196,7 +201,7 @@ class TradingWS:
 
     @property
     def clock(self) -> OffsetInterval | None:
-        """Where the venue's clock minus ours lies, as far as its answers told; None if they told nothing."""
+        """The bounds of the venue's clock minus ours, as far as its answers showed; None if they showed nothing."""
         return self._session.clock
 
     def statistics(self) -> Statistics:
@@ -208,10 +213,10 @@ class TradingWS:
     @overload
     async def look_up(self, id: None = None, *, external_id: str) -> OrderState: ...
     async def look_up(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> OrderState:
-        """Ask where an order stands now. Needs a session that was opened with ``lookup=…``.
+        """Ask for the state of an order now. Needs a session that was opened with ``lookup=…``.
 
-        A final status (canceled, executed) is the truth for good. An active one may be outdated when it arrives: see
-        the guide on lookups. By external id the answer is about the order that has it now, which may be a newer one.
+        A final status (canceled, executed) is true for good. An active one may be outdated when it arrives: see the
+        guide on lookups. By external id, the answer is about the order that has it now, which may be a newer one.
 
         Args:
             id: the venue's order id, or a whole request.
@@ -223,7 +228,7 @@ class TradingWS:
         Raises:
             InvalidRequest: not exactly one of the two, or no usable string. Nothing was sent.
             ConfigurationError: the session has no lookup.
-            LookupFailed: it could not be found out; this says nothing about the order.
+            LookupFailed: the state could not be found out; this says nothing about the order.
             SessionClosed: the session's block has ended.
 
         It waits while cancels need the account's limit. Cancelled: nothing stays behind.
@@ -241,7 +246,7 @@ class TradingWS:
         Raises:
             trio.BrokenResourceError: there is no connection now.
 
-        Cancelled: the pong is ignored. There is no deadline in here; use a scope of your own.
+        Cancelled: the pong is ignored. There is no deadline in here; use your own scope.
         """
         self._session.check_open()
         return await self._session.ping()
@@ -251,9 +256,9 @@ class TradingWS:
     @overload
     async def cancel(self, id: None = None, *, external_id: str) -> CanceledOrder: ...
     async def cancel(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> CanceledOrder:
-        """Cancel one order; return it as the venue canceled it.
+        """Cancel one order; return it as the venue canceled it, or raise.
 
-        The same as ``(await ws.try_cancel(…)).unwrap()``.
+        This is the same as ``(await ws.try_cancel(…)).unwrap()``.
 
         Args:
             id: the venue's order id, or a whole request.
@@ -275,43 +280,43 @@ class TradingWS:
     @overload
     async def try_cancel(self, id: None = None, *, external_id: str) -> Outcome: ...
     async def try_cancel(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> Outcome:
-        """Cancel one order; return what became of it. It never raises for what the venue says.
+        """Cancel one order; return its outcome. It never raises because of what the venue says.
 
         Args:
             id: the venue's order id, or a whole request.
             external_id: your own id of the order, instead.
 
         Returns:
-            One of the six outcomes. It comes within ``give_up_after`` of the first write (plus a small bound); before
-            that window and pace may hold it back while the venue lives, where only your own scope bounds the wait.
-            Where the venue gives no sign of life, it comes within ``give_up_after`` + 5 s of this call or of the last
-            sign of life, whichever was later; see :func:`open_trading_ws`.
+            One of the six outcomes. It comes within ``give_up_after`` of the first write (plus a small bound). Before
+            that, the window and the pace may hold the order back while the venue is alive; then only your own scope
+            bounds the wait. If the venue shows no sign of life, the outcome comes within ``give_up_after`` + 5 s of
+            this call or of the last sign of life, whichever was later; see :func:`open_trading_ws`.
 
         Raises:
             InvalidRequest: not exactly one of the two, or no usable string. Nothing was sent.
             SessionClosed: the session's block has ended.
 
-        Cancelled: a request that is not written is withdrawn; one that is being written is finished, so that the order
-        may be canceled all the same. ``trio.Cancelled`` comes out at once.
+        Cancelled: a request that has not been written is withdrawn. One that is being written is finished, so the order
+        may still be canceled. ``trio.Cancelled`` propagates at once.
         """
         request = CancelRequest.of(id, external_id)
         self._session.check_open()
         return await cancel_one(self._session, request, self._policy, self._channels)
 
     def batch(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> Batch:
-        """Make a bulk cancel that can be interrupted and still accounts for every order. Nothing is sent yet.
+        """Make a bulk cancel that you can interrupt and that still accounts for every order. Nothing is sent yet.
 
-        While it runs, the bound of :meth:`cancel_many` holds; its time counts from the call of ``run``.
+        While it runs, the bound of :meth:`cancel_many` applies; its time counts from the call of ``run``.
 
         Args:
             requests: order ids or requests; any finite iterable. A collection is copied now. The first 1 000 items are
                 read and checked now, the rest by :meth:`Batch.run`, in slices, before anything is sent.
-            invalid: what becomes of an item that names no order: ``"raise"`` refuses the whole input, ``"report"``
+            invalid: what to do with an item that names no order: ``"raise"`` refuses the whole input, ``"report"``
                 cancels the rest and records the item in ``report.invalid``.
 
         Raises:
             InvalidRequest: a bare string or a mapping; with ``invalid="raise"`` an item that names no order, with its
-                index. Beyond the first 1 000 items it comes out of :meth:`Batch.run`.
+                index. Beyond the first 1 000 items, :meth:`Batch.run` raises it.
             ConfigurationError: another word for ``invalid``.
             SessionClosed: the session's block has ended.
         """
@@ -324,15 +329,15 @@ class TradingWS:
     async def cancel_many(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> CancelReport:
         """Cancel many orders; return one outcome for each, in the order given.
 
-        Bounded in flight, as fast as the venue takes it. It never raises because of one order. Where the venue gives no
-        sign of life, it returns within ``give_up_after`` + 5 s of this call or of the last sign of life, whichever was
-        later, however many orders there are; see :func:`open_trading_ws`. While the venue answers, only your own scope
-        bounds it.
+        The number in flight is bounded, and it goes as fast as the venue allows. It never raises because of one order.
+        If the venue shows no sign of life, it returns within ``give_up_after`` + 5 s of this call or of the last sign
+        of life, whichever was later, no matter how many orders there are; see :func:`open_trading_ws`. While the venue
+        answers, only your own scope bounds it.
 
         Args:
-            requests: order ids or requests; any finite iterable. It is read whole before anything is sent, in slices,
-                so that other tasks go on. An order that stands there twice is canceled once.
-            invalid: what becomes of an item that names no order: ``"raise"`` refuses the whole input, ``"report"``
+            requests: order ids or requests; any finite iterable. It is read to the end before anything is sent, in
+                slices, so that other tasks can run. An order that appears twice is canceled once.
+            invalid: what to do with an item that names no order: ``"raise"`` refuses the whole input, ``"report"``
                 cancels the rest and records the item in ``report.invalid``.
 
         Raises:
@@ -341,7 +346,7 @@ class TradingWS:
             ConfigurationError: another word for ``invalid``.
             SessionClosed: the session's block has ended.
 
-        Cancelled: no further order is written, and the report is lost; where you want it, use :meth:`batch`.
+        Cancelled: no further order is written, and the report is lost; if you need it, use :meth:`batch`.
         """
         return await self.batch(requests, invalid=invalid).run()
 
@@ -351,27 +356,27 @@ class TradingWS:
         *,
         invalid: Invalid = "raise",
     ) -> AbstractAsyncContextManager[CancelStream]:
-        """Cancel an input without end, in constant memory: ``async with ws.open_cancel_stream(ids) as outcomes``.
+        """Cancel an endless input, in constant memory: ``async with ws.open_cancel_stream(ids) as outcomes``.
 
-        Where the venue gives no sign of life, an item has its outcome within ``give_up_after`` + 5 s of when it came or
-        of the last sign of life, whichever was later; see :func:`open_trading_ws`. What the input had ready (a list, a
-        file, what lies in a channel) came with the item before it, the first with the opening of the stream; what the
-        stream had to wait for came when it got it.
+        If the venue shows no sign of life, an item has its outcome within ``give_up_after`` + 5 s of its arrival or of
+        the last sign of life, whichever was later; see :func:`open_trading_ws`. An item that the input had ready (from
+        a list, a file, or a filled channel) arrived with the item before it, the first one with the opening of the
+        stream. An item that the stream had to wait for arrived when the stream got it.
 
         Args:
-            requests: order ids or requests; any sync or async iterable. Items are taken as there is room for them, and
-                not compared with each other.
-            invalid: what becomes of an item that names no order: ``"raise"`` ends the stream there, ``"report"`` goes
+            requests: order ids or requests; any sync or async iterable. Items are taken when there is room for them,
+                and are not compared with each other.
+            invalid: what to do with an item that names no order: ``"raise"`` ends the stream there, ``"report"`` goes
                 on and records the item in ``outcomes.invalid``.
 
         Returns:
-            An async context manager that yields a :class:`CancelStream`: ``async for outcome in outcomes`` gives the
+            An async context manager that yields a :class:`CancelStream`: ``async for outcome in outcomes`` yields the
             outcomes in the order of completion. Leaving the block early stops the intake; ``outcomes.unsettled`` then
-            names what was in flight.
+            names the orders that were in flight.
 
         Raises:
             InvalidRequest: a bare string or a mapping; while iterating, with ``invalid="raise"``: an item that names no
-                order, after the outcomes of those before.
+                order, after the outcomes of the items before it.
             ConfigurationError: another word for ``invalid``.
             SessionClosed: the session's block has ended.
         """
@@ -389,30 +394,30 @@ class TradingWS:
         within: float = WITHIN,
         dry_run: bool = False,
     ) -> OpenReport:
-        """Cancel what the venue lists as open, for the hour when ids are lost; say which orders are meant.
+        """Cancel what the venue lists as open, for when the ids are lost; you say which orders you mean.
 
-        It lists the account's open orders over REST, cancels those of the scope by the venue's ids, whoever placed
-        them, and lists again every 2 s, until for ``quiet_for`` seconds no list has brought anything new. So it also
-        takes what is placed while it runs: stop your bots first. An order that the list goes on showing after it was
-        canceled is not canceled again; one that is not surely off the book is, three times in all. It needs a session
-        with ``lookup=RestLookup()``.
+        It lists the account's open orders over REST and cancels the ones you mean by the venue's ids, no matter who
+        placed them. It lists again every 2 s, until no list has brought anything new for ``quiet_for`` seconds. So it
+        also cancels orders that are placed while it runs: stop your bots first. If the list goes on showing an order
+        after it was canceled, it is not canceled again; an order that may still be on the book is tried three times in
+        all. It needs a session with ``lookup=RestLookup()``.
 
         Args:
             pair: only orders of this market, such as ``BTC_BRL``.
             side: only ``"buy"`` or ``"sell"``.
-            everything: all open orders of the account, instead of the two.
+            everything: all open orders of the account, instead of ``pair`` and ``side``.
             quiet_for: seconds. Orders that the venue's list shows later than that are missed.
-            within: seconds after which nothing is listed any more; orders under way then are waited for.
+            within: seconds after which it stops listing; it still waits for orders that are under way then.
             dry_run: list once and cancel nothing.
 
         Returns:
-            What was found and what became of each. It never says that the book is empty: see
-            :class:`trio_cancel.types.OpenReport`. Where the list cannot be had, what is known is canceled all the same,
-            and ``report.failure`` says why the list is not whole.
+            What was found and what happened to each order. It never says that the book is empty: see
+            :class:`trio_cancel.types.OpenReport`. If the list cannot be read, the orders that are known are canceled
+            anyway, and ``report.failure`` says why the list is not complete.
 
         Raises:
-            ConfigurationError: no scope or a contradiction, a time that makes no sense, or the session has no lookup
-                that lists open orders. Nothing was contacted.
+            ConfigurationError: no orders were selected, the selection contradicts itself, a time is not usable, or the
+                session has no lookup that lists open orders. Nothing was contacted.
             SessionClosed: the session's block has ended.
 
         Cancelled: no further order is written, and the report is lost.
@@ -444,23 +449,24 @@ class TradingWS:
     def open_order_scope(self, *, grace: float = 30.0, settle: float = 10.0) -> OrderScope:
         """Open a scope that no order outlives: ``async with ws.open_order_scope() as orders``.
 
-        On leaving the block, however it is left, every order that was added and not discarded is canceled, shielded
-        from the cancellation that may have ended it.
+        When the block exits, however it exits, every order that was added and not discarded is canceled, shielded from
+        the cancellation that may have ended the block.
 
         Args:
-            grace: seconds that this may take, also where the venue gives no sign of life: then every order is written
-                once before they are over, as far as a connection takes it. Within it, ``reply_timeout`` is at most a
-                third of it, and requests are tried again even if the session was opened with ``retry=False``.
-            settle: seconds after leaving for which "not found" is tried again, because the order's create may still be
-                on its way; unless ``orders.placed(…)`` has said that the venue has it.
+            grace: seconds that this may take, even if the venue shows no sign of life: in that case every order is
+                written once before they are over, as far as a connection accepts it. Within the grace,
+                ``reply_timeout`` is at most a third of it, and requests are tried again even if the session was opened
+                with ``retry=False``.
+            settle: seconds after the block's exit for which "not found" is tried again, because the order's create may
+                still be on its way; unless ``orders.placed(…)`` has said that the venue has it.
 
         Raises:
-            OrdersLeft: on leaving by the block's end or by cancellation, if an order may still be on the book, with
-                the report. Another exception comes out as it is, with a note that names what is left.
+            OrdersLeft: at the exit, if the block ended normally or by cancellation and an order may still be on the
+                book; it carries the report. Another exception propagates with a note that names what is left.
             ConfigurationError: ``grace`` or ``settle`` is not a positive number of seconds.
             SessionClosed: the session's block has ended.
 
-        Cancelled: while leaving, it goes on until ``grace`` is over; a second Ctrl-C ends it early.
+        Cancelled: during the exit, it goes on until ``grace`` is over; a second Ctrl-C ends it early.
         """
         self._session.check_open()
         session = self._session
@@ -468,7 +474,7 @@ class TradingWS:
 
 
 def _is_seconds(value: object) -> TypeGuard[float]:
-    """Return True for a number of seconds that a clock can hold: some thirty years either way."""
+    """Return True for a number of seconds that a clock can hold: about thirty years either way."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e9
 
 
@@ -502,68 +508,71 @@ def open_trading_ws(
     """Open a session with the venue, as an async context manager.
 
     Args:
-        url: ``wss://…``; from ``TRIO_CANCEL_URL`` if None, else ``wss://ws-api.ripio.com``.
-        credentials: from ``RIPIO_API_TOKEN`` and ``RIPIO_API_SECRET`` if None.
-        ssl_context: for ``wss``; the system's trusted certificates if None.
-        dial: an async callable returning a connected ``trio.abc.Stream``, called instead of opening a TCP connection:
-            as ``dial(host, port)`` if it takes two arguments, else as ``dial()``. TLS goes over it if the url says
-            ``wss``.
+        url: ``wss://…``; if None, from ``TRIO_CANCEL_URL``, or ``wss://ws-api.ripio.com`` if that is not set.
+        credentials: if None, from ``RIPIO_API_TOKEN`` and ``RIPIO_API_SECRET``.
+        ssl_context: for ``wss``; if None, the system's trusted certificates.
+        dial: an async callable that returns a connected ``trio.abc.Stream``, called instead of opening a TCP
+            connection: as ``dial(host, port)`` if it takes two arguments, otherwise as ``dial()``. If the url says
+            ``wss``, TLS runs over this stream.
         proxy: url of a proxy to connect through: ``http://[user:password@]host:port`` (CONNECT; ``https://`` if it
             speaks TLS itself) or ``socks5://…`` (needs the extra ``proxy``). It resolves the venue's name, and TLS goes
-            through it end to end. True takes what the environment names (``HTTPS_PROXY``, ``ALL_PROXY``,
-            ``NO_PROXY``), unless the url is of this machine or ``dial`` is given; if that cannot be used, a warning is
-            logged and the connection is direct. None connects directly.
-        allow_insecure: take a plain ``ws://`` url to any host. The token then travels in clear.
-        connect_timeout: seconds for a connection to be open, from name resolution to the WebSocket upgrade.
+            through it end to end. True uses the proxy of the environment (``HTTPS_PROXY``, ``ALL_PROXY``,
+            ``NO_PROXY``), unless the url is on this machine or ``dial`` is given; if that proxy cannot be used, a
+            warning is logged and the connection is direct. None connects directly.
+        allow_insecure: accept a plain ``ws://`` url to any host. The token is then sent in clear text.
+        connect_timeout: seconds for opening a connection, from name resolution to the WebSocket upgrade.
         reply_timeout: seconds after its write from which a request counts as unanswered.
-        give_up_after: seconds after the first write until an order is given up; the clock stands still while pace or
-            window hold the order back and the venue lives. In a silence it runs for every order, from its call or
-            the last sign of life, whichever was later, so that every cancel, of one order or of very many, has all its
-            outcomes 5 s after that at the latest (and the time of a lookup, where there is one). A sign of life is an
+        give_up_after: seconds after the first write until an order is given up. The clock stops while the venue is
+            alive and the pace or the window holds the order back. In a silence it runs for every order, from its call
+            or from the last sign of life, whichever was later. So every cancel, of one order or of very many, has all
+            its outcomes at most 5 s after that (plus the time of a lookup, if there is one). A sign of life is an
             answer to one of our requests that says something, other than a 5xx, 408 or 429; pongs and new connections
-            are none. Before its time is over in a silence, each order that waits is written once, beyond the window
-            and within a known pace, as far as a connection takes it.
-        retry: False makes one attempt an order.
-        pacer: a rate limit of your own, perhaps shared between sessions of one account, also on several machines if
-            their journals are in one database; if None, as fast as the venue takes it, found out with care.
-        clock_offset: seconds to add to our clock before signing; ``"auto"`` corrects by the least amount that agrees
-            with the venue's ``Date`` header, and only if the clocks surely differ.
-        token_field: the name under which requests carry the token; from ``TRIO_CANCEL_TOKEN_FIELD`` if None, else
+            do not count. In a silence, each waiting order is written once before its time is over, beyond the window
+            but within a known pace, as far as a connection accepts it.
+        retry: False allows one attempt per order.
+        pacer: your own rate limit, perhaps shared between sessions of one account, also on several machines if their
+            journals are in one database. If None, the session goes as fast as the venue allows, which it finds out with
+            care.
+        clock_offset: seconds to add to our clock before signing. ``"auto"`` applies the smallest correction that agrees
+            with the venue's ``Date`` header, and only if the clocks are certain to differ.
+        token_field: the name under which requests carry the token; if None, from ``TRIO_CANCEL_TOKEN_FIELD``, or
             ``"api_token"``. The venue's documents also have ``"apiToken"``: try that if it refuses good credentials.
-        journal: path of a file (SQLite; made if it is missing) in which holds and intents are durable before they have
-            an effect, and attempts and outcomes follow. One session writes it at a time, one account owns it. A forked
-            child cannot write it, and does not keep its parent from letting go of it. What earlier sessions left in it
-            is logged as a warning and stands in ``ws.left_behind``; ``await ws.resume()`` cancels it. Or a journal in a
+        journal: path of a file (SQLite; created if it is missing). Holds and intents are durable there before they take
+            effect, and attempts and outcomes follow. One session writes it at a time, and one account owns it. A forked
+            child cannot write it, and does not keep its parent from releasing it. What earlier sessions left in it is
+            logged as a warning and listed in ``ws.left_behind``; ``await ws.resume()`` cancels it. Or a journal in a
             PostgreSQL database, ``"postgresql://…/database?journal=NAME"`` (needs the extra ``postgres``): then other
             machines can take it over once this session's lease has run out, and an intent waits for the database for 1
             s at most.
-        lease: seconds without a word to the database after which others may take its journal over, from 1 to 20. The
-            session says that it lives three times in it, and holds nothing new once it cannot for 0.9 of it.
-        observer: told what happens.
-        lookup: says where an order stands: a ``trio_cancel.lookup.RestLookup``, or any async callable from a
-            :class:`CancelRequest` to an :class:`OrderState` (see :class:`OrderLookup`). Orders whose cancels would end
-            as :class:`Unknown` or :class:`NotFound` are looked up before, for at most 5 s after their time, and longer
-            only where cancels or the account's limit hold lookups back, or where very many orders are to be looked up
-            and answers keep coming.
-        look_up_closed: look up what is :class:`AlreadyClosed`, too, for how much of it was executed. Needs ``lookup``.
+        lease: seconds without a word to the database after which others may take over its journal, from 1 to 20. The
+            session records three times per lease that it is alive, and holds nothing new once it has been unable to for
+            0.9 of the lease.
+        observer: its methods are called when something happens.
+        lookup: finds out the state of an order: a ``trio_cancel.lookup.RestLookup``, or any async callable from a
+            :class:`CancelRequest` to an :class:`OrderState` (see :class:`OrderLookup`). If a cancel would end as
+            :class:`Unknown` or :class:`NotFound`, the order is looked up first, for at most 5 s after its time. This
+            takes longer only if cancels or the account's limit hold lookups back, or if very many orders have to be
+            looked up and answers keep coming.
+        look_up_closed: also look up orders that are :class:`AlreadyClosed`, for how much of them was executed. Needs
+            ``lookup``.
 
     Returns:
-        An async context manager that yields a :class:`TradingWS`. An exception raised in its block comes out as it is.
+        An async context manager that yields a :class:`TradingWS`. An exception raised in its block propagates as it is.
         Leaving the block takes at most 2 s with any peer; what is still in flight then is Unknown. Order scopes that
         another task has left open are ended first, within their grace. A journal whose disk does not answer adds at
-        most 2 s; it is then closed, and can be opened again, when the disk answers.
+        most 2 s; when the disk answers, the file is closed and can be opened again.
 
     Raises:
-        ConfigurationError: at once, if the url, the credentials or a keyword cannot be used; on entering, if another
-            event loop than trio runs (asyncio).
-        JournalError: on entering, if the journal cannot be used, or could not be opened within 30 s; the venue was not
-            contacted, and a file that is refused was not changed.
-        TakenOver: (a JournalError) on leaving, if the journal was taken over and no order scope has told.
+        ConfigurationError: at once, if the url, the credentials or a keyword cannot be used; on entering, if an event
+            loop other than trio is running (asyncio).
+        JournalError: on entering, if the journal cannot be used, or could not be opened within 30 s. The venue was not
+            contacted, and a refused file was not changed.
+        TakenOver: (a JournalError) on leaving, if the journal was taken over and no order scope has raised it.
         HandshakeFailed: on entering, if the first connection fails; later ones are tried again.
 
-    Cancelled: while entering, nothing stays open; with a journal on a disk that does not answer this takes up to 0.5 s,
-    and the file is closed when the disk answers. A cancel scope around it ends the block, not the connection, before
-    the block's own clean-up has run.
+    Cancelled: while entering, nothing stays open. With a journal on a disk that does not answer, this takes up to
+    0.5 s, and the file is closed when the disk answers. A cancel scope around it ends the block first, and the
+    connection only after the block's own clean-up has run.
     """
     if url is None:
         url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
@@ -640,7 +649,7 @@ def token_field_of(given: str | None) -> str:
     if given is None:
         name, given = TOKEN_FIELD_VARIABLE, os.environ.get(TOKEN_FIELD_VARIABLE) or TOKEN_FIELDS[0]
     if given not in TOKEN_FIELDS:
-        # The value is not shown: somebody may have put the token itself there.
+        # The value is not shown: it may be the token itself, put there by mistake.
         raise ConfigurationError(f"{name} must be {' or '.join(TOKEN_FIELDS)}: the name of the field, not the token.")
     return given
 
@@ -648,8 +657,8 @@ def token_field_of(given: str | None) -> str:
 def journal_at(
     path: str | os.PathLike[str], endpoint: Endpoint, credentials: Credentials, lease: float = 3.0
 ) -> OpenJournal:
-    """Return what opens the journal at an address, for a session of this account."""
-    # Imported here, for those who keep a journal: SQLite and all would be a tenth of what importing the package takes.
+    """Return a function that opens the journal at an address, for a session of this account."""
+    # Imported here, because only users of a journal need it: SQLite would be a tenth of the package's import time.
     from trio_cancel._journal.opening import open_journal
     from trio_cancel._journal.store import Account
 
@@ -668,7 +677,7 @@ def _sharing(journal: str | os.PathLike[str], pacer: Pacer) -> OpenPace:
 
 
 @asynccontextmanager
-@trio.lowlevel.enable_ki_protection  # so that what one manager has opened is closed though the next is not begun
+@trio.lowlevel.enable_ki_protection  # so that what one manager has opened is closed even if the next has not begun
 async def open_session(
     options: ConnectOptions,
     credentials: Credentials,

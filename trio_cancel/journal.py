@@ -1,8 +1,8 @@
-"""Read a journal, while a session writes it or after its process has died: what it knows of each order.
+"""Read a journal, while a session writes it or after its process has died: what it knows about each order.
 
 ``read_journal(address)`` returns a :class:`JournalContents`: the sessions, and every order with its holds and cancels.
-It blocks; in a trio program call it through ``trio.to_thread.run_sync``. Nothing is sent, and the journal stays as it
-is. To cancel what a journal says was left, open a session with it and use ``ws.left_behind`` and ``ws.resume()``.
+It blocks; in a trio program call it through ``trio.to_thread.run_sync``. Nothing is sent, and the journal is not
+changed. To cancel what a journal lists as left, open a session with it and use ``ws.left_behind`` and ``ws.resume()``.
 
 This module needs SQLite. Importing ``trio_cancel`` does not load it.
 """

@@ -56,7 +56,7 @@ __all__ = ["Fill", "OrderLookup", "OrderState", "OrderStatus", "RestLookup"]
 BASE_URL = "https://api.ripio.com/trade"
 """One of the venue's two published bases; the other is ``https://api.ripiotrade.co/v4``."""
 BODY_MOST = 2**20
-"""Bytes of an answer at most; a page of orders takes some 60 000."""
+"""Bytes of an answer at most; a page of orders takes about 60 000."""
 PAGE_SIZE = 100
 
 
@@ -75,20 +75,20 @@ def _optional(kind: type, text: str) -> Callable[[RestLookup, attrs.Attribute[An
 
 @attrs.frozen(kw_only=True)
 class RestLookup:
-    """Where to look orders up over REST, and how; give it to ``open_trading_ws(lookup=…)``.
+    """Where to look orders up over REST, and how; pass it to ``open_trading_ws(lookup=…)``.
 
-    The session opens it for the length of its block, with its own credentials, SSL context and way to connect (``dial``
-    or proxy) wherever they are left out here; whether ``NO_PROXY`` exempts it is judged by its own host. One connection
-    is kept open. It may be given to several sessions.
+    The session opens it for the duration of its block. It uses the session's credentials, SSL context and way to
+    connect (``dial`` or proxy) for whatever is left out here; whether ``NO_PROXY`` exempts it depends on its own host.
+    One connection is kept open. You may pass it to several sessions.
 
     Args:
         base_url: the url in front of ``/orders``; the venue publishes ``https://api.ripio.com/trade`` and
             ``https://api.ripiotrade.co/v4``.
-        credentials: with the permission to read; those of the session if None.
-        ssl_context: for ``https``; that of the session if None.
-        dial: an async callable that connects, as for ``open_trading_ws``; that of the session if None.
+        credentials: with the permission to read; if None, those of the session.
+        ssl_context: for ``https``; if None, that of the session.
+        dial: an async callable that connects, as for ``open_trading_ws``; if None, that of the session.
         timeout: seconds for one lookup, from the connection to the end of its answer.
-        allow_insecure: take a plain ``http://`` url to any host. The token then travels in clear.
+        allow_insecure: accept a plain ``http://`` url to any host. The token is then sent in clear text.
 
     Raises:
         ConfigurationError: an argument cannot be used, or the extra ``lookup`` is not installed.
@@ -129,13 +129,13 @@ class RestLookup:
         wall_clock: Callable[[], float] = time.time,
         correction: Callable[[], float] = lambda: 0.0,
     ) -> AsyncGenerator[OpenRestLookup]:
-        """Open it for the length of a block. Nothing is contacted yet.
+        """Open it for the duration of a block. Nothing is contacted yet.
 
         Args:
-            credentials: used where the lookup has none of its own; from the environment if there are none at all.
-            ssl_context: used where the lookup has none of its own.
-            dial: used where the lookup has none of its own.
-            proxy: used where there is no ``dial``, as for ``open_trading_ws``.
+            credentials: used if the lookup has none of its own; if there are none at all, the environment's.
+            ssl_context: used if the lookup has none of its own.
+            dial: used if the lookup has none of its own.
+            proxy: used if there is no ``dial``, as for ``open_trading_ws``.
             wall_clock: returns Unix seconds, for timestamps.
             correction: returns seconds to add to that clock before signing.
 
@@ -144,14 +144,14 @@ class RestLookup:
 
         Raises:
             ConfigurationError: there are no credentials, ``dial`` takes no address, ``proxy`` cannot be used, or trio
-                does not run.
+                is not running.
         """
         from trio_cancel._net.http import HttpClient, parse_base_url
 
         check_trio("RestLookup.opened()")
         if self.dial is None and dial is not None and not takes_address(dial):
             raise ConfigurationError(
-                "The session's dial takes no address, so that it cannot connect lookups: pass RestLookup(dial=...)."
+                "The session's dial takes no address, so it cannot connect lookups: pass RestLookup(dial=...)."
             )
         endpoint = parse_base_url(self.base_url, allow_insecure=self.allow_insecure)
         dial = self.dial or dial
@@ -197,10 +197,10 @@ class OpenRestLookup:
         return "<OpenRestLookup>"
 
     async def __call__(self, request: CancelRequest, /) -> OrderState:
-        """Return where the order stands.
+        """Return the state of the order.
 
         Raises:
-            LookupFailed: the venue refused or did not answer within ``timeout``, or its answer cannot be read, is of
+            LookupFailed: the venue refused or did not answer within ``timeout``, or its answer cannot be read, is about
                 another order, or is too long.
 
         Cancelled: nothing stays behind.
@@ -211,7 +211,7 @@ class OpenRestLookup:
     async def open_orders(self, page: int = 1, *, pair: str | None = None, side: str | None = None) -> Page:
         """Return one page of the orders that the venue lists as open; an order that is not there may be open, too.
 
-        Of an order with a field that cannot be read, at least the id is told.
+        If an order has a field that cannot be read, at least its id is returned.
 
         Args:
             page: its number, from 1.
@@ -225,12 +225,12 @@ class OpenRestLookup:
         query |= {name: value for name, value in (("pair", pair), ("side", side)) if value is not None}
         answer = await self._ask(OPEN_ORDERS, f"?{urlencode(query)}")
         found = read_open_orders(answer.status, answer.body, self._wall(), page, answer.retry_after)
-        # The venue may not know these filters, or spell them otherwise; nothing of another market may slip through.
+        # The venue may not know these filters, or spell them differently; no order of another market may slip through.
         orders = tuple(order for order in found.orders if _is_in(order, pair, side))
         return attrs.evolve(found, orders=orders)
 
     async def server_time(self) -> OffsetInterval:
-        """Return where the venue's clock minus ours lies, as far as its server-time tells. Nothing is signed.
+        """Return the bounds of the venue's clock minus ours, as far as its server-time shows. Nothing is signed.
 
         Raises:
             LookupFailed: as for a lookup.
@@ -239,7 +239,7 @@ class OpenRestLookup:
         answer = await self._ask(SERVER_TIME, signed=False)
         answered_at = self._wall()
         theirs = read_server_time(answer.status, answer.body, answer.retry_after)
-        # It was read between the two, and cut to whole milliseconds.
+        # It was read between the two, and truncated to whole milliseconds.
         return OffsetInterval(theirs - 1000 * answered_at, theirs + 1 - 1000 * asked_at)
 
     async def _ask(self, path: str, query: str = "", *, signed: bool = True) -> HttpAnswer:

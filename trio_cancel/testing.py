@@ -1,4 +1,4 @@
-"""Fixtures for pytest-trio, with and without its trio_mode: a sandbox exchange, and a client that is connected to it.
+"""Fixtures for pytest-trio, with and without its trio_mode: a sandbox exchange, and a client connected to it.
 
 Name the plugin in your ``conftest.py``::
 
@@ -11,8 +11,8 @@ and use it::
         await my_bot(trading_ws)
         assert trading_sandbox.log.applied(order.id)
 
-They talk over a real socket on the loopback interface, so they do not go with ``autojump_clock``, which does not wait
-for sockets; with a clock of that kind, open a sandbox with ``port=None`` and serve memory streams.
+They use a real socket on the loopback interface, so they do not work with ``autojump_clock``, which does not wait for
+sockets. With such a clock, open a sandbox with ``port=None`` and serve memory streams.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def trading_sandbox_options() -> SandboxOptions:
-    """Keywords of `open_sandbox` for `trading_sandbox`; override it in a module or conftest to have others."""
+    """Keywords of `open_sandbox` for `trading_sandbox`; override it in a module or conftest to change them."""
     return {}
 
 
@@ -44,7 +44,7 @@ async def trading_sandbox(trading_sandbox_options: SandboxOptions) -> AsyncGener
 
 @trio_fixture  # type: ignore[untyped-decorator]  # pytest-trio has no types
 async def trading_ws(trading_sandbox: Sandbox) -> AsyncGenerator[TradingWS]:
-    """A `TradingWS` that is connected to ``trading_sandbox``, fresh for each test.
+    """A `TradingWS` connected to ``trading_sandbox``, fresh for each test.
 
     It looks orders up if the sandbox has a REST side (``rest_port=0`` in ``trading_sandbox_options``).
     """

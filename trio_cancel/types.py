@@ -1,7 +1,7 @@
-"""Types of what ``trio_cancel`` gives you. You annotate with them and read their fields; you rarely make one yourself.
+"""Types of the objects that ``trio_cancel`` gives you: for annotations and for reading fields. You rarely make one.
 
 ======================  ================================================================================================
-:class:`Batch`          what ``ws.batch(…)`` makes: a bulk cancel that can be interrupted
+:class:`Batch`          what ``ws.batch(…)`` makes: a bulk cancel that you can interrupt
 :class:`CancelStream`   what ``ws.open_cancel_stream(…)`` yields
 :class:`OrderScope`     what ``ws.open_order_scope()`` yields
 :class:`CancelReport`   what ``ws.cancel_many(…)`` and ``ws.resume()`` return
@@ -15,7 +15,7 @@
 :class:`LeaseState`     ``ws.lease``
 :class:`OffsetInterval` ``ws.clock``
 :class:`Statistics`     what ``ws.statistics()`` returns
-``OutcomeKind``         the words that ``outcome.kind`` can be
+``OutcomeKind``         the possible values of ``outcome.kind``
 ======================  ================================================================================================
 """
 

@@ -83,8 +83,8 @@ def test_no_thread_can_be_started(served: Served, tmp_path: Path, host: str) -> 
 @pytest.mark.parametrize(
     ("redirections", "told"),
     [
-        (">/dev/full", "stdout took no more (No space left on device)"),
-        (">&-", "stdout took no more (stdout is closed)"),
+        (">/dev/full", "stdout could not be written (No space left on device)"),
+        (">&-", "stdout could not be written (stdout is closed)"),
         ("2>/dev/full", None),
         ("2>&-", None),
         ("</dev/null >&- 2>&-", None),
@@ -150,4 +150,4 @@ def test_what_goes_to_a_full_stdout_is_named(words: list[str]) -> None:
         done = run(*words, stdout=full, stderr=subprocess.PIPE, capture_output=False)
     assert done.returncode == 1, done.stderr
     [line] = done.stderr.splitlines()
-    assert line.lower().rstrip(".") == "trio-cancel: stdout takes no more (no space left on device)"
+    assert line.lower().rstrip(".") == "trio-cancel: stdout cannot be written (no space left on device)"

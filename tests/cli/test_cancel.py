@@ -468,7 +468,7 @@ async def test_a_stdout_that_is_closed_stops_nothing(shell: Shell, monkeypatch: 
         monkeypatch.setattr(sys, "stdout", closed)
         status, _ = await shell(*orders)
         assert status == 0
-        assert "stdout took no more (stdout is closed): the cancels went on, 30 lines are lost" in shell.error
+        assert "stdout could not be written (stdout is closed): the cancels went on, 30 lines are lost" in shell.error
     assert not shell.sandbox.book.open_orders()
 
 
@@ -478,7 +478,7 @@ async def test_a_full_disk_stops_nothing(shell: Shell, monkeypatch: pytest.Monke
         monkeypatch.setattr(sys, "stdout", full)
         status, _ = await shell(*orders)
     assert status == 0
-    assert "stdout took no more (No space left on device)" in shell.error
+    assert "stdout could not be written (No space left on device)" in shell.error
     assert not shell.sandbox.book.open_orders()
 
 

@@ -259,7 +259,7 @@ def test_a_reader_that_leaves_stops_no_cancel(served: Served) -> None:
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert "20 orders: 20 canceled" in done.stderr
-    assert "stdout took no more (Broken pipe)" in done.stderr
+    assert "stdout could not be written (Broken pipe)" in done.stderr
 
 
 def test_help_into_a_closed_pipe_is_quiet() -> None:

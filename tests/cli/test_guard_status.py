@@ -22,7 +22,7 @@ def test_a_session_that_lives_and_is_watched() -> None:
     guard, journal = as_text(overview, 200).splitlines()
     assert guard == "guard 3 on host:42: alive 0.2 s ago, serves 1 account"
     assert journal.startswith(
-        "journal mm-1 at wss://venue/: its session lives, 2 orders held or not settled, last sign"
+        "journal mm-1 at wss://venue/: its session is alive, 2 orders held or not settled, last sign"
     )
     assert journal.endswith(" of life 0.4 s ago (lease 3 s)")
     assert status_of(overview) == 0
@@ -40,7 +40,7 @@ def test_a_session_that_lives_and_is_watched() -> None:
             1,
         ),
         ({"state": "taken", "guard": 3}, "guard 3 sees to it", 0),
-        ({"state": "taken"}, "a guard sees to it", 0),
+        ({"state": "taken"}, "a guard is dealing with it", 0),
         ({"state": "free", "watched": False, "orders": 0}, "1 journal free, with nothing left", 0),
         ({"name": "a\x1b[31mred"}, "journal a\\x1b[31mred at", 0),
     ],

@@ -453,7 +453,7 @@ def test_a_table_without_a_column_of_ids_names_those_that_it_has(separator: str)
         read(separator.join(["Ticket No", "pair", "x"]) + f"\n1{separator}BTC{separator}2\n")
     assert str(caught.value) == (
         'Line 1 is the first of a table and names no column id or external_id (it has "Ticket No", "pair", "x"); '
-        "begin with a header that does, or give one order id a line."
+        "start with a header that does, or give one order id per line."
     )
 
 

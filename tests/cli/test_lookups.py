@@ -54,7 +54,7 @@ async def test_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pyte
         assert await run_async(["show", "", order.id, *ca]) == 2
         bad, remedy = capsys.readouterr().err.splitlines()
         assert "ID 1: id must not be empty." in bad
-        assert "Nothing was looked up: correct what is named above." in remedy
+        assert "Nothing was looked up: correct the arguments named above." in remedy
 
 
 async def test_show_as_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

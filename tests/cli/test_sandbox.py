@@ -296,7 +296,7 @@ def test_faults_are_switched_from_another_process(tls: list[str], tmp_path: Path
             "duplicated hits 1 of all requests\ntrickled hits nothing by chance\n"
         )
         assert said("fault", "--clear", "duplicated=0.25") == (
-            "every fault that was set is gone\nduplicated hits 0.25 of all requests\n"
+            "all faults are cleared\nduplicated hits 0.25 of all requests\n"
         )
         lines = said("fault").splitlines()
         assert lines[0].split() == ["fault", "hits", "a", "chance", "fired"]

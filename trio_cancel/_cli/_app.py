@@ -1,6 +1,6 @@
-"""The commands, and what they have in common: logs, ``--debug``, and errors as one line and a status.
+"""The commands, and what they share: logs, ``--debug``, and errors as one line and a status.
 
-The commands are named by their import path, so that each is loaded when it is run or when help is asked for.
+The commands are named by their import path, so that each is loaded only when it is run or help is asked for.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EAGAIN,
 
 
 def version() -> str:
-    """Return the version of the package that is installed."""
+    """Return the version of the installed package."""
     try:
         return importlib.metadata.version("trio-cancel")
     except importlib.metadata.PackageNotFoundError:
@@ -44,7 +44,7 @@ def version() -> str:
 
 
 def _console() -> Console | None:
-    """Return what help is printed with; None for cyclopts' own, which is loaded only when there is help to print."""
+    """Return the console for help; None means cyclopts' own, which is loaded only when there is help to print."""
     if not is_dumb():
         return None
     from trio_cancel._cli._screen import console_on
@@ -84,7 +84,7 @@ class Call:
                 usage=f"Usage: trio-cancel {name} {manual.usage}",
                 group_parameters=Group(OWN, sort_key=1),
             )
-        self.app.meta.suppress_keyboard_interrupt = False  # it has a status of its own here, too
+        self.app.meta.suppress_keyboard_interrupt = False  # an interrupt has its own status here, too
         self.app.meta.group_parameters = COMMON
         self.app.meta.default(self._launch)
 
@@ -101,7 +101,7 @@ class Call:
             ),
         ] = False,
         log_level: Annotated[
-            Level | None, Parameter(group=COMMON, metavar="LEVEL", help="Log to stderr from this level on.")
+            Level | None, Parameter(group=COMMON, metavar="LEVEL", help="Log to stderr at this level and above.")
         ] = None,
         debug: Annotated[bool, Parameter(group=COMMON, negative="", help="Show the traceback of an error.")] = False,
     ) -> int:
@@ -113,7 +113,7 @@ class Call:
             return int(await self.app.run_async(tokens) or 0)
 
     def begin(self, arguments: Sequence[str]) -> None:
-        """Note which command it is: errors name its help."""
+        """Note which command was called: errors name its help."""
         self.command = next((word for word in arguments if word in MANUALS), "")
 
     def _say_usage(self, text: str) -> None:
@@ -121,12 +121,12 @@ class Call:
 
     @contextmanager
     def guarded(self) -> Generator[None]:
-        """Turn whatever comes out of the block into one line and ``status``; cancellation passes."""
+        """Turn whatever is raised in the block into one line and ``status``; cancellation passes through."""
         try:
             with kept_environment():
                 yield
         except ImportError as error:
-            # Perhaps of the extra: that is explained where the extra need not be there. cyclopts wraps what is lazy.
+            # The module may belong to an extra: errors about that must work without it. cyclopts wraps what is lazy.
             if isinstance(error.__cause__, ModuleNotFoundError):
                 raise error.__cause__ from None
             raise
@@ -136,7 +136,7 @@ class Call:
     def _explain(self, error: BaseException) -> None:
         cause = lone(error)
         if isinstance(cause, SystemExit) and isinstance(cause.__context__, BrokenPipeError):
-            cause = cause.__context__  # rich makes that of a reader who wants no more
+            cause = cause.__context__  # rich makes this of a reader that has stopped reading
         if not isinstance(cause, Exception | KeyboardInterrupt):
             raise error
         if self.debug:
@@ -157,24 +157,24 @@ class Call:
             self.status = Status.USAGE
             say(str(cause))
         elif isinstance(cause, BrokenPipeError):
-            _forget(sys.stdout)  # its reader wanted no more: what was asked for was done
+            _forget(sys.stdout)  # its reader has stopped reading: the command has done its work
         elif isinstance(cause, OSError) and cause.filename is None and cause.errno in _OF_WRITING:
-            # Of stdout: whatever else a command writes to, it names itself, and stderr never raises.
+            # About stdout: commands name every other file themselves, and stderr never raises.
             self.status = Status.LEFT
             _flush(sys.stdout)
             _say_full(cause)
         else:
             self.status = Status.UNKNOWN
-            say(f"it failed in a way that it should not: {type(cause).__name__}: {cause}. --debug shows where.")
+            say(f"internal error: {type(cause).__name__}: {cause}. --debug shows where.")
 
 
 def _shown_default(default: object) -> str | None:
-    """Return a default as the help shows it: None where it says nothing."""
+    """Return a default as the help shows it: None if there is nothing to show."""
     return None if default is False or default in ((), None, "") else f"{default}"
 
 
 def _as_help(arguments: Sequence[str]) -> list[str]:
-    """Return the words, with ``help COMMAND`` as the ``COMMAND --help`` that it is short for."""
+    """Return the arguments, with ``help COMMAND`` written out as ``COMMAND --help``."""
     words = list(arguments)
     if words[:1] != ["help"]:
         return words
@@ -182,24 +182,24 @@ def _as_help(arguments: Sequence[str]) -> list[str]:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line; return its exit status. It never raises for what the command does."""
+    """Run a command line and return its exit status. It never raises because of what the command does."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an old terminal must not make an order's name an error
+            stream.reconfigure(errors="backslashreplace")  # an order's name must not be an error on an old terminal
     call = Call()
     with call.guarded():
         call.begin(arguments)
         call.status = call.app.meta(_as_help(arguments)) or 0
     why = _flush(sys.stdout)
-    if why is not None and not isinstance(why, BrokenPipeError):  # else its reader wanted no more
+    if why is not None and not isinstance(why, BrokenPipeError):  # otherwise its reader has stopped reading
         call.status = call.status or Status.LEFT
         _say_full(why)
-    _flush(sys.stderr)  # one that is closed or full changes no status
+    _flush(sys.stderr)  # if it is closed or full, that does not change the status
     return int(call.status)
 
 
 async def run_async(arguments: Sequence[str]) -> int:
-    """The same as :func:`run`, from within a trio program: for tests."""
+    """Do the same as :func:`run` from within a trio program: for tests."""
     call = Call()
     with call.guarded():
         call.begin(arguments)
@@ -208,11 +208,11 @@ async def run_async(arguments: Sequence[str]) -> int:
 
 
 def _say_full(why: Exception) -> None:
-    say(f"stdout takes no more ({why_of(why)})")
+    say(f"stdout cannot be written ({why_of(why)})")
 
 
 def _flush(stream: TextIO | None) -> Exception | None:
-    """Write what Python has kept for a stream; if that fails return why, and drop it."""
+    """Write what Python has buffered for a stream. If that fails, drop it and return why."""
     if stream is None or stream.closed:
         return None
     try:
@@ -224,6 +224,6 @@ def _flush(stream: TextIO | None) -> Exception | None:
 
 
 def _forget(stream: TextIO) -> None:
-    """Point a stream to nowhere: Python would try again at exit, and exit with a status of its own."""
+    """Point a stream to nowhere. Otherwise Python would try again at exit, and exit with its own status."""
     with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())

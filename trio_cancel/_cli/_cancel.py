@@ -1,7 +1,7 @@
-"""``trio-cancel cancel``: cancel the orders that arguments, a file or stdin name, and tell what became of each.
+"""``trio-cancel cancel``: cancel the orders that arguments, a file or stdin name, and report what happened to each.
 
-Every line of input is read and checked before anything is sent. Each outcome is a line on stdout as it comes: JSON
-with ``--json`` or when stdout is not a terminal, else text. Progress, the summary and errors go to stderr.
+Every line of input is read and checked before anything is sent. Each outcome is a line on stdout as it arrives: JSON
+with ``--json`` or if stdout is not a terminal, otherwise text. Progress, the summary and errors go to stderr.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from trio_cancel._cli._tally import NAMED_MOST, Status
 from trio_cancel._cli._venue import find_venue
 from trio_cancel._journal.address import check_address
 
-OPEN = Group("For what is open (--open)", sort_key=2)
+OPEN = Group("For open orders (--open)", sort_key=2)
 
 
 async def cancel(
@@ -49,18 +49,18 @@ async def cancel(
             name="--from",
             metavar="FILE",
             allow_leading_hyphen=True,
-            help="A file (- for stdin): one id a line, a table with a header (CSV), or JSON lines, with id and/or "
+            help="A file (- for stdin): one id per line, a table with a header (CSV), or JSON lines, with id and/or "
             "external_id.",
         ),
     ] = None,
     literal: Annotated[
         bool,
         Parameter(
-            help="Take what --from names as it stands: no comments (#), no missing values (NULL, nan), no names of "
-            "columns but id and external_id.",
+            help="Take what --from names literally: no comments (#), no missing values (NULL, nan), no column names "
+            "but id and external_id.",
         ),
     ] = False,
-    skip_bad: Annotated[bool, Parameter(help="Go on without the lines that are bad; the status is 1 or more.")] = False,
+    skip_bad: Annotated[bool, Parameter(help="Go on without the bad lines; the status is then 1 or more.")] = False,
     json: Json = False,
     url: Url = None,
     ca_file: CaFile = None,
@@ -76,21 +76,21 @@ async def cancel(
         Parameter(
             metavar="FILE",
             allow_leading_hyphen=True,
-            help="A file in which each cancel stands before it is sent, and then its outcome: if this run is killed, "
-            "trio-cancel resume FILE does the rest. It is made if it is missing.",
+            help="A file that records each cancel before it is sent, and then its outcome: if this run is killed, "
+            "trio-cancel resume FILE finishes it. It is created if it is missing.",
         ),
     ] = None,
     deadline: Annotated[
         float | None,
-        Parameter(metavar="SECONDS", help="Seconds for the whole run; what is not done then is told as it stands."),
+        Parameter(metavar="SECONDS", help="Seconds for the whole run; what is not done by then is reported as it is."),
     ] = None,
     open_: Annotated[
         bool,
         Parameter(
             name="--open",
             group=OPEN,
-            help="Cancel what the venue lists as open, whoever placed it, instead of orders that are named; needs "
-            "--pair, --side or --everything. It lists again until a while has brought nothing new.",
+            help="Cancel what the venue lists as open, no matter who placed it, instead of named orders; needs "
+            "--pair, --side or --everything. It keeps listing until nothing new has appeared for a while.",
         ),
     ] = False,
     pair: Annotated[
@@ -98,18 +98,18 @@ async def cancel(
     ] = None,
     side: Annotated[Literal["buy", "sell"] | None, Parameter(group=OPEN, help="Only buy or only sell orders.")] = None,
     everything: Annotated[bool, Parameter(group=OPEN, help="All open orders of the account.")] = False,
-    yes: Annotated[bool, Parameter(group=OPEN, help="Do not ask. Without a terminal nobody can be asked.")] = False,
+    yes: Annotated[bool, Parameter(group=OPEN, help="Do not ask. Needed without a terminal.")] = False,
     dry_run: Annotated[bool, Parameter(group=OPEN, help="List them once and cancel nothing.")] = False,
     quiet_for: Annotated[
         float | None,
         Parameter(
             metavar="SECONDS",
             group=OPEN,
-            help=f"Seconds without anything new after which it ends; {QUIET:g} if left out.",
+            help=f"End after this many seconds without anything new; default {QUIET:g}.",
         ),
     ] = None,
 ) -> int:
-    """Cancel orders and tell what became of each."""
+    """Cancel orders and report what happened to each."""
     use_env_file(env_file)
     if journal == "":
         raise UsageError("--journal needs the name of a file.")
@@ -165,8 +165,8 @@ def _name_empty(found: GivenOrders, name: str | None) -> None:
     """Say that no order was named, and where.
 
     Raises:
-        UsageError: no input was given at all.
-        CommandError: the input that was given names none.
+        UsageError: there was no input at all.
+        CommandError: the input names no order.
     """
     if name is None and not found.bad:
         raise UsageError("There is nothing to cancel: give order ids, --external-id, --from FILE or --open.")

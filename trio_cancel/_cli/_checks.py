@@ -1,8 +1,8 @@
-"""What the doctor looks at, one check after the other, each building on the one before.
+"""The doctor's checks, one after the other; each builds on the one before.
 
-Everything happens in the caller's task, and each check is bounded by ``PATIENCE``. What fails is told with its reason;
-what cannot be looked at because of it is skipped, and told, too. No order is touched: the credentials are proved with a
-cancel of a random id that cannot exist.
+Everything happens in the caller's task, and each check is bounded by ``PATIENCE``. A failed check is reported with its
+reason; checks that depend on it are skipped, and reported as skipped. No order is touched: the credentials are tested
+with a cancel of a random id that cannot exist.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from trio_cancel._values.outcomes import FIELD_ADVICE, AlreadyClosed, NotFound, 
 from trio_cancel._venue.verdict import NOT_FOUND_CODES
 
 PATIENCE = 10.0
-"""Seconds for a check."""
+"""Seconds per check."""
 PINGS = 10
 ADDRESSES_SHOWN = 3
 EXPIRES_SOON = 14
-"""Days of a certificate's life from which it is worth a warning."""
+"""If a certificate expires within this many days, that is worth a warning."""
 TIMESTAMP_LATE, TIMESTAMP_EARLY = 5000.0, 1000.0
 """Milliseconds by which a request's timestamp may be behind or ahead of the venue's clock.
 
-Source: REST authentication (5 s back); nothing is published for the WebSocket, nor how far ahead it may be.
+Source: REST authentication (5 s back). Nothing is published for the WebSocket, nor for how far ahead it may be.
 """
 TOO_MANY = 429
 
@@ -58,13 +58,13 @@ class Result(StrEnum):
 
 @attrs.frozen
 class Check:
-    """One line of the doctor's.
+    """The result of one check: one line of the doctor's output.
 
     Attributes:
-        name: what was looked at.
+        name: what was checked.
         result: how it went.
         detail: what was found, and what helps.
-        figures: numbers for programs; milliseconds, named so.
+        figures: numbers for programs; milliseconds have names that say so.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Check:
 
 
 class _Failed(Exception):
-    """A check failed in a way that leaves nothing for those after it."""
+    """A check failed, and the ones after it cannot be made."""
 
 
 Tell = Callable[[Check], None]
@@ -92,7 +92,7 @@ async def examine(
 
     Args:
         endpoint: the venue.
-        ssl_context: whom to trust; the system's trust if None.
+        ssl_context: the trusted authorities; the system's if None.
         find_credentials: returns them, or raises ConfigurationError.
         tell: called with each check as it is made.
         tunnel: the way through a proxy, if there is one.
@@ -102,7 +102,7 @@ async def examine(
     def note(check: Check) -> None:
         told.append(check.name)
         tell(check)
-        if check.result is Result.FAILED and check.name != "clock":  # the venue's own word on a clock comes after it
+        if check.result is Result.FAILED and check.name != "clock":  # the venue's own answer about a clock comes later
             raise _Failed
 
     try:
@@ -132,7 +132,7 @@ async def _resolve(endpoint: Endpoint, tunnel: Tunnel | None) -> Check:
         why = error.strerror or str(error)
         return Check("dns", Result.FAILED, f"{host} cannot be resolved ({why}); check {named_in} and the network")
     except RuntimeError as error:
-        detail = f"no thread can be started ({error}); cancels go on without, but raise the limit (ulimit -u)"
+        detail = f"no thread can be started ({error}); cancels work without one, but raise the limit (ulimit -u)"
         return Check("dns", Result.WARNING, detail)
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
     detail = ", ".join(addresses[:ADDRESSES_SHOWN])
@@ -180,7 +180,7 @@ async def _shake_hands(endpoint: Endpoint, ssl_context: ssl.SSLContext | None, t
         if not isinstance(error.__cause__, ssl.SSLCertVerificationError):
             remedy = f"check that the port speaks TLS (without TLS the url is {without_tls(endpoint.origin)})"
             if speaks_no_tls(error):
-                failed = "what answers does not speak TLS"
+                failed = "the server does not speak TLS"
                 remedy = f"perhaps the url must be {without_tls(endpoint.origin)}, else check its port"
         return Check("tls", Result.FAILED, f"{failed}; {remedy}")
     finally:
@@ -252,9 +252,9 @@ async def _ping(ws: TradingWS) -> Check:
 
 
 def judge_clock(offset: OffsetInterval | None) -> Check:
-    """Return what the offset means for signatures: zero excluded is worth a warning, too far off is a failure."""
+    """Return what the offset means for signatures: a warning if it excludes zero, a failure if it is too large."""
     if offset is None:
-        return Check("clock", Result.WARNING, "the venue does not tell its time (no Date header)")
+        return Check("clock", Result.WARNING, "the venue does not send its time (no Date header)")
     figures = {"low_ms": round(offset.low), "high_ms": round(offset.high)}
     between = f"venue minus ours: between {offset.low:+.0f} and {offset.high:+.0f} ms"
     if not offset.excludes_zero:
@@ -269,7 +269,7 @@ def judge_probe(outcome: Outcome, clock: OffsetInterval | None) -> Check:
     figures = {} if error is None else {"status": error.status, "error_code": error.error_code}
     if isinstance(outcome, NotFound | AlreadyClosed) and error is not None:
         if isinstance(outcome, NotFound) and error.error_code not in NOT_FOUND_CODES:
-            detail = f"{error}: not found, but without the venue's own code, so that the credentials are not proved"
+            detail = f"{error}: not found, but without the venue's own code, so this does not prove the credentials"
             return Check("credentials", Result.WARNING, detail, figures)
         detail = f"{error.error_code} as expected: token, secret and clock are right"
         return Check("credentials", Result.OK, detail, figures)
@@ -285,7 +285,7 @@ def judge_probe(outcome: Outcome, clock: OffsetInterval | None) -> Check:
         if error.misses_token:
             detail += f"; {shell_words(FIELD_ADVICE)}"
     elif isinstance(outcome, NotSent | Unknown):
-        detail = f"no answer that proves anything: {outcome.cause}"
+        detail = f"the answer proves nothing: {outcome.cause}"
     else:
         detail = "the venue says that it canceled an order that cannot exist"
     return Check("credentials", Result.FAILED, detail, figures)
@@ -306,7 +306,7 @@ def _timed(name: str, detail: str, started: float, **figures: Any) -> Check:
 
 
 def reason(error: BaseException) -> str:
-    """Return what went wrong in few words: of several failed addresses the first, of a wrapper what it wraps."""
+    """Return briefly what went wrong: the first error of several addresses; for a wrapper, the error it wraps."""
     while True:
         cause = error.__cause__
         if isinstance(cause, BaseExceptionGroup):

@@ -1,6 +1,6 @@
-"""What the doctor looks at on the REST side, where orders are looked up: reachability, clock, credentials.
+"""The doctor's checks of the REST side, where orders are looked up: reachability, clock, credentials.
 
-It does not depend on the checks of the WebSocket. No order is touched: a random id that cannot exist is looked up.
+They do not depend on the checks of the WebSocket. No order is touched: a random id that cannot exist is looked up.
 """
 
 from __future__ import annotations
@@ -66,5 +66,5 @@ def _judge(error: LookupFailed) -> Check:
     elif error.status == FORBIDDEN:
         why = f"{error} The token needs the permission to read."
     else:
-        why = f"no answer that proves anything: {error}"
+        why = f"the answer proves nothing: {error}"
     return Check("rest login", Result.FAILED, why, figures)

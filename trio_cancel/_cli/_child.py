@@ -1,12 +1,12 @@
-"""A command that runs for as long as something else does: signals are passed on to it, its exit status is handed on.
+"""Runs a command inside something else: passes signals on to it, and returns its exit status.
 
-One task waits for the child. Signals that come before there is one cancel ``Relay.scope``; afterwards they go to the
-child, and the wait goes on until it has ended, however long it takes.
+One task waits for the child. Signals that come before the child exists cancel ``Relay.scope``. Afterwards they go to
+the child, and the wait goes on until it has ended, however long it takes.
 
-A Ctrl-C and the end of a terminal reach the child by themselves: the system sends them to the whole process group.
-Passing them on would make two signals of one, and the second ends the grace of order scopes. From its start to its end
-the signals are taken up by a thread that can see where they come from (``sigwaitinfo``). Where there is no such call,
-all are passed on.
+A Ctrl-C and the hangup of a terminal reach the child without our help: the system sends them to the whole process
+group. If we passed them on, the child would get two signals for one, and the second ends the grace of order scopes. So
+while the child runs, a thread receives the signals, because it can see where they come from (``sigwaitinfo``). Where
+there is no such call, all signals are passed on.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ NOT_FOUND = 127
 NOT_RUN = 126
 SIGNALLED = 128
 FROM_SYSTEM = 0x80
-"""``si_code`` of a signal that the system has sent itself (``SI_KERNEL``): that of a terminal."""
+"""``si_code`` of a signal that the system itself has sent (``SI_KERNEL``), as for a terminal."""
 PASSED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 
 
 class Relay:
-    """Takes the signals of this process, and passes them on to the child as soon as there is one.
+    """Receives the signals of this process, and passes them on to the child as soon as there is one.
 
     Attributes:
         scope: cancelled by a signal that comes before that.
         signum: that signal, or None.
-        signals: those that are heard; one that is ignored stays ignored, also in the child.
+        signals: those that are handled; one that is ignored stays ignored, also in the child.
     """
 
     def __init__(self) -> None:
@@ -66,12 +66,12 @@ class Relay:
                 self.take(signum)
 
     async def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Run a command to its end; return its exit status, 128 and the signal's number if a signal has ended it.
+        """Run a command to its end; return its exit status, or 128 plus the signal's number if a signal ended it.
 
         Raises:
-            CommandError: it cannot be started.
+            CommandError: the command cannot be started.
 
-        Cancelled: before it is started it is not; then its end is waited for.
+        Cancelled: before the start, the command is not started; after it, its end is awaited first.
         """
         with self._seen() as unmask:
             try:
@@ -81,7 +81,7 @@ class Relay:
             except OSError as error:
                 status = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_RUN
                 raise CommandError(
-                    f"{command[0]} cannot be run ({why_of(error)}): after -- comes a command.", status=status
+                    f"{command[0]} cannot be run ({why_of(error)}): give a command after --.", status=status
                 ) from error
             with trio.CancelScope(shield=True):
                 status = await child.wait()
@@ -89,9 +89,9 @@ class Relay:
 
     @contextmanager
     def _seen(self) -> Generator[Callable[[], object] | None]:
-        """Take what somebody has sent, and leave what the system has sent to the whole group.
+        """Receive signals that somebody has sent, and leave those that the system has sent to the whole group.
 
-        Yields what the child has to call first, for it inherits the mask that keeps the signals for the thread.
+        Yields what the child must call first, because it inherits the mask that keeps the signals for the thread.
         """
         if not hasattr(signal, "sigwaitinfo"):
             yield None

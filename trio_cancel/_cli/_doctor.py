@@ -1,4 +1,4 @@
-"""``trio-cancel doctor``: check the way to the venue, the clock and the credentials, one line a check."""
+"""``trio-cancel doctor``: check the way to the venue, the clock and the credentials, one line per check."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def doctor(
     rest_url: RestUrl = None,
     json: Annotated[bool, Parameter(help="Print a JSON object for each check.")] = False,
 ) -> int:
-    """Check the way to the venue, the clock and the credentials, one line a check. No order is touched."""
+    """Check the way to the venue, the clock and the credentials, one line per check. No order is touched."""
     use_env_file(env_file)
     endpoint, ssl_context = find_endpoint(url), trust(ca_file)
     tunnel = find_tunnel(endpoint, proxy)
@@ -47,7 +47,7 @@ async def doctor(
         put(_json_line(check) if json else _text_line(check, coloured))
 
     def put(text: str) -> None:
-        with suppress(BrokenPipeError):  # its reader wants no more; the status still tells how the checks went
+        with suppress(BrokenPipeError):  # its reader has stopped reading; the status still says how the checks went
             write_stdout(text)
 
     if not json:

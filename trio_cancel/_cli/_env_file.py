@@ -1,10 +1,10 @@
-r"""``--env-file``: environment variables from a file, as ``.env`` files and ``docker --env-file`` have them.
+r"""``--env-file``: environment variables from a file, in the format of ``.env`` files and ``docker --env-file``.
 
-One ``NAME=VALUE`` a line, perhaps after ``export``; blank lines and lines that begin with ``#`` are comments, and so is
-what follows `` #`` after a value. A value in single quotes is taken as it stands; in double quotes ``\n``, ``\t``,
+One ``NAME=VALUE`` per line, perhaps after ``export``. Blank lines and lines that begin with ``#`` are comments, and so
+is what follows `` #`` after a value. A value in single quotes is taken literally. In double quotes ``\n``, ``\t``,
 ``\r`` and a backslash before a backslash, ``"``, ``$`` or a backquote stand for one character. ``$NAME`` is not
-replaced. The file comes before the environment: it was named explicitly. No message shows what a line says, as it may
-be a secret.
+replaced. The file takes precedence over the environment, because it was named explicitly. No message shows what a line
+says, because it may be a secret.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "$": "$", "`"
 
 
 def use_env_file(name: str | None) -> None:
-    """Put what a file says into the environment of this process; nothing for None.
+    """Put the file's variables into the environment of this process; do nothing for None.
 
     Raises:
         CommandError: it cannot be read, or a line cannot be understood.
@@ -36,7 +36,7 @@ def use_env_file(name: str | None) -> None:
         return
     found = parse_env(_read(name), name)
     for credential in (TOKEN_VARIABLE, SECRET_VARIABLE):
-        # A credential of the file replaces that of the shell in whichever way each of them gives it.
+        # A credential in the file replaces the shell's, whichever way each of them gives it.
         forms = {credential, f"{credential}_FILE"}
         if forms & found.keys():
             for form in forms:
@@ -110,7 +110,7 @@ def _read(name: str) -> str:
         why = getattr(error, "strerror", None) or str(error)
         raise CommandError(f"The --env-file {clean(name)} cannot be read: {why}.") from None
     if len(data) > SIZE_MOST:
-        raise CommandError(f"The --env-file {clean(name)} is too long to be one: more than {SIZE_MOST} bytes.")
+        raise CommandError(f"The --env-file {clean(name)} is too long: more than {SIZE_MOST} bytes.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

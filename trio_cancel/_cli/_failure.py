@@ -1,4 +1,4 @@
-"""What a person is told when something is wrong: one clear line on stderr, which may be closed, full or not read."""
+"""What a person sees when something is wrong: one clear line on stderr, which may be closed, full or not read."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contextlib import suppress
 from typing import TextIO
 
 STDERR_PATIENCE = 0.5
-"""Seconds that the reader of stderr may keep us waiting, all in all."""
+"""Seconds that the reader of stderr may keep us waiting in total."""
 PIECE = getattr(select, "PIPE_BUF", 512)
-"""Bytes that a pipe which is ready takes without blocking."""
+"""Bytes that a ready pipe takes without blocking."""
 
 
 class CommandError(Exception):
-    """The command cannot go on. Its text is one sentence: what is wrong and what helps.
+    """The command cannot go on. The text is one sentence: what is wrong and what helps.
 
     Attributes:
         status: the exit status.
@@ -29,10 +29,10 @@ class CommandError(Exception):
 
 
 class UsageError(CommandError):
-    """The command was called in a way that makes no sense; whoever tells it adds where help is."""
+    """The command was called in a way that makes no sense; its handler adds where to find help."""
 
 
-# The library's advice names its keywords; here is what a person at a shell does instead.
+# The library's advice names its keywords; here is what somebody at a shell does instead.
 _SHELL_WORDS = {
     "(proxy=)": "(--proxy)",
     "check proxy=": "check --proxy",
@@ -52,14 +52,14 @@ def is_dumb() -> bool:
 
 
 def shell_words(text: str) -> str:
-    """Return the text of one of the library's errors with advice that fits the command line."""
+    """Return the text of a library error with advice that fits the command line."""
     for words, instead in _SHELL_WORDS.items():
         text = text.replace(words, instead)
     return text
 
 
 def clean(text: str) -> str:
-    """Return text from outside (ids, the venue's words) as one line that cannot steer a terminal."""
+    """Return text from outside (ids, the venue's words) as one line that cannot control a terminal."""
     if text.isprintable():
         return text
     return "".join(
@@ -74,12 +74,12 @@ def short(text: str, most: int) -> str:
 
 
 def say(text: str) -> None:
-    """Write one line to stderr, if there is one that can be written to."""
+    """Write one line to stderr, if stderr can be written to."""
     write_stderr(f"trio-cancel: {clean(shell_words(text))}\n")
 
 
 def write_stderr(text: str) -> None:
-    """Write to stderr, if there is one that can be written to: nothing depends on it, and nothing waits for it."""
+    """Write to stderr, if it can be written to: nothing depends on it, and nothing waits for it."""
     if sys.stderr is not None:
         _write_to(sys.stderr, text)
 
@@ -93,12 +93,12 @@ def _write_to(stream: TextIO, text: str) -> None:
             stream.write(text)
             stream.flush()
         else:
-            # Past Python's buffer: what that could not write would make Python exit with a status of its own.
+            # Bypass Python's buffer: data left in it would make Python exit with its own status.
             _stderr.write(descriptor, encoded(stream, text))
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Return True if there is a terminal at the other end."""
+    """Return True if the stream is a terminal."""
     return stream is not None and not stream.closed and stream.isatty()
 
 
@@ -112,11 +112,11 @@ def stderr_is_ready() -> bool:
 
 
 class StderrFile(io.TextIOBase):
-    """Stderr as a file that never holds the program up: a terminal that is stopped or frozen loses what it is shown."""
+    """Stderr as a file that never holds the program up: a stopped or frozen terminal loses what it is sent."""
 
     def __init__(self) -> None:
         assert sys.stderr is not None
-        self._stream = sys.stderr  # kept: rich puts its own in the place of it, which writes to this one
+        self._stream = sys.stderr  # kept, because rich replaces sys.stderr with its own, which writes to this one
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # the base has an attribute
@@ -131,7 +131,7 @@ class StderrFile(io.TextIOBase):
 
 
 def descriptor_of(stream: TextIO) -> int | None:
-    """Return the descriptor below a stream that is open; None if there is none."""
+    """Return the descriptor of an open stream; None if there is none."""
     try:
         return stream.fileno()
     except (io.UnsupportedOperation, AttributeError):  # replaced by something in memory
@@ -139,25 +139,25 @@ def descriptor_of(stream: TextIO) -> int | None:
 
 
 def encoded(stream: TextIO | None, text: str) -> bytes:
-    """Return text as a stream's terminal or file wants it; what its encoding lacks is shown by its number."""
+    """Return text in the encoding of a stream; characters that the encoding lacks are shown by their number."""
     return text.encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace")
 
 
 class _Stderr:
-    """Writes to stderr for as long as somebody takes it."""
+    """Writes to stderr for as long as somebody reads it."""
 
     def __init__(self) -> None:
         self._left = STDERR_PATIENCE
 
     @staticmethod
     def is_ready(descriptor: int) -> bool:
-        """Return True if it takes something now."""
+        """Return True if it accepts something now."""
         ready = select.poll()
         ready.register(descriptor, select.POLLOUT)
         return bool(ready.poll(0))
 
     def write(self, descriptor: int, data: bytes) -> None:
-        """Write; drop what is not taken within the patience that is left."""
+        """Write; drop what is not accepted within the patience that is left."""
         ready = select.poll()
         ready.register(descriptor, select.POLLOUT)
         view = memoryview(data)
@@ -179,7 +179,7 @@ _stderr = _Stderr()
 
 
 def lone(error: BaseException) -> BaseException:
-    """Return what is wrong, without the groups around it: of several, an interrupt first, else the first."""
+    """Return what is wrong, without the groups around it: an interrupt if there is one, otherwise the first error."""
     while isinstance(error, BaseExceptionGroup):
         interrupts = [inner for inner in map(lone, error.exceptions) if isinstance(inner, KeyboardInterrupt)]
         error = interrupts[0] if interrupts else error.exceptions[0]

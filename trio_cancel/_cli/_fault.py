@@ -1,4 +1,4 @@
-"""``trio-cancel fault``: switch the misbehaviour of a sandbox that runs, through its side door."""
+"""``trio-cancel fault``: switch the faults of a running sandbox, through its side door."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NEXT = {Point.UPGRADE: "the next connection", Point.REQUEST: "the next request"
 
 @attrs.frozen
 class Asked:
-    """Faults as a person names them: ``NAME`` hits once, ``NAME=CHANCE`` hits a share from now on."""
+    """Faults as a person names them: ``NAME`` hits once, ``NAME=CHANCE`` hits that share of requests from now on."""
 
     once: list[Fault]
     chances: dict[Fault, float]
@@ -38,18 +38,16 @@ async def fault(
     ],
     url: Annotated[
         str | None,
-        Parameter(metavar="URL", help=f"The sandbox, as it prints its url: ws://127.0.0.1:port. Else ${URL_VARIABLE}."),
+        Parameter(metavar="URL", help=f"The url that the sandbox prints: ws://127.0.0.1:port. Else ${URL_VARIABLE}."),
     ] = None,
     ca_file: CaFile = None,
     order: Annotated[
         str | None,
-        Parameter(metavar="ID", help="The id or external id of an order: only requests that name it are hit."),
+        Parameter(metavar="ID", help="The id or external id of an order: hit only requests that name it."),
     ] = None,
-    clear: Annotated[
-        bool, Parameter(help="First take away every fault that was set, so that the sandbox behaves.")
-    ] = False,
+    clear: Annotated[bool, Parameter(help="First clear all faults, so that the sandbox behaves.")] = False,
 ) -> int:
-    """Have a running sandbox misbehave, from another process; without a NAME, list the faults there are."""
+    """Make a running sandbox misbehave, from another process; without a NAME, list the available faults."""
     asked = parse_faults(names)
     if order is not None and (asked.chances or not asked.once):
         raise UsageError("--order needs faults that hit once: name them without a chance.")
@@ -87,7 +85,7 @@ def parse_faults(names: Iterable[str]) -> Asked:
             found = Fault(name)
         except ValueError:
             raise UsageError(
-                f"There is no fault {name!r}; trio-cancel fault lists those of a sandbox that runs, such as "
+                f"There is no fault {name!r}; trio-cancel fault lists those of a running sandbox, such as "
                 f"{Fault.DROP_AFTER}, {Fault.SILENT_AFTER} and {Fault.ERROR_503_BEFORE}."
             ) from None
         if not equals:
@@ -103,8 +101,8 @@ def parse_faults(names: Iterable[str]) -> Asked:
 
 
 def told(asked: Asked, order: str | None, *, clear: bool) -> str:
-    """Return what was done, in a line each."""
-    lines = ["every fault that was set is gone"] if clear else []
+    """Return what was done, one line each."""
+    lines = ["all faults are cleared"] if clear else []
     lines += [
         f"{found} hits {chance:g} of all {_HITS[found.point]}s" if chance else f"{found} hits nothing by chance"
         for found, chance in asked.chances.items()

@@ -12,13 +12,13 @@ ROWS_MOST = 10
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Return the nearest-rank percentile of values in ascending order; there must be one at least."""
+    """Return the nearest-rank percentile of values in ascending order; there must be at least one."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 @attrs.frozen
 class HistogramRow:
-    """One row: how many values lie in [low, high); ``high`` is None in the last, which takes all that is above."""
+    """One row: how many values lie in [low, high). In the last row ``high`` is None: it has no upper bound."""
 
     low: float
     high: float | None
@@ -26,14 +26,14 @@ class HistogramRow:
 
 
 def histogram(ordered: Sequence[float], rows: int = ROWS_MOST) -> list[HistogramRow]:
-    """Sort values into rows of equal, round width, such that the slowest hundredth does not flatten the rest.
+    """Sort values into rows of equal, round width, so that the slowest hundredth does not flatten the rest.
 
     Args:
         ordered: values in ascending order, none negative.
         rows: how many, at most; at least 3.
 
     Returns:
-        Rows from the lowest value's to the highest's; none for no values.
+        Rows from the lowest value's to the highest's; no rows for no values.
     """
     if not ordered:
         return []
@@ -56,7 +56,7 @@ def histogram(ordered: Sequence[float], rows: int = ROWS_MOST) -> list[Histogram
 
 
 def _round_up(value: float) -> float:
-    """Return the next number of the row 1, 2, 5, 10, 20 and so on."""
+    """Return the next number of the series 1, 2, 5, 10, 20 and so on."""
     power: float = 10.0 ** math.floor(math.log10(value))
     for factor in (1, 2, 5):
         if value <= factor * power * (1 + 1e-9):

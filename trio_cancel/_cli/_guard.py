@@ -30,7 +30,7 @@ from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, Credenti
 from trio_cancel._values.report import CancelReport
 
 PRINTED = 2.0
-"""Seconds that the end waits for whoever reads the lines."""
+"""Seconds that the end waits for the reader of the output."""
 
 
 async def guard(
@@ -42,7 +42,7 @@ async def guard(
         Parameter(
             metavar="DIR",
             group=CONNECTION,
-            help="A folder with a file for each account: RIPIO_API_TOKEN and RIPIO_API_SECRET, as --env-file has them.",
+            help="A folder with a file for each account: RIPIO_API_TOKEN and RIPIO_API_SECRET, as for --env-file.",
         ),
     ] = None,
     ca_file: CaFile = None,
@@ -51,17 +51,17 @@ async def guard(
         Parameter(
             metavar="URL",
             group=CONNECTION,
-            help="Look up there, over the venue's REST API, what would be unknown or not found. The token of every "
-            "account in the folder goes there: all of them must be that venue's.",
+            help="Look up orders that would be unknown or not found, over this REST API of the venue. The token of "
+            "every account in the folder is sent there, so all of them must be that venue's.",
         ),
     ] = None,
     status: Annotated[
         bool,
         Parameter(
-            help="Only tell how each journal and each guard stands now, and end. It needs no credentials.",
+            help="Only show the state of each journal and each guard, and end. It needs no credentials.",
         ),
     ] = False,
-    once: Annotated[bool, Parameter(help="End when each journal was seen to live, or was seen to once.")] = False,
+    once: Annotated[bool, Parameter(help="End once each journal was found alive or has been dealt with.")] = False,
     json: Json = False,
 ) -> int:
     """Watch the journals in a database, and cancel what dead sessions held, until a signal ends it."""
@@ -88,7 +88,7 @@ async def guard(
             if journal in named:
                 continue
             named.add(journal)
-            say(f"nobody cancels for the journal {clean(journal)}: no credentials, or no way to its venue")
+            say(f"nobody cancels for the journal {clean(journal)}: no credentials, or its venue cannot be reached")
             if as_json:
                 stdout.put(msgspec.json.encode({"journal": journal, "status": "unserved"}) + b"\n")
 
@@ -110,7 +110,7 @@ async def guard(
 
     accounts = _accounts(credentials)
     lookup = None if rest_url is None else lookup_at(rest_url, None, quiet=True)
-    # Whoever reads the lines, or does not, must not hold up a take-over: they go out in a task of their own.
+    # The reader of the output must not hold up a take-over, so the lines are written in a separate task.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stdout.run)
         result = await watch()
@@ -134,7 +134,7 @@ def _accounts(folder: str) -> list[Credentials]:
     """Return the credentials in a folder's files.
 
     Raises:
-        CommandError: it or one of them cannot be used.
+        CommandError: it or one of the files cannot be used.
     """
     try:
         files = sorted(entry.path for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))

@@ -1,4 +1,4 @@
-"""How the journals in a database stand, as text and as JSON lines (pure but for the one look)."""
+"""The state of the journals in a database, as text and as JSON lines (sans-I/O except for the one look)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from trio_cancel._guard.status import GuardStatus, JournalStatus, Overview
 
 _MEANING = {
-    "live": "its session lives",
+    "live": "its session is alive",
     "expired": "ITS SESSION HAS NOT BEEN HEARD OF FOR ITS LEASE",
-    "taken": "a guard sees to it",
-    "left": "let go of with something left",
+    "taken": "a guard is dealing with it",
+    "left": "released with something left",
     "free": "nothing is left",
 }
 
@@ -43,7 +43,7 @@ def look(address: str) -> Overview:
 
 
 def status_of(overview: Overview) -> Status:
-    """Return 1 if something is left that no session has, or a session is not watched, else 0."""
+    """Return 1 if something is left that no session has, or if nobody watches a session; otherwise 0."""
     needs = any(
         one.state in ("expired", "left") or (one.state == "live" and not one.watched) for one in overview.journals
     )
@@ -51,7 +51,7 @@ def status_of(overview: Overview) -> Status:
 
 
 def as_json(overview: Overview) -> bytes:
-    """Return a line for each guard and for each journal."""
+    """Return one line for each guard and each journal."""
     guards = [
         {"guard": one.number, "name": one.name, "lives": one.lives, "silent": round(one.silent, 3)}
         | {"accounts": one.accounts}
@@ -66,8 +66,8 @@ def as_json(overview: Overview) -> bytes:
 
 
 def as_text(overview: Overview, width: int) -> str:
-    """Return it for a terminal of so many columns."""
-    lines = [_guard(one) for one in overview.guards] or ["no guard has begun: nobody watches these journals"]
+    """Return the text for a terminal of this width."""
+    lines = [_guard(one) for one in overview.guards] or ["no guard has started: nobody watches these journals"]
     in_use = [one for one in overview.journals if one.state != "free"]
     lines += [_journal(one) for one in in_use]
     free = len(overview.journals) - len(in_use)
@@ -88,10 +88,10 @@ def _guard(guard: GuardStatus) -> str:
 def _journal(journal: JournalStatus) -> str:
     meaning = _MEANING[journal.state]
     if journal.guard is not None:
-        meaning = f"guard {journal.guard} sees to it"
+        meaning = f"guard {journal.guard} is dealing with it"
     orders = f"{journal.orders} order{'s' * (journal.orders != 1)} held or not settled"
     heard = f"last sign of life {_seconds(journal.silent)} ago"
-    watched = "" if journal.watched else ", NO GUARD HAS ITS CREDENTIALS AND A WAY TO ITS VENUE"
+    watched = "" if journal.watched else ", NO GUARD HAS ITS CREDENTIALS AND CAN REACH ITS VENUE"
     return f"journal {journal.name} at {journal.url}: {meaning}, {orders}, {heard} (lease {journal.lease:g} s){watched}"
 
 

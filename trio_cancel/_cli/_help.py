@@ -1,4 +1,4 @@
-"""What ``--help`` of each command says besides its options: exit statuses, environment variables, examples."""
+"""What ``--help`` of each command prints besides its options: exit statuses, environment variables, examples."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ WIDTH_MOST, WIDTH_LEAST = 100, 30
 
 _CREDENTIALS = (
     ("RIPIO_API_TOKEN, RIPIO_API_SECRET", "the credentials"),
-    ("RIPIO_API_TOKEN_FILE, RIPIO_API_SECRET_FILE", "files that hold them, instead"),
+    ("RIPIO_API_TOKEN_FILE, RIPIO_API_SECRET_FILE", "files that contain them, instead"),
 )
 _WAY = (
-    ("TRIO_CANCEL_URL", "the venue, without --url"),
-    ("TRIO_CANCEL_CA_FILE", "the certificate authority, without --ca-file"),
-    ("HTTPS_PROXY, ALL_PROXY, NO_PROXY", "the proxy, without --proxy"),
+    ("TRIO_CANCEL_URL", "the venue, if there is no --url"),
+    ("TRIO_CANCEL_CA_FILE", "the certificate authority, if there is no --ca-file"),
+    ("HTTPS_PROXY, ALL_PROXY, NO_PROXY", "the proxy, if there is no --proxy"),
 )
-_REST = (("TRIO_CANCEL_REST_URL", "the REST API, without --rest-url"),)
+_REST = (("TRIO_CANCEL_REST_URL", "the REST API, if there is no --rest-url"),)
 _FIELD = (("TRIO_CANCEL_TOKEN_FIELD", "the name under which requests carry the token: api_token or apiToken"),)
 _SIGNALS = (("130, 143, 129", "ended by Ctrl-C, SIGTERM or SIGHUP"),)
 _OUTCOMES = (
     ("0", "every order was canceled or already closed"),
     ("1", "at least one was not found, rejected or not sent, or a line of the input was skipped"),
     ("2", "usage, credentials, or everything was refused for the signature"),
-    ("3", "it is not known of at least one whether it is off the book"),
+    ("3", "it is not known whether at least one order is off the book"),
 )
 _SIMPLE = (("0", "done"), ("2", "usage"))
 
 
 @attrs.frozen
 class Manual:
-    """What is said of a command.
+    """What the help says about a command.
 
     Attributes:
-        summary: what it does, in a line.
+        summary: what it does, in one line.
         usage: its arguments.
         about: what else a user must know, in a paragraph.
         statuses: exit statuses and what they mean.
-        variables: of the environment.
+        variables: environment variables.
         examples: command lines.
     """
 
@@ -80,7 +80,7 @@ def _entry(name: str, meaning: str, width: int) -> list[str]:
 
 
 def _command(line: str, width: int) -> list[str]:
-    """Return a command line in lines that a shell takes as one."""
+    """Return a command line, wrapped so that a shell reads it as one."""
     wrapped = textwrap.wrap(
         line,
         width - 2,
@@ -94,23 +94,23 @@ def _command(line: str, width: int) -> list[str]:
 
 MANUALS = {
     "demo": Manual(
-        "Cancel a thousand orders at an exchange of its own, and show how that went.",
+        "Cancel a thousand orders at a local sandbox exchange, and show how it went.",
         "[OPTIONS]",
-        "The exchange runs in this process, over TLS; it checks every signature and keeps a book. It needs no "
+        "The exchange runs in this process, over TLS. It checks every signature and keeps a book. The demo needs no "
         "credentials and no network.",
         (*_OUTCOMES, *_SIGNALS),
         examples=("trio-cancel demo", "trio-cancel demo --orders 20000"),
     ),
     "cancel": Manual(
-        "Cancel orders and tell what became of each.",
+        "Cancel orders and report what happened to each.",
         "[OPTIONS] [ID...]",
-        "All input is read and checked before anything is sent. Each outcome is a line on stdout as it comes: JSON "
-        "with --json or when stdout is not a terminal, else text. Progress and the summary go to stderr.",
+        "All input is read and checked before anything is sent. Each outcome is printed on stdout as it arrives: as "
+        "JSON with --json or if stdout is not a terminal, otherwise as text. Progress and the summary go to stderr.",
         (
             _OUTCOMES[0],
             ("1", f"{_OUTCOMES[1][1]}, or the list of --open is not complete"),
             *_OUTCOMES[2:],
-            ("4", "the input named no order: an empty file or pipe, or nothing but comments"),
+            ("4", "the input named no order: an empty file or pipe, or only comments"),
             *_SIGNALS,
         ),
         (*_CREDENTIALS, *_WAY, *_REST, *_FIELD),
@@ -122,7 +122,7 @@ MANUALS = {
         ),
     ),
     "show": Manual(
-        "Tell what the venue says of orders now.",
+        "Show what the venue says about orders now.",
         "[OPTIONS] [ID...]",
         "Nothing is canceled. An order that is shown as open may have been closed meanwhile: the venue's answers may "
         "be outdated.",
@@ -136,13 +136,13 @@ MANUALS = {
         ("trio-cancel show 7155ED34-9EC4-4733-8B32-1E4319CB662F", "trio-cancel show --external-id my-order-123"),
     ),
     "resume": Manual(
-        "Cancel what a dead process left held or unsettled in its journal.",
+        "Cancel orders that a dead process left held or unsettled in its journal.",
         "[OPTIONS] FILE",
-        "It tells what became of each order, and may be run again without harm. External ids older than an hour are "
+        "It reports what happened to each order. You can safely run it again. External ids older than an hour are "
         "listed and left alone.",
         (
             *_OUTCOMES[:2],
-            ("2", "usage, credentials, or the journal cannot be used, is another account's, or its process lives"),
+            ("2", "usage, credentials, or the journal cannot be used, belongs to another account, or is still in use"),
             _OUTCOMES[3],
             *_SIGNALS,
         ),
@@ -150,9 +150,9 @@ MANUALS = {
         ("trio-cancel resume bot.journal", "trio-cancel resume bot.journal --missing-ok && python bot.py"),
     ),
     "journal": Manual(
-        "Tell what happened to each order in a journal.",
+        "Show what happened to each order in a journal.",
         "[OPTIONS] FILE",
-        "Times are UTC; on a terminal they are to the second. FILE may be a journal in a database, "
+        "Times are UTC; on a terminal they are shown to the second. FILE may be a journal in a database, "
         "postgresql://host/database?journal=NAME, here and for resume and cancel --journal.",
         (("0", "done"), ("1", "--order names an order that is not in it"), ("2", "usage, or it cannot be read")),
         examples=("trio-cancel journal bot.journal --left", "trio-cancel journal bot.journal --since 2h --json"),
@@ -160,12 +160,12 @@ MANUALS = {
     "guard": Manual(
         "Watch the journals in a database, and cancel what dead sessions held.",
         "[OPTIONS] URL",
-        "A session that has not been heard of for its lease is taken over, and every order that it held is canceled. "
-        "Several guards may run, on several machines; one of them takes each journal. Each outcome is a line on "
-        "stdout. It runs until a signal ends it.",
+        "If nothing has been heard of a session for its lease, the guard takes it over and cancels every order that it "
+        "held. Several guards may run, on several machines; one of them takes over each journal. Each outcome is a "
+        "line on stdout. It runs until a signal ends it.",
         (
             ("0", "a signal ended it; with --once: nothing is left"),
-            ("1", "something is left, or a journal has nobody to cancel for it (with --once or --status)"),
+            ("1", "something is left, or a journal has no guard to cancel for it (with --once or --status)"),
             ("2", "usage, credentials, or the database cannot be used; with --once: it has not answered for 10 s"),
         ),
         (_WAY[1],),
@@ -176,16 +176,16 @@ MANUALS = {
         ),
     ),
     "sandbox": Manual(
-        "Serve an exchange to try things on, on the loopback interface.",
+        "Run an exchange for trying things out, on the loopback interface.",
         "[OPTIONS] [-- COMMAND...]",
-        "It serves until interrupted, or while COMMAND runs. It prints its urls, its credentials, some order ids and "
-        "commands that cancel them and look them up. The variables for programs are TRIO_CANCEL_URL, "
+        "It serves until interrupted, or while COMMAND runs. It prints its urls, its credentials, some order ids, and "
+        "commands that cancel these orders and look them up. The variables for programs are TRIO_CANCEL_URL, "
         "TRIO_CANCEL_REST_URL, RIPIO_API_TOKEN, RIPIO_API_SECRET, TRIO_CANCEL_TOKEN_FIELD, with TLS SSL_CERT_FILE, and "
-        "SANDBOX_ORDER_IDS: up to 100 order ids, with commas between them.",
+        "SANDBOX_ORDER_IDS: up to 100 order ids, separated by commas.",
         (
-            ("0", "it was ended by a signal"),
+            ("0", "a signal ended it"),
             ("2", "usage, or the port or a file cannot be used"),
-            ("with COMMAND", "that of the command; 128 and the signal's number if a signal ended it"),
+            ("with COMMAND", "that of the command, or 128 plus the signal's number if a signal ended it"),
         ),
         examples=(
             "trio-cancel sandbox --orders 100 --tls",
@@ -193,10 +193,10 @@ MANUALS = {
         ),
     ),
     "fault": Manual(
-        "Have a running sandbox misbehave, from another process.",
+        "Make a running sandbox misbehave, from another process.",
         "[OPTIONS] [NAME...]",
-        "Without a NAME it lists the faults there are, the chance of each, and how often it has fired. Several faults "
-        "that hit once come one after another.",
+        "Without a NAME it lists the available faults, the chance of each, and how often it has fired. Several faults "
+        "that hit once are applied one after another.",
         (("0", "done"), ("2", "usage, or there is no such sandbox")),
         _WAY[:2],
         ("trio-cancel fault drop_after", "trio-cancel fault --clear silent_after=0.1"),
@@ -204,8 +204,8 @@ MANUALS = {
     "doctor": Manual(
         "Check the way to the venue, the clock and the credentials.",
         "[OPTIONS]",
-        "No order is touched. The REST side, where orders are looked up, is checked where it is known: the venue's, or "
-        "what --rest-url names.",
+        "No order is touched. The REST side, where orders are looked up, is checked if its address is known: the "
+        "venue's, or what --rest-url names.",
         (("0", "nothing failed"), ("1", "something failed"), ("2", "usage")),
         (*_CREDENTIALS, *_WAY, *_REST, *_FIELD),
         ("trio-cancel doctor", "trio-cancel doctor --env-file ripio.env --json"),
@@ -223,7 +223,7 @@ MANUALS = {
 }
 
 PROGRAM = Manual(
-    "Cancel orders at Ripio Trade, and know what became of every one.",
+    "Cancel orders at Ripio Trade, and find out what happened to each of them.",
     "COMMAND [OPTIONS]",
     statuses=(
         ("0", "done"),

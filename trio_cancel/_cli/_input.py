@@ -1,9 +1,9 @@
-"""Arguments and files into requests, before anything is sent. No network here.
+"""Turns arguments and files into requests, before anything is sent. No network here.
 
-A file is one order id a line; or a table whose header names ``id`` and/or ``external_id`` (separated by comma,
-semicolon, tab or bar; other well-known names will do); or one JSON object a line with ``id`` and/or ``external_id``.
-The first line that is neither blank nor a comment decides. Where a row has both, ``id`` wins. Blank lines count as
-lines and are left out; every other line is a request, is named as bad, or is named as skipped.
+A file is a list of order ids, one per line; or a table whose header names ``id`` and/or ``external_id`` (separated by
+comma, semicolon, tab or bar; other well-known names are accepted); or one JSON object per line with ``id`` and/or
+``external_id``. The first line that is neither blank nor a comment decides. If a row has both, ``id`` wins. Blank lines
+count as lines and are left out; every other line is a request, is reported as bad, or is reported as skipped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trio_cancel._values.models import CancelRequest
 FIELDS = ("id", "external_id")
 HEADER_MOST = 100
 """Lines of a header, at most."""
-# What no venue's id holds, and what shows that a line is of another format.
+# Characters that no venue's id contains, and that show that a line is in another format.
 _NOT_IN_ID = frozenset("\"'`,;{}[]<>")
 
 Parse = Callable[[str], tuple[CancelRequest, Given]]
@@ -41,16 +41,16 @@ class BadLine(ValueError):
 
 @attrs.define(eq=False)
 class GivenOrders:
-    """What is to be canceled.
+    """The orders to cancel.
 
     Attributes:
-        literal: take ids and external ids as they stand: no comments, missing values, other names of columns.
-        requests: each order with the number of times that it was asked for, in the order of first mention.
-        given: of orders that the input names in another way than their request does, what stands in each place.
+        literal: take ids and external ids literally: no comments, missing values, or other column names.
+        requests: each order with the number of times that it was requested, in the order of first mention.
+        given: for orders that the input names differently from their request, what each place contains.
         bad: ("line 3", why) for each that names no order.
         bad_lines: how many lines these are.
-        skipped: ("line 4", why) for each that is left out and is not bad: comments, repeated headers.
-        notes: ("line 5", what) for what was taken and looks odd.
+        skipped: ("line 4", why) for each that is left out but is not bad: comments, repeated headers.
+        notes: ("line 5", what) for lines that were accepted but look odd.
     """
 
     literal: bool = False
@@ -62,14 +62,14 @@ class GivenOrders:
     notes: list[tuple[str, str]] = attrs.field(factory=list)
 
     def take(self, where: str, parse: Parse, text: str) -> None:
-        """Take one request in, or note where it is bad."""
+        """Take one request, or note that its place is bad."""
         try:
             self.add(where, *parse(text))
         except (BadLine, BadRow, InvalidRequest) as error:
             self.refuse(where, str(error))
 
     def add(self, where: str, request: CancelRequest, given: Given) -> None:
-        """Take one request in."""
+        """Add one request."""
         external_id = request.external_id
         if external_id is not None and external_id != external_id.strip():
             self.notes.append(
@@ -82,12 +82,12 @@ class GivenOrders:
         self.requests[request] = before + 1
 
     def refuse(self, where: str, why: str, lines: int = 1) -> None:
-        """Note what is bad."""
+        """Note something bad."""
         self.bad.append((where, why))
         self.bad_lines += lines
 
     def refuse_rest(self, first: Line, lines: Lines, why: str) -> None:
-        """Note that nothing can be read from a line on, which ends the input."""
+        """Note that nothing can be read from this line on; this ends the input."""
         lines.skip_rest()
         last = max(lines.filled, first.number)
         self.refuse(
@@ -100,12 +100,12 @@ class GivenOrders:
 
     @property
     def total(self) -> int:
-        """How many requests there are, each place counted."""
+        """How many requests there are, counting every place."""
         return sum(self.requests.values())
 
 
 def read_arguments(into: GivenOrders, ids: Iterable[str], external_ids: Iterable[str]) -> None:
-    """Take requests from the command's own words."""
+    """Take requests from the command's own arguments."""
     for number, word in enumerate(ids, 1):
         into.take(f"ID {number}", _argument, word)
     for number, word in enumerate(external_ids, 1):
@@ -113,7 +113,7 @@ def read_arguments(into: GivenOrders, ids: Iterable[str], external_ids: Iterable
 
 
 class _Reading:
-    """Shows on stderr that a long input is being read: at a terminal in one place, else a line now and then."""
+    """Shows on stderr that a long input is being read: on a terminal in one place, otherwise a line now and then."""
 
     def __init__(self, name: str) -> None:
         self._name = "stdin" if name == "-" else clean(name)
@@ -123,7 +123,7 @@ class _Reading:
         self._shown = 0
 
     def __call__(self, lines: int) -> None:
-        """Show how many lines were read, if it is time."""
+        """Show how many lines were read, if it is time to."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every
@@ -132,7 +132,7 @@ class _Reading:
         write_stderr(f"\r{text}" if self._moves else f"{text}\n")
 
     def end(self) -> None:
-        """Take it away."""
+        """Remove it."""
         if self._shown:
             write_stderr(f"\r{' ' * self._shown}\r")
 
@@ -141,7 +141,7 @@ def read_file(into: GivenOrders, name: str) -> None:
     """Take requests from a file, ``-`` being stdin.
 
     Raises:
-        CommandError: it cannot be read, is too long, or its header is of no use.
+        CommandError: the file cannot be read, is too long, or its header is unusable.
     """
     if name == "-":
         stdin = sys.stdin
@@ -170,7 +170,7 @@ def _read(into: GivenOrders, file: BinaryIO, name: str) -> None:
 
 
 def read_lines(into: GivenOrders, file: BinaryIO, progress: Callable[[int], None] | None = None) -> None:
-    """Take requests from the lines of a file; ``progress`` is told now and then how many were read."""
+    """Take requests from the lines of a file; ``progress`` is called now and then with the number of lines read."""
     lines = Lines(file, progress)
     separator: str | None = None
     for line in lines:
@@ -186,7 +186,7 @@ def read_lines(into: GivenOrders, file: BinaryIO, progress: Callable[[int], None
             return
         elif text.lstrip().startswith("[") and separator is None:
             raise CommandError(
-                f"Line {line.number} begins a JSON array; write one JSON object a line (jq -c '.[]' makes them)."
+                f"Line {line.number} begins a JSON array; write one JSON object per line (jq -c '.[]' makes them)."
             )
         elif line.flaw is not None and not _is_table(text, separator):
             into.refuse(f"line {line.number}", line.flaw)
@@ -207,15 +207,15 @@ def _is_table(text: str, separator: str | None) -> bool:
 
 
 def _header(into: GivenOrders, first: Line, lines: Lines, separator: str | None) -> Header | None:
-    """Return the header that the first line is, with those that it goes on over; None if the file is a list of ids.
+    """Return the header in the first line, with the lines it continues on; None if the file is a list of ids.
 
     Raises:
-        CommandError: it is a table without a column of ids, or none that can be read.
+        CommandError: it is a table without a column of ids, or without one that can be read.
     """
     if first.flaw is not None:
         raise CommandError(f"Line {first.number} should be a table's header, but {first.flaw}; save the file as UTF-8.")
     texts, quotes = [first.text], first.text.count('"')
-    while quotes % 2:  # a quoted name goes on over lines
+    while quotes % 2:  # a quoted name continues on the next line
         following = next(lines, None)
         if following is None or following.flaw is not None or len(texts) > HEADER_MOST:
             raise CommandError(f"Line {first.number} should be a table's header, but {_table.NOT_CLOSED} in it.")
@@ -234,7 +234,7 @@ def _header(into: GivenOrders, first: Line, lines: Lines, separator: str | None)
 
 
 def _cells(texts: list[str], separator: str) -> list[str]:
-    """Return the cells of a row that goes over these lines; none if they are not a row."""
+    """Return the cells of a row on these lines; none if they are not a row."""
     row = _table.RowReader(separator)
     try:
         ends = [row.take(text) for text in texts]
@@ -277,14 +277,14 @@ def _request_of(header: Header, cells: list[str], *, literal: bool) -> tuple[Can
     if not external_id or not (literal or external_id.strip()):
         raise BadLine(f"it has no {header.missing}")
     if not literal and not external_id.strip().isprintable():
-        raise BadLine(f"the external_id {shown(external_id)} holds a control character")
+        raise BadLine(f"the external_id {shown(external_id)} contains a control character")
     return CancelRequest(external_id=external_id), (None, external_id)
 
 
 def _read_plain(into: GivenOrders, first: Line, lines: Lines) -> None:
-    """Take requests from a list of ids, one a line."""
+    """Take requests from a list of ids, one per line."""
     parse = plain_id if into.literal else _listed_id
-    # A first line without a digit, above lines that have some, is a header: no order of the venue is called so.
+    # A first line without a digit, above lines with digits, is a header: no order of the venue has such an id.
     held = None if into.literal or any(map(str.isdigit, first.text)) else first
     for line in lines if held is not None else chain([first], lines):
         if not line.cut and not line.text.strip():
@@ -296,7 +296,7 @@ def _read_plain(into: GivenOrders, first: Line, lines: Lines) -> None:
             if line.flaw is None and any(map(str.isdigit, line.text)):
                 into.refuse(
                     f"line {held.number}",
-                    f"{shown(held.text.strip())} looks like a header, and not like an order id; a header that names "
+                    f"{shown(held.text.strip())} looks like a header, not like an order id; a header that names "
                     "a column id or external_id can be read",
                 )
             else:
@@ -335,9 +335,9 @@ def _listed_id(text: str) -> tuple[CancelRequest, Given]:
 
 
 def _argument(text: str) -> tuple[CancelRequest, Given]:
-    """Return the request for a word of the command line."""
+    """Return the request for an argument of the command line."""
     if text.strip() != text or any(map(str.isspace, text)):
-        raise BadLine(f"{shown(text)} holds a blank, which no order id does; give each id as a word of its own")
+        raise BadLine(f"{shown(text)} contains a blank, which no order id does; give each id as a separate argument")
     return plain_id(text)
 
 
@@ -346,11 +346,11 @@ def plain_id(text: str) -> tuple[CancelRequest, Given]:
     text = text.strip()
     if any(character.isspace() or character in _NOT_IN_ID for character in text):
         raise BadLine(
-            f"{shown(text)} is not one order id; for CSV begin with a header that names id or external_id, "
-            "for JSON write one object a line"
+            f"{shown(text)} is not one order id; for CSV start with a header that names id or external_id, "
+            "for JSON write one object per line"
         )
     if not text.isprintable():
-        raise BadLine(f"{shown(text)} holds a control character")
+        raise BadLine(f"{shown(text)} contains a control character")
     return CancelRequest(text), (text, None)
 
 
@@ -363,7 +363,7 @@ def json_object(text: str) -> tuple[CancelRequest, Given]:
     except json.JSONDecodeError as error:
         raise BadLine(f"it is not JSON: {error.msg} (column {error.colno})") from None
     except (ValueError, RecursionError):
-        raise BadLine("it is not JSON that can be read") from None
+        raise BadLine("it is not readable JSON") from None
     if not isinstance(value, dict):
         raise BadLine(f"it is not a JSON object but {shown(text.strip())}")
     for field in FIELDS:
@@ -371,7 +371,7 @@ def json_object(text: str) -> tuple[CancelRequest, Given]:
         if found is not None:
             if isinstance(found, int | float) and not isinstance(found, bool):
                 written = short(json.dumps(found), 40)
-                raise BadLine(f'{field} is the number {written}, and ids are text: write "{field}": "{written}"')
+                raise BadLine(f'{field} is the number {written}, but ids are text: write "{field}": "{written}"')
             if not isinstance(found, str):
                 raise BadLine(f"{field} must be text in quotation marks, not {clean(short(json.dumps(found), 60))}")
             other = value.get("external_id")

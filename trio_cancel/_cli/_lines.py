@@ -1,4 +1,4 @@
-"""The bytes of an input into numbered lines of text, whatever encoding and line ends they come with.
+"""Turns the bytes of an input into numbered lines of text, whatever its encoding and line ends.
 
 UTF-8 is read with or without a byte order mark, UTF-16 and UTF-32 with one. A line ends with LF, CR LF or CR. Memory is
 bounded by the longest line that is taken.
@@ -17,9 +17,9 @@ from trio_cancel._cli._failure import CommandError
 LINE_MOST = 65_536
 """Characters of a line, at most: no order's name is that long."""
 LINES_MOST = 1_000_000
-"""Lines of an input, at most: it is held in memory, so that every bad line is known before anything is sent."""
+"""Lines of an input, at most: it is kept in memory, so that every bad line is known before anything is sent."""
 PROGRESS_EVERY = 10_000
-"""Lines between two times that the progress is told."""
+"""Lines between two calls of the progress function."""
 _PIECE = 65_536
 # The longer marks first: that of UTF-32 begins with that of UTF-16.
 _MARKS = {
@@ -48,8 +48,8 @@ class Line:
     Attributes:
         number: from 1.
         text: without its line end; of a line that is too long only its beginning.
-        quoted: a quotation mark is in it, perhaps in what was left out.
-        flaw: why it cannot be taken, as a clause; None if it can.
+        quoted: it contains a quotation mark, perhaps in the part that was left out.
+        flaw: why it cannot be used, as a clause; None if it can.
         cut: it is too long.
     """
 
@@ -67,7 +67,7 @@ class Lines:
         filled: the number of the last line so far that is not blank.
 
     Raises:
-        CommandError: there are too many of them, or the encoding cannot be known.
+        CommandError: there are too many of them, or the encoding cannot be determined.
     """
 
     def __init__(self, file: BinaryIO, progress: Callable[[int], None] | None = None) -> None:
@@ -90,8 +90,8 @@ class Lines:
             pass
 
     def _read(self) -> Iterator[Line]:
-        rest = ""  # of a line whose end has not come
-        dropped = quoted = False  # of that line: too long, and whether what was dropped had a quotation mark
+        rest = ""  # of a line whose end has not arrived
+        dropped = quoted = False  # whether that line is too long, and whether the dropped part had a quotation mark
         for text in self._texts():
             *whole, rest_after = (rest + text).split("\n")
             for part in whole:
@@ -158,7 +158,7 @@ class Lines:
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    # As they come: at a terminal, one end of the file must be enough.
+    # As they arrive: at a terminal, one end of file must be enough.
     read = getattr(file, "read1", file.read)
     while piece := read(_PIECE):
         yield piece

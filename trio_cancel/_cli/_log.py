@@ -1,4 +1,4 @@
-"""The library's log on stderr, for ``-v`` and ``--log-level``: one line each, as everything else that is told there."""
+"""The library's log on stderr, for ``-v`` and ``--log-level``: one line per record, like everything else there."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 class Told(logging.Handler):
-    """Tells each record on stderr, which may be closed, full or slow without any harm."""
+    """Writes each record to stderr, which may be closed, full or slow without harm."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(f"{record.levelname.lower()}: {self.format(record)}")
 
 
 def is_logging() -> bool:
-    """Return True if log lines go to stderr, between which a bar would be in the way."""
+    """Return True if log lines go to stderr; a progress bar between them would be in the way."""
     return any(isinstance(handler, Told) for handler in logging.getLogger().handlers)
 
 
 @contextmanager
 def logged(level: Level) -> Generator[None]:
-    """Tell what is logged in the block from a level on."""
+    """Log what happens in the block, from this level on."""
     root = logging.getLogger()
     library = logging.getLogger("trio_cancel")
     handler = Told()

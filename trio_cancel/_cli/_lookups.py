@@ -30,15 +30,15 @@ LookUp = Annotated[
     bool,
     Parameter(
         group=CONNECTION,
-        help="Look up over REST what would be unknown or not found, and how much was executed of what was closed.",
+        help="Look up over REST what would be unknown or not found, and how much of closed orders was executed.",
     ),
 ]
 
 
 def rest_url_of(rest_url: str | None, endpoint: Endpoint | None) -> str | None:
-    """Return the url of --rest-url, else of the environment, else the venue's; None where the venue is another.
+    """Return the url of --rest-url, or of the environment, or the venue's; None if cancels go to another venue.
 
-    The token must not go to the venue of the default where --url names another one.
+    The token must not go to the default venue if --url names another one.
     """
     chosen = rest_url if rest_url is not None else os.environ.get(REST_VARIABLE) or None
     if chosen is None and (endpoint is None or endpoint.origin == parse_endpoint(DEFAULT_URL).origin):
@@ -63,9 +63,9 @@ def find_lookup(rest_url: str | None, endpoint: Endpoint | None, proxy: str | No
     """Return the lookup that the options and the environment name, with its own way to connect.
 
     Args:
-        rest_url: that of the option.
-        endpoint: where cancels go to; None if there are none.
-        proxy: that of the option.
+        rest_url: the option's.
+        endpoint: where cancels go; None if there are none.
+        proxy: the option's.
 
     Raises:
         ConfigurationError: it cannot be used.
@@ -75,23 +75,23 @@ def find_lookup(rest_url: str | None, endpoint: Endpoint | None, proxy: str | No
     if url is None:
         assert endpoint is not None
         raise CommandError(
-            f"Where to look orders up is not known for {endpoint.origin}: name it with --rest-url or ${REST_VARIABLE}."
+            f"The REST API of {endpoint.origin} is not known: name it with --rest-url or ${REST_VARIABLE}."
         )
     return lookup_at(url, proxy, quiet=endpoint is not None)
 
 
 def lookup_at(url: str, proxy: str | None, *, quiet: bool) -> RestLookup:
-    """Return the lookup at a url, through the proxy or directly as its own host wants it.
+    """Return the lookup at a url, through the proxy or directly as its own host requires.
 
     Args:
         url: the REST API.
-        proxy: that of the option.
-        quiet: do not tell of a proxy that is not used: that was told for the cancels.
+        proxy: the option's.
+        quiet: do not report a proxy that is not used: that was reported for the cancels.
 
     Raises:
         ConfigurationError: it cannot be used.
     """
     lookup = RestLookup(base_url=url)
-    # A proxy is chosen by scheme and host alone, and https is to proxies what wss is.
+    # A proxy is chosen by scheme and host alone, and proxies treat https like wss.
     there = parse_endpoint(url.replace("http", "ws", 1))
     return attrs.evolve(lookup, dial=find_tunnel(there, proxy, quiet=quiet) or Names().connect)

@@ -1,8 +1,8 @@
-"""``trio-cancel cancel --open``: cancel what the venue lists as open, for the hour when ids are lost.
+"""``trio-cancel cancel --open``: cancel what the venue lists as open, for when the ids are lost.
 
-Which orders are meant must be said, and that they are meant confirmed: at a terminal, where the list is shown first, or
-with ``--yes``. Both happen before anything is canceled, and before there is a session. The first list (of a dry run, or
-for the question) is had over REST alone.
+The user must say which orders are meant and confirm it: at a terminal, where the list is shown first, or with
+``--yes``. Both happen before anything is canceled, and before there is a session. The first list (for a dry run, or for
+the question) comes over REST alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def scope_of(pair: str | None, side: Literal["buy", "sell"] | None, everything: 
     """Return which orders are meant.
 
     Raises:
-        UsageError: that was not said, or contradicts itself.
+        UsageError: the options do not say, or contradict each other.
     """
     if pair is None and side is None and not everything:
         raise UsageError("--open needs to know which orders: give --pair, --side or both, or --everything.")
@@ -51,14 +51,14 @@ def scope_of(pair: str | None, side: Literal["buy", "sell"] | None, everything: 
 
 
 def need_answer(scope: OpenScope, *, yes: bool) -> None:
-    """Refuse a run that nobody has confirmed and nobody can.
+    """Refuse a run that nobody has confirmed and nobody can confirm.
 
     Raises:
         CommandError: it is not confirmed, and there is no terminal to ask at.
     """
     if not yes and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         raise CommandError(
-            f"Nothing was sent: without a terminal nobody can be asked whether all open {scope} are to be canceled; "
+            f"Nothing was sent: without a terminal nobody can confirm that all open {scope} should be canceled; "
             "add --yes, or look first with --dry-run."
         )
 
@@ -143,7 +143,7 @@ async def _confirm(sweep: Sweep, scope: OpenScope, quiet: float) -> bool:
     if sweep.failure is not None:
         lines.append(f"The list is not complete: {clean(str(sweep.failure))}\n")
     lines.append(
-        f"Cancel all open {clean(str(scope))}, and what else comes up there until {quiet:g} s bring nothing new? [y/N] "
+        f"Cancel all open {clean(str(scope))}, and any that appear until {quiet:g} s pass without a new one? [y/N] "
     )
     write_stderr("".join(lines))
     answer = await _read_line()
@@ -151,7 +151,7 @@ async def _confirm(sweep: Sweep, scope: OpenScope, quiet: float) -> bool:
 
 
 async def _read_line() -> str:
-    """Return a line of the terminal; read without a thread, which would stay behind if nobody answers."""
+    """Return a line from the terminal; read without a thread, which would stay behind if nobody answers."""
     descriptor = sys.stdin.fileno()
     read = b""
     while not read.endswith(b"\n"):
@@ -165,12 +165,12 @@ async def _read_line() -> str:
 
 @attrs.define(eq=False)
 class _OpenRun(Run):
-    """A run whose orders the venue's list names as it goes on. An order is told once, when no more is done for it.
+    """A run whose orders come from the venue's list. An order is reported once, when nothing more is done for it.
 
     Attributes:
         scope: which orders are meant.
         quiet: seconds.
-        expect: told how many orders there are so far.
+        expect: called with the number of orders so far.
     """
 
     scope: OpenScope = attrs.field(kw_only=True)
@@ -188,7 +188,7 @@ class _OpenRun(Run):
         try:
             await self._stream(ws, orders)
         finally:
-            # What no list will bring up again is told; what is under way may still be answered while the session ends.
+            # Report what no list will show again; what is under way may still be answered while the session ends.
             self._ending = True
             self.expect(len(sweep.orders))
             for request, outcome in sweep.outcomes():
@@ -210,10 +210,10 @@ class _OpenRun(Run):
         super()._settle(outcome)
 
     def conclude(self, status: int) -> int:
-        """Tell what the lists came to; return the exit status."""
+        """Report the result of the lists; return the exit status."""
         sweep = self._sweep
         if sweep is None or self.halt.why is not None:
-            return status or Status.LEFT  # no connection, or ended early: both were told
+            return status or Status.LEFT  # no connection, or ended early: both were reported
         if sweep.none_seen_since is not None:
             since = datetime.fromtimestamp(sweep.none_seen_since, UTC).isoformat(timespec="seconds")
             say(f"none of the {self.scope} seen since {since[:-6]}Z{_outside(sweep)}")

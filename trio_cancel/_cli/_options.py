@@ -1,4 +1,4 @@
-"""The options that several commands have, each declared once. What one command alone has stands in its module."""
+"""The options that several commands share, each declared once. A command's own options are in its module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DIGITS = pattern(r"[+-]?[0-9]+")
 
 
 def _whole(_type: Any, tokens: Sequence[Token]) -> int:
-    """Return a whole number; cyclopts itself would round 1.5, and Python takes 1_0 for ten."""
+    """Return a whole number; cyclopts itself would round 1.5, and Python reads 1_0 as ten."""
     text = tokens[0].value
     if not _DIGITS.fullmatch(text):
         raise ValueError(text)
@@ -30,12 +30,12 @@ WHOLE = Parameter(converter=_whole, metavar="NUMBER")
 Ids = Annotated[str, Parameter(name="ID", help="The venue's order ids.")]
 ExternalIds = Annotated[
     tuple[str, ...],
-    Parameter(metavar="ID", allow_leading_hyphen=True, help="Your own id of an order; may be given several times."),
+    Parameter(metavar="ID", allow_leading_hyphen=True, help="Your own id of an order; may be given more than once."),
 ]
 JournalAddress = Annotated[
     str, Parameter(name="FILE", help="What open_trading_ws(journal=...) was given: a file, or postgresql://....")
 ]
-Json = Annotated[bool, Parameter(help="Print JSON lines also on a terminal.")]
+Json = Annotated[bool, Parameter(help="Print JSON lines on a terminal, too.")]
 Url = Annotated[
     str | None,
     Parameter(
@@ -58,23 +58,26 @@ EnvFile = Annotated[
         metavar="FILE",
         group=CONNECTION,
         allow_leading_hyphen=True,
-        help="Take environment variables from this file, one NAME=VALUE a line; they come before those of the shell.",
+        help="Read environment variables from this file, one NAME=VALUE per line; they override the shell's.",
     ),
 ]
 Rate = Annotated[
     float | None,
-    Parameter(metavar="NUMBER", group=CONNECTION, help="Requests a second, at most; else the venue's own limit."),
+    Parameter(
+        metavar="NUMBER", group=CONNECTION, help="At most this many requests a second; else the venue's own limit."
+    ),
 ]
 GiveUpAfter = Annotated[
     float | None,
     Parameter(
         metavar="SECONDS",
         group=CONNECTION,
-        help=f"How long an order is tried, from its first write on. Else {RetryPolicy().give_up_after:g}.",
+        help=f"How long an order is tried, counted from its first write. Else {RetryPolicy().give_up_after:g}.",
     ),
 ]
 NoRetry = Annotated[
-    bool, Parameter(group=CONNECTION, help="Send each cancel once, also if its answer is lost or asks for another.")
+    bool,
+    Parameter(group=CONNECTION, help="Send each cancel once, even if its answer is lost or asks for another attempt."),
 ]
 Proxy = Annotated[
     str | None,

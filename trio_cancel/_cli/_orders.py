@@ -9,21 +9,21 @@ from trio_cancel.sandbox import Sandbox
 
 ORDERS_MOST = 100_000
 PARTLY_FILLED = 10
-"""Every so many orders, one is partly executed."""
+"""One in this many orders is partly executed."""
 
 
 def check_orders(orders: int, *, least: int) -> None:
     """Refuse a number of orders that makes no sense.
 
     Raises:
-        CommandError: naming what does.
+        CommandError: says which numbers are allowed.
     """
     if not least <= orders <= ORDERS_MOST:
         raise CommandError(f"--orders needs a number from {least} to {ORDERS_MOST}, not {orders}.")
 
 
 def need_trustme() -> None:
-    """Raise ModuleNotFoundError if there is nothing to make certificates with."""
+    """Raise ModuleNotFoundError if the package that makes certificates is missing."""
     importlib.import_module("trustme")
 
 

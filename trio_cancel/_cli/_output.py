@@ -1,7 +1,7 @@
-"""What a run tells, and where: outcomes as lines on stdout, progress and the summary on stderr.
+"""What a run reports, and where: outcomes as lines on stdout, progress and the summary on stderr.
 
-The lines are JSON if that was asked for or stdout is not a terminal, else text. Progress is shown only if stderr is a
-terminal; if stdout is one, too, the lines go above the bar. rich is loaded only where a terminal is there to see it.
+The lines are JSON if that was requested or stdout is not a terminal, otherwise text. Progress is shown only if stderr
+is a terminal; if stdout is one, too, the lines go above the bar. rich is loaded only if there is a terminal to see it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 UNAUTHORIZED = 401
 TOLD_EVERY = 10.0
-"""Seconds between two lines about the progress, where no bar shows it."""
+"""Seconds between two lines about the progress, if no bar shows it."""
 
 
 def has_bar() -> bool:
-    """Return True if stderr can show what moves: a terminal that knows how, and without log lines."""
+    """Return True if stderr can show a bar: a capable terminal, and no log lines."""
     return is_terminal(sys.stderr) and not is_dumb() and not is_logging()
 
 
 class Output:
-    """Tells outcomes as they come, and the summary in the end."""
+    """Reports outcomes as they arrive, and the summary at the end."""
 
     def __init__(
         self, total: int, *, as_json: bool, given: Mapping[CancelRequest, Sequence[Given]] | None = None
@@ -62,7 +62,7 @@ class Output:
                 self._meter = Meter(total, self._console)
 
     def tell(self, outcome: Outcome, places: int) -> None:
-        """Tell an outcome of an order that was asked for in some places. Never blocks, never raises."""
+        """Report an outcome of an order that was requested in some places. Never blocks, never raises."""
         self.tally.add(outcome, places)
         meter = self._meter
         for line in self._lines(outcome, places):
@@ -75,7 +75,7 @@ class Output:
             meter.advance(1)
 
     def _lines(self, outcome: Outcome, places: int) -> Iterator[bytes]:
-        """Yield a line of JSON for each place in which the order was asked for, or one of text."""
+        """Yield a line of JSON for each place in which the order was requested, or one line of text."""
         if not self._as_json:
             again = f"  (named {places} times)" if places > 1 else ""
             yield encoded(sys.stdout, f"{text_line(outcome)}{again}\n")
@@ -85,7 +85,7 @@ class Output:
             yield json_line(outcome, None if given is None else given[place], repeated=place > 0)
 
     def expect(self, total: int) -> None:
-        """Note how many orders there are, as far as it is known now."""
+        """Note how many orders there are, as far as is known now."""
         self._total = total
         if self._meter is not None:
             self._meter.expect(total)
@@ -95,7 +95,7 @@ class Output:
         await self._stdout.room()
 
     async def cancel(self, run: Run) -> None:
-        """Run a bulk cancel that tells here and hears signals; return when all its lines are out."""
+        """Run a bulk cancel that reports here and hears signals; return when all its lines are written."""
         async with hear_signals(run.halt) as nursery:
             nursery.start_soon(self._stdout.run)
             if self._meter is not None:
@@ -113,7 +113,7 @@ class Output:
             nursery.cancel_scope.cancel()
 
     async def _tell_progress(self, waiting: Waiting) -> None:
-        """Tell every ``TOLD_EVERY`` seconds how far it is and what it waits for."""
+        """Report every ``TOLD_EVERY`` seconds how far the run is and what it is waiting for."""
         while True:
             await trio.sleep(TOLD_EVERY)
             done, wait = self.tally.total, waiting.text(trio.current_time())
@@ -121,10 +121,10 @@ class Output:
                 say(f"{done:,} of {self._total:,} order{'s' * (self._total != 1)} done{f'; {wait}' if wait else ''}")
 
     async def _show(self, meter: Meter) -> None:
-        """Show the progress; if that fails, in whatever way, the lines go straight to stdout from then on."""
+        """Show the progress; if that fails in any way, the lines go straight to stdout from then on."""
         try:
             await meter.run()
-        except Exception as error:  # told in the summary: what a terminal shows must not end a cancel
+        except Exception as error:  # reported in the summary: what a terminal shows must not end a cancel
             self._screen_failure = error
             self._meter = self._console = None
             for text in meter.unshown:
@@ -135,16 +135,16 @@ class Output:
 
         Args:
             run: the run that has ended.
-            skipped: bad lines that were left out.
-            left_out: other lines that were: comments, repeated headers.
+            skipped: bad lines that were skipped.
+            left_out: other lines that were skipped: comments, repeated headers.
         """
         tally = self.tally
         failed = None if run.failure is None else clean(shell_words(str(run.failure)))
         if failed is not None:
-            if tally.total != 1 or self._as_json:  # else the one line says it
+            if tally.total != 1 or self._as_json:  # otherwise the one line says it
                 say(failed)
         elif run.halt.why is not None:
-            say(f"{run.halt.why}; what it left is told as it stands")
+            say(f"{run.halt.why}; unfinished orders are reported as they are")
         if self._console is not None:
             self._show_table(self._console)
         else:
@@ -159,9 +159,9 @@ class Output:
         if self._stdout.broken is not None:
             why = why_of(self._stdout.broken)
             lost = f"{self._stdout.lost} line{'s are' if self._stdout.lost != 1 else ' is'} lost"
-            say(f"stdout took no more ({why}): the cancels went on, {lost}")
+            say(f"stdout could not be written ({why}): the cancels went on, {lost}")
         elif not self._stdout.ended.is_set():
-            say("nobody read stdout: the rest of the lines is lost")
+            say("nobody read stdout: the remaining lines are lost")
         if self._stdout.no_thread is not None:
             say(f"no thread could be started ({self._stdout.no_thread}): stdout was written without one")
         if self._screen_failure is not None:
@@ -171,7 +171,7 @@ class Output:
     def _show_table(self, console: Console) -> None:
         from trio_cancel._cli._screen import outcome_table, show
 
-        if self.tally.total > 1:  # of a single order its line says everything
+        if self.tally.total > 1:  # a single order's line says everything
             with suppress(OSError):  # the terminal has gone
                 show(console, "", outcome_table(self.tally))
 

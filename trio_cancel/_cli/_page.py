@@ -1,8 +1,8 @@
-"""A journal as one page to look at: a timeline of sessions, connections, and each order's attempts and outcomes.
+"""A journal as an HTML page: a timeline of sessions, connections, and each order's attempts and outcomes.
 
-The page is a single file that asks for nothing over a network: the library that draws (plotly) is in it, and its own
-content policy forbids every request. Ids come from outside: in the page's text they are escaped as HTML, and once more
-as what plotly takes for markup where it draws them.
+The page is a single file that requests nothing over a network: it includes the library that draws (plotly), and its own
+content policy forbids every request. Ids come from outside: they are escaped as HTML in the page's text, and escaped
+once more where plotly draws them, because plotly interprets some markup.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from trio_cancel._journal.reading import DISMISSED, JournalContents, JournalOrde
 from trio_cancel._values.models import canonical_id
 
 ORDERS_MOST = 1000
-"""Orders on a page: a browser has to draw them all. Of more, the newest are there."""
+"""Orders on a page: a browser has to draw them all. If there are more, the page shows the newest."""
 LABELLED_MOST = 80
-"""Orders up to which each has its name at the side; of more, the pointer shows it."""
+"""Up to this many orders, each has its name at the side; with more, the pointer shows it."""
 ROW, ROWS_LEAST, ROWS_MOST = 22, 160, 6000
 """Pixels for an order, and for all of them at least and at most."""
 KINDS = {
@@ -34,7 +34,7 @@ KINDS = {
     "unknown": ("#8250df", "star"),
     DISMISSED: ("#24292f", "cross"),
 }
-"""Colour and shape of each outcome: either tells them apart."""
+"""Colour and shape of each outcome: either is enough to tell them apart."""
 HELD, LEFT, ATTEMPT, NO_ANSWER, CONNECTION, SESSION = "#b6c2cf", "#f4a6a0", "#0550ae", "#cf222e", "#57606a", "#8c959f"
 
 _HEAD = """<!DOCTYPE html>
@@ -62,7 +62,7 @@ td:first-child {{ word-break: break-all; max-width: 30rem; font-family: ui-monos
 
 @attrs.frozen
 class Bar:
-    """Something that lasted.
+    """Something that lasted for some time.
 
     Attributes:
         row: what it is drawn beside.
@@ -81,12 +81,12 @@ def build_page(contents: JournalContents, orders: list[JournalOrder], sessions: 
 
     Args:
         contents: the journal.
-        orders: those of its orders that are told of.
-        sessions: how each session stands, in a word ("died", "lives", "closed", "").
-        name: of the journal's file.
+        orders: the orders to show.
+        sessions: the state of each session, in a word ("died", "lives", "closed", "").
+        name: the name of the journal's file.
 
     Raises:
-        CommandError: what draws is not installed.
+        CommandError: plotly is not installed.
     """
     try:
         from plotly import graph_objects
@@ -123,7 +123,7 @@ def build_page(contents: JournalContents, orders: list[JournalOrder], sessions: 
 def _joined(orders: list[JournalOrder]) -> list[JournalOrder]:
     """Return one entry for each order, as far as that is known.
 
-    The journal has a cancel under the name by which the venue was asked: for a scope the venue's id, once it knows it.
+    The journal records a cancel under the name that was used to ask the venue: for a scope the venue's id, once known.
     """
     names = {
         canonical_id(hold.order_id): order.request
@@ -164,9 +164,9 @@ def _words(
     if len(shown) < len(orders):
         yield (
             f"<p>The newest {len(shown)} of them are below; --order, --since, --session and --left of trio-cancel "
-            "journal choose others.</p>\n"
+            "journal select others.</p>\n"
         )
-    yield "<p>Drag to look closer, double-click to see all. A click on a word of the legend hides what it names.</p>\n"
+    yield "<p>Drag to zoom in, double-click to see everything. Click an entry of the legend to hide it.</p>\n"
 
 
 def _table(shown: list[JournalOrder]) -> Iterable[str]:
@@ -191,7 +191,7 @@ def _table(shown: list[JournalOrder]) -> Iterable[str]:
 def _sessions_and_connections(
     contents: JournalContents, shown: list[JournalOrder], states: dict[int, str]
 ) -> list[tuple[str, Bar]]:
-    """Return what is drawn above the orders: a label, and how long it lasted as far as these orders tell."""
+    """Return what is drawn above the orders: a label, and how long it lasted as far as these orders show."""
     spans: dict[tuple[int, int], list[float]] = {}
     for order in shown:
         for cancel in order.cancels:
@@ -272,7 +272,7 @@ def _times(order: JournalOrder) -> Iterable[float]:
 
 
 def _bars(plot: Any, name: str, bars: list[Bar], colour: str, width: int) -> Any:
-    """Return bars as one line with gaps; the ends are marked, so that what took no time can be seen."""
+    """Return bars as one line with gaps; the ends are marked, so that bars of no length can be seen."""
     return plot.Scatter(
         x=[at for bar in bars for at in (_iso(bar.begin), _iso(bar.end), None)],
         y=[row for bar in bars for row in (bar.row, bar.row, None)],
@@ -300,7 +300,7 @@ def _marks(plot: Any, name: str, bars: list[Bar], colour: str, symbol: str) -> A
 
 
 def _name_rows(figure: Any, row: int, labels: list[str]) -> None:
-    """Name the rows at the side, the first one on top."""
+    """Name the rows at the side, with the first one at the top."""
     figure.update_yaxes(
         tickvals=list(range(len(labels))),
         ticktext=labels,
@@ -318,7 +318,7 @@ def _name_of(order: JournalOrder, most: int = 40) -> str:
 
 
 def _drawn(text: str) -> str:
-    """Return text as plotly draws it and nothing else: it takes some markup for its own."""
+    """Return text so that plotly draws it literally: it interprets some markup."""
     return escape(text, quote=False)
 
 

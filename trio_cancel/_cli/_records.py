@@ -20,23 +20,23 @@ Given = tuple[str | None, str | None]
 KEY_WIDTH = 36
 """Columns for an order's id: those of a UUID."""
 PLAIN_MOST = 60
-"""Places before or behind the point that are written out: one number must not fill the memory."""
+"""Places before or after the point that are written out: one number must not fill the memory."""
 
 
 def json_line(outcome: Outcome, given: Given | None = None, *, repeated: bool = False) -> bytes:
     """Return the outcome as a line of JSON (UTF-8, with its newline).
 
-    Fields: ``id`` and ``external_id`` (as they were given; what was not is the venue's, null where unknown),
-    ``repeated`` (true where an earlier line is about the same order, which was asked for several times), ``off_book``
+    Fields: ``id`` and ``external_id`` (as given; the one that was not given is the venue's, or null if unknown),
+    ``repeated`` (true if an earlier line is about the same order, which was requested more than once), ``off_book``
     (true, false, null for "don't know"), ``status`` (the outcome's kind), ``closed_as`` ("canceled" or "executed" for
-    an order that was closed before, where the venue says which; else null), ``executed_amount`` and
-    ``remaining_amount`` (strings, exact; null unless the venue or a lookup told them), ``attempts`` (request_id,
+    an order that was closed before, if the venue says which; otherwise null), ``executed_amount`` and
+    ``remaining_amount`` (exact strings; null unless the venue or a lookup gave them), ``attempts`` (request_id,
     written_at and answered_at in ISO 8601 UTC, status), ``error`` (status, error_code, message; or null), ``cause``
-    (why it is unknown or was not sent, or what may be wrong on our side where it was refused; or null),
-    ``cause_type`` (the name of the exception that says why: ``NotSurelyThisOrder`` if an order of this external id is
-    closed, and perhaps it is another one; or null), ``after_unanswered``, ``unrecorded`` (true where a
-    journal could not record in time that the order was to be canceled), and ``seen`` only where a lookup saw what
-    did not settle it: id, status, seen_at.
+    (why it is unknown or was not sent, or what may be wrong on our side if it was refused; or null), ``cause_type``
+    (the name of the exception that says why: ``NotSurelyThisOrder`` if an order with this external id is closed but may
+    be a different one; or null), ``after_unanswered``, ``unrecorded`` (true if a journal could not record in time that
+    the order was about to be canceled), and ``seen`` only if a lookup saw the order and that did not settle it: id,
+    status, seen_at.
     """
     request = outcome.request
     order_id, external_id = (request.id, request.external_id) if given is None else given
@@ -75,7 +75,7 @@ def json_line(outcome: Outcome, given: Given | None = None, *, repeated: bool = 
         record["seen"] = {"id": seen.id, "status": seen.raw_status, "seen_at": _moment(seen.seen_at)}
     try:
         return _encode(record) + b"\n"
-    except UnicodeEncodeError:  # a cause with the system's own words may hold what UTF-8 lacks
+    except UnicodeEncodeError:  # a cause in the system's own words may contain what UTF-8 cannot encode
         return json.dumps(record).encode() + b"\n"
 
 
@@ -85,7 +85,7 @@ def text_line(outcome: Outcome) -> str:
 
 
 def why(outcome: Outcome) -> str:
-    """Return in few words what a person wants to know of an outcome besides its kind."""
+    """Return briefly what a person wants to know about an outcome besides its kind."""
     text = _why(outcome)
     if outcome.unrecorded:
         return f"{text}; not in the journal" if text else "not in the journal"
@@ -113,7 +113,7 @@ def _why(outcome: Outcome) -> str:
 
 
 def cause_of(outcome: Outcome) -> str | None:
-    """Return why an order is unknown or was not sent, or what may be wrong on our side where it was refused."""
+    """Return why an order is unknown or was not sent, or what may be wrong on our side if it was refused."""
     if isinstance(outcome, NotSent | Unknown):
         return shell_words(str(outcome.cause)) if outcome.cause is not None else None
     if isinstance(outcome, Rejected) and outcome.advice is not None:
@@ -122,7 +122,7 @@ def cause_of(outcome: Outcome) -> str | None:
 
 
 def plain(number: Decimal | None) -> str | None:
-    """Return an amount exactly, without an exponent unless it would take a line of zeros; None for None."""
+    """Return an amount exactly, without an exponent unless that would take a line of zeros; None for None."""
     if number is None:
         return None
     return format(number, "f") if abs(number.adjusted()) <= PLAIN_MOST else str(number)
@@ -146,7 +146,7 @@ def left_lines(tally: Tally, told: str | None = None) -> list[str]:
 
     Args:
         tally: the counts.
-        told: a cause that was told already.
+        told: a cause that was reported already.
     """
     if not tally.left_count:
         return []

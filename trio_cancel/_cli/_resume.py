@@ -1,6 +1,6 @@
-"""``trio-cancel resume``: cancel what a dead process left held or unsettled in its journal, and tell what became of it.
+"""``trio-cancel resume``: cancel what a dead process left held or unsettled in its journal, and report what happened.
 
-What is canceled, and what an answer means for it, is the library's (``_cancels.resuming``), as for ``ws.resume()``.
+The library decides what is canceled and what an answer means for it (``_cancels.resuming``), as for ``ws.resume()``.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ async def resume(
     /,
     *,
     missing_ok: Annotated[
-        bool, Parameter(help="Status 0 if there is no such journal yet: the bot has not run before.")
+        bool, Parameter(help="Status 0 if there is no such journal yet: the bot has never run.")
     ] = False,
     url: Annotated[
-        str | None, Parameter(metavar="URL", group=CONNECTION, help="The venue, if it is not where the journal says.")
+        str | None, Parameter(metavar="URL", group=CONNECTION, help="The venue, instead of the one in the journal.")
     ] = None,
     ca_file: CaFile = None,
     proxy: Proxy = None,
@@ -58,11 +58,11 @@ async def resume(
     rest_url: RestUrl = None,
     old_external_ids: Annotated[
         bool,
-        Parameter(help="Cancel by external ids older than an hour, too: they may name newer orders."),
+        Parameter(help="Also cancel by external ids older than an hour, which may name newer orders."),
     ] = False,
     json: Json = False,
 ) -> int:
-    """Cancel every order that a dead process left held or unsettled, and tell what became of each."""
+    """Cancel every order that a dead process left held or unsettled, and report what happened to each."""
     use_env_file(env_file)
     check_address(journal)
     if missing_ok and is_missing(journal):
@@ -92,9 +92,9 @@ async def resume(
     async def open_session(observer: Observer) -> AsyncGenerator[TradingWS]:
         nonlocal failed
         async with venue.open(observer) as ws:
-            # Only now is it certain that nobody else writes it.
+            # Only now is it certain that nobody else is writing it.
             if ws.left_behind != contents.left:
-                raise CommandError("The journal has changed since it was read: its process lived. Run it again.")
+                raise CommandError("The journal has changed since it was read: its process was alive. Run it again.")
             yield ws
             failed = ws.journal_failed
 
@@ -116,7 +116,7 @@ async def resume(
 
 @attrs.define(eq=False)
 class _Resume(Run):
-    """A run that gives the creates of held orders the time to arrive.
+    """A run that gives the creates of held orders time to arrive.
 
     Attributes:
         plan: what is to be canceled.

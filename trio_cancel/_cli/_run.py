@@ -1,16 +1,16 @@
 """A bulk cancel that a signal or a deadline can end, and that accounts for every order.
 
-The caller's task runs it; a task beside it hears the signals. The first SIGINT, SIGTERM or SIGHUP stops the intake: no
-further order is written, and what is in flight may still be answered for ``DRAIN`` seconds; the second ends that, too;
-a third ends the process, in case that something hangs. A deadline does at once what the first two signals do. Then
-every order has its outcome: what was written and not answered is Unknown, and what was not written is NotSent.
+The caller's task runs it; a task beside it listens for signals. The first SIGINT, SIGTERM or SIGHUP stops the intake:
+no further order is written, and requests in flight may still be answered for ``DRAIN`` seconds. The second ends that
+wait, too. A third ends the process, in case something hangs. A deadline does at once what the first two signals do.
+Then every order has its outcome: what was written and not answered is Unknown, and what was not written is NotSent.
 
-It goes through ``open_cancel_stream`` and not through ``Batch``: the orders of ``cancel --open`` come from an iterable
-without a known end, which a batch does not take, and output that nobody reads holds a stream's intake back, so that
-memory stays bounded; a batch goes on. One way for both is shorter than two.
+It uses ``open_cancel_stream`` and not ``Batch`` for two reasons. The orders of ``cancel --open`` come from an iterable
+without a known end, which a batch does not take. And if nobody reads the output, a stream's intake is held back, so
+that memory stays bounded, while a batch goes on. One way for both is shorter than two.
 
-Outcomes are told in the order of completion, each order's once, by a function that must not raise; it may be called
-from the session's tasks.
+Outcomes are reported in the order of completion, once per order, to a function that must not raise; the session's
+tasks may call it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from trio_cancel._values.observer import Observer
 from trio_cancel._values.outcomes import NotSent, Outcome, Unknown
 
 DRAIN = 2.0
-"""Seconds after a signal in which answers to what is in flight are still waited for."""
+"""Seconds after a signal for which answers to requests in flight are still awaited."""
 OUTPUT_GRACE = 2.0
-"""Seconds after a signal in which whoever reads our output may still take it."""
+"""Seconds after a signal for which the reader may still take our output."""
 
 Tell = Callable[[Outcome, int], None]
 
 
 class Halt:
-    """Why a run ends before its end, if it does.
+    """Why a run ends early, if it does.
 
     Attributes:
-        scope: what the run happens in; its deadline is the run's.
+        scope: the scope in which the run happens; its deadline is the run's.
         drain: the wait for the last answers.
         signum: the signal that ended it, or None.
         over: True once the run has ended, one way or the other.
@@ -68,7 +68,7 @@ class Halt:
         self._printing = False
 
     def signal(self, signum: int) -> None:
-        """Note a signal: the first stops the intake, the second the wait for answers, the third the process."""
+        """Note a signal: the first ends the intake, the second the wait for answers, the third the process."""
         if not self._hearing.is_new(signum, time.monotonic()):
             return
         self._signals += 1
@@ -84,7 +84,7 @@ class Halt:
             self._output.deadline = min(self._output.deadline, trio.current_time() + OUTPUT_GRACE)
 
     async def wait_printed(self, printed: trio.Event) -> None:
-        """Wait until the output has been taken; after a signal no longer than ``OUTPUT_GRACE``."""
+        """Wait until the output has been read; after a signal, no longer than ``OUTPUT_GRACE``."""
         self._printing = True
         if self.signum is not None:
             self._output.deadline = trio.current_time() + OUTPUT_GRACE
@@ -93,14 +93,14 @@ class Halt:
 
     @property
     def why(self) -> str | None:
-        """Return what ended the run, as the beginning of a clause; None if nothing did."""
+        """Return what ended the run early, as the beginning of a clause; None if nothing did."""
         if self.signum is not None:
             return "interrupted"
         fired = self.scope.cancelled_caught if self.over else self.scope.cancel_called
         return f"the deadline of {self._seconds:g} s passed" if fired else None
 
     def status(self, otherwise: Status) -> Status:
-        """Return the exit status of an interrupted run, else the other."""
+        """Return the exit status of an interrupted run, otherwise the one given."""
         if self.signum is None:
             return otherwise
         return Status(128 + self.signum)
@@ -108,7 +108,7 @@ class Halt:
 
 @asynccontextmanager
 async def hear_signals(halt: Halt) -> AsyncGenerator[trio.Nursery]:
-    """Hand the signals that ask for an end to ``halt`` for the length of the block; yields a nursery for its tasks.
+    """Pass signals that ask for an end to ``halt`` during the block; yields a nursery for its tasks.
 
     A signal that is ignored stays ignored.
     """
@@ -130,11 +130,11 @@ async def hear_signals(halt: Halt) -> AsyncGenerator[trio.Nursery]:
 
 
 class Watch(Observer):
-    """Sees what a stream of outcomes does not tell: those that come after its block was left, latencies, and waits.
+    """Sees what a stream of outcomes does not show: outcomes after its block has exited, latencies, and waits.
 
     Attributes:
         latencies: seconds from the write of a request to its answer.
-        waiting: what the run waits for.
+        waiting: what the run is waiting for.
     """
 
     def __init__(self) -> None:
@@ -186,13 +186,13 @@ class Run:
 
     Attributes:
         open: opens a session, given an observer.
-        requests: the orders, each with the number of places in which it was asked for.
+        requests: the orders, each with the number of places in which it was requested.
         tell: called with each outcome and its number of places.
         room: awaited between two outcomes: holds the run back, not the session.
         halt: what may end it early.
         rate: the requests per second of --rate, if it was given.
         failure: why there was no connection at all, if there was none.
-        watch: what was seen on the side.
+        watch: what the observer saw.
     """
 
     open: Callable[[Observer], AbstractAsyncContextManager[TradingWS]]
@@ -206,7 +206,7 @@ class Run:
     _left: dict[CancelRequest, int] = attrs.field(factory=dict, init=False)
 
     async def run(self) -> None:
-        """Cancel every order, or end early; either way every order has been told when it returns."""
+        """Cancel every order, or end early; either way every order has been reported when it returns."""
         self._left = dict(self.requests)
         if self.rate is not None:
             self.watch.waiting.paced(self.rate, "--rate")
@@ -235,14 +235,14 @@ class Run:
         finally:
             if stream is not None:
                 with trio.move_on_after(DRAIN, shield=True):
-                    # Leaving stopped the intake; what had come before is still there to be read, and never blocks.
+                    # Leaving stopped the intake; earlier outcomes can still be read, which never blocks.
                     async for outcome in stream:
                         self._settle(outcome)
                 if self.halt.signum is not None:
                     await self._drain(stream)  # noqa: ASYNC102 - it shields and bounds itself
 
     async def _drain(self, stream: CancelStream) -> None:
-        """Give what is in flight a last chance to be answered."""
+        """Give requests in flight a last chance to be answered."""
         drain = self.halt.drain
         drain.shield = True
         drain.deadline = trio.current_time() + DRAIN

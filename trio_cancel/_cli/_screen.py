@@ -1,4 +1,4 @@
-"""What a terminal shows: a progress bar that a task refreshes, tables, bars. Everything of rich is in here."""
+"""What a terminal shows: a progress bar that a task refreshes, tables, bars. All use of rich is in this module."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trio_cancel._cli._waiting import Waiting
 from trio_cancel._values.outcomes import Outcome
 
 REFRESH = 0.1
-"""Seconds between two refreshes of what is live."""
+"""Seconds between two refreshes of live output."""
 BAR = 32
 """Columns of the longest bar of a histogram."""
 BAR_OF_METER = 28
@@ -52,7 +52,7 @@ _MEANING = {
 
 
 def console_on(file: TextIO | None = None, *, force_terminal: bool | None = None) -> Console:
-    """Return a console that writes to a file (None: stdout); rich would take every dumb terminal to have 80 columns."""
+    """Return a console that writes to a file (None: stdout); rich would give every dumb terminal 80 columns."""
     if not is_dumb():
         return Console(file=file, force_terminal=force_terminal)
     columns, rows = shutil.get_terminal_size()
@@ -60,7 +60,7 @@ def console_on(file: TextIO | None = None, *, force_terminal: bool | None = None
 
 
 class _Progress(Progress):
-    """A bar with a line below it that says what is waited for."""
+    """A bar with a line below it that says what is being waited for."""
 
     wait = ""
 
@@ -71,7 +71,7 @@ class _Progress(Progress):
 
 
 class _AsciiBar(ProgressColumn):
-    """A bar for a terminal that has nothing but ASCII."""
+    """A bar for a terminal that has only ASCII."""
 
     def render(self, task: Task) -> Text:
         share = task.completed / task.total if task.total else 1.0
@@ -86,7 +86,7 @@ class Meter:
         self.waiting: Waiting | None = None
         bar = _AsciiBar() if console.options.ascii_only else BarColumn(bar_width=BAR_OF_METER)
         columns: list[ProgressColumn] = [MofNCompleteColumn(), TimeElapsedColumn()]
-        if console.width >= WIDE:  # it has room for the ^C that a terminal echoes
+        if console.width >= WIDE:  # there is room for the ^C that a terminal echoes
             columns = [TextColumn("canceling"), bar, *columns, TextColumn("left"), TimeRemainingColumn()]
         self._progress = _Progress(
             *columns,
@@ -103,19 +103,19 @@ class Meter:
         self._progress.update(self._task, total=total)
 
     def advance(self, count: int) -> None:
-        """Count orders that are settled."""
+        """Count orders that have settled."""
         self._progress.advance(self._task, count)
 
     def put(self, outcome: Outcome, line: str, *, plain: bool = False) -> None:
-        """Show a line about an outcome above the bar, with the next refresh; its kind, which begins it, is coloured."""
+        """Show a line about an outcome above the bar, at the next refresh; the kind at its beginning is coloured."""
         text = Text(line)
         if not plain:
             text.stylize(_STYLES[outcome.off_book], 0, len(outcome.kind))
         self._lines.append(text)
 
     async def run(self) -> None:
-        """Refresh until closed; the bar is taken away then."""
-        with suppress(OSError):  # the terminal has gone: nobody looks, and the run goes on
+        """Refresh until closed, then remove the bar."""
+        with suppress(OSError):  # the terminal has gone: nobody is looking, and the run goes on
             try:
                 with self._scope, self._progress:
                     while True:
@@ -125,7 +125,7 @@ class Meter:
                 self._print_lines()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._scope.cancel()
 
     @property
@@ -134,7 +134,7 @@ class Meter:
         return [line.plain for line in self._lines]
 
     def _refresh(self) -> None:
-        if stderr_is_ready():  # else the terminal is stopped; the lines wait
+        if stderr_is_ready():  # otherwise the terminal is stopped; the lines wait
             self._print_lines()
             waiting = None if self.waiting is None else self.waiting.text(trio.current_time())
             self._progress.wait = "" if self._progress.finished else waiting or ""
@@ -178,13 +178,13 @@ def latency_table(ordered: Sequence[float], console: Console) -> Table:
 
 
 def percentiles(ordered: Sequence[float]) -> list[str]:
-    """Return the percentiles of latencies in seconds, in ascending order, and the longest, each in words of its own."""
+    """Return the percentiles of latencies in seconds, in ascending order, and the longest, each as separate text."""
     parts = [f"p{percent} {seconds(percentile(ordered, percent))}" for percent in PERCENTS]
     return [*parts, f"max {seconds(ordered[-1])}"]
 
 
 def figures(title: str, parts: Sequence[str], width: int) -> str:
-    """Return figures behind their title; those that go beyond ``width`` columns stand in lines below the first ones."""
+    """Return figures after their title; those that do not fit into ``width`` columns continue on lines below."""
     lines = [f"{title:<{TITLE}}{parts[0]}"]
     for part in parts[1:]:
         if len(lines[-1]) + len(GAP) + len(part) <= width:
@@ -200,7 +200,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def seconds(value: float) -> str:
-    """Return a duration with three digits and a fitting unit."""
+    """Return a duration with three digits and a suitable unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e3)):
         if value * scale >= 1:
             return f"{_three(value * scale)} {unit}"
@@ -218,7 +218,7 @@ def _span(row: HistogramRow, unit: str) -> str:
 
 
 def _bar(share: float, longest: int, *, ascii_only: bool) -> str:
-    """Return a bar, in eighths of a column or of whole ``#``; whatever is not nothing shows."""
+    """Return a bar, in eighths of a column or in whole ``#``; anything above zero is visible."""
     if ascii_only:
         return "#" * (max(1, round(share * longest)) if share else 0)
     eighths = max(1, round(share * longest * 8)) if share else 0
@@ -226,7 +226,7 @@ def _bar(share: float, longest: int, *, ascii_only: bool) -> str:
 
 
 def show(console: Console, *parts: RenderableType) -> None:
-    """Print parts one below the other, as they are."""
+    """Print parts one below the other, unchanged."""
     for part in parts:
         if isinstance(part, str) and console.options.ascii_only:
             part = part.replace("µ", "u")  # noqa: PLW2901 - the same text, as this terminal can show it

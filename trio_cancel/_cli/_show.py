@@ -1,4 +1,4 @@
-"""``trio-cancel show``: what the venue says of orders now, over its REST API. Nothing is canceled."""
+"""``trio-cancel show``: what the venue says about orders now, over its REST API. Nothing is canceled."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from trio_cancel._values.order_state import OrderState
 from trio_cancel.lookup import OpenRestLookup
 
 TRIES = 5
-"""Tries of an order while the venue limits requests."""
+"""Attempts per order while the venue limits requests."""
 WAIT = 1.0
-"""Seconds until the next try, if the venue does not say: its lowest limit is one request a second."""
+"""Seconds until the next attempt, if the venue does not say: its lowest limit is one request a second."""
 WAIT_MOST = 60.0
 LIMITED, UNAUTHORIZED, NOT_FOUND = 429, 401, 404
 
@@ -42,14 +42,14 @@ async def show(
     proxy: Proxy = None,
     env_file: EnvFile = None,
 ) -> int:
-    """Tell what the venue says of these orders now."""
+    """Show what the venue says about these orders now."""
     use_env_file(env_file)
     found = GivenOrders(literal=False)
     read_arguments(found, ids, external_id)
     for where, why in found.bad:
         say(f"{where}: {why}")
     if found.bad:
-        raise CommandError("Nothing was looked up: correct what is named above.")
+        raise CommandError("Nothing was looked up: correct the arguments named above.")
     if not found.requests:
         raise CommandError("There is nothing to show: give order ids or --external-id.")
     lookup = find_lookup(rest_url, None, proxy)
@@ -90,7 +90,7 @@ HEAD = f"{'status':<21}{'order':<{KEY_WIDTH}}  {'executed':<24} {'updated':<20} 
 
 
 def order_line(state: OrderState, *, as_json: bool) -> str:
-    """Return a line about an order that was listed."""
+    """Return a line about a listed order."""
     request = CancelRequest(state.id)
     return _json_line(request, state, None) if as_json else _text_line(request, state, None)
 

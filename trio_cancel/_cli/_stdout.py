@@ -1,11 +1,11 @@
-"""Lines out to stdout, without ever holding up the session.
+"""Writes lines to stdout without ever holding up the session.
 
-One task (:meth:`Stdout.run`) owns the way out: it writes what has gathered, in a thread, because the other end of a
-pipe may take its time. If no thread can be started it writes in small pieces that do not block. When stdout breaks
-(its reader has gone, the disk is full) that is kept in ``broken``, the rest is dropped, and the cancels go on: an
-output must not stop a kill switch.
+One task (:meth:`Stdout.run`) owns stdout. It writes what has accumulated, in a thread, because the other end of a pipe
+may be slow. If no thread can be started, it writes in small pieces that do not block. If stdout breaks (its reader has
+gone, the disk is full), ``broken`` says why, the rest is dropped, and the cancels go on: output must not stop a kill
+switch.
 
-Cancellation: ``room`` may be cancelled without harm. ``run`` when cancelled leaves a write behind that may never end.
+Cancellation: ``room`` may be cancelled without harm. ``run``, when cancelled, leaves behind a write that may never end.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from trio_cancel._cli._tally import Status
 from trio_cancel._trio.wakeup import Wakeup
 
 LINES_MOST = 1024
-"""Lines that may wait before whoever makes them waits, too."""
+"""Lines that may wait before their producer waits, too."""
 LOOK_AGAIN = 0.02
-"""Seconds between two looks at a stdout that takes nothing, where there is no thread that could wait."""
+"""Seconds between two looks at a stdout that accepts nothing, if there is no thread that could wait."""
 
 
 class Stdout:
-    """Stdout as a sink of lines.
+    """Stdout as a destination for lines.
 
     Attributes:
-        broken: why stdout takes no more, or None.
-        lost: lines that it did not take.
+        broken: why stdout accepts no more, or None.
+        lost: the number of lines that it did not accept.
         no_thread: why no thread could be started, or None.
         ended: set when all lines were written or lost.
     """
@@ -44,12 +44,12 @@ class Stdout:
         self.ended = trio.Event()
         self._lines: deque[bytes] = deque()
         self._closed = False
-        self._limiter = trio.CapacityLimiter(1)  # its own: others' threads must not hold it up
+        self._limiter = trio.CapacityLimiter(1)  # a separate one: other threads must not hold it up
         self._full = Wakeup()
         self._empty = Wakeup()
 
     def put(self, line: bytes) -> None:
-        """Hand a line over. Never blocks."""
+        """Add a line. Never blocks."""
         if self.broken is not None:
             self.lost += 1
             return
@@ -57,12 +57,12 @@ class Stdout:
         self._full.ring()
 
     async def room(self) -> None:
-        """Wait until not too many lines wait."""
+        """Wait until only a few lines are waiting."""
         while len(self._lines) > LINES_MOST:
             await self._empty.wait()
 
     def close(self) -> None:
-        """Say that no line follows; ``run`` ends when all are written."""
+        """Say that no more lines follow; ``run`` ends when all are written."""
         self._closed = True
         self._full.ring()
 
@@ -98,7 +98,7 @@ def write_stdout(text: str) -> None:
 
     Raises:
         BrokenPipeError: its reader has gone.
-        CommandError: it takes no more.
+        CommandError: it accepts no more.
     """
     if sys.stdout is None or sys.stdout.closed:
         return
@@ -107,7 +107,7 @@ def write_stdout(text: str) -> None:
     except BrokenPipeError:
         raise
     except (OSError, ValueError) as error:
-        raise CommandError(f"Stdout takes no more ({why_of(error)}).", status=Status.LEFT) from error
+        raise CommandError(f"Stdout cannot be written ({why_of(error)}).", status=Status.LEFT) from error
 
 
 def why_of(error: Exception) -> str:
@@ -122,7 +122,7 @@ def _descriptor() -> int | None:
 
 
 def _write(chunk: bytes) -> None:
-    """Write and flush. Straight to the descriptor: a thread that is left behind must hold no lock of Python's own."""
+    """Write and flush, directly to the descriptor: an abandoned thread must not hold one of Python's locks."""
     descriptor = _descriptor()
     if descriptor is None:
         sys.stdout.write(chunk.decode(errors="replace"))
@@ -132,12 +132,12 @@ def _write(chunk: bytes) -> None:
     while view:
         try:
             view = view[os.write(descriptor, view) :]
-        except BlockingIOError:  # whoever started us made it non-blocking
+        except BlockingIOError:  # our parent process made it non-blocking
             select.select([], [descriptor], [])
 
 
 async def _write_in_pieces(chunk: bytes) -> None:
-    """Write in pieces, each when the descriptor says that it takes one, so that the event loop is not held up."""
+    """Write in pieces, each when the descriptor is ready for one, so that the event loop is not held up."""
     descriptor = _descriptor()
     if descriptor is None or not hasattr(select, "poll"):
         _write(chunk)

@@ -1,7 +1,7 @@
 """Tables as spreadsheets and databases write them: which column names an order, and which rows do.
 
-A quoted field may go over several lines. What cannot be told apart into whole rows for sure (a quotation mark that is
-not closed, text after a closing one) ends the reading: what follows may be the inside of a field, and an order that is
+A quoted field may span several lines. If the input cannot be split into whole rows with certainty (a quotation mark is
+not closed, text follows a closing one), reading stops: what follows may be the inside of a field, and an order that is
 only mentioned there must not be canceled.
 """
 
@@ -24,7 +24,7 @@ EXTERNAL_IDS = frozenset(
 MISSING = frozenset(
     {"", "null", r"\n", "nan", "none", "na", "n/a", "#n/a", "nil", "<na>", "<null>", "(null)", "[null]"}
 )
-"""What stands for a missing value in a column of ids, in lower case."""
+"""Texts that stand for a missing value in a column of ids, in lower case."""
 
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?$', re.IGNORECASE)
 _SCIENTIFIC = re.compile(r"[+-]?\d+([.,]\d+)?[eE]\+\d+$")
@@ -34,7 +34,7 @@ NOT_CLOSED = "a quotation mark is opened and not closed"
 
 
 class Unreadable(ValueError):
-    """From here on the input cannot be told apart into rows; the text says why, as a clause."""
+    """From here on the input cannot be split into rows; the text says why, as a clause."""
 
 
 class BadRow(ValueError):
@@ -42,12 +42,12 @@ class BadRow(ValueError):
 
 
 def shown(text: str) -> str:
-    """Return text of the input as a message shows it."""
+    """Return text of the input in the form that messages show."""
     return f'"{short(clean(text), 60)}"'
 
 
 def plain_name(name: str) -> str:
-    """Return a column's name as those in ``IDS`` and ``EXTERNAL_IDS`` are written."""
+    """Return a column's name in the form of those in ``IDS`` and ``EXTERNAL_IDS``."""
     return re.sub(r"[\s_-]", "", name.strip("\ufeff \t\"'")).lower()
 
 
@@ -78,7 +78,7 @@ class RowReader:
         """Take the next line of the row; return True if the row is complete.
 
         Raises:
-            Unreadable: the row has no end that is sure.
+            Unreadable: the end of the row is not certain.
         """
         at = 0
         self._size += len(text) + 1
@@ -96,13 +96,13 @@ class RowReader:
             end = text.find(self._separator, at)
             cell = text[at:] if end < 0 else text[at:end]
             if cell.count('"') % 2:
-                raise Unreadable("a quotation mark stands inside a field that is not quoted")
+                raise Unreadable("there is a quotation mark inside a field that is not quoted")
             self.cells.append(cell)
             at = end + 1 if end >= 0 else -1
         return self._open is None
 
     def _close(self, text: str, at: int) -> int:
-        """Read the open field on; return where the next one begins, -1 if the line ends before."""
+        """Continue reading the open field; return where the next one begins, or -1 if the line ends before."""
         assert self._open is not None
         begin = at
         while True:
@@ -111,7 +111,7 @@ class RowReader:
                 self._open.append(text[begin:])
                 return -1
             if quote > 0 and text[quote - 1] == "\\":
-                raise Unreadable("a backslash stands before a quotation mark, which can be read in two ways")
+                raise Unreadable("there is a backslash before a quotation mark, which can be read in two ways")
             if text[quote + 1 : quote + 2] != '"':
                 break
             at = quote + 2
@@ -132,8 +132,8 @@ def read_row(first: Line, lines: Lines, separator: str) -> list[str]:
     """Read the row that begins with ``first``; return its cells.
 
     Raises:
-        BadRow: it is too long, or holds what cannot be decoded.
-        Unreadable: where it ends cannot be known.
+        BadRow: it is too long, or contains bytes that cannot be decoded.
+        Unreadable: its end cannot be determined.
     """
     if first.cut:
         if first.quoted:
@@ -161,7 +161,7 @@ class Header:
     """The columns of a table.
 
     Attributes:
-        separator: what stands between two cells.
+        separator: the character between two cells.
         names: of the columns, as :func:`plain_name` writes them.
         id: the column with the venue's ids, if there is one.
         external_id: the column with external ids, if there is one.
@@ -190,10 +190,10 @@ class Header:
         return self.external_id == 0
 
     def cells_of(self, cells: list[str]) -> tuple[str | None, str | None]:
-        """Return a row's cells with the venue's id and with the external id; None where there is no such column.
+        """Return a row's cells with the venue's id and with the external id; None if there is no such column.
 
         Raises:
-            BadRow: it has another number of cells than the header.
+            BadRow: its number of cells differs from the header's.
         """
         if len(cells) != len(self.names):
             raise BadRow(f"it has {len(cells)} column{'s' * (len(cells) != 1)}, the header has {len(self.names)}")
@@ -214,8 +214,8 @@ def read_header(number: int, cells: list[str], separator: str, *, literal: bool)
     Args:
         number: its line.
         cells: the row.
-        separator: what its cells were separated by.
-        literal: take no name but ``id`` and ``external_id``.
+        separator: the separator of its cells.
+        literal: accept no name but ``id`` and ``external_id``.
 
     Raises:
         CommandError: two columns could be meant.
@@ -243,12 +243,12 @@ def read_header(number: int, cells: list[str], separator: str, *, literal: bool)
 
 
 def refuse_header(number: int, cells: list[str]) -> CommandError:
-    """Return what to say of a table whose first row names no column of ids."""
+    """Return the error for a table whose first row names no column of ids."""
     names = ", ".join(shown(cell.strip()) for cell in cells[:_NAMES_SHOWN])
     more = f" and {len(cells) - _NAMES_SHOWN} more" if len(cells) > _NAMES_SHOWN else ""
     return CommandError(
         f"Line {number} is the first of a table and names no column id or external_id (it has {names}{more}); "
-        "begin with a header that does, or give one order id a line."
+        "start with a header that does, or give one order id per line."
     )
 
 
@@ -268,12 +268,12 @@ def id_of(cell: str) -> str | None:
         return None
     if _SCIENTIFIC.match(text):
         raise BadRow(
-            f"{shown(text)} is a number in scientific notation, which a spreadsheet made of an id and which has lost "
-            "digits; export the column as text"
+            f"{shown(text)} is a number in scientific notation: a spreadsheet made it from an id and lost digits; "
+            "export the column as text"
         )
     return text
 
 
 def lines_of(first: int, last: int) -> str:
-    """Return what a range of lines is called."""
+    """Return the name of a range of lines."""
     return f"lines {first} to {last}" if last > first else f"line {first}"

@@ -1,4 +1,4 @@
-"""What has become of the orders of a run, and the exit status that follows from it."""
+"""What happened to the orders of a run, and the exit status that follows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import enum
 from trio_cancel._values.outcomes import KINDS, Canceled, Outcome, Rejected
 
 NAMED_MOST = 10
-"""What a list on stderr names of a kind, at most; a count of the rest follows."""
+"""How many entries a list on stderr names at most; a count of the rest follows."""
 
 
 class Status(enum.IntEnum):
@@ -18,13 +18,13 @@ class Status(enum.IntEnum):
     LEFT = 1
     """At least one was not found, rejected or not sent, or a bad line was skipped."""
     USAGE = 2
-    """Usage, or everything was refused for the credentials (40011 or 401): nothing was done."""
+    """Usage, or everything was refused because of the credentials (40011 or 401): nothing was done."""
     UNKNOWN = 3
-    """At least one order is unknown; or the program itself failed, which comes to the same."""
+    """At least one order is unknown; or the program itself failed, which amounts to the same."""
     NOTHING = 4
-    """The input that was given names no order."""
+    """The input names no order."""
     HUNG_UP = 129
-    """SIGHUP, the terminal was closed; the report was given."""
+    """SIGHUP: the terminal was closed; the report was given."""
     INTERRUPTED = 130
     """Ctrl-C; the report was given."""
     TERMINATED = 143

@@ -1,4 +1,4 @@
-"""What is wrong with the words of a command line, in words of our own where cyclopts' are a program's."""
+"""What is wrong with the arguments of a command line, in our own words where cyclopts' wording is too technical."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trio_cancel._cli._failure import clean, short
 
 _SHOWN = 3
 _USER = re.compile(r"(?<=:)//[^/?#]*@")
-"""A user and a password in a url, which are not shown."""
+"""A user and a password in a url; these are not shown."""
 
 
 def usage_text(error: CycloptsError) -> str:
@@ -40,6 +40,6 @@ def usage_text(error: CycloptsError) -> str:
 
 
 def _is_like(error: UnknownOptionError, option: str) -> bool:
-    """Return True if an option may be what was meant; cyclopts counts the dashes, which all of them share."""
+    """Return True if this option may have been meant; cyclopts also counts the dashes, which all options share."""
     word = (error.token.keyword or error.token.value).lstrip("-").partition("=")[0]
     return bool(difflib.get_close_matches(word, [option]))

@@ -1,8 +1,8 @@
-"""The environment variables that lead a program to a sandbox, and the files that they are written to.
+"""The environment variables that point a program to a sandbox, and the files that they are written to.
 
-A file is written whole (it is renamed into its place once it is complete), readable by its owner only, once the sandbox
-listens. So whoever waits for the file can start when it is there. It goes with the sandbox. One that an earlier sandbox
-left behind, for it was killed, is removed before the new one listens. Any other file is refused: it is not ours.
+A file appears complete (it is renamed into place), readable only by its owner, once the sandbox listens. So whoever
+waits for the file can start when it appears. It is removed when the sandbox ends. A file that a killed sandbox has left
+behind is removed before the new one listens. Any other file is refused, because it is not ours.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_FIELD_VARIABLE, TO
 from trio_cancel.sandbox import Sandbox
 
 IDS_VARIABLE = "SANDBOX_ORDER_IDS"
-"""The first ids on its book, with commas between them. It also tells which files are ours."""
+"""The first ids on its book, separated by commas. This variable also shows which files are ours."""
 IDS_MOST = 100
 AUTHORITY_VARIABLE = "SSL_CERT_FILE"
-"""What OpenSSL, and so every Python program that does not choose for itself, takes its authorities from."""
+"""Where OpenSSL, and so every Python program that does not choose for itself, finds its certificate authorities."""
 _WRITTEN = {
     *(URL_VARIABLE, REST_VARIABLE, TOKEN_VARIABLE, SECRET_VARIABLE, TOKEN_FIELD_VARIABLE),
     *(IDS_VARIABLE, AUTHORITY_VARIABLE),
 }
 OTHERS = (f"{TOKEN_VARIABLE}_FILE", f"{SECRET_VARIABLE}_FILE", CA_VARIABLE)
-"""Variables of the person's own account that must not reach a program which is to use the sandbox."""
+"""Variables of the user's own account that must not reach a program that should use the sandbox."""
 
 
 def variables(venue: Sandbox, ids: Sequence[str], token_field: str, ca_file: Path | None) -> dict[str, str]:
@@ -68,7 +68,7 @@ def as_json(values: Mapping[str, str]) -> str:
 
 
 def check_files(named: Mapping[str, str | None]) -> dict[str, Path]:
-    """Return the files that options name; remove those that a killed sandbox has left.
+    """Return the files that options name; remove those that a killed sandbox has left behind.
 
     Raises:
         CommandError: one cannot be written there, or is not ours.
@@ -81,7 +81,7 @@ def check_files(named: Mapping[str, str | None]) -> dict[str, Path]:
             raise UsageError(f"{option} needs the name of a file.")
         path = Path(os.path.realpath(name))
         if path in found.values():
-            raise UsageError(f"{option} needs a file of its own: {name} is named twice.")
+            raise UsageError(f"{option} needs its own file: {name} is named twice.")
         try:
             kind = path.stat().st_mode
         except FileNotFoundError:
@@ -92,7 +92,7 @@ def check_files(named: Mapping[str, str | None]) -> dict[str, Path]:
         else:
             if not stat.S_ISREG(kind) or not _is_ours(path):
                 raise CommandError(
-                    f"{option} {name} is there already, and trio-cancel sandbox has not written it: name another file."
+                    f"{option} {name} exists already and was not written by trio-cancel sandbox: name another file."
                 )
             with _told(option, path):
                 path.unlink(missing_ok=True)
@@ -102,13 +102,13 @@ def check_files(named: Mapping[str, str | None]) -> dict[str, Path]:
 
 @contextmanager
 def written(option: str, path: Path, text: str) -> Generator[None]:
-    """Write a file at once and whole; remove it after the block, unless it has become another's.
+    """Write a file at once and complete; remove it after the block, unless it has been replaced.
 
     Raises:
         CommandError: it cannot be written.
     """
     with _told(option, path):
-        descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # its owner's alone
+        descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # only its owner can read it
         try:
             with open(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
@@ -142,5 +142,5 @@ def _is_ours(path: Path) -> bool:
         names = set(json.loads(text))
     except (ValueError, TypeError):
         names = {line.partition("=")[0] for line in text.splitlines()}
-    # With anything else in it, somebody has made it a file of their own.
+    # If it contains anything else, somebody has made it a file of their own.
     return IDS_VARIABLE in names and names <= _WRITTEN

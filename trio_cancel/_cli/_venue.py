@@ -70,7 +70,7 @@ class Venue:
         )
 
     def with_terms(self, rate: float | None, give_up_after: float | None, *, retry: bool) -> Venue:
-        """Return it with what --rate, --give-up-after and --no-retry say.
+        """Return a copy with the values of --rate, --give-up-after and --no-retry.
 
         Raises:
             UsageError: a number makes no sense.
@@ -108,9 +108,9 @@ def find_venue(url: str | None, ca_file: str | None, proxy: str | None) -> Venue
 
 
 def find_tunnel(endpoint: Endpoint, proxy: str | None, *, quiet: bool = False) -> Tunnel | None:
-    """Return the way through the proxy of --proxy or the environment, None for a direct connection.
+    """Return the way through the proxy of --proxy or the environment; None for a direct connection.
 
-    A proxy of the environment that cannot be used is told, unless ``quiet``.
+    A proxy of the environment that cannot be used is reported, unless ``quiet``.
 
     Raises:
         ConfigurationError: --proxy cannot be used.
@@ -124,10 +124,10 @@ def find_tunnel(endpoint: Endpoint, proxy: str | None, *, quiet: bool = False) -
 
 
 def find_endpoint(url: str | None) -> Endpoint:
-    """Return the endpoint of --url, else of the environment, else the venue's.
+    """Return the endpoint of --url, or of the environment, or the venue's.
 
     Raises:
-        ConfigurationError: it cannot be used; the text says whose it is.
+        ConfigurationError: it cannot be used; the text says where it came from.
     """
     chosen = url if url is not None else os.environ.get(URL_VARIABLE) or DEFAULT_URL
     try:
@@ -138,7 +138,7 @@ def find_endpoint(url: str | None) -> Endpoint:
 
 
 def trust(ca_file: str | None) -> ssl.SSLContext | None:
-    """Return a context that trusts ``ca_file`` alone, else the file that the environment names; None for the system's.
+    """Return a context that trusts only ``ca_file``, or the environment's file; None for the system's trust.
 
     Raises:
         CommandError: it cannot be used.
@@ -149,7 +149,7 @@ def trust(ca_file: str | None) -> ssl.SSLContext | None:
     if ca_file is None:
         return None
     if not ca_file:
-        raise UsageError("--ca-file needs the name of a file.")  # an empty one would mean the system's trust
+        raise UsageError("--ca-file needs the name of a file.")  # an empty name would mean the system's trust
     of = "" if called == "--ca-file" else f" of the {called}"
     try:
         return trusting_context(ca_file)

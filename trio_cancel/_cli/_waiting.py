@@ -1,6 +1,6 @@
-"""What a run waits for, in words, and with the cause: from what an observer sees (sans-I/O).
+"""What a run is waiting for and why, in words: from what an observer sees (sans-I/O).
 
-The observer of the run is the only one that changes it, in the trio thread; whoever shows it asks for ``text``.
+Only the run's observer changes it, in the trio thread; readers call ``text``.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from trio_cancel._cli._failure import clean, shell_words, short
 
 PATIENCE = 2.0
-"""Seconds without anything happening that need no explanation."""
+"""Seconds without an event that need no explanation."""
 CAUSE_MOST = 200
 
 
 class Waiting:
-    """What a run waits for now. Times are seconds of one clock that never goes back."""
+    """What a run is waiting for now. Times are seconds of one clock that never goes back."""
 
     def __init__(self, now: float) -> None:
         self.pace: str | None = None
@@ -31,7 +31,7 @@ class Waiting:
         self._cause, self._unanswered, self._since = "", 0, now
 
     def lost(self, cause: BaseException | None, now: float) -> None:
-        """Note that the connection ended, or that a try to make one failed."""
+        """Note that the connection ended, or that an attempt to make one failed."""
         if self._connected or not self._connections:
             self._began = now if self._connections else self._began
         self._connected, self._unanswered = False, 0
@@ -54,7 +54,7 @@ class Waiting:
         self.pace = f"held back by {whose}: {rate:.3g} requests/s"
 
     def text(self, now: float) -> str | None:
-        """Return what is waited for, None if things go on as they should."""
+        """Return what is being waited for; None if things go on normally."""
         if not self._connected:
             doing = "reconnecting" if self._connections else "connecting"
             seconds = now - self._began
