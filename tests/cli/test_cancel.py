@@ -334,7 +334,7 @@ async def test_lines_can_be_joined_to_the_input(shell: Shell, monkeypatch: pytes
 
 async def test_a_blank_in_an_argument_is_told_as_that(shell: Shell) -> None:
     assert await shell("a b") == (2, [])
-    assert "no order id does; give each id as a word of its own" in shell.error
+    assert "no order id does; give each id as a separate argument" in shell.error
     assert "CSV" not in shell.error
 
 

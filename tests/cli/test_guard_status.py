@@ -39,7 +39,7 @@ def test_a_session_that_lives_and_is_watched() -> None:
             "1 order held or not settled, last sign of life 10 min ago",
             1,
         ),
-        ({"state": "taken", "guard": 3}, "guard 3 sees to it", 0),
+        ({"state": "taken", "guard": 3}, "guard 3 is dealing with it", 0),
         ({"state": "taken"}, "a guard is dealing with it", 0),
         ({"state": "free", "watched": False, "orders": 0}, "1 journal free, with nothing left", 0),
         ({"name": "a\x1b[31mred"}, "journal a\\x1b[31mred at", 0),

@@ -135,7 +135,7 @@ def test_a_bad_csv_row_is_named_and_swallows_no_other(line: str, why: str) -> No
         ("{}", "neither id nor external_id"),
         ('{"id": null}', "neither id nor external_id"),
         ('{"ID": "x"}', "neither id nor external_id"),
-        ('{"id": 12345}', 'id is the number 12345, and ids are text: write "id": "12345"'),
+        ('{"id": 12345}', 'id is the number 12345, but ids are text: write "id": "12345"'),
         ('{"id": ["x"], "external_id": "y"}', 'id must be text in quotation marks, not ["x"]'),
         ('{"external_id": true}', "external_id must be text in quotation marks, not true"),
         ('{"id": ""}', "id must not be empty"),
@@ -300,7 +300,7 @@ def test_a_quoted_field_over_several_lines_is_one_field(rows: list[str], end: st
         ([f'{OTHER},"x"y', f"{THIRD},"], "text follows a closing quotation mark"),
         ([f'{OTHER},5" pipe', f"{THIRD},"], "inside a field that is not quoted"),
         ([f'{OTHER},see "this, that', f'{THIRD},"'], "inside a field that is not quoted"),
-        ([f'{OTHER},"a \\"', f'{THIRD},\\"b"'], "a backslash stands before a quotation mark"),
+        ([f'{OTHER},"a \\"', f'{THIRD},\\"b"'], "there is a backslash before a quotation mark"),
         ([f'{OTHER},"' + "x" * 70_000, f'{THIRD},"'], "longer than"),
         ([f'{OTHER},"x', "y" * 70_000, f'",{THIRD}', THIRD], "a quotation mark is opened and not closed"),
         ([f'{OTHER},"x'] + [f'""{THIRD}'] * 3000 + ['"'], "a quotation mark is opened and not closed"),
@@ -501,7 +501,7 @@ def test_a_repeated_header_is_skipped_and_told() -> None:
 
 
 def test_a_json_array_is_named() -> None:
-    with pytest.raises(CommandError, match="Line 1 begins a JSON array; write one JSON object a line"):
+    with pytest.raises(CommandError, match="Line 1 begins a JSON array; write one JSON object per line"):
         read(f'[{{"id": "{ID}"}}]')
 
 

@@ -44,8 +44,8 @@ def command(tmp_path: Any, *words: str) -> list[str]:
         (["--open", "--everything", "--from", "ids.txt", "--yes"], "without ids, --external-id and --from"),
         (["--open", "--everything", "--literal", "--yes"], "without ids"),
         (["--open", "--everything", "--skip-bad", "--yes"], "without ids"),
-        (["--open", "--everything"], "without a terminal nobody can be asked"),
-        (["--open", "--pair", "BTC_BRL"], "whether all open orders of BTC_BRL are to be canceled; add --yes"),
+        (["--open", "--everything"], "without a terminal nobody can confirm"),
+        (["--open", "--pair", "BTC_BRL"], "that all open orders of BTC_BRL should be canceled; add --yes"),
         (["--open", *YES[:2], "--quiet-for", "0"], "--quiet-for"),
         (["--open", *YES[:2], "--quiet-for", "nan"], "--quiet-for"),
         (["--open", *YES[:2], "--quiet-for", "1000"], "--quiet-for"),
@@ -253,7 +253,7 @@ def test_a_person_is_asked(served: Served) -> None:
         status, told = at_terminal(served, says(answer), "--everything")
         assert (status, open_left(served)) == (1, 20)
         assert "20 open orders" in told
-        assert "Cancel all open orders on all markets, and what else comes up there" in told
+        assert "Cancel all open orders on all markets, and any that appear" in told
         assert "nothing was canceled" in told
     status, told = at_terminal(served, lambda _, process: process.send_signal(signal.SIGINT), "--pair", "BTC_BRL")
     assert (status, open_left(served)) == (130, 20)
@@ -269,7 +269,7 @@ def test_without_a_terminal(served: Served) -> None:
         done = run(*words, env=served.environment, **options)
         assert done.returncode == 2
         [line] = done.stderr.splitlines()
-        assert line.startswith("trio-cancel: Nothing was sent: without a terminal nobody can be asked")
+        assert line.startswith("trio-cancel: Nothing was sent: without a terminal nobody can confirm")
     assert open_left(served) == 20
     done = run(*words, "--yes", "--quiet-for", "0.5", env=served.environment)
     assert done.returncode == 0, done.stderr

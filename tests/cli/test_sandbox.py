@@ -193,7 +193,7 @@ def test_a_file_that_is_not_ours_is_left_alone(text: str, tmp_path: Path) -> Non
     done = run("sandbox", "--env-file", str(file), *python(""))
     assert done.returncode == 2
     assert done.stderr == (
-        f"trio-cancel: --env-file {file} is there already, and trio-cancel sandbox has not written it: "
+        f"trio-cancel: --env-file {file} exists already and was not written by trio-cancel sandbox: "
         "name another file.\n"
     )
     assert file.read_text() == text
@@ -216,13 +216,13 @@ def test_a_file_that_is_not_ours_is_left_alone(text: str, tmp_path: Path) -> Non
         (["--seed", "x"], '--seed takes a whole number, not "x".'),
         (["--dialect", "x"], 'Invalid value "x" for --dialect. Choose from: "page", "openapi".'),
         (["--env-file="], "--env-file needs the name of a file."),
-        (["--env-file", "/"], "--env-file / is there already, and trio-cancel sandbox has not written it"),
+        (["--env-file", "/"], "--env-file / exists already and was not written by trio-cancel sandbox"),
         (
             ["--env-file", "/no/such/folder"],
             "--env-file /no/such/folder cannot be written: there is no folder /no/such.",
         ),
         (["--env-file", "/dev/null/x"], "--env-file /dev/null/x cannot be written"),
-        (["--env-file", "x", "--json-file", "./x"], "--json-file needs a file of its own: ./x is named twice."),
+        (["--env-file", "x", "--json-file", "./x"], "--json-file needs its own file: ./x is named twice."),
     ],
 )
 def test_wrong_options_are_told(words: list[str], complaint: str, tmp_path: Path) -> None:

@@ -363,7 +363,7 @@ def json_object(text: str) -> tuple[CancelRequest, Given]:
     except json.JSONDecodeError as error:
         raise BadLine(f"it is not JSON: {error.msg} (column {error.colno})") from None
     except (ValueError, RecursionError):
-        raise BadLine("it is not readable JSON") from None
+        raise BadLine("it is not JSON that can be read") from None
     if not isinstance(value, dict):
         raise BadLine(f"it is not a JSON object but {shown(text.strip())}")
     for field in FIELDS:

@@ -1,8 +1,8 @@
-"""Error boundaries, drawn by task and not by class: what is raised within one ends there, whatever it is.
+"""Error boundaries, drawn around a task and not by class: whatever is raised inside one ends there.
 
-Two kinds go their own way. A cancellation goes on to the scope that asked for it. KeyboardInterrupt and SystemExit ask
-for the end of the program: whoever owns the boundary hands them on (``Session.hand_on``), so that they end the block in
-an orderly way and not the task that they came up in.
+There are two exceptions to this. A cancellation goes on to the scope that asked for it. KeyboardInterrupt and
+SystemExit ask for the end of the program: the owner of the boundary passes them on (``Session.hand_on``), so that they
+end the block in an orderly way, and not just the task in which they were raised.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import trio
 
 
 def goes_on(error: BaseException) -> bool:
-    """Return True for what no boundary may hold: a cancellation, or the end of a coroutine; also within a group."""
+    """Return True for what no boundary may stop: a cancellation, or the end of a coroutine; also within a group."""
     if isinstance(error, BaseExceptionGroup):
         return any(goes_on(each) for each in error.exceptions)
     return isinstance(error, trio.Cancelled | GeneratorExit)
 
 
 def goes_on_from_call(error: BaseException) -> bool:
-    """Return True for what goes on although a plain call raised it: a coroutine's end can then only be the call's own.
+    """Return True for what goes on although a plain call raised it: only the end of the calling coroutine itself.
 
-    A cancellation is raised by trio alone, and never from a plain call of somebody else's; if it is, it is not ours.
+    Only trio raises a cancellation, and never from a plain call to somebody else's code; if one comes from there, it is
+    not ours.
     """
     if isinstance(error, BaseExceptionGroup):
         return any(goes_on_from_call(each) for each in error.exceptions)
@@ -31,8 +32,8 @@ def goes_on_from_call(error: BaseException) -> bool:
 
 
 def ends_program(error: BaseException | None) -> BaseException | None:
-    """Return the KeyboardInterrupt or SystemExit in ``error``, which may be a group or caused by one; else None."""
-    for _ in range(8):  # causes may go in a circle
+    """Return the KeyboardInterrupt or SystemExit in ``error``, which may be a group or caused by one; or None."""
+    for _ in range(8):  # causes may form a circle
         if error is None:
             break
         if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -44,7 +45,7 @@ def ends_program(error: BaseException | None) -> BaseException | None:
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception as a few words: its own if it has any, after the name of its class if that is not ours."""
+    """Return an exception in a few words: its text if it has any, after its class's name if the class is not ours."""
     try:
         text = str(error)
     except BaseException as broken:  # noqa: ASYNC103 - an exception of somebody else's that cannot even be printed
@@ -62,7 +63,7 @@ def describe(error: BaseException) -> str:
 
 
 class Boundary:
-    """Keeps what is raised in its block, alone if a group holds nothing else.
+    """Stops what is raised in its block and keeps it, without its group if it is alone in it.
 
     Attributes:
         error: what was raised, or None.

@@ -1,8 +1,8 @@
-"""How far the venue's clock is from ours: an interval, never a point, and never a guess.
+"""How far the venue's clock is from ours: an interval, never a single number and never a guess.
 
-The only public sign of the venue's clock is the ``Date`` header of the upgrade, in whole seconds. It was made between
-our request and its answer, so the offset (venue minus ours) lies in ``[Date - answered, Date + 1 s - requested]``.
-Several connections intersect their intervals.
+The only public sign of the venue's clock is the ``Date`` header of the upgrade, in whole seconds. The venue made it
+between our request and its answer, so the offset (venue minus ours) lies in ``[Date - answered, Date + 1 s -
+requested]``. The intervals of several connections are intersected.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _HTTP_DATES = tuple(
 
 @attrs.frozen
 class OffsetInterval:
-    """Where the venue's clock minus ours lies, in milliseconds.
+    """The bounds of the venue's clock minus ours, in milliseconds.
 
     Attributes:
-        low: its least possible value, in milliseconds.
-        high: its greatest possible value, in milliseconds.
+        low: the least possible value, in milliseconds.
+        high: the greatest possible value, in milliseconds.
     """
 
     low: float
@@ -44,7 +44,7 @@ class OffsetInterval:
 
     @property
     def excludes_zero(self) -> bool:
-        """True if the two clocks surely differ."""
+        """True if the two clocks certainly differ."""
         return self.low > 0 or self.high < 0
 
     @property
@@ -56,7 +56,7 @@ class OffsetInterval:
 
     @property
     def advice(self) -> str:
-        """One clause that says which way our clock is off, by how much at least, and what to do."""
+        """One clause that says in which direction our clock is off, by how much at least, and what to do."""
         way = "behind" if self.low > 0 else "ahead of"
         return (
             f"our clock is at least {abs(self.nearest_to_zero):.0f} ms {way} the venue's; the offset lies between "
@@ -65,17 +65,17 @@ class OffsetInterval:
         )
 
     def overlaps(self, other: OffsetInterval) -> bool:
-        """Return True if both can be true of one clock."""
+        """Return True if both intervals can be true of the same clock."""
         return self.low <= other.high and other.low <= self.high
 
     def intersect(self, other: OffsetInterval) -> OffsetInterval:
-        """Return what both allow; if they contradict each other (a clock was set meanwhile), the newer, ``other``."""
+        """Return the overlap; if the two contradict each other (a clock was set), return the newer, ``other``."""
         low, high = max(self.low, other.low), min(self.high, other.high)
         return OffsetInterval(low, high) if low <= high else other
 
 
 def offset_from_date(date: str | None, requested_at: float, answered_at: float) -> OffsetInterval | None:
-    """Return the interval that an upgrade's ``Date`` header allows, or None if there is none that can be read.
+    """Return the interval that an upgrade's ``Date`` header allows, or None if there is no readable header.
 
     Args:
         date: the header's value.
@@ -90,10 +90,10 @@ def offset_from_date(date: str | None, requested_at: float, answered_at: float) 
 
 
 def http_date(text: str | None) -> float | None:
-    """Return the Unix seconds of an HTTP date (a ``Date`` or ``Retry-After`` header), or None if it is none.
+    """Return the Unix seconds of an HTTP date (a ``Date`` or ``Retry-After`` header), or None if it is not one.
 
-    All three forms of RFC 9110 are read, always as UTC; a year of two digits is that of this century or, from 70 on, of
-    the last. Whatever else stands there tells nothing: it never raises.
+    All three forms of RFC 9110 are read, always as UTC. A year of two digits belongs to this century or, from 70 on, to
+    the last. Any other text gives None: this never raises.
     """
     if text is None or len(text) > 64:
         return None

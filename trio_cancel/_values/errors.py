@@ -1,4 +1,4 @@
-"""Every exception that this library raises, under one root; those that carry an outcome or a report live beside it.
+"""Every exception that this library raises, under one root. Those that carry an outcome or a report are defined there.
 
 ::
 
@@ -24,14 +24,14 @@
     ├── OrdersLeft                           orders that may still be on the book: report
     ├── JournalError                         a journal cannot be used or refused a new hold
     │   └── TakenOver                        another session or a guard has this session's journal now: report
-    ├── LookupFailed                         a lookup cannot say where an order stands: status, error_code, retry_after
+    ├── LookupFailed                         a lookup cannot tell an order's state: status, error_code, retry_after
     └── SessionClosed (trio.ClosedResourceError)   used after its block
 
     Interrupted (BaseException)              a signal ended a ``cancel_on_signals()`` block: signum
 
-No message, argument or attribute here ever holds a secret. All of them survive ``pickle``, ``copy.copy`` and
-``copy.deepcopy`` with their fields, notes and ``__cause__``. A cause of another library that cannot be pickled arrives
-as an exception that names its class and says its words.
+No message, argument or attribute here ever contains a secret. All exceptions survive ``pickle``, ``copy.copy`` and
+``copy.deepcopy`` with their fields, notes and ``__cause__``. If a cause from another library cannot be pickled, an
+exception with its class name and its text takes its place.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from trio_cancel._values.travel import Travels
 
 
 class TradingError(Travels, Exception):
-    """The root of everything that this library raises."""
+    """The root of this library's exceptions. Only ``Interrupted`` is outside it, so that no handler swallows that."""
 
 
 class ConfigurationError(TradingError, ValueError):
@@ -57,11 +57,11 @@ class InvalidRequest(TradingError, ValueError, TypeError):
 
 
 class HandshakeFailed(TradingError):
-    """A connection could not be opened. The reason, if it was an exception, is ``__cause__``.
+    """A connection could not be opened. If an exception was the reason, it is the ``__cause__``.
 
     Attributes:
-        status: the HTTP status of a refused upgrade, else None.
-        retry_after: seconds that the venue asked us to wait, else None.
+        status: the HTTP status of a refused upgrade, or None.
+        retry_after: seconds that the venue asked us to wait, or None.
         final: True if trying again cannot help (an untrusted certificate, status 401).
     """
 
@@ -80,7 +80,7 @@ class HandshakeFailed(TradingError):
 
 
 class ConnectionLost(TradingError):
-    """A connection ended while requests were waiting on it. The reason is ``__cause__`` where there is one."""
+    """A connection ended while requests were waiting on it. The reason, if there is one, is the ``__cause__``."""
 
 
 class NoReply(TradingError):
@@ -88,7 +88,7 @@ class NoReply(TradingError):
 
 
 class NotWritten(TradingError):
-    """A request was never completely written: its time was over or its caller left before its turn came."""
+    """A request was never completely written: its time was over, or its caller left before its turn came."""
 
 
 class InvalidReply(TradingError):
@@ -98,18 +98,18 @@ class InvalidReply(TradingError):
 class UnlistedRefusal(InvalidReply):
     """The venue refused with a status and code that its contract does not list.
 
-    It may be another way to say that the order is closed, so that nothing is known. The venue's words are in the
-    outcome's ``error``. It is not tried again.
+    It may be another way to say that the order is closed, so nothing is known. The venue's words are in the outcome's
+    ``error``. The cancel is not tried again.
     """
 
 
 class VenueUnavailable(TradingError):
-    """The venue answered with a server error (5xx) or 408: it may have applied the cancel or not.
+    """The venue answered with a server error (5xx) or 408. It may or may not have applied the cancel.
 
     Attributes:
         status: the HTTP-like status of the answer.
-        error_code: the venue's code, where it gave one.
-        message: the venue's words, where it gave some.
+        error_code: the venue's code, if it gave one.
+        message: the venue's words, if it gave any.
     """
 
     def __init__(self, status: int, error_code: int | None = None, message: str = "") -> None:
@@ -126,16 +126,15 @@ class JournalError(TradingError):
 
 
 class LookupFailed(TradingError):
-    """A lookup cannot say where an order stands. This says nothing about the order.
+    """A lookup cannot tell the state of an order. This says nothing about the order.
 
-    Raise it from a lookup of your own, with ``status=429`` if the venue limited the request: the session then slows
-    down.
+    Raise it from your own lookup; use ``status=429`` if the venue limited the request: the session then slows down.
 
     Attributes:
-        status: the HTTP status of the answer; None if no answer could be read. 404 means that the source knows no such
-            order now, which is not to say that the order is off the book.
-        error_code: the venue's code, where it gave one.
-        retry_after: seconds that the venue asked us to wait, where it did.
+        status: the HTTP status of the answer; None if no answer could be read. 404 means that the source does not know
+            the order now, which does not mean that the order is off the book.
+        error_code: the venue's code, if it gave one.
+        retry_after: seconds that the venue asked us to wait, if it did.
     """
 
     def __init__(
@@ -157,7 +156,7 @@ class SessionClosed(TradingError, trio.ClosedResourceError):
 
 
 class Interrupted(Travels, BaseException):
-    """A signal ended a ``cancel_on_signals()`` block. No ``except Exception`` can swallow it.
+    """A signal ended a ``cancel_on_signals()`` block. It is not an ``Exception``, so no handler of those swallows it.
 
     Attributes:
         signum: the number of the signal.

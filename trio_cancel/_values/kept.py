@@ -1,11 +1,12 @@
-"""How the outcomes of a bulk cancel are kept: so that the garbage collector has next to nothing to visit.
+"""How the outcomes of a bulk cancel are kept, so that the garbage collector has almost nothing to visit.
 
-A full collection walks through every object that it tracks, and holds whatever runs meanwhile. So what stays for each
-order is what it cannot track: the order's name (a string) and, for nearly every one, a ``msgspec.Struct`` with
-``gc=False``. They stand in tuples of ``CHUNK``, which it stops tracking once it has seen that nothing in them is
-tracked. The outcome itself, with its :class:`CancelRequest`, is made when it is read.
+A full collection visits every object that it tracks, and stops everything else meanwhile. So what remains of each order
+is something that it does not track: the order's name (a string) and, for nearly every order, a ``msgspec.Struct`` with
+``gc=False``. These are in tuples of ``CHUNK``. The collector stops tracking a tuple once it has seen that it contains
+nothing tracked. The outcome itself, with its :class:`CancelRequest`, is made when it is read.
 
-What holds an exception stays as it is: it can be part of a cycle, and the exception is to be the same for each reader.
+An outcome that holds an exception stays as it is: it can be part of a cycle, and each reader should get the same
+exception.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from trio_cancel._values.outcomes import KINDS, Attempt, Canceled, NotSent, Outc
 
 _SHIFT = 10
 CHUNK: Final = 1 << _SHIFT
-"""Orders whose names, or outcomes, stand in one tuple."""
+"""Orders whose names, or outcomes, are in one tuple."""
 _WITHIN = CHUNK - 1
 
 
@@ -36,7 +37,7 @@ class ByExternalId(msgspec.Struct, frozen=True, gc=False):
 
 
 Name: TypeAlias = str | ByExternalId | CancelRequest
-"""What is kept of a request: the venue's id, the external id, or what somebody has made of a request."""
+"""What is kept of a request: the venue's id, the external id, or the request if it is of a user's subclass."""
 
 
 def name_of(request: CancelRequest) -> Name:
@@ -47,14 +48,14 @@ def name_of(request: CancelRequest) -> Name:
 
 
 def request_of(name: Name) -> CancelRequest:
-    """Return the request that ``name`` was made of, or one that equals it. It has been checked before."""
+    """Return the request that ``name`` was made from, or an equal one. It has been checked before."""
     if isinstance(name, str):
         return recorded_request(name, None)
     return recorded_request(None, name.external_id) if isinstance(name, ByExternalId) else name
 
 
 class _Plain(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of nearly every outcome: canceled by the only attempt, and nothing else to tell."""
+    """What is kept of nearly every outcome: canceled by the only attempt, with nothing else to report."""
 
     order: CanceledOrder
     request_id: str
@@ -63,7 +64,7 @@ class _Plain(msgspec.Struct, frozen=True, gc=False):
 
 
 _Kept: TypeAlias = _Plain | Outcome | None
-"""What is kept of an outcome; None where nothing has been told."""
+"""What is kept of an outcome; None if there is none yet."""
 
 _UNNAMED = recorded_request(None, "")
 """Stands for the request in what is kept of an outcome."""
@@ -93,8 +94,8 @@ class _Chunk:
     """Up to ``CHUNK`` orders.
 
     Attributes:
-        names: theirs; empty if ``told`` has whole outcomes.
-        told: what is kept of their outcomes; empty if nothing has been told of any of them.
+        names: their names; empty if ``told`` has whole outcomes.
+        told: what is kept of their outcomes; empty if none of them has one yet.
         plain: how many of those are plain.
         count: how many orders there are.
     """
@@ -115,7 +116,7 @@ def _chunk(names: tuple[Name, ...], told: Iterable[_Kept]) -> _Chunk:
 
 
 class Repeats:
-    """Which items of an input name an order that an item before has named; of all others nothing need be known."""
+    """Which items of an input name an order that an earlier item has named; nothing needs to be known of the others."""
 
     __slots__ = ("_items", "_places")
 
@@ -149,7 +150,7 @@ class Repeats:
         return self._places
 
     def in_order(self, count: int) -> Iterator[int]:
-        """Return the place of the order that each item names, where there are ``count`` orders."""
+        """Return the place of the order that each item names, if there are ``count`` orders."""
         place = 0
         for number, (item, repeated) in enumerate(zip(self._items, self._places, strict=True)):
             yield from range(place, item - number)
@@ -161,11 +162,11 @@ class Repeats:
 class Outcomes(Sequence[Outcome]):
     """The outcomes of a report, in the order of the input. It can be used as a tuple, and equals a tuple of the same.
 
-    Those of a bulk cancel are made when they are read, so that they take little memory and the garbage collector's time
-    does not grow with them. Reading one twice gives equal values.
+    The outcomes of a bulk cancel are made when they are read, so that they take little memory and the garbage
+    collector's time does not grow with them. Reading one twice gives equal values.
 
     Args:
-        outcomes: what it is made of.
+        outcomes: the outcomes that it contains.
     """
 
     __slots__ = ("_cause", "_chunks", "_count", "_final", "_repeats")
@@ -178,7 +179,7 @@ class Outcomes(Sequence[Outcome]):
     def _set(self, chunks: tuple[_Chunk, ...], repeats: Repeats, cause: BaseException | None, final: bool) -> None:
         self._chunks = chunks
         self._repeats = repeats
-        self._cause = cause  # why nothing was sent of what nothing is told of, and whether that is final
+        self._cause = cause  # why the orders without an outcome were not sent, and whether that is final
         self._final = final
         self._count = sum(chunk.count for chunk in chunks)
 
@@ -241,7 +242,7 @@ class Outcomes(Sequence[Outcome]):
         return NotSent(request_of(name), cause=self._cause, final=self._final) if kept is None else _make(kept, name)
 
     def _pick(self, wanted: Callable[[_Kept], object], *, plain: bool = True) -> Iterator[Outcome]:
-        """Return those outcomes that are wanted, going by what is kept of them; perhaps none that is plain."""
+        """Return the wanted outcomes, judged by what is kept of them; with ``plain=False`` only unusual ones."""
         if self._repeats:
             for place in self._repeats.in_order(self._count):
                 if wanted(self._kept(place)):
@@ -255,13 +256,13 @@ class Outcomes(Sequence[Outcome]):
                     yield self._made(kept, name)
 
     def _unusual(self) -> Iterator[_Kept]:
-        """Return what is kept of each outcome that is not plain, but for that of which nothing is told."""
+        """Return what is kept of each outcome that is not plain, leaving out orders without one."""
         told = (chunk.told for chunk in self._chunks if chunk.plain != chunk.count)
         return (kept for kept in chain.from_iterable(told) if kept.__class__ is not _Plain)
 
 
 def outcomes_of(outcomes: Iterable[Outcome]) -> Outcomes:
-    """Return outcomes as such a sequence."""
+    """Return outcomes as an :class:`Outcomes` sequence."""
     return outcomes if isinstance(outcomes, Outcomes) else Outcomes(outcomes)
 
 
@@ -285,7 +286,7 @@ def _is_left(kept: _Kept) -> bool:
 
 
 def partly_filled_of(outcomes: Outcomes) -> tuple[Canceled, ...]:
-    """Return the canceled orders of which a part was executed before."""
+    """Return the canceled orders that were partly executed before."""
     picked = outcomes._pick(lambda kept: isinstance(kept, _Plain | Canceled) and (kept.order.executed_amount or 0) > 0)
     return tuple(outcome for outcome in picked if isinstance(outcome, Canceled))
 
@@ -300,7 +301,7 @@ def is_final(outcomes: Outcomes) -> bool:
 
 
 class Ledger:
-    """What a bulk cancel keeps of its orders while it runs. Who owns it tells it each outcome once.
+    """What a bulk cancel keeps of its orders while it runs. Its owner records each outcome once.
 
     Args:
         names: of all orders, in tuples of ``CHUNK``; the last one may be shorter.
@@ -314,7 +315,7 @@ class Ledger:
         self._chunks: list[_Chunk | list[_Kept]] = [_Chunk(some, (), 0, len(some)) for some in self._names]
 
     def requests(self, begin: int, most: int) -> list[CancelRequest]:
-        """Return some of the requests, beginning at a place."""
+        """Return some of the requests, starting at a place."""
         found: list[CancelRequest] = []
         while len(found) < most and (at := begin >> _SHIFT) < len(self._names):
             within = begin & _WITHIN
@@ -355,9 +356,9 @@ class Ledger:
         """Return all outcomes as they are now.
 
         Args:
-            now: by place, what is known so far of orders that have none yet.
+            now: by place, what is known so far about orders that have no outcome yet.
             repeats: which items of the input name an order again.
-            cause: why nothing was sent of the rest.
+            cause: why the rest was not sent.
             final: whether that is final.
         """
         copies: dict[int, list[_Kept]] = {}

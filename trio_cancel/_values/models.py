@@ -1,4 +1,4 @@
-"""The frozen values of the venue's contract: who asks, what is asked, what a canceled order looks like."""
+"""The frozen values of the venue's contract: credentials, requests, and canceled orders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKEN_VARIABLE = "RIPIO_API_TOKEN"  # noqa: S105 - the name of a variable, not a
 SECRET_VARIABLE = "RIPIO_API_SECRET"  # noqa: S105 - the name of a variable, not a secret
 TOKEN_FIELD_VARIABLE = "TRIO_CANCEL_TOKEN_FIELD"  # noqa: S105 - the name of a variable, not a token
 TOKEN_FIELDS = ("api_token", "apiToken")
-"""The names under which the venue's documents have a request carry the token; the first is the usual one."""
+"""The names that the venue's documents use for the token in a request; the first is the usual one."""
 EXTERNAL_ID_MOST = 36
 """Characters of an external id that the venue documents (``_venue/contract.md``)."""
 
@@ -31,7 +31,7 @@ _ENDS = {"\n": "a line feed (newline)", "\r": "a carriage return", "\t": "a tab"
 
 
 def _end_name(character: str) -> str:
-    """Return what stands at the end of a text, where nobody sees it."""
+    """Return the name of a character at the end of a text, where nobody sees it."""
     return _ENDS.get(character) or f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character')})"
 
 
@@ -40,9 +40,9 @@ def _is_blank(character: str) -> bool:
 
 
 def _flaw_of_credential(value: str) -> str | None:
-    """Return what was pasted along with a token or secret, without a word of the token or secret itself."""
+    """Return what was pasted along with a token or secret, without any part of the token or secret itself."""
     if all(map(_is_blank, value)):
-        return "holds nothing but white space"
+        return "contains only white space"
     flaws = []
     if _is_blank(value[0]):
         flaws.append(f"begins with {_end_name(value[0])}")
@@ -64,7 +64,7 @@ def _checked_credential(_instance: Credentials, attribute: attrs.Attribute[str],
 
 
 def _check_credential(called: str, name: str, value: str) -> None:
-    # The value itself must not get into the message.
+    # The value itself must not appear in the message.
     if not isinstance(value, str):
         raise ConfigurationError(f"Credentials need a string as {name}, not {type(value).__name__}.")
     if not value:
@@ -73,21 +73,21 @@ def _check_credential(called: str, name: str, value: str) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ConfigurationError(f"{called} holds a character that UTF-8 cannot encode.") from None
+            raise ConfigurationError(f"{called} contains a character that UTF-8 cannot encode.") from None
     if flaw := _flaw_of_credential(value):
         raise ConfigurationError(f"{called} {flaw}, so the venue would refuse every cancel; give it without that.")
 
 
 def _plain(value: str) -> str:
-    """Return a string of a class of its own as what it is to every encoder."""
+    """Return a string of a subclass as a plain string, which every encoder understands."""
     return str.__str__(value) if isinstance(value, str) else value
 
 
 @attrs.frozen
 class Credentials:
-    """An API token and its secret. Neither is in any repr, log line or error of ours.
+    """An API token and its secret. Neither appears in a repr, log line or error of ours.
 
-    ``pickle`` and ``copy`` keep both, so that a worker process can be given them: a pickle holds them in clear.
+    ``pickle`` and ``copy`` keep both, so that they can be passed to a worker process: a pickle has them in clear text.
 
     Args:
         api_token: the token, sent with each request.
@@ -105,11 +105,11 @@ class Credentials:
     def from_env(cls) -> Credentials:
         """Return the credentials in ``RIPIO_API_TOKEN`` and ``RIPIO_API_SECRET``.
 
-        Instead of each, ``RIPIO_API_TOKEN_FILE`` and ``RIPIO_API_SECRET_FILE`` may name a file that holds nothing else,
-        as container platforms mount secrets. One line end at its end is left out.
+        Instead of each, ``RIPIO_API_TOKEN_FILE`` and ``RIPIO_API_SECRET_FILE`` may name a file that contains nothing
+        else, as container platforms mount secrets. One line end at its end is removed.
 
         Raises:
-            ConfigurationError: naming every variable that is missing or empty, or the one whose value cannot be right:
+            ConfigurationError: names every variable that is missing or empty, or the one whose value cannot be right:
                 a file that cannot be read or is empty, or both the value and a file.
         """
         found = {name: _from_env(name) for name in (TOKEN_VARIABLE, SECRET_VARIABLE)}
@@ -125,21 +125,21 @@ class Credentials:
 
 
 _CREDENTIAL_MOST = 65_536
-"""Bytes of a file with a credential, at most: what is longer is another file."""
+"""Bytes of a credential file, at most: a longer file is something else."""
 
 
 def _from_env(name: str) -> tuple[str, str]:
     """Return a credential and what to call it in a message; it is empty if it is not given.
 
     Raises:
-        ConfigurationError: it is given twice, or its file is of no use.
+        ConfigurationError: it is given twice, or its file is unusable.
     """
     value, variable = os.environ.get(name, ""), f"{name}_FILE"
     path = os.environ.get(variable)
     if path is None:
         return value, f"The environment variable {name}"
     if value:
-        raise ConfigurationError(f"Both {name} and {variable} are set; which one is meant is not known. Unset one.")
+        raise ConfigurationError(f"Both {name} and {variable} are set, and only one of them can be meant. Unset one.")
     if not path:
         raise ConfigurationError(f"The environment variable {variable} is empty: name a file in it, or unset it.")
     called = f"The file {path!r} that {variable} names"
@@ -150,7 +150,7 @@ def _from_env(name: str) -> tuple[str, str]:
         why = getattr(error, "strerror", None) or "that cannot be a name"
         raise ConfigurationError(f"{called} cannot be read: {why}.") from None
     if len(data) > _CREDENTIAL_MOST:
-        raise ConfigurationError(f"{called} is too long to be one.")
+        raise ConfigurationError(f"{called} is too long for a credential.")
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -168,14 +168,14 @@ SHOWN_MOST = 60
 def _flaw_of_id(text: str) -> str | None:
     """Return why a text cannot be an order id of the venue, as a clause; None if it may be one."""
     for end, where in ((text[-1], "ends"), (text[0], "begins")):
-        if end.isspace() or unicodedata.category(end) == "Cf":  # also what has no width: a mark, a joiner
+        if end.isspace() or unicodedata.category(end) == "Cf":  # also characters without width: a mark, a joiner
             return f"{where} with {_end_name(end)}; give it without (line.strip() of a file's line)"
     return None
 
 
 def _note_oddities(external_id: str) -> None:
-    """Log an external id that is odd: it is free text, so that is perhaps meant, and the venue may have accepted it."""
-    # A handler of the user's may raise; a cancel goes on.
+    """Log an odd external id: it is free text, so it may be intended, and the venue may have accepted it."""
+    # A user's log handler may raise; the cancel goes on.
     with suppress(Exception):
         if external_id != external_id.strip():
             _logger.warning("the external id %r has white space at its ends; it is sent as it is", external_id)
@@ -189,10 +189,10 @@ def _note_oddities(external_id: str) -> None:
 
 
 def canonical_id(id: str) -> str:
-    """Return the one spelling by which order ids are compared: ASCII letters in lower case, the rest as it is.
+    """Return the one spelling by which order ids are compared: ASCII letters in lower case, everything else unchanged.
 
-    The venue's ids are UUIDs, which it writes in upper case and takes in lower case (``_venue/contract.md``). Letters
-    beyond ASCII are left alone, because their folding can make two different ids one.
+    The venue's ids are UUIDs, which it writes in upper case and accepts in lower case (``_venue/contract.md``). Letters
+    beyond ASCII are left alone, because changing their case can make two different ids equal.
     """
     return id.lower() if id.isascii() else id.encode().lower().decode()
 
@@ -206,18 +206,18 @@ class CancelRequest:
     """Which order to cancel: by exactly one of the venue's id and your own external id.
 
     Two requests are equal if they name the same order in the same way: ids are compared without regard to the case of
-    ASCII letters, external ids exactly. What is signed and sent is the text as it was given.
+    ASCII letters, external ids exactly. The text that is signed and sent is the one that was given.
 
     Args:
         id: the venue's order id, as the order's creation returned it.
-        external_id: the id that you gave the order when you created it. One that is longer than the 36 characters that
-            the venue documents is logged as a warning and sent all the same.
+        external_id: the id that you gave the order when you created it. One longer than the 36 characters that the
+            venue documents is logged as a warning and sent anyway.
 
     Raises:
-        InvalidRequest: if both or neither are given; if the one given is not a string, is empty, or holds what UTF-8
-            cannot encode; if an ``id`` has white space at its ends, as the lines of an open file have, or
-            a character without width. An ``external_id`` is free text: white space at its ends is logged and sent as
-            given.
+        InvalidRequest: if both or neither are given; if the one given is not a string, is empty, or contains something
+            that UTF-8 cannot encode; if an ``id`` begins or ends with white space, as the lines of an open file do, or
+            with a character without width. An ``external_id`` is free text: white space at its ends is logged and sent
+            as given.
 
     Source: ``_venue/contract.md``, "Request".
     """
@@ -244,7 +244,9 @@ class CancelRequest:
             try:
                 value.encode()
             except UnicodeEncodeError:
-                raise InvalidRequest(f"{name} holds a character that UTF-8 cannot encode (a lone surrogate).") from None
+                raise InvalidRequest(
+                    f"{name} contains a character that UTF-8 cannot encode (a lone surrogate)."
+                ) from None
         if name != "id":
             _note_oddities(value)
         elif flaw := _flaw_of_id(value):
@@ -252,20 +254,20 @@ class CancelRequest:
 
     @staticmethod
     def of(id: str | CancelRequest | None, external_id: str | None = None) -> CancelRequest:
-        """Return a request from what a method's caller gave: an order id, a whole request, or an external id.
+        """Return a request from what a caller passed: an order id, a whole request, or an external id.
 
         Raises:
-            InvalidRequest: as above, and for an external id beside a whole request.
+            InvalidRequest: as above, and for an external id together with a whole request.
         """
         if not isinstance(id, CancelRequest):
             return CancelRequest(id, external_id) if external_id is not None else request_by_id(id)
         if external_id is not None:
-            raise InvalidRequest("A CancelRequest names its order already; external_id must not be given as well.")
+            raise InvalidRequest("A CancelRequest already names its order; do not give external_id as well.")
         return id
 
     @property
     def key(self) -> str:
-        """The id or external id, whichever it is."""
+        """The id or the external id, whichever is set."""
         return self.id if self.id is not None else self.external_id  # type: ignore[return-value]  # one of them is set
 
     def __str__(self) -> str:
@@ -276,14 +278,14 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= SHOWN_MOST else text[:SHOWN_MOST] + "…")
 
 
-# A frozen class is filled in slot by slot, past the checks: whoever calls has made them.
+# A frozen class is filled in slot by slot, bypassing the checks: the caller has made them.
 _new_request = CancelRequest.__new__
 _set_id = CancelRequest.__dict__["id"].__set__
 _set_external_id = CancelRequest.__dict__["external_id"].__set__
 
 
 def recorded_request(id: str | None, external_id: str | None) -> CancelRequest:
-    """Return a request that was valid when it was written down, whatever is refused by now."""
+    """Return a request that was valid when it was recorded, even if it would be refused now."""
     request = _new_request(CancelRequest)
     _set_id(request, id)
     _set_external_id(request, external_id)
@@ -291,7 +293,7 @@ def recorded_request(id: str | None, external_id: str | None) -> CancelRequest:
 
 
 def request_by_id(id: str | None) -> CancelRequest:
-    """Return ``CancelRequest(id)``, faster for what nearly every id is."""
+    """Return ``CancelRequest(id)``; this is faster for nearly every id."""
     if id.__class__ is str and id and id.isascii() and id.strip() is id:
         return recorded_request(id, None)
     return CancelRequest(id)
@@ -301,15 +303,16 @@ class CanceledOrder(msgspec.Struct, frozen=True, gc=False):
     """An order that the venue has canceled, with what was executed before (``_venue/contract.md``, "Success").
 
     Only the status and the id by which the order was named are certain. Every other field is None if the venue left it
-    out, sent null, or sent what cannot be read.
+    out, sent null, or sent something unreadable.
 
-    Amounts count the pair's base currency, values its quote currency, price is quote per base; all are exact, finite
+    Amounts are in the pair's base currency, values in its quote currency, and the price is quote per base; all are
+    exact, finite decimals. Dates have a time zone and are in UTC.
     decimals. Dates are aware, in UTC.
 
     Attributes:
-        id: the venue's id, as the venue writes it; None only where the order was named by its external id.
-        status: the venue's word for canceled, as it came.
-        unreadable: name and JSON text (at most 200 characters) of each field that was there and could not be read.
+        id: the venue's id, as the venue writes it; None only if the order was named by its external id.
+        status: the venue's word for canceled, as it was sent.
+        unreadable: name and JSON text (at most 200 characters) of each field that was present but unreadable.
     """
 
     id: str | None
@@ -331,6 +334,6 @@ class CanceledOrder(msgspec.Struct, frozen=True, gc=False):
     unreadable: tuple[tuple[str, str], ...] = ()
 
     def names(self) -> list[CancelRequest]:
-        """Return requests that name this order, as the venue names it. They are not checked: it may say anything."""
+        """Return requests that name this order as the venue names it. They are not checked: it may say anything."""
         named = [recorded_request(self.id, None)] if self.id else []
         return [*named, recorded_request(None, self.external_id)] if self.external_id else named

@@ -1,4 +1,4 @@
-"""What a session tells about itself: to an :class:`Observer` as it happens, in :class:`Statistics` when asked."""
+"""What a session reports about itself: to an :class:`Observer` as it happens, in :class:`Statistics` on request."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trio_cancel._values.report import CancelReport
 
 
 class SafeLogger:
-    """The package's logger. What its handlers and filters raise cannot hurt whoever logs; it is told on stderr, once.
+    """The package's logger. If a handler or filter raises, that cannot hurt the caller; stderr gets one line about it.
 
-    ``logging`` itself forgives only what a handler gives to ``Handler.handleError``.
+    ``logging`` itself only tolerates what a handler passes to ``Handler.handleError``.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -37,7 +37,7 @@ class SafeLogger:
     def _tell(self, error: BaseException) -> None:
         if not self._told:
             self._told = True
-            with suppress(Exception):  # stderr may be closed; there is nowhere left to say so
+            with suppress(Exception):  # stderr may be closed; then there is nowhere to say so
                 sys.stderr.write(
                     f"trio_cancel: a logging handler or filter failed ({describe(error)}); its lines are lost, and "
                     "cancels go on.\n"
@@ -69,19 +69,19 @@ logger = SafeLogger(logging.getLogger("trio_cancel"))
 
 
 class Observer:
-    """Told what happens, as it happens. Inherit from it and override what you need; the rest does nothing.
+    """Its methods are called when something happens. Inherit from it and override what you need; the rest does nothing.
 
-    ``open_trading_ws(observer=…)`` and ``open_guard(observer=…)`` take one; a guard tells of its connections to the
-    venues as a session does, and calls the last three besides.
+    ``open_trading_ws(observer=…)`` and ``open_guard(observer=…)`` take one. A guard reports its connections to the
+    venues as a session does, and also calls the last three methods.
 
-    Its methods are called from the session's tasks: they must be quick and must not block. What they raise is logged
-    and otherwise ignored, of whatever class it is, so that watching a cancel can never hurt it. Only KeyboardInterrupt
-    and SystemExit keep their meaning: they end the block of ``open_trading_ws`` or ``open_guard`` and come out of it.
+    The session's tasks call the methods, so they must be quick and must not block. If one raises, whatever the class,
+    that is logged and otherwise ignored, so that watching a cancel can never hurt it. Only KeyboardInterrupt and
+    SystemExit keep their meaning: they end the block of ``open_trading_ws`` or ``open_guard`` and propagate from it.
     Times are seconds.
     """
 
     def request_queued(self, request: CancelRequest) -> None:
-        """An order was handed in; one of a bulk cancel or a stream: its turn has come."""
+        """An order was handed in; for an order of a bulk cancel or a stream: its turn has come."""
 
     def request_written(self, request: CancelRequest, request_id: str) -> None:
         """An attempt is being handed to the socket."""
@@ -99,27 +99,27 @@ class Observer:
         """Connection ``number`` ended; ``cause`` is None if we closed it."""
 
     def connection_failed(self, error: BaseException) -> None:
-        """A try to connect failed; another follows unless the session's state says ``failed``."""
+        """An attempt to connect failed; another follows unless the session's state is ``failed``."""
 
     def paced(self, rate: float) -> None:
         """A 429 changed the pace to ``rate`` requests a second."""
 
     def guard_looked(self, live: int, left: int, unserved: int) -> None:
-        """A guard's look at its database brought other figures than the one before, or was the first after a failure.
+        """A guard's look at its database gave different figures from the one before, or was the first after a failure.
 
-        So many journals have a session that lives, or has lived a moment ago; were left with something in them; and
-        belong to an account without credentials here, or without a way to its venue now.
+        The figures are numbers of journals: those whose session is alive, or was a moment ago; those that were left
+        with something in them; and those of an account without credentials here, or whose venue cannot be reached now.
         """
 
     def guard_blind(self, error: BaseException) -> None:
-        """A guard cannot see its database any more; until the next ``guard_looked`` it takes nothing over."""
+        """A guard cannot see its database any more; it takes nothing over until the next ``guard_looked``."""
 
     def guard_took_over(self, journal: str, report: CancelReport) -> None:
-        """A guard saw to a journal; an outcome for each order that was left is in the report."""
+        """A guard has dealt with a journal; the report has an outcome for each order that was left."""
 
 
 class Notifier:
-    """Calls an observer and survives it."""
+    """Calls an observer and survives whatever it raises."""
 
     __slots__ = ("_hand_on", "_observer")
 
@@ -128,9 +128,9 @@ class Notifier:
         self._hand_on = hand_on
 
     def __call__(self, event: str, *args: object) -> None:
-        """Call the observer's method ``event``; log what it raises, and hand on what ends the program.
+        """Call the observer's method ``event``; log what it raises, and pass on what ends the program.
 
-        It is called in the middle of things that must be finished: so nothing is raised in here.
+        It is called in the middle of things that must be finished, so it never raises.
         """
         try:
             getattr(self._observer, event)(*args)
@@ -157,13 +157,13 @@ class Statistics:
         late: answers to orders that had settled, or whose caller had left.
         duplicates: second answers to one attempt.
         contradictions: late or second answers that contradict the first (each is logged as an error).
-        unknown_id: answers with an id that is none of ours, or of another connection.
+        unknown_id: answers with an id that is not ours, or belongs to another connection.
         null_id: answers with a null id; they settle nothing.
         malformed: text messages that are not answers.
         binary: binary messages.
         limited: answers with status 429.
         connections: connections opened.
-        rate: the pace found out, in requests a second, or None.
+        rate: the pace that was found, in requests a second, or None.
         window: requests that may be in flight now.
     """
 
@@ -186,7 +186,7 @@ class Statistics:
 
 
 class Counters:
-    """The mutable side of :class:`Statistics`; the session's tasks own it."""
+    """The mutable counterpart of :class:`Statistics`; the session's tasks own it."""
 
     __slots__ = (
         "answered",

@@ -1,4 +1,4 @@
-"""Which open orders a cancel of all of them is about, and what it came to."""
+"""Which open orders to cancel when the ids are lost, and what happened to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDES = ("buy", "sell")
 
 @attrs.frozen
 class OpenScope:
-    """Which open orders are meant.
+    """The open orders that are meant: a market, a side, or both; neither means all of them.
 
     Attributes:
         pair: those of this market; None for all markets.
@@ -34,7 +34,7 @@ class OpenScope:
         """Return the scope that a caller named.
 
         Raises:
-            ConfigurationError: none was named, or two that contradict each other, or words that mean nothing.
+            ConfigurationError: none was named, two contradict each other, or a word is not understood.
         """
         if not isinstance(everything, bool):
             raise ConfigurationError(f"everything must be True or False, not {everything!r}.")
@@ -45,15 +45,13 @@ class OpenScope:
         if everything and (pair is not None or side is not None):
             raise ConfigurationError("everything=True means all markets and both sides: give it without pair and side.")
         if not everything and pair is None and side is None:
-            raise ConfigurationError(
-                "Which open orders are to be canceled must be said: give pair, side or both, or everything=True."
-            )
+            raise ConfigurationError("Say which open orders to cancel: give pair, side or both, or everything=True.")
         return OpenScope(pair, "buy" if side == "buy" else "sell" if side == "sell" else None)
 
     def holds(self, order: OrderState) -> bool | None:
-        """Return whether an order is meant; None if what is known of it does not tell.
+        """Return whether an order is meant; None if too little is known of it.
 
-        Markets are compared without regard to case, and with ``-`` and ``/`` as ``_``.
+        Markets are compared without regard to case, with ``-`` and ``/`` read as ``_``.
         """
         answers = [
             None if known is None or known == "" else _plain(known) == _plain(wanted)
@@ -75,15 +73,15 @@ def _plain(word: str) -> str:
 class OpenReport:
     """What a cancel of the open orders found and did.
 
-    It never says that the book is empty, for nobody can tell: the venue's list may lag, and an order's create may still
-    be on its way. ``none_seen_since`` is as much as can be known.
+    It never says that the book is empty, because nobody can know: the venue's list may lag, and an order's create may
+    still be on its way. ``none_seen_since`` is as much as can be known.
 
     Attributes:
-        orders: every order of the scope that was listed, as it was seen first, in this order.
+        orders: every order of the scope that was listed, as it was first seen, in this order.
         cancels: one outcome for each of ``orders``; empty after a dry run.
-        none_seen_since: Unix seconds (UTC) since which every list was whole and showed no order of the scope that was
-            not surely off the book by then; None if the last list showed one, or was not whole.
-        failure: why the last list was not whole, or why it ended without the quiet period; None if all is well.
+        none_seen_since: Unix seconds (UTC) since which every list was complete and showed no order of the scope that
+            might still have been on the book; None if the last list showed one, or was not complete.
+        failure: why the last list was not complete, or why it ended without the quiet period; None if all is well.
         outside: how many open orders the last list showed that are not in the scope; they were left alone.
     """
 
@@ -109,7 +107,7 @@ class OpenReport:
         return self.cancels.left
 
     def raise_for_left(self) -> None:
-        """Raise :class:`OrdersLeft` if an order may still be on the book, else ``failure`` if there is one."""
+        """Raise :class:`OrdersLeft` if an order may still be on the book, or ``failure`` if there is one."""
         self.cancels.raise_for_left()
         if self.failure is not None:
             raise self.failure

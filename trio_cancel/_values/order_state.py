@@ -1,4 +1,4 @@
-"""What a lookup says of an order at one moment, and what can look an order up."""
+"""What a lookup says about an order at one moment, and what can look an order up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trio_cancel._values.models import CancelRequest, canonical_id
 
 
 class OrderStatus(enum.StrEnum):
-    """Where an order stands, spelled as the venue spells it; ``OTHER`` for a status that is not known here."""
+    """The state of an order, in the venue's spelling; ``OTHER`` for a status that is not known here."""
 
     OPEN = "open"
     PARTIALLY_EXECUTED = "executed_partially"
@@ -26,12 +26,12 @@ class OrderStatus(enum.StrEnum):
 
     @classmethod
     def read(cls, text: str) -> OrderStatus:
-        """Return the status that the venue spells ``text``; its older name of open is ``waiting``."""
+        """Return the status for the venue's word ``text``; its older word for open is ``waiting``."""
         return _BY_TEXT.get(text, cls.OTHER)
 
     @property
     def on_book(self) -> bool | None:
-        """True for what is active, False for what is final, None for what is neither for sure."""
+        """True if the status is active, False if it is final, None if it is neither for certain."""
         return _ON_BOOK.get(self)
 
 
@@ -76,13 +76,13 @@ class OrderState:
 
     A final status (executed, canceled) cannot change any more, however old the answer is. An active one (open,
     partially executed) was true at some moment before ``seen_at`` and may be outdated: a replica of the venue's
-    database may lag by any time, and a cancel that is under way may still act.
+    database may lag by any amount of time, and a cancel that is under way may still act.
 
-    Amounts count the pair's base currency, values its quote currency; all are exact, finite decimals. Dates are aware,
-    in UTC. What a source does not say is None.
+    Amounts are in the pair's base currency, values in its quote currency; all are exact, finite decimals. Dates have a
+    time zone and are in UTC. Anything that a source does not give is None.
 
     Attributes:
-        status: where the order stood.
+        status: the state of the order.
         seen_at: Unix seconds (UTC) when the answer came, by our own clock.
         raw_status: the status as the venue wrote it.
         id: the venue's id of the order that the answer is about.
@@ -91,7 +91,7 @@ class OrderState:
         side: ``buy`` or ``sell``, as the venue wrote it.
         type: ``limit``, ``market`` and so on, as the venue wrote it.
         price: quote currency per base.
-        requested_amount: what was asked for.
+        requested_amount: the amount that was ordered.
         executed_amount: what has been executed.
         remaining_amount: what has not been executed.
         requested_value: as the venue sent it, like the next two.
@@ -131,13 +131,13 @@ class OrderState:
 
     @property
     def on_book(self) -> bool | None:
-        """True: it was on the book when the answer was made. False: it is off the book for good. None: don't know."""
+        """True: on the book when the answer was made. False: off the book for good. None: don't know."""
         return self.status.on_book
 
     def is_of(self, request: CancelRequest) -> bool:
-        """Return True if the state says itself that it is of the order that ``request`` names.
+        """Return True if the state itself says that it is about the order that ``request`` names.
 
-        The venue's ids are UUIDs, which it takes and writes in either case; external ids are compared as they are.
+        The venue's ids are UUIDs, which it accepts and writes in either case; external ids are compared exactly.
         """
         if request.id is not None:
             return self.id is not None and canonical_id(self.id) == canonical_id(request.id)
@@ -145,19 +145,19 @@ class OrderState:
 
 
 class OrderLookup(Protocol):
-    """Anything that can say where an order stands: an async callable from a request to an :class:`OrderState`.
+    """Anything that can tell the state of an order: an async callable from a request to an :class:`OrderState`.
 
-    It raises :class:`LookupFailed` if it cannot say. The state must say of which order it is (``id``, and
-    ``external_id`` for a request by external id), or it settles nothing. It may be called by several tasks at once, and
-    it may be cancelled at any await.
+    It raises :class:`LookupFailed` if it cannot tell. The state must say which order it is about (``id``, and
+    ``external_id`` for a request by external id), or it settles nothing. Several tasks may call it at once, and it may
+    be cancelled at any await.
     """
 
     def __call__(self, request: CancelRequest, /) -> Awaitable[OrderState]:
-        """Return where the order stands."""
+        """Return the state of the order."""
 
 
 def checked(state: object, request: CancelRequest) -> OrderState:
-    """Return what a lookup returned, if it is a state of the order that was asked for.
+    """Return what a lookup returned, if it is a state of the requested order.
 
     Raises:
         LookupFailed: it is something else.
@@ -173,7 +173,7 @@ def checked(state: object, request: CancelRequest) -> OrderState:
 
 
 def _flaw(state: Any) -> str | None:
-    """Return what is wrong with those fields that decide over an order, as a clause."""
+    """Return what is wrong with those fields that decide about an order, as a clause."""
     try:
         if state.id is not None:
             CancelRequest(state.id)

@@ -1,14 +1,14 @@
-"""What became of a cancel: a closed union of six frozen outcomes, and the exceptions that carry one.
+"""What happened to a cancel: a closed union of six frozen outcomes, and the exceptions that carry one.
 
-``off_book`` answers the only question that matters: True (the order is off the book), False (we did not take it
-off), None (don't know). Which answer means what is the table in ``_venue/contract.md``, applied in
-``_venue/verdict.py``; several attempts are read together in ``_engine/order.py``.
+``off_book`` answers the question that matters most: True (the order is off the book), False (we did not take it
+off), None (don't know). The table in ``_venue/contract.md`` says which answer means what, and ``_venue/verdict.py``
+applies it; ``_engine/order.py`` judges several attempts together.
 
-Outcomes survive ``pickle``, ``copy.copy`` and ``copy.deepcopy``. Two outcomes are equal if their fields
-are; of two causes class and words are compared. To change a field in a copy use ``msgspec.structs.replace``.
+Outcomes survive ``pickle``, ``copy.copy`` and ``copy.deepcopy``. Two outcomes are equal if their fields are equal;
+causes are compared by class and text. To change a field in a copy, use ``msgspec.structs.replace``.
 
-What is kept for each order of a bulk cancel is a ``msgspec.Struct`` that the garbage collector never visits
-(``gc=False``): it cannot be part of a cycle. An outcome that holds an exception can be, through its traceback, and is
+Most outcomes of a bulk cancel are ``msgspec.Struct``s that the garbage collector never visits (``gc=False``), because
+they cannot be part of a cycle. An outcome that holds an exception can be part of one, through the traceback, and is
 visited.
 """
 
@@ -28,11 +28,11 @@ FIELD_ADVICE = (
     "if the credentials are right, the venue may know the token by its other name: "
     "choose api_token or apiToken with token_field or TRIO_CANCEL_TOKEN_FIELD"
 )
-"""For refusals that may be for the name under which the token was sent."""
+"""For refusals that may be due to the name under which the token was sent."""
 
 
 OutcomeKind: TypeAlias = Literal["canceled", "already_closed", "not_found", "rejected", "not_sent", "unknown"]
-"""The words that ``outcome.kind`` can be, one for each of the six classes."""
+"""The possible values of ``outcome.kind``, one for each of the six classes."""
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
@@ -43,7 +43,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
         written_at: Unix seconds (UTC) when it was signed and handed to the socket, which accepted its last byte; None
             if it never did.
         answered_at: Unix seconds (UTC) when its answer came; None if none came.
-        status: the status of that answer; None if none came or it had none that could be read.
+        status: the status of that answer; None if none came or it had no readable one.
     """
 
     request_id: str
@@ -74,13 +74,13 @@ class VenueReply(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def refuses_signature(self) -> bool:
-        """True for such a refusal that may be for the signature or the timestamp: signed again it may be taken."""
+        """True for such a refusal that may be due to signature or timestamp: signed again, it may be accepted."""
         words = self.message.lower()
         return self.refuses_credentials and ("token" not in words or _names_signature(words))
 
     @property
     def misses_token(self) -> bool:
-        """True for a refusal that may be for the name under which the token was sent."""
+        """True for a refusal that may be due to the name under which the token was sent."""
         if self.refuses_credentials:
             return not _names_signature(self.message.lower())
         return self.error_code == 40010 and 400 <= self.status <= 499
@@ -95,7 +95,7 @@ def _names_signature(words: str) -> bool:
 
 
 class _Named(msgspec.Struct, frozen=True):
-    """What may be given by place: see :class:`_Outcome`."""
+    """The fields that may be given by position: see :class:`_Outcome`."""
 
     request: CancelRequest
     attempts: tuple[Attempt, ...] = ()
@@ -107,15 +107,15 @@ class _Outcome(_Named, frozen=True, kw_only=True):
     Attributes:
         kind: a word for the class, the same for each outcome of it: see ``OutcomeKind``.
         off_book: True if the order is off the book, False if we did not take it off, None if that is not known.
-        request: the order that was to be canceled.
+        request: the order, as it was named.
         attempts: the requests that were written for it, oldest first.
-        error: the venue's last error, where it sent one.
-        after_unanswered: True if an earlier attempt was unanswered or answered 5xx, so that it may have been the one
-            that took effect.
-        seen: what the last lookup saw and when, if the order was looked up and this did not settle it; None else. It
-            may be outdated, and by external id it may be another order that has or had this name.
-        unrecorded: True if there is a journal that could not record in time that this order was to be canceled, so that
-            the request went out before: nobody would learn of it after a crash.
+        error: the venue's last error, if it sent one.
+        after_unanswered: True if an earlier attempt was unanswered or answered 5xx, so it may have been the one that
+            took effect.
+        seen: what the last lookup saw and when, if the order was looked up and this did not settle it; otherwise None.
+            It may be outdated, and by external id it may be another order that has or had this name.
+        unrecorded: True if there is a journal that could not record in time that this order was about to be canceled,
+            so that the request went out before: after a crash, nobody would learn of it.
     """
 
     kind: ClassVar[OutcomeKind]
@@ -128,12 +128,12 @@ class _Outcome(_Named, frozen=True, kw_only=True):
 
     @property
     def final(self) -> bool:
-        """False only in the report of a batch, for what can still change."""
+        """False only in the report of a batch, for an outcome that can still change."""
         return True
 
 
 class Canceled(_Outcome, frozen=True, kw_only=True, gc=False):
-    """The venue canceled it (200, status ``canceled``); ``order`` is the order as the venue tells it."""
+    """The venue canceled it (200, status ``canceled``); ``order`` is the order as the venue sent it."""
 
     kind: ClassVar[Literal["canceled"]] = "canceled"
     off_book: ClassVar[bool | None] = True
@@ -149,8 +149,8 @@ class AlreadyClosed(_Outcome, frozen=True, kw_only=True, gc=False):
     """It was canceled or fully executed before (40408, 40020, 40021). It is off the book.
 
     Attributes:
-        closed_as: ``"canceled"`` or ``"executed"`` where the venue says which of the two it was (40020, 40021); None
-            where it does not (40408) and no lookup told.
+        closed_as: ``"canceled"`` or ``"executed"`` if the venue says which (40020, 40021); None if it does not (40408)
+            and no lookup found out.
         order: the order as a lookup saw it, with how much of it was executed; None if it was not looked up.
         final: False if it is being looked up (in the report of a batch).
     """
@@ -168,10 +168,10 @@ class AlreadyClosed(_Outcome, frozen=True, kw_only=True, gc=False):
 
 
 class NotFound(_Outcome, frozen=True, kw_only=True, gc=False):
-    """The venue knows no such order now (40401, 40400, or any other 404).
+    """The venue does not know the order now (40401, 40400, or any other 404).
 
-    That does not say that the order is off the book: its create may still be on the way, the id may be mistyped, the
-    token may be another account's.
+    This does not mean that the order is off the book: its create may still be on the way, the id may be mistyped, or
+    the token may belong to another account.
 
     Attributes:
         final: False if it is being looked up (in the report of a batch).
@@ -188,12 +188,13 @@ class NotFound(_Outcome, frozen=True, kw_only=True, gc=False):
 
 
 class Rejected(_Outcome, frozen=True, kw_only=True, gc=False):
-    """The venue refused, before it looked at the order; we did not take it off the book.
+    """The venue refused before it looked at the order; we did not take it off the book.
 
-    Only the refusals that the venue's contract lists are this: 40010, 40011 and status 401, 429.
+    Only the refusals that the venue's contract lists end like this: 40010, 40011 and status 401, 429.
 
     Attributes:
-        clock: what is known of the venue's clock, if the refusal may be for the signature and our clock is surely off.
+        clock: the venue's clock, as far as it is known, if the signature may be the reason and our clock is certain to
+            be off.
         final: False if it will be tried again (in the report of a batch that is running).
     """
 
@@ -205,7 +206,7 @@ class Rejected(_Outcome, frozen=True, kw_only=True, gc=False):
 
     @property
     def advice(self) -> str | None:
-        """A clause about what may be wrong on our side and what helps; None if nothing suggests itself."""
+        """A clause about what may be wrong on our side and what helps; None if there is nothing to suggest."""
         if self.clock is not None:
             return self.clock.advice
         return FIELD_ADVICE if self.error is not None and self.error.misses_token else None
@@ -216,7 +217,7 @@ class Rejected(_Outcome, frozen=True, kw_only=True, gc=False):
 
 
 class _Caused(_Outcome, frozen=True, kw_only=True):
-    """What holds an exception, which is compared by its class and words, and which pickle perhaps cannot take."""
+    """An outcome that holds an exception, which is compared by class and text and may not be picklable."""
 
     cause: BaseException | None = None
     final: bool = True
@@ -268,7 +269,7 @@ class Unknown(_Caused, frozen=True, kw_only=True):
 
 
 Outcome: TypeAlias = Canceled | AlreadyClosed | NotFound | Rejected | NotSent | Unknown
-"""What became of a cancel. ``match`` over the six classes is exhaustive."""
+"""The outcome of a cancel. ``match`` over the six classes is exhaustive."""
 
 KINDS: tuple[OutcomeKind, ...] = tuple(
     cls.kind for cls in (Canceled, AlreadyClosed, NotFound, Rejected, NotSent, Unknown)
@@ -276,7 +277,7 @@ KINDS: tuple[OutcomeKind, ...] = tuple(
 
 
 def _compared(outcome: _Caused) -> tuple[object, ...]:
-    """Return what makes two of one class equal."""
+    """Return what two outcomes of one class are compared by."""
     return tuple((msgspec.structs.asdict(outcome) | {"cause": identity(outcome.cause)}).values())
 
 
@@ -320,7 +321,7 @@ def _exception_of(outcome: AlreadyClosed | NotFound | Rejected, error: VenueRepl
 
 
 def not_surely(closed: Canceled | AlreadyClosed) -> Unknown:
-    """Return what is known of an order when one of its name is closed, and perhaps it was another one."""
+    """Return what is known of an order if one with its name is closed, but perhaps a different one."""
     name = closed.request
     if isinstance(closed, Canceled):
         order = closed.order
@@ -342,7 +343,7 @@ def not_surely(closed: Canceled | AlreadyClosed) -> Unknown:
 
 
 class NotSurelyThisOrder(TradingError):
-    """The venue says that an order with this external id is closed, but perhaps it was another one of the same name.
+    """The venue says that an order with this external id is closed, but it may be another order of the same name.
 
     It is the cause of Unknown outcomes of order scopes and of ``trio-cancel resume``: see the guide about scopes.
 
@@ -360,7 +361,7 @@ class VenueError(TradingError):
 
     Attributes:
         status: the HTTP-like status of the answer (``_venue/contract.md``).
-        error_code: the venue's code; codes unknown to us come as they are. None if the answer had none.
+        error_code: the venue's code; codes unknown to us are passed on. None if the answer had none.
         message: the venue's words.
         request: the request that was refused.
         outcome: the whole outcome, with its attempts.
@@ -393,11 +394,11 @@ class OrderNotActive(VenueError):
 
 
 class InvalidSignature(VenueError):
-    """40011 or status 401: token, signature or timestamp were refused. The text names a clock that is surely off."""
+    """40011 or status 401: token, signature or timestamp refused. The text says so if our clock is known to be off."""
 
 
 class MissingParameters(VenueError):
-    """40010: the venue missed a parameter; perhaps it knows the token by its other name (``token_field``)."""
+    """40010: the venue misses a parameter; perhaps it knows the token by its other name (``token_field``)."""
 
 
 class RateLimited(VenueError):

@@ -1,4 +1,4 @@
-"""The report over many outcomes, what it says of the items that named no order, and the exceptions that carry one."""
+"""The report of many outcomes, records of input items that named no order, and the exceptions that carry a report."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from trio_cancel._values.travel import Anything, identity
 
 @attrs.frozen
 class InvalidItem:
-    """An item of a bulk cancel's input that names no order, where ``invalid="report"`` was asked for.
+    """An item of a bulk cancel's input that names no order, recorded because of ``invalid="report"``.
 
     Attributes:
         index: its place in the input, from 0.
-        item: what stood there.
+        item: the item itself.
         error: why it names no order.
     """
 
@@ -44,11 +44,11 @@ class CancelReport:
     """One outcome for every order of a bulk cancel, and a record for every item that named none.
 
     Attributes:
-        outcomes: in the order of the input; an order that stood there twice has an equal outcome in both places. It can
-            be used as a tuple, and whatever it is made of becomes such a sequence.
-        invalid: the items that name no order, in the order of the input; empty unless ``invalid="report"`` was asked
-            for. ``len(outcomes) + len(invalid)`` is the length of the input.
-        journal_failed: True if a journal was asked for and could not record all of it.
+        outcomes: in the order of the input; an order that appeared twice has an equal outcome in both places. It can be
+            used as a tuple; any iterable of outcomes that is passed here becomes such a sequence.
+        invalid: the items that name no order, in the order of the input; empty unless ``invalid="report"`` was passed.
+            ``len(outcomes) + len(invalid)`` is the length of the input.
+        journal_failed: True if there is a journal and it could not record everything.
     """
 
     outcomes: Outcomes = attrs.field(converter=outcomes_of)
@@ -67,7 +67,7 @@ class CancelReport:
 
     @property
     def partly_filled(self) -> tuple[Canceled, ...]:
-        """The canceled orders of which a part was executed before, as far as the venue says so."""
+        """The canceled orders that were partly executed before, as far as the venue says so."""
         return partly_filled_of(self.outcomes)
 
     @property
@@ -121,13 +121,13 @@ class OrdersLeft(TradingError):
 
 
 class TakenOver(JournalError):
-    """Another session, or a guard, has taken this session's journal over, for good.
+    """Another session, or a guard, has taken over this session's journal, for good.
 
-    This session's lease had run out: its machine or its database could not be reached, or its process stood still. What
-    it held is the other one's to cancel, which may be done by now. Open a new session.
+    This session's lease had run out: its machine or its database could not be reached, or its process was stopped. What
+    it held is now for the other one to cancel, which may have happened already. Open a new session.
 
     Attributes:
-        report: what became of the orders of the scope that it comes out of; None where it comes out of no scope.
+        report: what happened to the orders of the scope that raised it; None if no scope raised it.
     """
 
     def __init__(self, text: str, *, report: CancelReport | None = None) -> None:

@@ -1,8 +1,8 @@
-"""How exceptions get into another process, and back: with their fields, their notes and their causes.
+"""How exceptions get into another process and back: with their fields, their notes and their causes.
 
-Python's own way calls the class with ``args`` again, which fails where a constructor takes keywords, and forgets
-``__cause__``. A cause of somebody else's may hold a socket or a lock, or be of a class that the other process does not
-know; then a :class:`ForeignCause` stands for it. Tracebacks and ``__context__`` stay behind, as with any exception.
+Python's own way calls the class with ``args`` again, which fails if a constructor takes keywords, and loses
+``__cause__``. A foreign cause may hold a socket or a lock, or be of a class that the other process does not have; then
+a :class:`ForeignCause` takes its place. Tracebacks and ``__context__`` stay behind, as with any exception.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _E = TypeVar("_E", bound=BaseException)
 
 
 class ForeignCause(Exception):
-    """Stands for a cause that could not be pickled, or not be read again.
+    """Takes the place of a cause that could not be pickled, or could not be read again.
 
     Attributes:
         type_name: the name of its class, with its module unless that is ``builtins``.
-        text: what it said.
+        text: its text.
     """
 
     def __init__(self, type_name: str, text: str) -> None:
@@ -31,7 +31,7 @@ class ForeignCause(Exception):
 
 
 class Travels(BaseException):
-    """An exception that survives pickle and copy whole, whatever its constructor takes and whatever caused it."""
+    """An exception that survives pickle and copy completely, whatever its constructor takes and whatever caused it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {
@@ -44,7 +44,7 @@ class Travels(BaseException):
     def __setstate__(self, state: dict[str, Any] | None) -> None:
         assert state is not None
         self.__dict__.update(state["fields"])
-        # (Set by name: assignments here would declare them anew to a type checker.)
+        # (Set by name: assignments here would declare the attributes again to a type checker.)
         object.__setattr__(self, "__cause__", state["cause"])
         object.__setattr__(self, "__suppress_context__", state["suppress"])
 
@@ -59,12 +59,12 @@ class Travels(BaseException):
 
 
 def portable(error: BaseException | None) -> object:
-    """Return what pickle and deepcopy turn into ``error`` again, or into the nearest that can be had."""
+    """Return an object that pickle and deepcopy turn into ``error`` again, or into the closest possible."""
     return error if error is None or isinstance(error, Travels) else _Foreign(error, ())
 
 
 def identity(error: BaseException | None) -> tuple[str, str] | None:
-    """Return what makes two causes equal: class and words. A stand-in equals what it stands for."""
+    """Return what two causes are compared by: class and text. A stand-in equals what it stands for."""
     if error is None:
         return None
     if isinstance(error, ForeignCause):
@@ -73,7 +73,7 @@ def identity(error: BaseException | None) -> tuple[str, str] | None:
 
 
 class Anything:
-    """A wrapper round a value of the user's, which becomes that again when it is read, or a text that shows it."""
+    """A wrapper around a user's value. Reading it gives the value again, or a text that shows it."""
 
     __slots__ = ("_value",)
 
@@ -83,26 +83,26 @@ class Anything:
     def __reduce__(self) -> tuple[Any, ...]:
         try:
             return _value, (pickle.dumps(self._value), _shown(self._value))
-        except Exception:  # any class may refuse in its own way; how it shows itself is kept
+        except Exception:  # any class may refuse in its own way; its repr is kept
             return str, (_shown(self._value),)
 
 
 def _value(pickled: bytes, shown: str) -> object:
     try:
         return pickle.loads(pickled)  # noqa: S301 - a part of the pickle that is being read
-    except Exception:  # its class is not here, or cannot be made again
+    except Exception:  # its class is missing here, or it cannot be made again
         return shown
 
 
 def _shown(value: object) -> str:
     try:
         return repr(value)
-    except Exception:  # of a class that cannot show itself; its name is kept
+    except Exception:  # its class cannot make a repr; its name is kept
         return object.__repr__(value)
 
 
 class _Foreign:
-    """A wrapper round an exception of somebody else's, which becomes one again when it is read."""
+    """A wrapper around a foreign exception. Reading it gives an exception again."""
 
     __slots__ = ("_above", "_error")
 
@@ -122,7 +122,7 @@ class _Foreign:
             text = _text(error)
             try:
                 pickled = pickle.dumps(error)
-            except Exception:  # any class may refuse in its own way; its name and its words are kept
+            except Exception:  # any class may refuse in its own way; its name and its text are kept
                 pickled = None
         facts = (pickled, _name(error), text, notes, parts, self._next(error.__cause__), error.__suppress_context__)
         return _arrive, facts
@@ -134,7 +134,7 @@ class _Foreign:
 
 
 def _blank(cls: type[_E], args: tuple[object, ...]) -> _E:
-    return cls.__new__(cls, *args)  # sets args, and leaves out the constructor, which may want something else
+    return cls.__new__(cls, *args)  # sets args, and skips the constructor, which may want something else
 
 
 def _arrive(
@@ -153,7 +153,7 @@ def _arrive(
     elif pickled is not None:
         try:
             found = pickle.loads(pickled)  # noqa: S301 - a part of the pickle that is being read
-        except Exception:  # its class is not here, or cannot be made again; its name and its words are
+        except Exception:  # its class is missing here, or it cannot be made again; its name and its text are kept
             found = None
         error = found if isinstance(found, BaseException) else None
     if error is None:
@@ -173,5 +173,5 @@ def _name(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # of a class whose words cannot be had; its name is kept
+    except Exception:  # its text cannot be made; its name is kept
         return ""

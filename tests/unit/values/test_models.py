@@ -118,7 +118,7 @@ def test_a_request_is_a_frozen_value() -> None:
         (7, SECRET, "string as api_token, not int"),
         ("t", None, "string as api_secret, not NoneType"),
         ("t", SECRET.encode(), "string as api_secret, not bytes"),
-        ("t", SECRET + "\ud800", "api_secret holds a character that UTF-8 cannot encode"),
+        ("t", SECRET + "\ud800", "api_secret contains a character that UTF-8 cannot encode"),
     ],
 )
 def test_unusable_credentials_are_refused_without_being_shown(token: str, secret: str, message: str) -> None:
@@ -210,7 +210,7 @@ FLAWS = [
     ("`{}`", "is enclosed in quotation marks"),
     ("“{}”", "is enclosed in quotation marks"),
     ("'{}'\n", "ends with a line feed (newline) and is enclosed in quotation marks"),
-    (" \r\n", "holds nothing but white space"),
+    (" \r\n", "contains only white space"),
 ]
 
 
