@@ -66,5 +66,5 @@ def test_every_door_says_that_it_needs_trio(
 
 def test_where_nothing_runs_it_says_so_too() -> None:
     coroutine = a_session()
-    with pytest.raises(ConfigurationError, match="trio does not run here"):
+    with pytest.raises(ConfigurationError, match="trio is not running here"):
         coroutine.send(None)

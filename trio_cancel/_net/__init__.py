@@ -1,4 +1,4 @@
-"""Bytes: addresses, sockets, TLS, WebSocket frames. trio-websocket is known here and nowhere else."""
+"""Bytes: addresses, sockets, TLS, WebSocket frames. Only this folder knows trio-websocket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trio
 
 
 def _load_trio_websocket() -> None:
-    """Load trio-websocket also where trio's metadata (dist-info) is missing: it asks there for trio's version."""
+    """Load trio-websocket even if trio's metadata (dist-info) is missing: it reads trio's version there."""
     try:
         importlib.import_module("trio_websocket")
     except importlib.metadata.PackageNotFoundError:

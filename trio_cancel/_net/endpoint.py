@@ -1,4 +1,4 @@
-"""Where to connect: a WebSocket url, checked and taken apart. No I/O here."""
+"""Where to connect: a WebSocket url, checked and split. No I/O here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 from trio_cancel._values.errors import ConfigurationError
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
-# What may stand in a request target as it is; everything else is percent-encoded.
+# Characters that may appear unchanged in a request target; everything else is percent-encoded.
 _TARGET_SAFE = "/?:@!$&'()*+,;=-._~%[]|"
 
 
@@ -20,7 +20,7 @@ class Endpoint:
     """A checked WebSocket url.
 
     Attributes:
-        url: the url as it was given; its query may hold secrets, so it is left out of the repr.
+        url: the url as it was given; its query may contain secrets, so the repr leaves it out.
         secure: True for ``wss``.
         host: name or address to connect to, without brackets; international names in their ASCII form.
         port: TCP port.
@@ -37,27 +37,27 @@ class Endpoint:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port: what may be shown to a person."""
+        """Scheme, host and port: what a person may see."""
         return f"{'wss' if self.secure else 'ws'}://{self.host_header}"
 
 
 def parse_endpoint(url: str, *, allow_insecure: bool = False) -> Endpoint:
-    """Check a WebSocket url and take it apart.
+    """Check a WebSocket url and split it.
 
     Args:
-        url: ``wss://host[:port][/path][?query]``; ``ws://`` is taken for loopback addresses only.
-        allow_insecure: take ``ws://`` for any host; the API token then travels in clear.
+        url: ``wss://host[:port][/path][?query]``; ``ws://`` is accepted for loopback addresses only.
+        allow_insecure: accept ``ws://`` for any host; the API token is then sent in clear text.
 
     Returns:
         The endpoint.
 
     Raises:
-        ConfigurationError: the url cannot be used; its text never holds the url's path, query or password.
+        ConfigurationError: the url cannot be used; the text never contains the url's path, query or password.
     """
     if not isinstance(url, str):  # a caller without a type checker
         _refuse(f"it must be a str, not {type(url).__name__}")
     if any(character.isspace() or not character.isprintable() for character in url):
-        _refuse("it holds whitespace or control characters; remove them")
+        _refuse("it contains whitespace or control characters; remove them")
     try:
         parts = urlsplit(url)
     except ValueError as exc:
@@ -65,9 +65,9 @@ def parse_endpoint(url: str, *, allow_insecure: bool = False) -> Endpoint:
     if parts.scheme not in _DEFAULT_PORTS:
         _refuse("its scheme must be wss:// (or ws:// for loopback)")
     if "@" in parts.netloc:
-        _refuse("it holds a user name or password; pass credentials=Credentials(...) instead")
+        _refuse("it contains a user name or password; pass credentials=Credentials(...) instead")
     if "#" in url:
-        _refuse("it holds a fragment (#...), which a WebSocket url must not have; remove it")
+        _refuse("it contains a fragment (#...), which a WebSocket url must not have; remove it")
     secure = parts.scheme == "wss"
     host = _host(parts)
     port = _port(parts)
@@ -117,7 +117,7 @@ def _port(parts: SplitResult) -> int:
 
 
 def is_loopback(host: str) -> bool:
-    """Return True for the addresses of this machine, and its name."""
+    """Return True for the addresses of this machine, and for its name."""
     if host in {"localhost", "localhost."}:
         return True
     try:

@@ -1,11 +1,11 @@
-"""WebSocket bytes (RFC 6455), coded by hand where it is hot. No I/O and no clock here.
+"""WebSocket bytes (RFC 6455), coded by hand where speed matters. No I/O and no clock here.
 
-What leaves: whole client frames. What arrives: the head of the answer to the upgrade, then frames, of which the small
-text frames are peeled off and everything else is passed on unchanged to a complete implementation.
+Outgoing: whole client frames. Incoming: the head of the answer to the upgrade, then frames. Small text frames are
+peeled off, and everything else is passed on unchanged to a complete implementation.
 
-A payload may hold anything, also bytes that look like frame headers, so the peeler never looks for frames: it parses
-the header of every frame and so always knows where the next one begins. At the first header that it does not
-understand it stops peeling for good.
+A payload may contain anything, even bytes that look like frame headers. So the peeler never searches for frames: it
+parses the header of every frame and therefore always knows where the next one begins. At the first header that it does
+not understand, it stops peeling for good.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-#: Longest payload that is peeled, in bytes: what a 16-bit length can say.
+#: Longest payload that is peeled, in bytes: the largest 16-bit length.
 MAX_PEELED = 0xFFFF
 #: Longest message of any kind, in bytes.
 MAX_MESSAGE_SIZE = 2**20
-#: Pieces (frames, or parts of a frame that arrived apart) that one message may come in.
+#: Pieces (frames, or parts of a frame that arrived separately) that one message may come in.
 MAX_PIECES = 2**14
 #: Longest head of an answer to the upgrade, in bytes, interim heads included.
 MAX_HEAD = 2**14
@@ -31,11 +31,11 @@ _FIN = 0x80
 
 
 def encode_texts(payloads: Iterable[bytes], masks: bytes) -> tuple[bytes, list[int]]:
-    """Whole client frames (FIN, text, masked), one after the other.
+    """Return whole client frames (FIN, text, masked), one after the other.
 
     Args:
         payloads: the messages, UTF-8.
-        masks: four unpredictable bytes for each, fresh for each frame (RFC 6455, section 5.3).
+        masks: four unpredictable bytes for each, new for each frame (RFC 6455, section 5.3).
 
     Returns:
         The frames, and for each the offset of its end.
@@ -50,7 +50,7 @@ def encode_texts(payloads: Iterable[bytes], masks: bytes) -> tuple[bytes, list[i
         mask = masks[at : at + 4]
         at += 4
         size = len(payload)
-        if size != last:  # messages of one size have one head
+        if size != last:  # messages of the same size have the same head
             last = size
             head = _text_head(size)
             unmasked = bytes(len(head) + 4)
@@ -59,7 +59,7 @@ def encode_texts(payloads: Iterable[bytes], masks: bytes) -> tuple[bytes, list[i
         pattern += unmasked, (mask * times)[:size]
         end += len(unmasked) + size
         ends.append(end)
-    # One XOR of two big integers for all of them, instead of one for each byte; heads meet zeros.
+    # One XOR of two big integers for all of them, instead of one for each byte; heads are XORed with zeros.
     mixed = int.from_bytes(b"".join(plain), "little") ^ int.from_bytes(b"".join(pattern), "little")
     return mixed.to_bytes(end, "little"), ends
 
@@ -73,7 +73,7 @@ def _text_head(size: int) -> bytes:
 
 
 def encode_close(code: int, reason: str, mask: bytes) -> bytes:
-    """A whole client Close frame; a reason longer than 123 bytes of UTF-8 is cut."""
+    """Return a whole client Close frame; a reason longer than 123 bytes of UTF-8 is cut."""
     text = reason.encode()[:123].decode(errors="ignore").encode()
     payload = code.to_bytes(2, "big") + text
     body = bytes(byte ^ mask[index & 3] for index, byte in enumerate(payload))
@@ -81,17 +81,17 @@ def encode_close(code: int, reason: str, mask: bytes) -> bytes:
 
 
 class NotHTTP(Exception):
-    """What the peer answered to the upgrade is no HTTP/1 head. The text says why."""
+    """The peer's answer to the upgrade is not an HTTP/1 head. The text says why."""
 
 
 @attrs.define
 class HeadReader:
-    """Reads the head of the answer to the upgrade; interim answers (1xx but 101) are skipped, as HTTP asks.
+    """Reads the head of the answer to the upgrade. Interim answers (1xx except 101) are skipped, as HTTP requires.
 
     Attributes:
-        status: HTTP status, once :meth:`feed` has returned True, else 0.
+        status: HTTP status once :meth:`feed` has returned True; 0 before.
         head: the head as it came, its blank line included.
-        rest: bytes that came glued to the head.
+        rest: bytes that came right after the head.
     """
 
     status: int = 0
@@ -107,7 +107,7 @@ class HeadReader:
             True when a final head is complete: ``status``, ``head`` and ``rest`` are set.
 
         Raises:
-            NotHTTP: the bytes are no HTTP/1 head, or it is longer than ``MAX_HEAD``.
+            NotHTTP: the bytes are not an HTTP/1 head, or it is longer than ``MAX_HEAD``.
         """
         buffer = self._buffer
         searched = max(0, len(buffer) - 2)
@@ -115,7 +115,7 @@ class HeadReader:
         while True:
             if not b"HTTP/1.".startswith(bytes(buffer[:7])):
                 raise NotHTTP("the answer is not HTTP")
-            # The same rule for a blank line as h11's, so that both see the head end at the same byte.
+            # The same rule for a blank line as in h11, so that both see the head end at the same byte.
             blank = _BLANK_LINE.search(buffer, searched)
             if self._skipped + (blank.end() if blank else len(buffer)) > MAX_HEAD:
                 raise NotHTTP(f"the head of the answer is longer than {MAX_HEAD} bytes")
@@ -134,7 +134,7 @@ class HeadReader:
             searched = 0
 
     def header(self, name: str) -> str | None:
-        """The value of the first header of that name (case does not matter), or None."""
+        """Return the value of the first header with this name (case does not matter), or None."""
         wanted = name.lower().encode("ascii")
         for line in self.head.split(b"\n")[1:]:
             key, colon, value = line.partition(b":")
@@ -148,21 +148,21 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [^\r\n]*)?\r?\n")
 
 
 class FramePeeler:
-    """Takes whole small text frames out of a server's byte stream, everything else passes.
+    """Takes whole small text frames out of a server's byte stream and passes everything else on.
 
-    A frame is peeled if it is unmasked, unfragmented text of at most ``MAX_PEELED`` bytes of valid UTF-8 in the
-    shortest form of its length, outside any fragmented message. What :meth:`feed` returns, put together, is exactly
-    the stream without the peeled frames. A small text frame is held back until it is whole, anything else passes as
-    it comes. At the first irregular byte and after a Close frame everything passes unchanged, for good.
+    A frame is peeled if it is unmasked, unfragmented text of at most ``MAX_PEELED`` bytes of valid UTF-8, with its
+    length in the shortest form, outside any fragmented message. The return values of :meth:`feed`, joined, are exactly
+    the stream without the peeled frames. A small text frame is held back until it is whole; anything else passes as it
+    comes. At the first irregular byte, and after a Close frame, everything passes unchanged, for good.
 
-    It also guards the memory of whoever gets the rest: see ``too_big`` and ``backlog``.
+    It also protects the memory of whoever gets the rest: see ``too_big`` and ``backlog``.
 
     Attributes:
         irregular: peeling has stopped for good.
         close_seen: the header of a Close frame has come.
         too_big: a message is longer than ``MAX_MESSAGE_SIZE`` or in more than ``MAX_PIECES`` pieces; it and all that
             follows are dropped.
-        passed: sizes in bytes of the whole messages that were passed on; whoever takes one pops its size.
+        passed: sizes in bytes of the whole messages that were passed on; whoever takes a message pops its size.
         backlog: the sum of ``passed``.
     """
 
@@ -183,9 +183,9 @@ class FramePeeler:
 
     def __init__(self, on_texts: Callable[[list[bytes]], object]) -> None:
         self._on_texts = on_texts
-        self._held = bytearray()  # the beginning of a frame (small text, or any header) that is not whole yet
-        self._need = 0  # what _held must grow to before it is worth looking again
-        self._left = 0  # payload bytes of the current frame that are still to pass
+        self._held = bytearray()  # the beginning of a frame (small text, or any header) that is not yet whole
+        self._need = 0  # size that _held must reach before it is worth looking again
+        self._left = 0  # payload bytes of the current frame that have not passed yet
         self._open = False  # inside a fragmented message
         self._size = 0  # bytes of the message that is passing, and the pieces it came in
         self._pieces = 0
@@ -196,10 +196,10 @@ class FramePeeler:
         self.backlog = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes from the peer, hand over the text frames in them, in order and in one call.
+        """Take bytes from the peer; deliver the text frames in them, in order and in one call.
 
         Args:
-            data: any piece of the stream; cost is linear in the stream however it is cut.
+            data: any piece of the stream; the cost is linear in the stream, however it is cut.
 
         Returns:
             The bytes that are not for us, perhaps none.
@@ -235,7 +235,7 @@ class FramePeeler:
         texts: list[bytes] = []
         passing: list[bytes] = []
         while position < end:
-            # The usual case first, without a call: a small text frame, whole.
+            # The usual case first, without a call: a whole small text frame.
             if data[position] == 0x81 and not self._open and end - position >= 2:
                 size = data[position + 1]
                 start = position + 2
@@ -268,7 +268,7 @@ class FramePeeler:
         return b"".join(passing) if passing else b""
 
     def _other_frame(self, data: bytes, position: int, end: int) -> int:
-        """Parse the header of a frame that is not whole small text; returns where the bytes to pass now end."""
+        """Parse the header of a frame that is not whole small text; return where the bytes to pass now end."""
         if end - position < 2:
             return self._hold(data, position, 2)
         first, second = data[position], data[position + 1]
@@ -299,7 +299,7 @@ class FramePeeler:
         return self._message_part(size, bool(fin), opcode != _CONTINUATION, position, start, end)
 
     def _message_part(self, size: int, fin: bool, first: bool, position: int, start: int, end: int) -> int:
-        """Count a data frame whose payload begins at `start`, and pass as much of it as there is."""
+        """Count a data frame whose payload begins at `start`, and pass as much of it as has come."""
         self._size = size if first else self._size + size
         self._pieces = 1 if first else self._pieces + 1
         if self._size > MAX_MESSAGE_SIZE or self._pieces > MAX_PIECES:
@@ -314,7 +314,7 @@ class FramePeeler:
         return min(stop, end)
 
     def _hold(self, data: bytes, position: int, need: int) -> int:
-        """Keep the beginning of a frame back until `need` bytes of it are there."""
+        """Hold the beginning of a frame back until `need` bytes of it have come."""
         self._held += data[position:]
         self._need = need
         return position

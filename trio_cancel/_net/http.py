@@ -1,6 +1,6 @@
 """GET requests over HTTP/1.1, for lookups: httpcore2 speaks the protocol, over our own streams.
 
-So TLS, ``dial`` and the words for what fails are the same as for the WebSocket. One connection is kept open between
+So TLS, ``dial`` and the wording of failures are the same as for the WebSocket. One connection is kept open between
 requests; a few more may be open while several requests are under way.
 
 Cancellation: a request that is cancelled closes its connection; nothing stays behind.
@@ -38,16 +38,16 @@ class HttpEndpoint(Endpoint):
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port: what may be shown to a person."""
+        """Scheme, host and port: what a person may see."""
         return f"{'https' if self.secure else 'http'}://{self.host_header}"
 
 
 def parse_base_url(url: str, *, allow_insecure: bool = False) -> HttpEndpoint:
-    """Check the url below which orders are looked up.
+    """Check the base url for looking orders up.
 
     Args:
-        url: ``https://host[:port][/path]``; ``http://`` is taken for loopback addresses only.
-        allow_insecure: take ``http://`` for any host; the API token then travels in clear.
+        url: ``https://host[:port][/path]``; ``http://`` is accepted for loopback addresses only.
+        allow_insecure: accept ``http://`` for any host; the API token is then sent in clear text.
 
     Raises:
         ConfigurationError: the url cannot be used.
@@ -59,7 +59,7 @@ def parse_base_url(url: str, *, allow_insecure: bool = False) -> HttpEndpoint:
             "(or http:// for loopback)."
         )
     if "?" in url or "#" in url:
-        raise ConfigurationError("The base_url of lookups cannot be used: it must not hold a query or a fragment.")
+        raise ConfigurationError("The base_url of lookups cannot be used: it must not contain a query or a fragment.")
     try:
         # A WebSocket url has the same parts under other schemes.
         found = parse_endpoint(f"{'wss' if scheme == 'https' else 'ws'}{url[len(scheme) :]}", allow_insecure=True)
@@ -95,7 +95,7 @@ def _is_loopback(url: str) -> bool:
 
 @attrs.frozen
 class HttpAnswer:
-    """An answer, read whole.
+    """An answer that was read completely.
 
     Attributes:
         status: the HTTP status.
@@ -111,10 +111,10 @@ class HttpAnswer:
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
-    """One of our streams, as httpcore2 wants it. Times are bounded outside, by cancelling.
+    """One of our streams, in the form that httpcore2 needs. Times are bounded outside, by cancelling.
 
-    Answers are bounded here: what is raised here passes through httpcore2's generators and ends them, whereas one that
-    is left in its middle would be closed by the garbage collector.
+    The size of answers is bounded here: an exception from here passes through httpcore2's generators and ends them. A
+    generator that was left halfway would be closed by the garbage collector.
     """
 
     def __init__(self, stream: ByteStream, too_long: Callable[[int], None]) -> None:
@@ -169,7 +169,7 @@ class HttpClient:
     """A client of one endpoint.
 
     Args:
-        endpoint: where to.
+        endpoint: where to connect.
         ssl_context: for ``https``; the system's trusted certificates if None.
         dial: connects instead of TCP, see :func:`trio_cancel._net.stream.open_stream`.
         body_most: bytes of an answer's body at most.
@@ -203,14 +203,14 @@ class HttpClient:
     async def get(self, target: str, headers: Callable[[], Mapping[str, str]]) -> HttpAnswer:
         """Send a GET and return the answer.
 
-        A connection that was kept open may have been closed by the server meanwhile: then it is sent once more.
+        If the server has meanwhile closed a connection that was kept open, the request is sent once more.
 
         Args:
             target: path and query, percent-encoded.
-            headers: returns the headers, made anew for each time that it is sent.
+            headers: returns the headers, made again for each time that the request is sent.
 
         Raises:
-            LookupFailed: no connection, or no whole answer.
+            LookupFailed: no connection, or no complete answer.
 
         Cancelled: its connection is closed. There is no deadline in here.
         """

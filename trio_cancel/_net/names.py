@@ -1,14 +1,14 @@
-"""From a host's name to a connected socket, whatever the program and the system do to name resolution.
+"""From a host name to a connected socket, whatever the program and the system do to name resolution.
 
-Names are looked up in threads of our own: a program that keeps all of trio's usual threads busy can still reconnect.
-The last addresses that led to a connection are kept, for a resolver that fails, lies, does not answer within
-``PATIENCE``, or cannot be asked because no thread can be started. A lookup that hangs keeps its thread; no more than
-``THREADS`` of a session do.
+Names are looked up in threads of our own, so that a program that keeps all of trio's usual threads busy can still
+reconnect. The last addresses that led to a connection are kept for a resolver that fails, lies, does not answer within
+``PATIENCE``, or cannot be asked because no thread can be started. A lookup that hangs keeps its thread; a session has
+at most ``THREADS`` of them.
 
-Without kept addresses and without a thread the name is looked up in the event loop, which waits for it meanwhile: that
-happens on a first connection only, and there is no other way to make one. An address in numbers needs no lookup.
+Without kept addresses and without a thread, the name is looked up in the event loop, which waits for it. That happens
+only on a first connection, and there is no other way to make one. A numeric address needs no lookup.
 
-Cancellation: a lookup is left behind in its thread, sockets are closed.
+Cancellation: a lookup is abandoned in its thread, and sockets are closed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import trio
 from trio_cancel._values.observer import logger
 
 THREADS = 4
-"""Lookups of one session that may be under way, or hang, at a time."""
+"""Lookups of one session that may be under way, or hang, at the same time."""
 PATIENCE = 1.0
 """Seconds that a lookup may take when there are kept addresses."""
 NEXT_ADDRESS = 0.25
-"""Seconds until the next address is tried, too (RFC 8305, section 5: connection attempt delay)."""
+"""Seconds until the next address is also tried (RFC 8305, section 5: connection attempt delay)."""
 
 Address = tuple[int, int, int, Any]
 """Family, kind, protocol and socket address, as ``socket`` takes them."""
@@ -44,11 +44,11 @@ class Names:
         self._patience = patience
         self._limiter = trio.CapacityLimiter(THREADS)
         self._good: list[Address] = []
-        self._late: list[Address] = []  # from a lookup that nobody waited for any more
+        self._late: list[Address] = []  # from a lookup that nobody was waiting for any more
         self._found: list[Address] = []  # what the last connection was made from
 
     async def connect(self, host: str, port: int) -> trio.SocketStream:
-        """Return a TCP connection to the name's addresses; if none can be reached, to the kept ones.
+        """Return a TCP connection to one of the name's addresses; if none can be reached, to a kept one.
 
         Args:
             host: a name, or an address without brackets.
@@ -66,7 +66,7 @@ class Names:
         return trio.SocketStream(sock)
 
     def keep(self) -> None:
-        """Keep the addresses that the last connection was made from: whoever was wanted is there."""
+        """Keep the addresses that the last connection was made from: it reached the right server."""
         self._good = self._found
 
     async def _find(self, host: str, port: int) -> list[Address]:
@@ -86,7 +86,7 @@ class Names:
             if scope.cancelled_caught:
                 why = f"no answer within {self._patience:g} s"
         logger.warning("%s cannot be resolved now (%s); its last good addresses are used", host, why)
-        # If that was one lookup's late answer, the next time has to begin with what surely worked, or a newer one.
+        # If that was one lookup's late answer, next time start with what certainly worked, or with a newer one.
         self._late = []
         return kept
 
@@ -98,13 +98,13 @@ class Names:
             return _ask_system(host, port)
 
     async def _look_up_in_thread(self, host: str, port: int) -> list[Address]:
-        """Ask trio's resolver if the program has set one, else the system's.
+        """Ask trio's resolver if the program has set one, otherwise the system's.
 
         Raises:
             OSError: it failed.
             RuntimeError: no thread can be started.
         """
-        resolver = trio.socket.set_custom_hostname_resolver(None)  # there is no other way to ask for it
+        resolver = trio.socket.set_custom_hostname_resolver(None)  # there is no other way to read it
         if resolver is not None:
             trio.socket.set_custom_hostname_resolver(resolver)
             return _addresses(await resolver.getaddrinfo(host.encode(), port, 0, socket.SOCK_STREAM, 0, 0))
@@ -133,7 +133,7 @@ def _ask_system(host: str, port: int) -> list[Address]:
 
 
 def _addresses(answers: list[Any]) -> list[Address]:
-    """Return the addresses in the order of RFC 8305: the second is of another family than the first, if one is."""
+    """Return the addresses in the order of RFC 8305: the second is of another family than the first, if possible."""
     found = [(family, kind, protocol, address) for family, kind, protocol, _, address in answers]
     for index, address in enumerate(found):
         if address[0] != found[0][0]:
@@ -143,7 +143,7 @@ def _addresses(answers: list[Any]) -> list[Address]:
 
 
 async def _connect_to_one(addresses: list[Address]) -> tuple[trio.socket.SocketType, Address]:
-    """Try one address after the other, each a little later than the one before, until the first is connected."""
+    """Try one address after the other, each a little later than the one before, until one is connected."""
     won: list[tuple[trio.socket.SocketType, Address]] = []
     errors: list[OSError] = []
 
@@ -182,6 +182,6 @@ async def _connect_to_one(addresses: list[Address]) -> tuple[trio.socket.SocketT
 
 
 def system_words(error: OSError) -> str:
-    """Return the system's words for an error, without the address in Python's notation that trio writes before them."""
+    """Return the system's words for an error, without the address that trio puts before them."""
     words = error.strerror or str(error)
     return os.strerror(error.errno) if words.startswith("Error connecting to (") and error.errno else words

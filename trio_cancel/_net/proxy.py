@@ -1,8 +1,9 @@
 """Connections through a proxy: which one, if any, and the tunnel through it.
 
-HTTP (CONNECT) and SOCKS5 proxies make a tunnel of bytes; TLS with the venue goes through it, end to end. The proxy
-resolves the venue's name. What the environment names and cannot be used is not used, and told; what the user names and
-cannot be used is an error. No user name and no password of a proxy is in any repr, log line or error.
+HTTP (CONNECT) and SOCKS5 proxies make a tunnel for bytes; TLS with the venue goes through it, end to end. The proxy
+resolves the venue's name. If a proxy from the environment cannot be used, that is reported and it is not used; if a
+proxy that the user names cannot be used, that is an error. No user name or password of a proxy appears in any repr, log
+line or error.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Proxy:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port: what may be shown to a person."""
+        """Scheme, host and port: what a person may see."""
         return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
@@ -62,7 +63,7 @@ class Choice:
 
     Attributes:
         proxy: the proxy; None for a direct connection.
-        unused: if the environment names one that cannot be used: a sentence that says so, and why.
+        unused: if the environment names one that cannot be used, a sentence that says so and why.
     """
 
     proxy: Proxy | None = None
@@ -74,11 +75,11 @@ def choose_proxy(endpoint: Endpoint, proxy: object, environ: Mapping[str, str]) 
 
     Args:
         endpoint: the venue.
-        proxy: its url; True for what the environment says; None for no proxy.
+        proxy: its url; True to use the environment's; None for no proxy.
         environ: the environment.
 
     Raises:
-        ConfigurationError: ``proxy`` cannot be used. The text never holds a user name or password.
+        ConfigurationError: ``proxy`` cannot be used. The text never contains a user name or password.
     """
     if proxy is None:
         return Choice()
@@ -98,7 +99,7 @@ def choose_proxy(endpoint: Endpoint, proxy: object, environ: Mapping[str, str]) 
 
 
 def parse_proxy(url: object, source: str) -> Proxy:
-    """Check a proxy's url and take it apart.
+    """Check a proxy's url and split it.
 
     Args:
         url: ``http://host:port``, ``https://``, ``socks5://`` or ``socks5h://``, perhaps with ``user:password@``;
@@ -106,7 +107,7 @@ def parse_proxy(url: object, source: str) -> Proxy:
         source: where it was named.
 
     Raises:
-        ConfigurationError: it cannot be used; the text never holds the url.
+        ConfigurationError: it cannot be used; the text never contains the url.
     """
 
     def refuse(why: str) -> NoReturn:
@@ -115,8 +116,8 @@ def parse_proxy(url: object, source: str) -> Proxy:
     if not isinstance(url, str):
         refuse(f"it must be a str, not {type(url).__name__}")
     if any(character.isspace() or not character.isprintable() for character in url):
-        refuse("it holds whitespace or control characters")
-    write = "write http://host:port or socks5://host:port, and what is special in a password percent-encoded"
+        refuse("it contains whitespace or control characters")
+    write = "write http://host:port or socks5://host:port, with special characters in a password percent-encoded"
     if "://" not in url:
         url = f"http://{url}"
     parts = None
@@ -125,7 +126,7 @@ def parse_proxy(url: object, source: str) -> Proxy:
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    # Not within `except`: the error's text holds a part of the url.
+    # Not within `except`: the error's text contains a part of the url.
     if parts is None:
         refuse(write)
     if parts.scheme not in _DEFAULT_PORTS:
@@ -142,16 +143,16 @@ def parse_proxy(url: object, source: str) -> Proxy:
     scheme = "socks5" if parts.scheme == "socks5h" else parts.scheme
     password = unquote(parts.password or "")
     if username is not None and scheme != "socks5" and ":" in username:
-        refuse("a user name with a colon cannot be told to an HTTP proxy")
+        refuse("an HTTP proxy cannot take a user name with a colon")
     if scheme == "socks5" and max(len((username or "").encode()), len(password.encode())) > 255:  # RFC 1929, section 2
-        refuse("its user name or password is longer than SOCKS5 can tell (255 bytes)")
+        refuse("its user name or password is longer than SOCKS5 allows (255 bytes)")
     if scheme == "socks5" and not f"{username}{password}".isascii():  # python-socks cannot encode them
-        refuse("its user name or password holds a character that is not ASCII, which SOCKS5 proxies disagree about")
+        refuse("its user name or password contains a non-ASCII character, which SOCKS5 proxies handle differently")
     return Proxy(scheme, host, port or _DEFAULT_PORTS[scheme], source, username, password)
 
 
 def check_library(proxy: Proxy) -> None:
-    """Make sure that what a proxy needs is installed.
+    """Make sure that the package a proxy needs is installed.
 
     Raises:
         ConfigurationError: it is not.
@@ -166,9 +167,9 @@ def check_library(proxy: Proxy) -> None:
 
 
 def _variable(endpoint: Endpoint, environ: Mapping[str, str]) -> str | None:
-    """Return the environment variable that names the proxy, if one does: lower case first, as curl has it."""
+    """Return the environment variable that names the proxy, if one does: lower case first, as in curl."""
     names = ["https_proxy", "HTTPS_PROXY"] if endpoint.secure else ["http_proxy"]
-    if not endpoint.secure and "REQUEST_METHOD" not in environ:  # in a CGI program it is the visitor's to set
+    if not endpoint.secure and "REQUEST_METHOD" not in environ:  # in a CGI program the visitor can set it
         names.append("HTTP_PROXY")
     for name in (*names, "all_proxy", "ALL_PROXY"):
         if environ.get(name, "").strip():
@@ -177,7 +178,7 @@ def _variable(endpoint: Endpoint, environ: Mapping[str, str]) -> str | None:
 
 
 def _is_exempt(endpoint: Endpoint, environ: Mapping[str, str]) -> bool:
-    """Return True if ``NO_PROXY`` names the host: itself, its domain, ``*``, its address or network."""
+    """Return True if ``NO_PROXY`` names the host: the host, its domain, ``*``, its address or network."""
     listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     host = endpoint.host.rstrip(".").lower()
     for entry in listed.replace(",", " ").lower().split():
@@ -230,7 +231,7 @@ class Tunnel:
         """Return a stream to ``host`` and ``port``, made by the proxy.
 
         Raises:
-            HandshakeFailed: there is no proxy, or it refused.
+            HandshakeFailed: the proxy cannot be reached, or it refused.
 
         Cancelled: nothing stays open. There is no deadline in here.
         """
@@ -278,7 +279,7 @@ async def _shake_hands(stream: trio.abc.Stream, proxy: Proxy) -> trio.abc.Stream
             ) from error
         if speaks_no_tls(error):
             raise HandshakeFailed(
-                f"The proxy {proxy.origin} does not speak TLS; write http:// in {proxy.source}, else check its port."
+                f"The proxy {proxy.origin} does not speak TLS; write http:// in {proxy.source}, or check its port."
             ) from error
         raise HandshakeFailed(
             f"The TLS handshake with the proxy {proxy.origin} failed ({_root(error)}); "
@@ -302,7 +303,7 @@ async def _ask_http(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int)
     await stream.send_all(request + end)
     remedy = f"check {proxy.source}"
     if proxy.scheme == "http":
-        remedy = f"perhaps it speaks TLS, which is https:// in {proxy.source}, else check its port"
+        remedy = f"if it speaks TLS, write https:// in {proxy.source}, otherwise check its port"
     try:
         while (event := connection.next_event()) is h11.NEED_DATA or isinstance(event, h11.InformationalResponse):
             if event is h11.NEED_DATA:
@@ -312,14 +313,14 @@ async def _ask_http(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int)
                         f"The proxy {proxy.origin} closed the connection before it had answered; {remedy}."
                     )
                 connection.receive_data(data)
-    except h11.RemoteProtocolError as error:  # its text is for programmers; it is the cause
+    except h11.RemoteProtocolError as error:  # its text is for programmers; it becomes the cause
         raise HandshakeFailed(f"The proxy {proxy.origin} does not answer as an HTTP proxy; {remedy}.") from error
     if not isinstance(event, h11.Response):
         raise HandshakeFailed(f"The proxy {proxy.origin} does not answer as an HTTP proxy; {remedy}.")
     if not 200 <= event.status_code < 300:
         said = f"{event.status_code} {event.reason.decode('latin-1')}".strip()
         remedy = f"check the user name and password in {proxy.source}" if event.status_code == 407 else "ask its owner"
-        # Not as `status`: that is the venue's word.
+        # Not as `status`: that is for the venue's.
         raise HandshakeFailed(
             f"The proxy {proxy.origin} refused a connection to {target}: {said}; {remedy}."
         ) from ConnectionRefusedError(said)
@@ -350,7 +351,7 @@ async def _ask_socks(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int
 
 
 class _Reached:
-    """The connection to a proxy, as python-socks takes one that was made elsewhere: it is a proxy before the proxy."""
+    """The connection to a proxy, in python-socks' form for one that was made elsewhere: a proxy before the proxy."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -375,7 +376,7 @@ class _Reached:
 
 
 def _root(error: BaseException) -> str:
-    """Return what went wrong, in few words."""
+    """Return briefly what went wrong."""
     while isinstance(error.__cause__, OSError | trio.BrokenResourceError):
         error = error.__cause__
     if isinstance(error, ssl.SSLCertVerificationError):

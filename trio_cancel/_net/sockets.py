@@ -1,9 +1,9 @@
-"""Bytes without TLS: a socket used directly, or a stream of somebody else's.
+"""Bytes without TLS: a socket used directly, or a foreign stream (one that the user's ``dial`` returned).
 
-The reader task calls ``receive``, the writer task ``send_now`` and ``send``; ``close`` may be called by anybody and
-wakes both. Every error comes as ``trio.BrokenResourceError`` with its cause.
+The reader task calls ``receive``, the writer task ``send_now`` and ``send``; any task may call ``close``, which wakes
+both. Every error is raised as ``trio.BrokenResourceError`` with its cause.
 
-Cancellation: ``receive`` loses nothing; ``send`` leaves ``sent`` true.
+Cancellation: ``receive`` loses nothing; ``send`` leaves ``sent`` correct.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import trio
 from trio_cancel._values.boundary import Boundary, describe, ends_program, goes_on
 
 RECEIVE_SIZE = 2**16
-#: Seconds that a stream of somebody else's may take for closing forcefully, which should take none.
+#: Seconds that a foreign stream may take to close forcefully, which should take none.
 CLOSE_GRACE = 1.0
-# What a system call says about a socket that we closed ourselves (POSIX, Windows).
+# The system calls' errors for a socket that we closed ourselves (POSIX, Windows).
 _CLOSED = {errno.EBADF, errno.ENOTSOCK}
 
 
 class Raw(Protocol):
-    """``sent`` counts the bytes that were accepted, also of a send that failed or was cancelled."""
+    """``sent`` counts the bytes that were accepted, also by a send that failed or was cancelled."""
 
     sent: int
 
     async def receive(self) -> bytes: ...
 
     def send_now(self, data: bytes) -> int:
-        """Hand bytes over without waiting; return how many were taken."""
+        """Hand bytes over without waiting; return how many were accepted."""
 
     async def send(self, data: bytes) -> None: ...
 
@@ -43,7 +43,7 @@ class Raw(Protocol):
 
 
 class SocketRaw:
-    """A connected socket, used directly: no scheduler pass and no system call that is not needed."""
+    """A connected socket, used directly: without unneeded scheduler passes and system calls."""
 
     __slots__ = ("_filled", "_socket", "sent")
 
@@ -59,7 +59,7 @@ class SocketRaw:
             raise trio.BrokenResourceError("this stream was closed")
         try:
             if self._filled:
-                # The last read filled its buffer, so that more is likely at hand. A cancellation here loses nothing.
+                # The last read filled its buffer, so more is probably ready. A cancellation here loses nothing.
                 self._filled = False
                 await trio.lowlevel.checkpoint()
             else:
@@ -112,10 +112,11 @@ class SocketRaw:
 
 
 class StreamRaw:
-    """A stream of somebody else's.
+    """A foreign stream.
 
-    With ``async send_some(data) -> int`` bytes are counted as it takes them. With ``send_all`` alone nobody knows how
-    far a failed call came, so everything given to it counts as accepted before it is called: it MAY have been sent.
+    If it has ``async send_some(data) -> int``, bytes are counted as it accepts them. If it has only ``send_all``,
+    nobody knows how far a failed call came, so everything given to it counts as accepted before the call: it MAY have
+    been sent.
     """
 
     __slots__ = ("_closed", "_scopes", "_send_some", "_stream", "sent")
@@ -123,7 +124,7 @@ class StreamRaw:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._send_some: Callable[[bytes], Awaitable[int]] | None = getattr(stream, "send_some", None)
-        self._scopes: set[trio.CancelScope] = set()  # of those who wait in the stream
+        self._scopes: set[trio.CancelScope] = set()  # of the tasks that wait in the stream
         self._closed = False
         self.sent = 0
 
@@ -159,14 +160,14 @@ class StreamRaw:
 
     @contextmanager
     def _until_closed(self) -> Iterator[None]:
-        """Map errors, of whatever class, and leave at once when the stream is closed under us."""
+        """Map errors of any class, and leave at once when the stream is closed under us."""
         if self._closed:
             raise trio.BrokenResourceError("this stream was closed")
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
                 yield
-            except BaseException as exc:  # a boundary: it raises what must go on
+            except BaseException as exc:  # a boundary: it raises again what must go on
                 if goes_on(exc) or ends_program(exc):
                     raise
                 raise _broken(exc) from exc  # noqa: ASYNC104 - see above

@@ -1,14 +1,14 @@
-"""Byte streams: TCP, or whatever the user dials, with TLS over it where the url asks for it.
+"""Byte streams: TCP, or whatever the user dials, with TLS over it if the url asks for it.
 
-A :class:`ByteStream` belongs to one connection. Its reader task calls ``receive``, its writer task ``send``; ``close``
-may be called by anybody at any time and wakes both.
+A :class:`ByteStream` belongs to one connection. Its reader task calls ``receive``, its writer task ``send``; any task
+may call ``close`` at any time, which wakes both.
 
-Cancellation: ``receive`` loses nothing when cancelled. ``send`` when cancelled leaves ``accepted`` true and the stream
-poisoned if anything was left out: bytes of a frame may be on the wire, so no further byte may follow. ``open_stream``
-leaves nothing open.
+Cancellation: ``receive`` loses nothing when cancelled. ``send``, when cancelled, leaves ``accepted`` correct, and the
+stream poisoned if anything was not sent: bytes of a frame may be on the wire, so no further byte may follow.
+``open_stream`` leaves nothing open.
 
-What the caller learns: how many whole chunks the system has accepted, always; errors of the stream come as
-``trio.BrokenResourceError`` with their cause, errors in opening as ``HandshakeFailed`` with theirs.
+The caller always learns how many whole chunks the system has accepted. Errors of the stream are raised as
+``trio.BrokenResourceError`` with their cause, errors in opening it as ``HandshakeFailed`` with theirs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Dial = Callable[..., Awaitable[trio.abc.Stream]]
 
 @attrs.frozen
 class _Rest:
-    """What a send has left: the bytes, and where the counts stood before it."""
+    """What is left of a send: the bytes, and the counts before it."""
 
     data: bytes
     sent: int
@@ -55,8 +55,8 @@ class ByteStream:
     Attributes:
         accepted: chunks, since the stream was made, whose last byte (over TLS: the record that holds it) the system
             has accepted; the upgrade request is the first.
-        poisoned: a send was left unfinished; nothing can be sent any more.
-        on_output: called by ``receive`` when TLS itself has something to say, see ``pending_output``.
+        poisoned: a send was left unfinished; nothing more can be sent.
+        on_output: called by ``receive`` when TLS itself has something to send, see ``pending_output``.
     """
 
     __slots__ = ("_raw", "_rest", "_tls", "accepted", "on_output", "poisoned")
@@ -71,14 +71,14 @@ class ByteStream:
 
     @property
     def pending_output(self) -> bool:
-        """True if TLS itself has something to say: call ``send(())`` if there is nothing else to send."""
+        """True if TLS itself has something to send: call ``send(())`` if there is nothing else to send."""
         return self._tls is not None and self._tls.pending_output
 
     async def receive(self) -> bytes:
         """Wait for bytes.
 
         Returns:
-            Everything at hand (of some 64 KiB read), or ``b""`` when the peer has closed, for whatever reason it gave.
+            Everything that is ready (up to about 64 KiB read), or ``b""`` when the peer has closed, whatever its reason.
 
         Raises:
             trio.BrokenResourceError: the connection broke or the stream was closed.
@@ -105,17 +105,17 @@ class ByteStream:
         return b""
 
     def send_now(self, data: bytes, ends: Sequence[int]) -> bool:
-        """Send whole frames (chunks), in one go, as far as the system takes them without waiting.
+        """Send whole frames (chunks) at once, as far as the system accepts them without waiting.
 
         Args:
-            data: the frames, one after the other; perhaps none, to send what TLS has to say.
+            data: the frames, one after the other; perhaps none, to send TLS's own output.
             ends: for each frame the offset of its end.
 
         Returns:
             True if everything was accepted. If not, the stream is poisoned until :meth:`finish_send` has sent the rest.
 
         Raises:
-            trio.BrokenResourceError: the connection broke, the stream was closed or poisoned. ``accepted`` tells how
+            trio.BrokenResourceError: the connection broke, the stream was closed or poisoned. ``accepted`` says how
                 many of the chunks were wholly accepted.
         """
         if self.poisoned:
@@ -146,12 +146,12 @@ class ByteStream:
         return True
 
     async def finish_send(self) -> None:
-        """Send what :meth:`send_now` has left.
+        """Send what :meth:`send_now` has not sent.
 
         Raises:
             trio.BrokenResourceError: the connection broke or the stream was closed.
 
-        Cancelled: ``accepted`` is true; the stream stays poisoned.
+        Cancelled: ``accepted`` is correct; the stream stays poisoned.
         """
         rest, self._rest = self._rest, None
         assert rest is not None
@@ -172,10 +172,10 @@ class ByteStream:
         self.accepted = rest.accepted + max((count for count, end in rest.ends if end <= sent), default=0)
 
     async def send(self, chunks: Sequence[bytes]) -> None:
-        """Send whole frames: :meth:`send_now`, then :meth:`finish_send` if that is needed.
+        """Send whole frames: :meth:`send_now`, then :meth:`finish_send` if needed.
 
-        Cancelled: ``accepted`` is true; the stream is poisoned if anything was left out. If the system accepts
-        everything at once there is no checkpoint.
+        Cancelled: ``accepted`` is correct; the stream is poisoned if anything was not sent. If the system accepts
+        everything at once, there is no checkpoint.
         """
         if not self.send_now(b"".join(chunks), list(accumulate(map(len, chunks)))):
             await self.finish_send()
@@ -187,15 +187,15 @@ class ByteStream:
                 pass
 
     def close(self) -> None:
-        """Close at once, without a word to the peer; whoever waits in it gets ``trio.BrokenResourceError``.
+        """Close at once, without notifying the peer; tasks that wait in it get ``trio.BrokenResourceError``.
 
-        A stream that was dialled is only given up here; :meth:`aclose_forcefully` closes it, too.
+        A dialled stream is only abandoned here; :meth:`aclose_forcefully` also closes it.
         """
         self.poisoned = True
         self._raw.close()
 
     async def aclose_forcefully(self) -> None:
-        """Close at once, also a stream that was dialled. Never waits for the peer; cancelling changes nothing."""
+        """Close at once, also a dialled stream. Never waits for the peer; cancelling changes nothing."""
         self.poisoned = True
         await self._raw.aclose_forcefully()
 
@@ -207,12 +207,12 @@ async def open_stream(
     dial: Dial | None = None,
     names: Names | None = None,
 ) -> ByteStream:
-    """Connect, and shake hands over TLS if the url says ``wss``.
+    """Connect, and do the TLS handshake if the url says ``wss``.
 
     Args:
-        endpoint: where to.
+        endpoint: where to connect.
         ssl_context: for ``wss``; the system's trusted certificates if None.
-        dial: connects instead of TCP: called with host and port if it takes two arguments, else without any. Its
+        dial: connects instead of TCP: called with host and port if it takes two arguments, otherwise without any. Its
             stream belongs to us from then on: a ``trio.SocketStream`` is taken apart, any other is wrapped, see
             :class:`trio_cancel._net.sockets.StreamRaw`.
         names: what earlier connections have found out about the addresses.
@@ -252,7 +252,7 @@ async def _shake_hands(raw: Raw, endpoint: Endpoint, context: ssl.SSLContext) ->
             if not data:
                 raise trio.BrokenResourceError("the peer closed the connection")
             done, output = tls.handshake(data)
-    except (OSError, trio.BrokenResourceError) as exc:  # OSError: ssl.SSLError, and a key log that cannot be written
+    except (OSError, trio.BrokenResourceError) as exc:  # OSError: ssl.SSLError, or a key log that cannot be written
         raise _tls_failure(exc, endpoint) from exc
 
 
@@ -266,7 +266,7 @@ def _tls_failure(exc: Exception, endpoint: Endpoint) -> HandshakeFailed:
     if speaks_no_tls(exc):
         plain = without_tls(endpoint.origin)
         return HandshakeFailed(
-            f"{endpoint.origin} does not speak TLS; perhaps the url must be {plain}, else check its port."
+            f"{endpoint.origin} does not speak TLS; perhaps the url must be {plain}, otherwise check its port."
         )
     return HandshakeFailed(
         f"The TLS handshake with {endpoint.origin} failed ({_reason(exc)}); check that the url's port speaks TLS "
@@ -275,7 +275,7 @@ def _tls_failure(exc: Exception, endpoint: Endpoint) -> HandshakeFailed:
 
 
 def without_tls(origin: str) -> str:
-    """Return a url's origin with the scheme that has no TLS."""
+    """Return a url's origin with the scheme without TLS."""
     return origin.replace("wss://", "ws://", 1).replace("https://", "http://", 1)
 
 
@@ -303,7 +303,7 @@ async def _connect(endpoint: Endpoint, dial: Dial | None, names: Names) -> Raw:
     except HandshakeFailed:
         raise
     except Exception as exc:
-        # Whatever a user's dial or resolver raises is told like any other reason for which there is no connection.
+        # Whatever a user's dial or resolver raises is reported like any other reason for having no connection.
         whose = "name resolution" if dial is None else "dial"
         raise HandshakeFailed(
             f"No connection to {endpoint.origin} could be made: {whose} raised {type(exc).__name__} ({exc})."
@@ -316,7 +316,7 @@ async def _connect(endpoint: Endpoint, dial: Dial | None, names: Names) -> Raw:
 
 
 def takes_address(dial: Dial) -> bool:
-    """Return True if it is called with a host and a port."""
+    """Return True if ``dial`` is called with a host and a port."""
     try:
         inspect.signature(dial).bind("host", 0)
     except (TypeError, ValueError):
@@ -325,17 +325,17 @@ def takes_address(dial: Dial) -> bool:
 
 
 def _take_socket(stream: trio.SocketStream) -> socket.socket:
-    """The socket of a stream, as the standard library's own object; the stream has let go of it."""
+    """Return the socket of a stream, as the standard library's own object; the stream has released it."""
     if stream.socket.fileno() == -1:
         raise HandshakeFailed("dial returned a stream that is closed; it must return an open one, for us alone.")
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        with suppress(OSError):  # no TCP (a Unix socket)
+        with suppress(OSError):  # not TCP (a Unix socket)
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
     return socket.socket(fileno=stream.socket.detach())
 
 
 def _no_file_left(exc: BaseException) -> str | None:
-    """Return what to say if it went wrong because no further file or socket can be opened, else None."""
+    """Return the text for a failure caused by a limit on open files or sockets; None for other failures."""
     first = _first(exc)
     if isinstance(first, socket.gaierror):
         try:
@@ -351,7 +351,7 @@ def _no_file_left(exc: BaseException) -> str | None:
 
 
 def _first(exc: BaseException) -> BaseException:
-    """Return the error of the first of several addresses, which stands for all."""
+    """Return the error of the first of several addresses, which stands for all of them."""
     cause: Any = exc.__cause__
     while isinstance(cause, BaseExceptionGroup):
         cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
@@ -359,7 +359,7 @@ def _first(exc: BaseException) -> BaseException:
 
 
 def _reason(exc: BaseException) -> str:
-    """What went wrong, in few words."""
+    """Return briefly what went wrong."""
     first = _first(exc)
     if isinstance(first, ssl.SSLError):
         return str(first.reason or first)

@@ -1,7 +1,7 @@
-"""TLS as a codec: ciphertext in, plaintext out, and back. No I/O here; the cryptography is the standard library's.
+"""TLS as a codec: ciphertext in, plaintext out, and back. No I/O here; the standard library does the cryptography.
 
-One owner drives it: the reader calls :meth:`TLSCodec.open`, the writer :meth:`TLSCodec.seal`; nothing here awaits, so
-they cannot interleave. All ciphertext leaves through :meth:`TLSCodec.seal`, so records stay in order.
+The reader calls :meth:`TLSCodec.open`, the writer :meth:`TLSCodec.seal`; nothing here awaits, so they cannot
+interleave. All ciphertext leaves through :meth:`TLSCodec.seal`, so records stay in order.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from collections.abc import Sequence
 
 from trio_cancel._values.observer import logger
 
-#: Most plaintext that a record can hold, in bytes (RFC 8446, section 5.1).
+#: Most plaintext that a record can contain, in bytes (RFC 8446, section 5.1).
 MAX_RECORD = 2**14
 
 
-#: How OpenSSL, by its version, calls an answer that is no TLS record.
+#: OpenSSL's names, by version, for an answer that is not a TLS record.
 _NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}
 
 _built: list[ssl.SSLContext] = []
 
 
 def speaks_no_tls(exc: BaseException) -> bool:
-    """Return True if a TLS handshake failed because what the peer said was no TLS at all."""
+    """Return True if a TLS handshake failed because the peer does not speak TLS."""
     error = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
     return isinstance(error, ssl.SSLError) and error.reason in _NO_TLS
 
 
 def default_ssl_context() -> ssl.SSLContext:
-    """The system's trusted certificates, host names checked. Built once per process: it costs some 30 ms and 1 MB."""
+    """Return a context that trusts the system's certificates and checks host names; made once (some 30 ms, 1 MB)."""
     if _built:
         return _built[0]
     context = trusting_context()
     if context.cert_store_stats()["x509"]:
-        _built.append(context)  # else perhaps no file could be opened just now, and the next try finds some
+        _built.append(context)  # otherwise perhaps no file could be opened just now, and the next call finds some
     return context
 
 
 def trusting_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """Return a client's context that trusts the certificates in ``ca_file``; the system's if None.
+    """Return a client's context that trusts the certificates in ``ca_file``; the system's if it is None.
 
     A key log (``SSLKEYLOGFILE``) that cannot be written is left out, with a warning: it is only for debugging.
 
     Raises:
-        OSError: ``ca_file`` cannot be read, or (``ssl.SSLError``) holds no certificate.
+        OSError: ``ca_file`` cannot be read, or (``ssl.SSLError``) contains no certificate.
     """
     context = _checking_context(ca_file)
     context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2: a write would have to wait for a read
@@ -66,7 +66,7 @@ def _checking_context(ca_file: str | None) -> ssl.SSLContext:
 
 
 def _without_key_log(ca_file: str | None) -> ssl.SSLContext:
-    """Do what ``ssl.create_default_context`` does, besides the key log."""
+    """Do what ``ssl.create_default_context`` does, except for the key log."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if sys.version_info >= (3, 13):
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
@@ -96,12 +96,12 @@ class TLSCodec:
 
     @property
     def unread(self) -> bool:
-        """True if :meth:`open` has something to give or to raise without any further bytes."""
+        """True if :meth:`open` has something to return or raise without further bytes."""
         return self._error is not None or self._incoming.pending > 0
 
     @property
     def pending_output(self) -> bool:
-        """True if the protocol itself has something to say; the next :meth:`seal` puts it first."""
+        """True if the protocol itself has something to send; the next :meth:`seal` puts it first."""
         return self._outgoing.pending > 0
 
     def handshake(self, data: bytes) -> tuple[bool, bytes]:
@@ -129,7 +129,7 @@ class TLSCodec:
         """Turn ciphertext into all the plaintext that it completes, however many records that is.
 
         Args:
-            data: ciphertext from the peer; ``b""`` for what came glued to the end of the handshake.
+            data: ciphertext from the peer; ``b""`` for bytes that came right after the handshake.
 
         Returns:
             Plaintext, perhaps none.
@@ -144,8 +144,8 @@ class TLSCodec:
         if data:
             incoming.write(data)
         parts: list[bytes] = []
-        # OpenSSL takes whole records out of the buffer, so an empty buffer means that there is no more to read: that
-        # saves an exception for each call.
+        # OpenSSL takes whole records out of the buffer, so an empty buffer means that there is nothing more to read.
+        # Checking that saves an exception for each call.
         while incoming.pending and not self.ended:
             try:
                 part = read(MAX_RECORD)
@@ -162,7 +162,7 @@ class TLSCodec:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def seal(self, data: bytes, ends: Sequence[int]) -> tuple[bytes, list[tuple[int, int]]]:
-        """Encrypt whole chunks, as many of them into one record as fit.
+        """Encrypt whole chunks, as many of them per record as fit.
 
         Args:
             data: the chunks, one after the other; perhaps none, to get the protocol's own output.
@@ -187,5 +187,5 @@ class TLSCodec:
         return outgoing.read(), sealed
 
     def _write(self, data: bytes) -> None:
-        while data:  # OpenSSL may take one record a call
+        while data:  # OpenSSL may take one record per call
             data = data[self._object.write(data) :]

@@ -1,20 +1,20 @@
-"""The one place that knows trio-websocket: opening handshake, and a link that outlives none of its faults.
+"""The only module that knows trio-websocket: opening handshake, and a link that survives none of its faults.
 
-trio-websocket keeps the handshake, control frames, fragments and large messages. It gets a :class:`TapStream`, which
+trio-websocket handles the handshake, control frames, fragments and large messages. It gets a :class:`TapStream`, which
 peels small text messages off on their way in and queues control frames on their way out, so that a stalled write never
-blocks the reader. On its own it says nothing to a peer that breaks the protocol, and drops what it holds when it
-closes: so here the end is seen first, the Close frame queued, and the reader ended while its messages can still be
-read.
+blocks the reader. On its own, trio-websocket does not answer a peer that breaks the protocol, and drops the messages it
+holds when it closes. So this module notices the end first, queues the Close frame, and ends the reader while its
+messages can still be read.
 
-Tasks: one reader task per link, started in the caller's nursery, protected from KeyboardInterrupt; it owns the peeler
-and trio-websocket's state, and calls ``on_texts``. It never raises: its end sets ``Link.ended``, its reason is
-``Link.failure``. The caller's writer task owns the way out and takes control frames from ``Link.take_control``.
+Tasks: one reader task per link, started in the caller's nursery, protected from KeyboardInterrupt. It owns the peeler
+and trio-websocket's state, and calls ``on_texts``. It never raises: its end sets ``Link.ended``, and ``Link.failure``
+has the reason. The caller's writer task owns the sending side and takes control frames from ``Link.take_control``.
 
 Cancellation: :func:`upgrade` closes the stream and stops the reader when cancelled. Everything in :class:`Link` may be
 cancelled at any await without harm to the link.
 
 What the caller learns: ``HandshakeFailed`` with the real reason; later the end of the link and its reason. Text
-messages that came before the end have been handed over by then, slow ones can still be taken from ``messages()``.
+messages that came before the end have been delivered by then; slow ones can still be taken from ``messages()``.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
 
 #: Bytes of control frames that may wait for the writer.
 MAX_CONTROL = 2**16
-#: Bytes of slow messages that may wait to be taken; then the connection is given up.
+#: Bytes of slow messages that may wait to be taken; beyond that the connection is given up.
 MAX_SLOW_BYTES = 4 * 2**20
 
 _CLOSE_BYTE = bytes((0x80 | CLOSE,))
 _CLOSE_REASONS = {1002: "protocol error", 1007: "invalid text", 1008: "too much", 1009: "message too big"}
-#: Slow messages that may wait to be taken; then the reader waits, too.
+#: Slow messages that may wait to be taken; beyond that the reader waits, too.
 MAX_SLOW_MESSAGES = 256
 
 
 class TapStream(trio.abc.Stream):
-    """What trio-websocket takes for its connection: the reader task alone calls ``receive_some``.
+    """What trio-websocket takes for its connection: only the reader task calls ``receive_some``.
 
-    ``receive_some`` loses nothing that was not handed over if it is cancelled. ``send_all`` writes through during the
+    ``receive_some``, if cancelled, loses only what was already passed on. ``send_all`` writes directly during the
     upgrade and only queues afterwards.
 
     Attributes:
-        connection: trio-websocket's object; whoever sets it then sets ``attached``. No frame is read before.
-        failure: the first reason why the link ended, if it was not by Close frames alone.
+        connection: trio-websocket's object; whoever sets it must then set ``attached``. No frame is read before.
+        failure: the first reason why the link ended, unless it ended by Close frames alone.
         close_queued: our Close frame is on its way; nothing may follow it.
         close_code: code of the peer's Close frame, if one came.
         close_reason: the reason in it.
@@ -90,7 +90,7 @@ class TapStream(trio.abc.Stream):
         self._peer_closed = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - part of the interface
-        """The stream without the peeled messages; ``b""`` at its end. Raises to end trio-websocket's reader."""
+        """Return the stream without the peeled messages; ``b""`` at its end. Raises to end trio-websocket's reader."""
         if self.connection is None:
             return await self._receive_head()
         self._check()
@@ -114,8 +114,8 @@ class TapStream(trio.abc.Stream):
             raise
 
     async def _receive_head(self) -> bytes:
-        """Wait for the answer to the upgrade; only that of a 101 is handed on."""
-        if self.head.head:  # handed on and taken; the link is about to be attached
+        """Wait for the answer to the upgrade; only a 101 is passed on."""
+        if self.head.head:  # passed on and taken; the link is about to be attached
             await self.attached.wait()
             return await self.receive_some()
         try:
@@ -134,7 +134,7 @@ class TapStream(trio.abc.Stream):
         return self.head.head
 
     def _check(self) -> None:
-        """End the reader if the last bytes ended the WebSocket, and say so to the peer where it did not."""
+        """End the reader if the last bytes ended the WebSocket; tell the peer if it does not know."""
         assert self.connection is not None
         closed = self.connection.closed
         if self.failure is not None:
@@ -154,7 +154,7 @@ class TapStream(trio.abc.Stream):
             self.violation(code)
 
     def violation(self, code: int) -> None:
-        """Give the connection up for what the peer did: queue a Close frame, and end the reader."""
+        """Give up the connection because of what the peer did: queue a Close frame, and end the reader."""
         reason = _CLOSE_REASONS.get(code, "protocol error")
         self.fail(ConnectionLost(f"The venue broke the WebSocket protocol; closed with {code} ({reason})."))
         self.queue_close(code, reason)
@@ -173,7 +173,7 @@ class TapStream(trio.abc.Stream):
             self.failure = exc
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write the request through; queue everything else for the writer, and drop what would follow a Close."""
+        """Write the request directly; queue everything else for the writer, and drop what would follow a Close."""
         data = bytes(data)
         if not self.head.status:
             self.requested_at = self._wall_clock()
@@ -197,7 +197,7 @@ class TapStream(trio.abc.Stream):
         self.wake()
 
     def take_control(self) -> list[bytes]:
-        """The queued control frames, in order; they are the caller's to write now."""
+        """Return the queued control frames, in order; the caller must write them now."""
         taken, self.control = self.control, []
         self._control_size = 0
         return taken
@@ -214,7 +214,7 @@ class TapStream(trio.abc.Stream):
 
 @attrs.frozen
 class Handshake:
-    """What the upgrade told about the venue's clock.
+    """What the upgrade showed about the venue's clock.
 
     Attributes:
         date: the ``Date`` header, as it came, or None.
@@ -233,7 +233,7 @@ class Link:
     Attributes:
         handshake: times and ``Date`` of the upgrade.
         stream: the bytes below; the caller's writer writes to it, and the caller closes it in the end.
-        ended: set when the reader has ended; no message comes any more, except from :meth:`messages`.
+        ended: set when the reader has ended; no more messages come, except from :meth:`messages`.
     """
 
     def __init__(self, tap: TapStream) -> None:
@@ -241,18 +241,18 @@ class Link:
         self.ended = trio.Event()
         self.handshake = Handshake(None, 0.0, 0.0)
         self._tap = tap
-        self._scopes: set[trio.CancelScope] = set()  # of those who wait for something that the end makes impossible
+        self._scopes: set[trio.CancelScope] = set()  # of tasks that wait for something that the end makes impossible
         self._reader_scope = trio.CancelScope()
         self._ping_number = 0
 
     @property
     def closing(self) -> bool:
-        """True once a Close frame was queued or has come: no request may be written any more."""
+        """True once a Close frame was queued or has come: no more requests may be written."""
         return self._tap.close_queued or self._tap.peeler.close_seen
 
     @property
     def failure(self) -> BaseException | None:
-        """Why the link ended, if it was not by Close frames alone."""
+        """Why the link ended, unless it ended by Close frames alone."""
         return self._tap.failure
 
     @property
@@ -266,15 +266,15 @@ class Link:
         return self._tap.close_reason
 
     def take_control(self) -> list[bytes]:
-        """Control frames (pongs, pings, Close) to write before anything else, in order; they are gone from here.
+        """Return control frames (pongs, pings, Close) to write before anything else, in order, and remove them here.
 
-        ``wake`` has been called when there are some. It is also called when ``stream.pending_output`` is set: then
-        ``stream.send`` is due even with nothing to send.
+        ``wake`` has been called if there are some. It is also called when ``stream.pending_output`` is set: then
+        ``stream.send`` is due even if there is nothing to send.
         """
         return self._tap.take_control()
 
     async def ping(self) -> float:
-        """Ask the peer for a sign of life. The caller bounds it.
+        """Send a ping and wait for its pong. The caller bounds it.
 
         Returns:
             Seconds until the answer.
@@ -303,7 +303,7 @@ class Link:
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
         """Queue a Close frame and wait until the link has ended. The caller bounds it, and closes the stream.
 
-        Messages that come before the peer's Close are still handed over.
+        Messages that come before the peer's Close are still delivered.
 
         Cancelled: the Close frame stays queued.
         """
@@ -311,9 +311,9 @@ class Link:
         await self.ended.wait()
 
     def messages(self) -> AsyncIterator[str | bytes]:
-        """What did not come as small text: large or fragmented text (str), binary (bytes). Ends with the link.
+        """Yield what did not come as small text: large or fragmented text (str), binary (bytes). Ends with the link.
 
-        All of them are delivered, also those that were waiting when the link ended. One task may iterate.
+        All of them are delivered, including those that were waiting when the link ended. Only one task may iterate.
         """
         return _SlowMessages(self._tap)
 
@@ -324,14 +324,14 @@ class Link:
 
     @trio.lowlevel.enable_ki_protection
     async def _read(self, reader: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Run trio-websocket's reader; how it ends is kept, not raised, so that it cannot hurt its nursery."""
+        """Run trio-websocket's reader; how it ends is recorded, not raised, so that it cannot hurt its nursery."""
         boundary = Boundary()
         try:
             with boundary, self._reader_scope:
                 await reader(*args)
         finally:
             if boundary.error is not None:
-                self._tap.fail(boundary.error)  # the reason of the end, which everybody concerned is told
+                self._tap.fail(boundary.error)  # the reason of the end, for everybody concerned
             self.ended.set()
             for scope in self._scopes:
                 scope.cancel()
@@ -340,7 +340,7 @@ class Link:
 
 @attrs.frozen
 class _SlowMessages:
-    """An iterator rather than a generator: leaving one early leaves nothing to clean up."""
+    """An iterator rather than a generator, so that leaving one early leaves nothing to clean up."""
 
     tap: TapStream
 
@@ -360,7 +360,7 @@ class _SlowMessages:
 
 @attrs.frozen
 class _ReaderNursery:
-    """The nursery that trio-websocket is given: the only task that it starts, its reader, runs as the link's."""
+    """The nursery that trio-websocket gets: the only task that it starts, its reader, runs as the link's reader."""
 
     nursery: trio.Nursery
     link: Link
@@ -370,7 +370,7 @@ class _ReaderNursery:
 
 
 def _nothing() -> None:
-    """Take no notice."""
+    """Do nothing."""
 
 
 async def upgrade(
@@ -383,14 +383,14 @@ async def upgrade(
     wake: Callable[[], object],
     wall_clock: Callable[[], float],
 ) -> Link:
-    """Make a WebSocket of a stream.
+    """Turn a stream into a WebSocket.
 
     Args:
         nursery: where the reader task runs; cancelling it stops the link.
         stream: a connected stream; it is closed if the upgrade fails.
         endpoint: names the host and the resource.
         on_texts: called in the reader task with the payloads of the small text messages of one piece; must not raise.
-        on_fed: called there after each piece of bytes, when all its text messages have been handed over.
+        on_fed: called there after each piece of bytes, once all its text messages have been delivered.
         wake: called when something waits for the writer, and at the end of the link.
         wall_clock: seconds since the epoch.
 
@@ -398,7 +398,7 @@ async def upgrade(
         The link; ``on_texts`` is not called before the caller's next checkpoint.
 
     Raises:
-        HandshakeFailed: with the real reason; ``status`` and ``retry_after`` if the venue refused.
+        HandshakeFailed: with the real reason; with ``status`` and ``retry_after`` if the venue refused.
 
     Cancelled: the reader is stopped and the stream closed. There is no deadline in here.
     """
@@ -409,7 +409,7 @@ async def upgrade(
             link._scopes.add(scope)
             connection = await trio_websocket.wrap_client_stream(
                 cast("trio.Nursery", _ReaderNursery(nursery, link)),
-                cast("trio.SocketStream", tap),  # its annotation is narrower than what it takes
+                cast("trio.SocketStream", tap),  # its annotation is narrower than what it accepts
                 endpoint.host_header,
                 endpoint.resource,
                 message_queue_size=MAX_SLOW_MESSAGES,
@@ -440,7 +440,7 @@ async def connect(
     wake: Callable[[], object],
     wall_clock: Callable[[], float],
 ) -> Link:
-    """:func:`open_stream`, then :func:`upgrade`; see there."""
+    """Call :func:`open_stream`, then :func:`upgrade`; see there."""
     stream = await open_stream(endpoint, ssl_context=ssl_context, dial=dial)
     return await upgrade(nursery, stream, endpoint, on_texts=on_texts, on_fed=on_fed, wake=wake, wall_clock=wall_clock)
 
@@ -459,7 +459,7 @@ def _handshake_failure(tap: TapStream, endpoint: Endpoint) -> HandshakeFailed:
             retry_after=retry_after,
             final=status == 401,
         )
-    perhaps = "" if endpoint.secure else f"perhaps the port speaks TLS ({_secure(origin)}), else "
+    perhaps = "" if endpoint.secure else f"perhaps the port speaks TLS ({_secure(origin)}), otherwise "
     if tap.failure is None or isinstance(tap.failure, trio.BrokenResourceError):
         return HandshakeFailed(
             f"{origin} dropped the connection during the WebSocket upgrade; {perhaps}try again later."
@@ -477,7 +477,7 @@ _REMEDIES |= dict.fromkeys(range(500, 600), "try again later")
 
 
 def _retry_after(tap: TapStream) -> float | None:
-    """Seconds that the venue asks us to wait (RFC 9110, 10.2.3: a number, or a date to compare with its own)."""
+    """Return the seconds that the venue asks us to wait (RFC 9110, 10.2.3: a number, or a date by its own clock)."""
     value = tap.head.header("retry-after")
     if value is None:
         return None

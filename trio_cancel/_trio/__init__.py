@@ -1,1 +1,1 @@
-"""What trio lacks for this library."""
+"""What trio does not provide and this library needs: wakeups, signals, the environment."""

@@ -1,9 +1,9 @@
-"""What is at hand when a deadline comes: it is to be taken in before the deadline is judged.
+"""Takes in input that is ready when a deadline comes, before the deadline is judged.
 
-A process that was stopped, or whose loop was blocked, wakes with deadlines that have passed and with input that came
-long before them. trio runs whoever waits for either in one pass, in any order; and a system call that was interrupted
-may report a timeout before it has looked for input. So whoever judges a deadline first lets the others run, for as
-many passes of the scheduler as it takes until nothing more comes, within a bound.
+A process that was stopped, or whose event loop was blocked, wakes up with deadlines that have passed and with input
+that arrived long before them. trio runs the tasks that wait for either in one pass, in any order; and a system call
+that was interrupted may report a timeout before it has looked for input. So whoever judges a deadline first lets the
+other tasks run, for as many passes of the scheduler as it takes until nothing more comes, within a bound.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Callable
 import trio
 
 QUIET = 10
-"""Passes in which nothing came, after which nothing is at hand: some 10 µs each. A piece that was read may take a few
-until it shows, and a stream of somebody else's may need some for each piece."""
+"""After this many passes without input, no more is ready; a pass takes about 10 µs. A piece that was read may take a
+few passes until it shows, and a foreign stream may need some for each piece."""
 PASSES_MOST = 2_000
-"""Passes at most, for a peer that never ends."""
+"""Passes at most, for a peer that sends without end."""
 SECONDS_MOST = 2.0
 """Seconds at most."""
 
 
 async def take_in(progress: Callable[[], object]) -> None:
-    """Let other tasks take in what is at hand.
+    """Let other tasks take in input that is ready.
 
     Args:
-        progress: returns something that is another one when something has been taken in.
+        progress: returns a different value when something has been taken in.
 
     Cancelled: it ends.
     """

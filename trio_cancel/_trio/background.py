@@ -1,4 +1,4 @@
-"""Tasks beside a block, whose exception comes out as it is."""
+"""Tasks beside a block, whose exception propagates unchanged."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import trio
 async def open_background() -> AsyncGenerator[trio.Nursery]:
     """Open a nursery for tasks that run beside a block.
 
-    ``async with trio.open_nursery()`` would put the block's exception into a group. Here it comes out as it was raised.
-    Whoever opens it sees to it that its tasks have ended, or have been told to end, when the block is left, and that
-    they raise nothing.
+    ``async with trio.open_nursery()`` would put the block's exception into a group. Here it propagates as it was
+    raised. The caller must make sure that the tasks have ended, or have been told to end, when the block exits, and
+    that they raise nothing.
     """
     manager = trio.open_nursery()
     nursery = await manager.__aenter__()

@@ -1,4 +1,4 @@
-"""What a session takes from the world around it, besides trio's clock: so that a simulation can supply another one."""
+"""What a session needs from outside besides trio's clock, so that a simulation can supply something else."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import attrs
 
 from trio_cancel._values.timings import Timings
 
-# trio's clock stands still while the machine is suspended; these go on. (Apple's CLOCK_MONOTONIC does.)
+# trio's clock stops while the machine is suspended; these go on. (Apple's CLOCK_MONOTONIC does, too.)
 _GOES_ON = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC if sys.platform == "darwin" else None)
 
 
 def suspended() -> float:
-    """Return the seconds for which the machine has been suspended so far; always 0 where no clock tells."""
+    """Return the seconds for which the machine has been suspended so far; always 0 if no clock tells."""
     return 0.0 if _GOES_ON is None else time.clock_gettime(_GOES_ON) - time.monotonic()
 
 
 @attrs.frozen
 class Environment:
-    """The clocks besides trio's, the sources of chance, and the times to wait.
+    """The clocks other than trio's, the sources of randomness, and the times to wait.
 
     Attributes:
         wall: returns Unix seconds; it may be set at any time.
         id_prefix: returns a new prefix for request ids; unique across processes and restarts.
         random_bytes: returns that many unpredictable bytes, for the masks of frames.
         jitter: spreads retries.
-        steady: returns the seconds of a clock that nobody sets; it need not go on while the machine is suspended.
-        suspended: returns the seconds for which the machine has been suspended, of which only the growth counts.
-        timings: how long is waited for what.
+        steady: returns the seconds of a clock that nobody sets; it may stop while the machine is suspended.
+        suspended: returns the seconds for which the machine has been suspended; only the growth matters.
+        timings: how long to wait for what.
     """
 
     wall: Callable[[], float] = time.time

@@ -1,13 +1,14 @@
-"""Signals: how a second Ctrl-C is heard, and ``cancel_on_signals``, which makes a signal an orderly end.
+"""Signals: noticing a second Ctrl-C, and ``cancel_on_signals``, which turns a signal into an orderly end.
 
 :class:`Ears` (one for each ``trio.run``) counts the signals that ask for an end, whichever task trio raises them in:
-its KeyboardInterrupt goes to the main task, while the order scope that must hear the second one may be in another.
-While an order scope is open, a handler on SIGINT counts and then does what was done before. Under ``cancel_on_signals``
-its handler on all :func:`ending_signals` counts instead, and cancels the block. Both note a signal at once, so that
-none is lost, and act in the event loop, by trio's ``run_sync_soon``, which is made for that.
+trio's KeyboardInterrupt goes to the main task, while the order scope that must notice the second one may be in another.
+While an order scope is open, a handler on SIGINT counts and then calls the previous handler. Under
+``cancel_on_signals``, its handler on all :func:`ending_signals` counts instead, and cancels the block. Both note a
+signal at once, so that none is lost, and act in the event loop, through trio's ``run_sync_soon``, which is made for
+that.
 
-A signal that is ignored when we come stays ignored: whoever started the program (``nohup``, a script's ``&``) wants it
-so.
+A signal that is already ignored stays ignored, because whoever started the program (``nohup``, a script's ``&``) wants
+it that way.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ def ending_signals() -> list[signal.Signals]:
     """Return the signals that ask a program to end, without those that are ignored now.
 
     SIGTERM comes from a service manager, SIGINT from Ctrl-C, SIGHUP (not on Windows) when the terminal is closed or its
-    ssh connection is gone.
+    ssh connection is lost.
     """
     asking = (signal.SIGTERM, signal.SIGINT, *HANGUP)
     return [signum for signum in asking if signal.getsignal(signum) is not signal.SIG_IGN]
 
 
 class Hearing:
-    """Tells one request to end from two.
+    """Distinguishes one request to end from two.
 
-    A terminal that is closed can bring SIGHUP twice, from the system and from its shell, and a service manager may send
-    it right after SIGTERM. Nobody has asked twice then: what comes within ``SAME`` seconds of a SIGHUP is one with it.
+    A closed terminal can send SIGHUP twice, from the system and from the shell, and a service manager may send it right
+    after SIGTERM. Nobody has asked twice then: signals within ``SAME`` seconds of a SIGHUP count as one with it.
     """
 
     def __init__(self) -> None:
@@ -66,10 +67,10 @@ class Hearing:
 
 
 class Ears:
-    """Hear the signals of one run, and end what is to be ended early by them.
+    """Count the signals of one run, and end early what they should end.
 
     Attributes:
-        heard: how many signals have come while somebody listened.
+        heard: how many signals have come while something was listening.
     """
 
     def __init__(self) -> None:
@@ -85,18 +86,18 @@ class Ears:
         self.end()
 
     def end(self) -> None:
-        """Cancel the scopes that the signals so far end."""
+        """Cancel the scopes that the signals so far should end."""
         for scope in [scope for scope, count in self._ends.items() if count <= self.heard]:
             scope.cancel()
 
     @property
     def listening(self) -> bool:
-        """True if a Ctrl-C is counted by itself."""
+        """True if a Ctrl-C is counted now."""
         return self._ours is not None
 
     @contextmanager
     def ending(self, scope: trio.CancelScope, after: int) -> Generator[None]:
-        """Cancel ``scope`` when so many more signals have come."""
+        """Cancel ``scope`` when ``after`` more signals have come."""
         self._ends[scope] = self.heard + after
         try:
             yield
@@ -104,7 +105,7 @@ class Ears:
             del self._ends[scope]
 
     def listen(self) -> None:
-        """Count each Ctrl-C from now on. Call :meth:`stop` as often."""
+        """Count each Ctrl-C from now on. Call :meth:`stop` as many times."""
         self._listeners += 1
         if _active.get() or threading.current_thread() is not threading.main_thread():
             return  # cancel_on_signals counts them; no signal arrives here
@@ -116,7 +117,7 @@ class Ears:
                 signal.signal(signal.SIGINT, self._ours)
 
     def stop(self) -> None:
-        """Count no longer, unless others still want it."""
+        """Stop counting, unless others still want it."""
         self._listeners -= 1
         if self._listeners == 0 and self._ours is not None:
             if signal.getsignal(signal.SIGINT) is self._ours:
@@ -128,11 +129,11 @@ class Ears:
 
         @trio.lowlevel.enable_ki_protection
         def count(signum: int, frame: FrameType | None) -> None:
-            self.heard += 1  # at once: the KeyboardInterrupt may have left a block before the loop goes on
+            self.heard += 1  # at once: a block may exit by the KeyboardInterrupt before the loop goes on
             try:
                 token.run_sync_soon(self.end)
             except trio.RunFinishedError:
-                # Somebody put us back after the run; trio's handler, behind us, has nobody left to tell.
+                # Somebody reinstalled our handler after the run; trio's handler behind it has no one left to tell.
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 raise KeyboardInterrupt from None
             before(signum, frame)
@@ -141,7 +142,7 @@ class Ears:
 
 
 def is_interrupt(error: BaseException | None) -> bool:
-    """Return True for a signal that ends the program, also in a group."""
+    """Return True for an exception of a signal that ends the program, also in a group."""
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup((KeyboardInterrupt, Interrupted)) is not None
     return isinstance(error, KeyboardInterrupt | Interrupted)
@@ -152,7 +153,7 @@ _active: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("trio_cancel.cancel_o
 
 
 def ears() -> Ears:
-    """Return those of this run."""
+    """Return the :class:`Ears` of this run."""
     try:
         return _ears.get()
     except LookupError:
@@ -166,21 +167,21 @@ async def cancel_on_signals() -> AsyncGenerator[None]:
     """Let SIGTERM, SIGINT and SIGHUP end the block in an orderly way.
 
     Use it once per program, in the main thread, around everything. The first signal cancels the block, so that order
-    scopes and other clean-up run; a second one ends the grace of order scopes early. A signal that is ignored when the
-    block is entered stays ignored: SIGHUP under ``nohup``, SIGINT in a background job of a script.
+    scopes and other clean-up code run; a second one ends the grace of order scopes early. A signal that is ignored when
+    the block is entered stays ignored: SIGHUP under ``nohup``, SIGINT in a background job of a script.
 
     Raises:
-        Interrupted: after the block, if a signal came. It is no ``Exception``, so that no loop swallows it by accident;
+        Interrupted: after the block, if a signal came. It is not an ``Exception``, so no loop swallows it by accident;
             what came out of the block (``OrdersLeft``, say) is its ``__cause__``.
-        ConfigurationError: it is used twice, outside the main thread, or under another event loop than trio.
+        ConfigurationError: it is used twice, outside the main thread, or under an event loop other than trio.
 
-    Cancelled: the block is cancelled; nothing of its own is left behind.
+    Cancelled: the block is cancelled; nothing stays behind.
     """
     check_trio("cancel_on_signals()")
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("cancel_on_signals() works in the main thread only: signals arrive nowhere else.")
     if _active.get():
-        raise ConfigurationError("cancel_on_signals() is used already: it belongs once around the whole program.")
+        raise ConfigurationError("cancel_on_signals() is in use already: put it once around the whole program.")
     _active.set(True)
     received: list[int] = []
     block = trio.CancelScope()
@@ -201,7 +202,7 @@ async def cancel_on_signals() -> AsyncGenerator[None]:
 def _received(received: list[int], act: Callable[[], object]) -> Generator[None]:
     """Note each ending signal at once; call ``act``, in the event loop, soon after each."""
     token = trio.lowlevel.current_trio_token()
-    clock = trio.lowlevel.current_clock()  # which can be asked between two steps of a guest run, too
+    clock = trio.lowlevel.current_clock()  # it also works between two steps of a guest run
     hearing = Hearing()
     listeners = ears()
 

@@ -1,6 +1,6 @@
-"""A doorbell for one task, and an alarm clock for one.
+"""A wakeup for one task, and an alarm for one task.
 
-Both are cheaper than an Event that is replaced after each use, and nothing rung while the task was busy is lost.
+Both are cheaper than an Event that is replaced after each use, and no ring is lost while the task is busy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import trio
 
 
 class Wakeup:
-    """A doorbell: anyone may ring it, one task waits at it. Ringing twice is ringing once."""
+    """Anyone may ring it; one task waits for it. Ringing twice is the same as ringing once."""
 
     __slots__ = ("_rung", "_task")
 
@@ -44,7 +44,7 @@ class Wakeup:
 
 
 class Alarm:
-    """An alarm clock: anyone may set it to an earlier time, one task waits for it.
+    """Anyone may set it to an earlier time; one task waits for it.
 
     Attributes:
         at: trio's clock when it is due; inf if never.
@@ -57,13 +57,13 @@ class Alarm:
         self._wakeup = Wakeup()
 
     def set(self, at: float) -> None:
-        """Have it due at ``at``, or earlier if it is due earlier."""
+        """Make it due at ``at``, unless it is due earlier."""
         if at < self.at:
             self.at = at
             self._wakeup.ring()
 
     def clear(self) -> None:
-        """Have it due never, until it is set again."""
+        """Make it never due, until it is set again."""
         self.at = math.inf
 
     async def wait(self) -> None:

@@ -1,11 +1,11 @@
-"""Models to JSON text and back, and the signature.
+"""Turns models into JSON text and back, and makes the signature.
 
-Out: cattrs turns a :class:`CancelRequest` (which cannot be invalid) into the business parameters, msgspec into the
-compact UTF-8 JSON that JavaScript's ``JSON.stringify`` gives; those very bytes are signed and sent.
+Out: cattrs turns a :class:`CancelRequest` (which cannot be invalid) into the business parameters. msgspec turns them
+into the compact UTF-8 JSON of JavaScript's ``JSON.stringify``. Those very bytes are signed and sent.
 
 In: msgspec checks types while it parses and keeps each number's text (``float_hook=Decimal``), so that no digit is lost
 and no null or boolean passes for a number. An answer that is unusual in any way is read again member by member, so that
-what cannot be read hides nothing beside it. What has no id or status that can be read is a :class:`BadReply`.
+an unreadable member hides nothing beside it. An answer without a readable id or status is a :class:`BadReply`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trio_cancel._values.models import TOKEN_FIELDS, CanceledOrder, CancelReques
 _encode_json = msgspec.json.Encoder().encode
 
 _converter = make_converter()
-# A string or None is itself in JSON: said so, cattrs writes the attribute's value without a call.
+# A string or None is itself in JSON. Saying so lets cattrs write the attribute's value without a call.
 _converter.register_unstructure_hook_func(lambda kind: kind == str | None, identity)
 _to_params = make_dict_unstructure_fn(CancelRequest, _converter, _cattrs_omit_if_default=True)
 _converter.register_unstructure_hook(CancelRequest, _to_params)
@@ -41,11 +41,11 @@ _BLOCK = 64  # bytes that SHA-256 takes at a time (RFC 2104: the key is padded t
 
 
 class Signer:
-    """Writes signed requests for one account; ``token_field`` is the name under which they carry the token.
+    """Writes signed requests for one account; ``token_field`` is the name of the field with the token.
 
     The message of the HMAC-SHA256 is the decimal timestamp followed directly by the compact business parameters
-    (``_venue/contract.md``, "Signature"). The two hash states that depend on the key alone (RFC 2104) are
-    prepared once and copied for each request, which takes half the time of copying a ``hmac.HMAC``.
+    (``_venue/contract.md``, "Signature"). The two hash states that depend only on the key (RFC 2104) are prepared once
+    and copied for each request, which takes half the time of copying a ``hmac.HMAC``.
     """
 
     __slots__ = ("_inner", "_middle", "_outer")
@@ -63,7 +63,7 @@ class Signer:
         return "<Signer>"
 
     def encode(self, orders: Iterable[tuple[str, CancelRequest]], timestamp: int) -> list[bytes]:
-        """Return the JSON texts of requests that are signed at one time (``_venue/contract.md``, "Request").
+        """Return the JSON texts of requests that are signed at the same time (``_venue/contract.md``, "Request").
 
         Args:
             orders: for each, the request's id (ASCII without quotes or backslashes; the caller has made it), and the
@@ -88,17 +88,17 @@ class Signer:
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """An answer, as far as it could be read; what it means is decided in ``_venue.verdict``.
+    """An answer, as far as it could be read; ``_venue.verdict`` decides what it means.
 
     Attributes:
         id: the request's id, or None.
         status: the HTTP-like status.
         order: the result, if it is an object.
-        error_code: the venue's code, if it gave one that can be read.
+        error_code: the venue's code, if it gave a readable one.
         message: the venue's words; may be empty.
-        has_error: there is an error beside the result, or instead of it.
-        has_result: there is a result that is not empty, of whatever type, beside a status other than 200.
-        lacks: the fields of the result that the contract names and that are missing, null or unreadable.
+        has_error: there is an error, with a result or without one.
+        has_result: there is a result that is not empty, of any type, with a status other than 200.
+        lacks: the fields that the contract names and that are missing, null or unreadable in the result.
     """
 
     id: str | None
@@ -162,23 +162,23 @@ class _Reply(msgspec.Struct, gc=False):
     message: str | None = None
 
 
-# Amounts and prices repeat, and a Decimal takes 104 bytes: those seen last are shared. But not those of a message of
-# unusual size, which would let a venue fill our memory with numbers of a million digits.
+# Amounts and prices repeat, and a Decimal takes 104 bytes, so recent ones are shared. But not those of an unusually
+# large message, because a venue could fill our memory with numbers of a million digits.
 _USUAL_SIZE = 2048
 _shared_decimal = lru_cache(maxsize=2048)(Decimal)
 _decode = msgspec.json.Decoder(_Reply, float_hook=_shared_decimal).decode
 _decode_large = msgspec.json.Decoder(_Reply, float_hook=Decimal).decode
-# An object of which each member is read on its own: one that cannot be read hides none beside it.
+# An object of which each member is read separately: an unreadable one hides none of the others.
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_int = msgspec.json.Decoder(_Int).decode
 _decode_date = msgspec.json.Decoder(datetime).decode
-# What they raise: bad JSON or types; a number beyond decimal's exponents; nesting beyond the stack.
+# What they raise for: bad JSON or types; a number beyond decimal's exponents; nesting beyond the stack.
 _BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecodeError, ValueError)
 _EMPTY = frozenset({b"null", b"{}", b"[]", b'""', b"0", b"false"})
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"-?[0-9]{1,10}(?:\.0+)?")
-# An escape in a string; the group is one that stands for half a character, without its other half.
+# An escape in a string; the group matches half of a surrogate pair without its other half.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -195,12 +195,12 @@ _AMOUNTS = (
     "price",
     "average_execution_price",
 )
-# Those that an answer may do without: an order at the market has no price, and not every order an external id.
+# Fields that an answer may lack: an order at the market has no price, and not every order has an external id.
 _MAY_LACK = frozenset({"price", "external_id", "side", "average_execution_price"})
 
 
 class _Odd(ValueError):
-    """A result has a field that only reading it member by member can tell."""
+    """A result has a field that must be read member by member."""
 
 
 def _odd() -> Decimal:
@@ -261,7 +261,7 @@ def _order(raw: _Order, shared: Callable[[int], Decimal]) -> tuple[CanceledOrder
     if average is not None and average.__class__ is not Decimal:
         average = shared(average) if average.__class__ is int else _odd()
     status, kind, pair, side = raw.status, raw.type, raw.pair, raw.side
-    # The same few words stand in every answer: one object each for all that are kept.
+    # The same few words are in every answer: keep one object of each.
     status = "" if status is None else intern(status)
     if side is not None:
         side = intern(side)
@@ -295,7 +295,7 @@ def _order(raw: _Order, shared: Callable[[int], Decimal]) -> tuple[CanceledOrder
 
 
 def decode_reply(text: bytes | str) -> Reply | BadReply:
-    """Read one text message of the venue (``_venue/contract.md``). Never raises for what it says."""
+    """Read one text message of the venue (``_venue/contract.md``). Never raises because of its contents."""
     order: CanceledOrder | None = None
     lacks: tuple[str, ...] = ()
     try:
@@ -323,11 +323,11 @@ def decode_reply(text: bytes | str) -> Reply | BadReply:
     return Reply(raw.id, status, None, code, message or "", code is not None or bool(message))
 
 
-# What follows reads an answer that is unusual, member by member.
+# The following functions read an unusual answer, member by member.
 
 
 def _read_members(text: bytes | str, error: BaseException | None) -> Reply | BadReply:
-    # Only the kind of the fault is kept: the text itself may be of any size and hold anything.
+    # Only the kind of error is kept: the text itself may have any size and contents.
     reason = (str(error).partition("\n")[0][:200] or type(error).__name__) if error is not None else "it is unusual"
     mended = False
     try:
@@ -339,15 +339,15 @@ def _read_members(text: bytes | str, error: BaseException | None) -> Reply | Bad
                 raise
             members = _decode_members(text)
     except _BAD_TEXT:
-        return BadReply(f"it is no JSON object ({reason})")
+        return BadReply(f"it is not a JSON object ({reason})")
     status = _read(_decode_int, members.get("status"))
     request_id: str | None = None
     if not _is_null(members.get("id", b"")):
         request_id = _read(_decode_text, members.get("id"))
         if request_id is None or (mended and _MENDED in request_id):
-            return BadReply(f"it has no id that can be read ({reason})", None, status)
+            return BadReply(f"it has no readable id ({reason})", None, status)
     if status is None:
-        return BadReply(f"it has no status that can be read ({reason})", request_id)
+        return BadReply(f"it has no readable status ({reason})", request_id)
     code, message = _read_code(members.get("error_code")), _read_words(members.get("message"))
     has_error = code is not None
     if "error" in members and not _is_empty(members["error"]):
@@ -367,7 +367,7 @@ _T = TypeVar("_T")
 def _mend(text: bytes | str) -> tuple[str, bool]:
     """Return a text without escapes of lone surrogates, and whether it had any.
 
-    JSON allows them, as JavaScript writes them where it cuts a text in the middle of a character; msgspec does not.
+    JSON allows them: JavaScript writes them if it cuts a text in the middle of a character. msgspec does not.
     """
     found = False
 
@@ -382,7 +382,7 @@ def _mend(text: bytes | str) -> tuple[str, bool]:
 
 
 def _read(decode: Callable[[msgspec.Raw], _T], raw: msgspec.Raw | None) -> _T | None:
-    """Return what a member says, None if it is missing or of another type."""
+    """Return a member's value; None if it is missing or of another type."""
     if raw is None:
         return None
     try:
@@ -396,7 +396,7 @@ def _is_null(raw: msgspec.Raw | bytes) -> bool:
 
 
 def _is_empty(raw: msgspec.Raw) -> bool:
-    """Return True for null, and for what says no more than that."""
+    """Return True for null, and for values that say no more than null."""
     text = bytes(raw)
     return len(text) < 64 and b"".join(text.split()) in _EMPTY
 
@@ -406,7 +406,7 @@ def _shown(raw: msgspec.Raw) -> str:
 
 
 def _read_words(raw: msgspec.Raw | None) -> str:
-    """Return the venue's words; anything but a string as its JSON text."""
+    """Return the venue's words; a value that is not a string is returned as its JSON text."""
     if raw is None or _is_null(raw):
         return ""
     text = _read(_decode_text, raw)
@@ -425,7 +425,7 @@ def _read_code(raw: msgspec.Raw | None) -> int | None:
 
 
 def _read_error(raw: msgspec.Raw, code: int | None, message: str) -> tuple[bool, int | None, str]:
-    """Return whether there is an error, its code, its words; the latter two are those given if it has none itself."""
+    """Return whether there is an error, its code and its words; the given code and words if it has none of its own."""
     members = _read(_decode_members, raw)
     if members is None:
         return True, code, _read_words(raw) or message
@@ -435,9 +435,9 @@ def _read_error(raw: msgspec.Raw, code: int | None, message: str) -> tuple[bool,
 
 
 def _read_order(raw: msgspec.Raw, *, mended: bool) -> tuple[CanceledOrder | None, tuple[str, ...]]:
-    """Return a result of which each field is read on its own, and which of those that it should have it lacks.
+    """Return a result of which each field is read separately, and which of the expected fields it lacks.
 
-    Of a mended text, what may have been mended is as good as unreadable: an id must not become another.
+    In a mended text, whatever may have been mended counts as unreadable: an id must not become another one.
     """
     members = _read(_decode_members, raw)
     if members is None:

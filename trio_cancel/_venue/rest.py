@@ -1,8 +1,8 @@
-"""The venue's REST side, for looking orders up: paths, signatures, answers.
+"""The venue's REST API for looking orders up: paths, signatures, answers.
 
-Which facts are certain and which are not is in ``_venue/contract.md``. Two decisions that no document settles: an id is
-percent-encoded in the path but for letters, digits and ``-._~``, and the signature covers the path as it is sent, so
-encoded. Ids that are UUIDs read the same either way.
+``_venue/contract.md`` says which facts are certain and which are not. Two decisions are not settled by any document: an
+id is percent-encoded in the path, except for letters, digits and ``-._~``, and the signature covers the path as it is
+sent, that is, encoded. Ids that are UUIDs read the same either way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORDS_MOST = 200
 """Characters of the venue's words that are kept."""
 
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
-# What reading a body raises: bad JSON; a number beyond decimal's exponents; nesting beyond the stack.
+# What reading a body may raise for: bad JSON; a number beyond decimal's exponents; nesting beyond the stack.
 _BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecodeError, ValueError)
 
 
@@ -37,7 +37,7 @@ def order_path(request: CancelRequest) -> str:
     """Return the path of an order below the base, percent-encoded.
 
     Raises:
-        LookupFailed: the id is ``.`` or ``..``, which every part of the way may read as a step in the path.
+        LookupFailed: the id is ``.`` or ``..``; servers and proxies may read these as steps in the path.
     """
     if request.key in (".", ".."):
         raise LookupFailed(f"The id {request.key!r} cannot be looked up: in a path it does not name an order.")
@@ -73,9 +73,9 @@ class Page:
     """One page of the open orders.
 
     Attributes:
-        orders: those that could be read, at least which orders they are.
+        orders: those that could be read, at least with their ids.
         last: whether it is the last page; None if the answer does not say.
-        unreadable: how many more are on it, of which not even the id could be read.
+        unreadable: how many more are on it whose id could not be read.
     """
 
     orders: tuple[OrderState, ...]
@@ -93,7 +93,7 @@ def read_order(status: int, body: bytes, seen_at: float, retry_after: float | No
         retry_after: seconds, from the answer's header.
 
     Raises:
-        LookupFailed: an error, or nothing that can be read.
+        LookupFailed: an error, or an unreadable answer.
     """
     data = _read_data(status, body, retry_after)
     try:
@@ -127,9 +127,9 @@ def read_open_orders(status: int, body: bytes, seen_at: float, page: int, retry_
 
 
 def _listed(items: list[Any], seen_at: float) -> tuple[tuple[OrderState, ...], ValueError | None]:
-    """Return the orders of a list, and why the first that cannot be read cannot.
+    """Return the orders of a list, and why the first unreadable one could not be read.
 
-    One order with an odd amount must not hide the others, nor itself: to cancel it, its id is enough.
+    One order with an odd amount must not hide the others, or itself: its id is enough to cancel it.
     """
     orders: list[OrderState] = []
     flaw: ValueError | None = None
@@ -246,7 +246,7 @@ def _number(data: Mapping[str, Any], name: str) -> Decimal | None:
 
 
 def _date(data: Mapping[str, Any], name: str) -> datetime | None:
-    """Return a date in UTC; one without a zone (those of transactions have none) is in UTC."""
+    """Return a date in UTC; one without a zone (transactions have none) is taken to be in UTC."""
     value = _text(data, name)
     if value is None:
         return None

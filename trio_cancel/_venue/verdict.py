@@ -1,7 +1,7 @@
 """What one answer says about one request. The table is in ``_venue/contract.md``, "What each answer means".
 
-Both dialects of the venue are read at once: which of them the live server speaks is not known, and none of their codes
-means something else in the other.
+Both dialects of the venue are understood at once: it is not known which of them the live server speaks, and no code of
+either means something else in the other.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from trio_cancel._values.outcomes import VenueReply
 from trio_cancel._venue.codec import Reply
 
 LATE_SIGNATURE = 4.0
-"""Seconds after its write from which a refused signature means "late", not "wrong": the venue takes 5 s, we assume."""
+"""Seconds after its write from which a refused signature means "late", not "wrong": the venue is assumed to take 5 s."""
 
 CLOSED_CODES = frozenset({40408, 40020})
 EXECUTED_CODE = 40021
 NOT_FOUND_CODES = frozenset({40401, 40400})
 MISSING_PARAMETERS_CODE = 40010
 _CANCELED_WORDS = frozenset({"canceled", "cancelled"})
-# 40021 also stands for "No orders to cancel.", so that only its words tell. They must say no more than this.
+# 40021 also stands for "No orders to cancel.", so only its words decide. They must say exactly this.
 _EXECUTED = re.compile(
     r"(?:the )?order (?:(?:is|was|has|been|already) )*(?:executed completely|completely executed|fully executed)"
 )
@@ -38,9 +38,9 @@ class Verdict(enum.Enum):
     LIMITED = enum.auto()
     """429: refused now, try later."""
     LATE = enum.auto()
-    """Refused for the signature, for a request that was long under way: sign again."""
+    """The signature was refused for a request that was under way for long: sign again."""
     UNLISTED = enum.auto()
-    """A refusal that the contract does not list: it may be another way to say "closed". Asking again helps nothing."""
+    """A refusal that the contract does not list: it may be another way to say "closed". Asking again does not help."""
     UNAVAILABLE = enum.auto()
     """5xx or 408: it may have been applied; try again."""
     INVALID = enum.auto()
@@ -55,7 +55,7 @@ def judge(reply: Reply, request: CancelRequest, age: float) -> tuple[Verdict, st
 
     Args:
         reply: the answer that carried the id of a request for this order.
-        request: the order that was to be canceled.
+        request: the order to cancel.
         age: seconds between the request's write and this answer.
     """
     if reply.status != 200:
@@ -69,9 +69,9 @@ def judge(reply: Reply, request: CancelRequest, age: float) -> tuple[Verdict, st
         return Verdict.INVALID, f"status 200 for an order that is {order.status[:40]!r}, not canceled"
     if request.id is None:
         if order.external_id != request.external_id:
-            return Verdict.INVALID, "it does not name the external id that was asked for"
+            return Verdict.INVALID, "it does not name the requested external id"
     elif order.id != request.id and (order.id is None or canonical_id(order.id) != canonical_id(request.id)):
-        return Verdict.INVALID, "it does not name the order that was asked for"
+        return Verdict.INVALID, "it does not name the requested order"
     return _CANCELED
 
 
@@ -85,7 +85,7 @@ def _judge_refusal(reply: Reply, age: float) -> tuple[Verdict, str]:
         return Verdict.INVALID, f"status {status} together with a result"
     error = VenueReply(status, code, reply.message)
     if status == 429:
-        # The daily limit answers "Limit Exceeded"; waiting 30 s cannot help there.
+        # The daily limit answers "Limit Exceeded"; waiting 30 s does not help then.
         return (Verdict.REFUSED if "limit exceeded" in reply.message.lower() else Verdict.LIMITED), ""
     if error.refuses_credentials:
         return (Verdict.LATE if age > LATE_SIGNATURE and error.refuses_signature else Verdict.REFUSED), ""
@@ -97,9 +97,9 @@ def _judge_refusal(reply: Reply, age: float) -> tuple[Verdict, str]:
 
 
 def claim(reply: Reply) -> tuple[Verdict, Literal["canceled", "executed"] | None] | None:
-    """Return what an answer says of the order in it, whichever that is, if it says something definite; and how closed.
+    """Return what an answer definitely says about the order that it names, and how that was closed; None if nothing.
 
-    For answers that nobody waits for.
+    For answers that nobody is waiting for.
     """
     if reply.status == 200:
         order = reply.order
@@ -110,7 +110,7 @@ def claim(reply: Reply) -> tuple[Verdict, Literal["canceled", "executed"] | None
 
 
 def closed_as(code: int | None) -> Literal["canceled", "executed"] | None:
-    """Return what the code of an answer that says "closed" tells about how the order was closed."""
+    """Return how an order was closed, judging by the code of an answer that says "closed"."""
     return "canceled" if code == 40020 else "executed" if code == EXECUTED_CODE else None
 
 

@@ -685,9 +685,9 @@ def test_all_that_a_result_lacks_is_told_in_its_order() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"id":"r"}', "it has no status that can be read (Object missing required field `status`)"),
-        ('{"status":200}', "it has no id that can be read (Object missing required field `id`)"),
-        ("[]", "it is no JSON object (Expected `object`, got `array`)"),
+        ('{"id":"r"}', "it has no readable status (Object missing required field `status`)"),
+        ('{"status":200}', "it has no readable id (Object missing required field `id`)"),
+        ("[]", "it is not a JSON object (Expected `object`, got `array`)"),
     ],
 )
 def test_what_cannot_be_read_says_why(text: str, reason: str) -> None:
