@@ -29,7 +29,7 @@ async def test_wss_to_a_port_without_tls_suggests_ws(capsys: pytest.CaptureFixtu
     async with open_sandbox() as venue:
         secure = venue.url.replace("ws://", "wss://")
         assert await run_async(["cancel", "A", "--url", secure]) == 1
-        told = f"{secure} does not speak TLS; perhaps the url must be {venue.url}, else check its port."
+        told = f"{secure} does not speak TLS; perhaps the url must be {venue.url}, otherwise check its port."
         assert told in capsys.readouterr().err
         assert await run_async(["doctor", "--url", secure]) == 1
         assert f"does not speak TLS; perhaps the url must be {venue.url}" in capsys.readouterr().out
@@ -60,8 +60,8 @@ async def test_a_proxy_with_the_wrong_scheme_is_told_which_is_right(
         for proxy in (f"https://{where[0]}", f"http://{where[1]}", f"https://{where[1]}"):
             assert await run_async([*words, proxy]) == 1
             told.append("".join(capsys.readouterr()))
-    assert f"The proxy https://{where[0]} does not speak TLS; write http:// in --proxy, else check its port." in told[0]
-    assert "perhaps it speaks TLS, which is https:// in --proxy" in told[1]
+    assert f"The proxy https://{where[0]} does not speak TLS; write http:// in --proxy, or check its port." in told[0]
+    assert "if it speaks TLS, write https:// in --proxy" in told[1]
     # It does speak TLS: another scheme would help nobody.
     assert f"The certificate of the proxy https://{where[1]} is not trusted" in told[2]
     assert "http:// in" not in told[2]

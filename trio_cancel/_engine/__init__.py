@@ -1,1 +1,1 @@
-"""Everything about orders under way, without input or output: nothing here waits."""
+"""Makes every decision about orders under way, without input or output: nothing here waits."""

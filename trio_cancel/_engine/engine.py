@@ -1,9 +1,9 @@
-"""The facade over everything under way: what is written next, what time is up, what a lost connection means (sans I/O).
+"""The interface to everything under way: what to write next, whose time is up, what a lost connection means (sans-I/O).
 
-The session's tasks call it and only move bytes: the writer asks :meth:`Engine.take` and :meth:`Engine.sign`,
-the reader hands texts to ``read`` (see ``_engine.replies``), the timer calls :meth:`Engine.expire`. Nothing here
-waits, so nothing here can be cancelled; every method leaves the tables (``_engine.in_flight``, ``_engine.queue``)
-whole. Times named ``now`` are trio's clock, ``wall`` is Unix seconds.
+The session's tasks call it and only move bytes: the writer calls :meth:`Engine.take` and :meth:`Engine.sign`, the
+reader passes texts to ``read`` (see ``_engine.replies``), the timer calls :meth:`Engine.expire`. Nothing here waits, so
+nothing here can be cancelled. Every method leaves the tables (``_engine.in_flight``, ``_engine.queue``) consistent.
+Times named ``now`` are trio's clock, ``wall`` is Unix seconds.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from trio_cancel._values.order_state import OrderState
 from trio_cancel._values.outcomes import Outcome
 
 WRITE_MOST = 256
-"""Requests in one write at most, so that their signatures are young when they leave."""
+"""Requests in one write at most, so that their signatures are fresh when they are sent."""
 
 LOOKUP_YIELDS = 0.05
-"""Seconds until a lookup that lets cancels go first asks again."""
+"""Seconds after which a lookup that lets cancels go first asks again."""
 
 SLICE = 500
-"""Orders whose time is looked at, and perhaps over, in one step at most: other tasks have their turn in between."""
+"""Orders whose time is checked, and may be over, in one step at most: other tasks get their turn in between."""
 
 SUSPENDED_LEAST = 1.0
-"""Seconds of a suspended machine from which they count; below, it may be how the two clocks are read."""
+"""Seconds of suspension that count; less may come from the way the two clocks are read."""
 
 MOMENT = 1e-6
 """Seconds below which time is up: rounding can leave a remainder too small to ever pass on the clock."""
@@ -54,25 +54,26 @@ SignRequests = Callable[[Iterable[tuple[str, CancelRequest]], int], list[bytes]]
 
 
 class Engine:
-    """Everything about a session's orders under way, behind one face: no other part touches what is in here.
+    """Everything about a session's orders under way, behind one interface: nothing outside touches its parts.
 
-    Its tasks wait at its doorbells, one task at each: whoever admits orders (the writer, the task that has intents made
-    durable, or without a connection the one that is about to dial) at ``wakeup``, the timer at ``alarm``.
+    The session's tasks wait at its wakeups, one task at each. At ``wakeup`` waits whoever admits orders: the writer,
+    the task that has intents made durable, or without a connection the one that is about to dial. At ``alarm`` waits
+    the timer.
 
-    One call handles a bounded number of orders, so that other tasks have their turn in between: :meth:`take` and
-    :meth:`sign` ``WRITE_MOST``; :meth:`read` what 64 KiB hold; :meth:`expire`, :meth:`connection_down` and :meth:`stop`
-    ``SLICE`` beside the window, and the timer goes on with the rest at once.
+    One call handles a bounded number of orders, so that other tasks get their turn in between: :meth:`take` and
+    :meth:`sign` up to ``WRITE_MOST``; :meth:`read` what fits into 64 KiB; :meth:`expire`, :meth:`connection_down` and
+    :meth:`stop` up to ``SLICE`` besides the window, and the timer continues with the rest at once.
 
     Args:
         sign: signs requests, given their ids and the milliseconds of the timestamp.
-        id_prefix: what the ids of this session's requests begin with.
+        id_prefix: the beginning of the ids of this session's requests.
         pacer: the user's own rate limit, if there is one.
-        notify: tells the observer; None if there is none.
+        notify: calls the observer; None if there is none.
         jitter: spreads repetitions.
         clock: what is known of the venue's clock.
-        journal: where attempts and outcomes are recorded, if they are.
-        lookups: whether orders are looked up that would end without the truth.
-        look_up_closed: whether orders that are closed are, too.
+        journal: where attempts and outcomes are recorded, if there is one.
+        lookups: whether orders are looked up that would otherwise end as Unknown or NotFound.
+        look_up_closed: whether closed orders are also looked up.
         suspended: returns the seconds for which the machine has been suspended so far.
 
     Attributes:
@@ -114,11 +115,11 @@ class Engine:
         self._down_because: BaseException | None = None
         self._up_since = -math.inf
         self._chances: dict[Source, None] = {}  # the bulk cancels whose last chance has come in this silence
-        self._patience = math.inf  # the shortest ``give_up_after`` that was seen
-        # A heap of the orders without a place in the window: when to look at each again. The number breaks ties.
+        self._patience = math.inf  # the shortest ``give_up_after`` seen so far
+        # A heap of the orders without a place in the window, by when to look at each again. The number breaks ties.
         self._looks: list[tuple[float, int, OrderCancel]] = []
         self._looked = 0
-        self._ending: deque[OrderCancel] = deque()  # what is to be concluded because everything has ended
+        self._ending: deque[OrderCancel] = deque()  # what must be concluded because everything has ended
         self._sign = sign
         self._id_prefix = id_prefix
         self._next_id = 0
@@ -130,12 +131,12 @@ class Engine:
     # What callers do
 
     def submit(self, order: OrderCancel, now: float) -> None:
-        """Take a single cancel in; it settles at once if the session has failed or is closed."""
+        """Accept a single cancel; it settles at once if the session has failed or is closed."""
         if self.submit_lone(order, now):
             self.wakeup.ring()
 
     def submit_lone(self, order: OrderCancel, now: float) -> bool:
-        """Take a single cancel in; return True if no other one is under way and nobody has been woken to write it."""
+        """Accept a single cancel; return True if no other is under way and nobody has been woken to write it."""
         self.awaken(now)
         order.held_since = now
         self.count_queued(1)
@@ -154,7 +155,7 @@ class Engine:
 
     @property
     def lone(self) -> bool:
-        """True if there is no more than one order in flight."""
+        """True if at most one order is in flight."""
         return len(self._in_flight.active) <= 1
 
     def count_queued(self, count: int) -> None:
@@ -168,7 +169,7 @@ class Engine:
                 self._notify("request_queued", request)
 
     def submit_source(self, source: Source, now: float) -> None:
-        """Take a bulk cancel in."""
+        """Accept a bulk cancel."""
         if self._in_flight.stopped is not None:
             source.refuse(self._in_flight.stopped)
             return
@@ -186,12 +187,12 @@ class Engine:
             self.alarm.set(now + PACED_EARLIEST * give_up_after)
 
     def remove_source(self, source: Source) -> None:
-        """Ask a bulk cancel no more."""
+        """Stop asking a bulk cancel for orders."""
         self._queue.remove_source(source)
         self._chances.pop(source, None)
 
     def source_waits(self, source: Source) -> None:
-        """Note that a source that had nothing has something, or sooner than it said."""
+        """Note that a source that had nothing now has something, or has it sooner than it said."""
         self.wakeup.ring()
         if self._silence.asked_at is not None:
             self.alarm.set(source.held_since + PACED_EARLIEST * source.give_up_after())
@@ -204,7 +205,7 @@ class Engine:
 
     @property
     def stopped(self) -> BaseException | None:
-        """Why no order is taken in any more; None while they are."""
+        """Why no more orders are accepted; None while they are."""
         return self._in_flight.stopped
 
     @property
@@ -214,7 +215,7 @@ class Engine:
 
     @property
     def has_lookups(self) -> bool:
-        """True if orders are looked up that would end without the truth."""
+        """True if orders are looked up that would otherwise end as Unknown or NotFound."""
         return self._in_flight.has_lookups
 
     def under_way(self) -> Iterator[OrderCancel]:
@@ -227,26 +228,26 @@ class Engine:
         return self._in_flight.flights.values()
 
     def abandon(self, order: OrderCancel) -> None:
-        """Note that the caller has left: withdraw what is not written, go on tracking what is."""
+        """Note that the caller has left: withdraw what has not been written, keep tracking what has."""
         self._in_flight.abandon(order)
 
     def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:
-        """Tell of an outcome that its caller did not wait for."""
+        """Report an outcome that its caller did not wait for."""
         self._in_flight.tell_late(request, outcome)
 
     def statistics(self) -> Statistics:
-        """Return what was seen so far."""
+        """Return what was counted so far."""
         in_flight, rate = self._in_flight, self._rate
         pending = len(in_flight.active) + len(in_flight.last) + len(in_flight.overdue) + len(in_flight.looked_up)
         return self._counters.snapshot(pending=pending, rate=rate.rate, window=rate.window)
 
     def is_silent(self, seconds: float) -> bool:
-        """Return True if the venue has given no sign of life for so long, though it was asked."""
+        """Return True if the venue has shown no sign of life for this long, although it was asked."""
         return trio.current_time() - self._silence.since(seconds) >= seconds - MOMENT
 
     @property
     def last_chance(self) -> bool:
-        """True if orders wait for their last chance: what they lack is a connection, or a turn."""
+        """True if orders wait for their last chance, and need a connection or a turn for it."""
         return bool(self._chances or self._queue.last_chance)
 
     @property
@@ -255,7 +256,7 @@ class Engine:
         return self._next_id
 
     def saw_clock(self, seen: OffsetInterval | None, now: float) -> None:
-        """Take note of what an upgrade told of the venue's clock; None if it told nothing."""
+        """Take note of what an upgrade showed about the venue's clock; None if it showed nothing."""
         self.clock.saw(seen, self._next_id, now)
 
     # What lookups ask
@@ -266,18 +267,18 @@ class Engine:
         return self._in_flight.lookup_wakeup
 
     def take_to_look_up(self) -> list[OrderCancel]:
-        """Return the orders that are to be looked up now; each ends with :meth:`seen` or :meth:`not_seen`."""
+        """Return the orders to look up now; each ends with :meth:`seen` or :meth:`not_seen`."""
         waiting = self._in_flight.to_look_up
         return [waiting.popleft() for _ in range(min(SLICE, len(waiting)))]
 
     def end_lookups(self) -> None:
-        """Let everything that is being looked up end as what is known."""
+        """End everything that is being looked up with what is known."""
         self._in_flight.to_look_up.clear()
         for order in list(self._in_flight.looked_up):
             self._in_flight.not_seen(order, again=False)
 
     def seen(self, order: OrderCancel, state: OrderState) -> float | None:
-        """Take in what a lookup saw; return the seconds until the next one, None if there is none."""
+        """Process what a lookup saw; return the seconds until the next one, None if there is none."""
         return self._in_flight.seen(order, state)
 
     def not_seen(self, order: OrderCancel, again: bool) -> float | None:
@@ -290,11 +291,11 @@ class Engine:
         return self._in_flight.not_seen(order, again)
 
     def admit_lookup(self, now: float) -> float:
-        """Count a lookup that starts now, if the account's limit has room for it; else return when to ask again.
+        """Count a lookup that starts now, if the account's limit has room for it; otherwise return when to ask again.
 
-        Lookups share the limit with cancels and come after them. One starts only where no cancel waits for the pace and
-        none of a burst is used up, so that a later cancel loses at most the interval of one request. Where no limit is
-        known nothing waits for one. Without a connection no cancel can be written now.
+        Lookups share the limit with cancels and come after them. A lookup starts only if no cancel waits for the pace
+        and the whole burst is available, so a later cancel loses at most the interval of one request. If no limit is
+        known, lookups do not wait for one. Without a connection no cancel can be written now.
         """
         pacer, rate = self._pacer, self._rate
         if self.unpaced:
@@ -310,7 +311,7 @@ class Engine:
         return now
 
     def lookup_limited(self, now: float, asked_at: float) -> None:
-        """Note a 429 for a lookup that was sent at ``asked_at``: the limit is the account's."""
+        """Note a 429 for a lookup that was sent at ``asked_at``: the limit applies to the account."""
         if self._rate.limited(now, asked_at) and self._notify is not None:
             self._notify("paced", self._rate.rate)
 
@@ -321,9 +322,9 @@ class Engine:
 
         Args:
             now: trio's clock.
-            early: None if it is written at once; else it is written when :meth:`let_through` says so, and this many
-                have been admitted and are not written yet.
-            ahead: seconds before its turn that an order may be admitted.
+            early: None if it is written at once. Otherwise it is written when :meth:`let_through` says so, and this
+                many have been admitted and not yet written.
+            ahead: seconds before its turn for which an order may be admitted.
         """
         self.awaken(now)
         admitted: list[OrderCancel] = []
@@ -334,7 +335,7 @@ class Engine:
             raise
 
     def take_single(self, now: float) -> list[OrderCancel]:
-        """Admit single cancels that may be written now, and nothing else; none where a pace has a say."""
+        """Admit single cancels that may be written now, and nothing else; none if there is a pace."""
         if not self.unpaced:
             return []
         self.awaken(now)
@@ -346,7 +347,7 @@ class Engine:
         return admitted
 
     def _ask(self, now: float) -> None:
-        """Note that what is written is a question."""
+        """Note that what is being written is a question to the venue."""
         if self._silence.asked_at is None:
             self._chances.clear()  # the silence in which they came has ended
             self._silence.ask(now)
@@ -355,11 +356,11 @@ class Engine:
     def _take(self, admitted: list[OrderCancel], now: float, early: int | None, ahead: float) -> float:
         """Admit what may be written now into ``admitted``; return when to ask again."""
         silence = self._silence
-        # Where turns are few, none is for what was written before as long as something has its last chance to be.
+        # If turns are rare, orders that were written before get none as long as others have yet to get a last chance.
         untried_only = silence.asked_at is not None and self.last_chance and not self.unpaced
         ask_at = self._admit(admitted, now, early, ahead, untried_only=untried_only)
         if silence.asked_at is None:
-            # What is written is a question, and what keeps the window full is one that is open.
+            # What is written is a question, and so is what fills the window and has no answer yet.
             if self._chances:
                 self._chances.clear()  # the silence in which they came has ended
             if admitted or (self._queue and len(self._in_flight.active) >= self._rate.bulk_window(now)):
@@ -373,7 +374,7 @@ class Engine:
     def _admit(
         self, admitted: list[OrderCancel], now: float, early: int | None, ahead: float, *, untried_only: bool = False
     ) -> float:
-        """Admit what has a place in the window, or gets one; only single cancels not tried yet if told so."""
+        """Admit what has a place in the window, or gets one; if told so, only single cancels not tried yet."""
         in_flight = self._in_flight
         queue = self._queue
         window = self._rate.window
@@ -385,7 +386,7 @@ class Engine:
                     return min(ready, queue.next_due(now))
             room = window - in_flight.active_priority
             if unpaced and room > 0 and queue.priority:
-                # Where no pace holds them back, as many as there is room for, in one go.
+                # If no pace holds them back, admit as many as there is room for at once.
                 admitted += in_flight.admit_all(queue.take_priority(min(room, left)), priority=True)
                 if queue:
                     continue
@@ -458,9 +459,9 @@ class Engine:
         return group
 
     def let_through(self, orders: deque[OrderCancel], most: int, now: float) -> tuple[list[OrderCancel], float]:
-        """Take out of ``orders``, which were admitted early, what is to be written now, at most so many.
+        """Take out of ``orders``, which were admitted early, what should be written now, at most ``most``.
 
-        Returns it, and when to ask again if nothing rings before.
+        Returns these, and when to ask again if nothing rings before.
         """
         taken: list[OrderCancel] = []
         unpaced = self.unpaced
@@ -499,7 +500,7 @@ class Engine:
         if self._in_flight.stopped is not None:
             self.put_back(admitted, now)
         flights: list[LiveAttempt] = []
-        # (Two lists: a pair for each would have the collector run more often.)
+        # (Two lists: a pair for each would make the collector run more often.)
         ids: list[str] = []
         requests: list[CancelRequest] = []
         notify = self._notify
@@ -526,7 +527,7 @@ class Engine:
                 left = 0.0
             if left < MOMENT:
                 if self._in_flight.can_still_be_answered(order):
-                    # The answer may lie in the socket: the timer judges, once that has been read.
+                    # The answer may be waiting in the socket: the timer decides, once that has been read.
                     order.wait_for_answer()
                     self.alarm.set(now)
                 else:
@@ -556,13 +557,13 @@ class Engine:
         try:
             return flights, self._sign(zip(ids, requests, strict=True), int((wall + self.clock.correction) * 1000))
         except BaseException as error:
-            self.not_written(flights, error, now)  # there is no byte of them
+            self.not_written(flights, error, now)  # not a byte of them was written
             raise
 
     def time_left(self, flights: list[LiveAttempt], now: float) -> float:
         """Return how many seconds the longest of these orders has left, a little less; inf if there is none.
 
-        Who waits for the socket so long and no longer still tells what was not sent before its time is over.
+        A writer that waits for the socket only for this long can still report what was not sent in time.
         """
         left = -math.inf
         for flight in flights:
@@ -573,13 +574,13 @@ class Engine:
         return max(0.0, left - max(0.001, left / 100)) if left > -math.inf else math.inf
 
     def put_back(self, admitted: list[OrderCancel], now: float) -> None:
-        """Take back what was admitted and not signed: the connection ended between the two."""
+        """Take back what was admitted but not signed: the connection ended between the two."""
         for order in admitted:
             if order.state is State.ADMITTED:
                 self._in_flight.retry(order, now)
 
     def not_written(self, flights: list[LiveAttempt], cause: BaseException, now: float) -> None:
-        """Note that the last byte of these was never accepted by the socket: they were not sent."""
+        """Note that the socket never accepted the last byte of these: they were not sent."""
         for flight in flights:
             if self._in_flight.flights.pop(flight.request_id, None) is None:
                 continue
@@ -594,10 +595,10 @@ class Engine:
     # A journal that was taken over
 
     def _why_not_ours(self, order: OrderCancel) -> BaseException | None:
-        """Return why an order is not written any more: its name may be another's of whoever has our orders now.
+        """Return why an order is not written any more: its name may belong to an order of the journal's new owner.
 
-        That goes for what was asked for by external id, also where a lookup has told the venue's id: it may have told
-        that of the newer order of this name. What was written before may still be answered.
+        That applies to orders requested by external id, even if a lookup has returned the venue's id: that may be the
+        id of the newer order of this name. What was written before may still be answered.
         """
         if self._journal is None or order.request.id is not None:
             return None
@@ -624,17 +625,17 @@ class Engine:
         self.wakeup.ring()
 
     def connection_refused(self, why: BaseException) -> None:
-        """Note that a try to connect has failed."""
+        """Note that an attempt to connect has failed."""
         self._down_because = why
 
     def after_reading(self) -> bool:
-        """Let what waits be written, now that answers have come; return True if too many of them were noise."""
+        """Let waiting orders be written, now that answers have come; return True if too many of these were noise."""
         if self._queue:
             self.wakeup.ring()
         return self._replies.over_budget
 
     def count_binary(self, now: float) -> None:
-        """Count and log a binary message: the venue has none."""
+        """Count and log a binary message: the venue sends none."""
         self._replies.count_binary(now)
 
     def connection_down(self, connection: int, cause: BaseException | None, now: float) -> None:
@@ -647,17 +648,17 @@ class Engine:
         error.__cause__ = cause
         in_flight = self._in_flight
         first = next(iter(in_flight.flights.values()), None)
-        if first is not None and first.connection == connection:  # all of them are of one connection
+        if first is not None and first.connection == connection:  # all of them belong to one connection
             in_flight.lost.append((in_flight.flights, error))
             in_flight.flights = {}
             self._take_lost(now)
         for order in in_flight.active:
             if order.state is State.RETRYING and order.running_from is None:
-                order.running_from = max(now, order.held_since)  # no pace holds it back where no connection is
+                order.running_from = max(now, order.held_since)  # no pace holds it back if there is no connection
         self.alarm.set(now)
 
     def _take_lost(self, now: float) -> float:
-        """Look at some of the attempts whose connection has ended; return when to look again."""
+        """Process some of the attempts whose connection has ended; return when to continue."""
         in_flight = self._in_flight
         concerned: dict[OrderCancel, ConnectionLost] = {}
         for _ in range(SLICE):
@@ -672,7 +673,7 @@ class Engine:
             concerned[flight.order] = error
         for order, error in concerned.items():
             if order.state is not State.IN_FLIGHT or order in in_flight.last:
-                continue  # of the latter there may be very many: each is looked at in its time
+                continue  # there may be very many of the latter: each is processed in its time
             if order.policy.retry and not order.abandoned and not order.refused_for_good:
                 in_flight.retry(order, now)
             else:
@@ -683,7 +684,7 @@ class Engine:
     def stop(self, cause: BaseException) -> None:
         """End everything, for good: what was written is Unknown, the rest NotSent, with ``cause``.
 
-        No further order is written from now on. Some are concluded at once, the rest by :meth:`stop_some`.
+        No more orders are written from now on. Some are concluded at once, the rest by :meth:`stop_some`.
         """
         in_flight = self._in_flight
         in_flight.stopped = cause
@@ -702,7 +703,7 @@ class Engine:
         cause = self._in_flight.stopped
         for _ in range(min(SLICE, len(self._ending))):
             order = self._ending.popleft()
-            with Boundary() as boundary:  # what fails beside one order must not keep the others from their outcomes
+            with Boundary() as boundary:  # a failure with one order must not keep the others from their outcomes
                 if order.state is not State.SETTLED:
                     order.doubt = cause
                     self._in_flight.settle(order, order.conclude(cause, self.clock.interval))
@@ -713,7 +714,7 @@ class Engine:
         return bool(self._ending)
 
     def expire(self, now: float) -> float:
-        """Act on what has its time up, in slices; return when to look again."""
+        """Act on orders whose time is up, in slices; return when to look again."""
         if self._ending and self.stop_some():
             return now
         self.awaken(now)
@@ -752,7 +753,7 @@ class Engine:
         else:
             next_at = min(next_at, self._expire_sources(now), self._take_fresh(now))
         next_at = min(next_at, self._look(now))
-        self.wakeup.ring()  # what was given up has left its place in the window
+        self.wakeup.ring()  # orders that were given up have left their places in the window
         return next_at
 
     def _expire_sources(self, now: float) -> float:
@@ -786,7 +787,7 @@ class Engine:
         return min((rate for rate in rates if rate is not None), default=None)
 
     def _take_fresh(self, now: float) -> float:
-        """Begin to look at single cancels that have not been written at once; return when to look again."""
+        """Start to watch single cancels that were not written at once; return when to look again."""
         fresh = self._queue.fresh
         for _ in range(min(SLICE, len(fresh))):
             order = fresh.popleft()
@@ -799,7 +800,7 @@ class Engine:
         heapq.heappush(self._looks, (at, self._looked, order))
 
     def _look(self, now: float) -> float:
-        """Look at the orders without a place in the window whose moment has come; return when to look again."""
+        """Check the orders without a place in the window that are due; return when to look again."""
         looks = self._looks
         priority = self._queue.priority
         for _ in range(SLICE):
@@ -818,7 +819,7 @@ class Engine:
             for _ in range(2 * SLICE):
                 if not line or line[0].state is not State.SETTLED:
                     break
-                line.popleft()  # it hurries no connection any more
+                line.popleft()  # it does not hurry a connection any more
         return looks[0][0] if looks else math.inf
 
     def _look_one(self, order: OrderCancel, now: float) -> float:
@@ -848,7 +849,7 @@ class Engine:
         if order.state is State.IN_FLIGHT:
             latest = order.latest
             assert latest is not None  # it was written
-            # Once the venue has come back it is tried again as any other.
+            # Once the venue has come back, it is tried again like any other order.
             if self._silence.last_sign > latest.written or not order.policy.retry:
                 if latest.deadline > now and latest.request_id in in_flight.flights:
                     return min(latest.deadline, now + left)
@@ -861,17 +862,17 @@ class Engine:
         if not order.policy.retry:
             self._in_flight.settle(order, order.conclude(None, self.clock.interval))
         elif order.refused_for_good:
-            return  # refused for good; an earlier attempt may still be answered until it is given up
+            return  # refused for good; an earlier attempt may still be answered until the order is given up
         else:
             self._in_flight.retry(order, now)
 
     # A suspended machine
 
     def awaken(self, now: float) -> None:
-        """Take time into account for which the machine was suspended: trio's clock stood still, an order's did not.
+        """Count time for which the machine was suspended: trio's clock stopped, but an order's time did not.
 
-        After a night's sleep the next attempt of an order by external id might cancel the next day's order of that
-        name. So whatever has spent its time is not written any more. It is called before each write.
+        After a night's suspension, the next attempt of an order by external id might cancel the next day's order of
+        that name. So an order whose time is over is not written any more. This is called before each write.
         """
         self.clock.check(now)
         awake_at, self._awake_at = self._awake_at, now
@@ -890,7 +891,7 @@ class Engine:
             if order.policy.give_up_after - order.time_spent >= MOMENT:
                 continue
             if order.state is State.LOOKED_UP or in_flight.can_still_be_answered(order):
-                # The timer judges, once what lies in the socket has been read.
+                # The timer decides, once what is in the socket has been read.
                 order.doubt = order.doubt or NoReply(f"no answer came, and the machine was suspended {slept:.0f} s")
                 order.refused_for_good = True
                 self._look_at(order, now)
@@ -902,7 +903,7 @@ class Engine:
         self.alarm.set(now)
 
     def looked(self, now: float) -> None:
-        """Let those be written that wait for another look at the venue's clock: it has been made, or cannot be."""
+        """Let orders be written that wait for another look at the venue's clock: it has been made, or cannot be."""
         self.clock.looked()
         self._queue.release(now)
         self.wakeup.ring()
@@ -910,9 +911,9 @@ class Engine:
     # Shared steps
 
     def _is_paced(self, order: OrderCancel) -> bool:
-        """Return True if its clock stands still while a pace holds it back.
+        """Return True if its clock stops while a pace holds it back.
 
-        After a 429 it does so under the pace found out only as long as other orders get through: see
+        After a 429 it stops under the pace that was found only as long as other orders get through: see
         ``_engine.replies``.
         """
         if self._pacer is not None and self._pacer.limited:
@@ -930,7 +931,7 @@ class Engine:
         order.hold(max(order.not_before, self._up_since))
 
     def _why_silent(self, order: OrderCancel) -> BaseException | None:
-        """Return why it is given up; None if nothing but its own attempts says that."""
+        """Return why it is given up; None if only its own attempts say why."""
         if order.latest is None:
             return self._why_not_written(order.policy.give_up_after)
         if order in self._in_flight.last:
@@ -941,7 +942,7 @@ class Engine:
         return self.why_not_written(f"the venue gave no sign of life for {patience:g} s")
 
     def why_not_written(self, otherwise: str) -> NotWritten:
-        """Return why what waits was not written: there is no connection, or else what is said here."""
+        """Return why waiting orders were not written: there is no connection, or otherwise the given reason."""
         if self._down_since is None:
             return NotWritten(otherwise)
         because = f": {self._down_because}" if self._down_because else ""

@@ -1,9 +1,9 @@
 """Which orders are held by which scope, and which answer is about one of them. One table for each session.
 
 The venue lets an external id be used again, and a yes for an external id ("closed", "canceled") does not say which of
-the orders that had it. A hold by external id therefore ends only with an answer that is surely about its own order: one
-that names the venue's id that the hold is known to have, or a cancel of an order that was not created before the hold
-was. A hold by the venue's id means one order for good.
+the orders with that id it means. So a hold by external id ends only with an answer that is certainly about its own
+order: an answer that names the venue's id that the hold is known to have, or a cancel of an order that was not created
+before the hold was. A hold by the venue's id always means the same order.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ DATES_ARE = 0.001
 
 @attrs.define(eq=False)
 class Hold:
-    """One order that is held.
+    """One order that a scope holds.
 
     Attributes:
         request: the name under which it was added.
         wall: our Unix seconds when it was added.
-        clock: where the venue's clock minus ours lay then, as far as that was known.
-        since: trio's clock then; None if that was in a process that has died.
-        placed_at: trio's clock when the scope was told that the venue has it; None until then.
+        clock: the bounds of the venue's clock minus ours at that time, as far as they were known.
+        since: trio's clock at that time; None if that was in a process that has died.
+        placed_at: trio's clock when the scope learned that the venue has the order; None until then.
         order: the venue's id for it, as a request; None while it is not known.
     """
 
@@ -43,11 +43,11 @@ class Hold:
     order: CancelRequest | None = None
 
     def is_meant_by(self, outcome: Outcome, clock: OffsetInterval | None) -> bool:
-        """Return True if a cancel that found an order of this name off the book surely found this very order.
+        """Return True if a cancel that found an order of this name off the book certainly found this very order.
 
         Args:
             outcome: a yes: canceled, or already closed.
-            clock: where the venue's clock minus ours lies; None if nothing is known.
+            clock: the bounds of the venue's clock minus ours; None if nothing is known.
         """
         if not isinstance(outcome, Canceled | AlreadyClosed):
             return False
@@ -60,7 +60,7 @@ class Hold:
         return self._is_not_older(outcome, clock)
 
     def _is_not_older(self, outcome: Canceled | AlreadyClosed, clock: OffsetInterval | None) -> bool:
-        """Return True if the order was surely not created before it was added."""
+        """Return True if the order was certainly not created before it was added."""
         created, attempt = None if outcome.order is None else _unix(outcome.order.create_date), answered(outcome)
         if created is None:
             return False
@@ -74,14 +74,14 @@ class Hold:
             # The later of two readings: our clock may have been set since.
             added = max(added, attempt.answered_at - (trio.current_time() - self.since))
         elif self.clock is None or not self.clock.overlaps(clock):
-            return False  # it has been set since, or that cannot be told
-        # The last update of what a lookup found need not be a cancel of ours.
+            return False  # it has been set since then, or nobody can tell
+        # The last update of an order that a lookup found need not be our cancel.
         ahead = _ahead_at_most(outcome, attempt, clock) if isinstance(outcome, Canceled) else clock.high / 1000
         return at > added + ahead
 
 
 def answered(outcome: Outcome) -> Attempt | None:
-    """Return the attempt whose answer an outcome rests on."""
+    """Return the attempt whose answer an outcome is based on."""
     attempts = [attempt for attempt in outcome.attempts if attempt.answered_at is not None]
     return max(attempts, key=lambda attempt: attempt.answered_at or 0.0, default=None)
 
@@ -90,7 +90,7 @@ def _ahead_at_most(outcome: Canceled, attempt: Attempt, clock: OffsetInterval) -
     """Return by how many seconds the venue's clock can be ahead of ours.
 
     The order's last update is its cancel, which was made after our request was written. That is mostly more exact than
-    the whole seconds of the ``Date`` headers, but believed only if it can be true by these.
+    the whole seconds of the ``Date`` headers, but it is believed only if it agrees with them.
     """
     updated, created = _unix(outcome.order.update_date), _unix(outcome.order.create_date)
     if updated is not None and created is not None and updated > created and attempt.written_at is not None:
@@ -108,7 +108,7 @@ class Holder(Protocol):
     """A scope, as the table sees it."""
 
     def off_book(self, request: CancelRequest, outcome: Outcome) -> None:
-        """Release the order that is held as ``request``, if the outcome is surely about this very order."""
+        """Release the order that is held as ``request``, if the outcome is certainly about this very order."""
 
 
 class HeldOrders:
@@ -116,7 +116,7 @@ class HeldOrders:
 
     Attributes:
         holders: each order that is held, and its scope.
-        may_have_applied: those of them for which a cancel ended Unknown, so that it may have taken them off the book.
+        may_have_applied: those for which a cancel ended as Unknown, so that it may have taken them off the book.
     """
 
     __slots__ = ("_names", "_orders", "holders", "may_have_applied")
@@ -125,10 +125,10 @@ class HeldOrders:
         self.holders: dict[CancelRequest, Holder] = {}
         self.may_have_applied: set[CancelRequest] = set()
         self._names: dict[CancelRequest, CancelRequest] = {}  # by the venue's id: the external id that is held
-        self._orders: dict[CancelRequest, CancelRequest] = {}  # the other way round
+        self._orders: dict[CancelRequest, CancelRequest] = {}  # the reverse
 
     def holder(self, request: CancelRequest) -> Holder | None:
-        """Return the scope that holds the order, under this name or the other one, or None."""
+        """Return the scope that holds the order, under this name or its other one, or None."""
         return self.holders.get(request) or self.holders.get(self._names.get(request, request))
 
     def hold(self, request: CancelRequest, holder: Holder) -> None:
@@ -148,12 +148,12 @@ class HeldOrders:
             self._orders[request] = order
 
     def release(self, request: CancelRequest) -> None:
-        """Hold the order no more."""
+        """Stop holding the order."""
         self.holders.pop(request, None)
         self._forget(request)
 
     def settled(self, outcome: Outcome) -> None:
-        """Tell the holder of what an outcome says is off the book, under every name that the venue gives it."""
+        """Tell the holder what an outcome says is off the book, under every name that the venue gives it."""
         request = outcome.request
         if not outcome.off_book:
             if isinstance(outcome, Unknown):

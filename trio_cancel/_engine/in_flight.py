@@ -1,12 +1,12 @@
-"""Every order under way, by its place in the window and by its request ids (sans I/O).
+"""Every order under way, by its place in the window and by its request ids (sans-I/O).
 
-An order holds its place in the window from its admission until it settles. If its caller leaves, a request that is not
-written is withdrawn; one that is written stays in the table, so that a late answer still settles it while the
-connection lives, but it gives its place back when its reply is overdue. Settling forgets an order's request ids but for
-a bounded memory of the last ones, by which late and contradicting answers are told from unknown ones.
+An order keeps its place in the window from its admission until it settles. If its caller leaves, a request that has not
+been written is withdrawn. One that has been written stays in the table, so that a late answer still settles it while
+the connection lives, but it gives up its place when its reply is overdue. Settling removes an order's request ids,
+except for a bounded memory of the last ones, which distinguishes late and contradicting answers from unknown ones.
 
-What is written as a last chance (see ``_engine.silence``) has no place in the window: it is in ``last``, and gets a
-place only if the venue comes back and it has to be written again.
+An order written as a last chance (see ``_engine.silence``) has no place in the window: it is in ``last``. It gets a
+place only if the venue comes back and the order has to be written again.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ from trio_cancel._values.order_state import OrderState, OrderStatus
 from trio_cancel._values.outcomes import KINDS, AlreadyClosed, Outcome, OutcomeKind, Unknown
 
 LATE_KEPT = 1024
-"""How many overdue orders whose callers have left are still matched, and how many settled requests remembered at least
-(at most twice as many): all attempts of a window full of orders that the venue answers much too late."""
+"""How many overdue orders without a caller are still matched, and how many settled requests are remembered at least (at
+most twice as many): all attempts of a window full of orders that the venue answers much too late."""
 
 LOST_KEPT = 2**18
-"""How many last chances that were not answered in time are remembered: a venue that comes back may answer them all, and
-such answers are not noise."""
+"""How many last chances that were not answered in time are remembered: a venue that comes back may answer all of them,
+and these answers are not noise."""
 
-# How an order settled, and whether the request was answered: two tables, so that no tuple is made for each request.
+# How an order settled, and whether the request was answered: two tables, to avoid a tuple for each request.
 _ANSWERED = {kind: (kind, True) for kind in KINDS}
 _UNANSWERED = {kind: (kind, False) for kind in KINDS}
 
 
 class InFlight:
-    """The orders under way. ``queue`` holds what is not admitted yet, and what waits for its next attempt.
+    """The orders under way. ``queue`` has those that are not admitted yet, and those that wait for another attempt.
 
     Args:
-        notify: tells the observer; None if there is none.
+        notify: calls the observer; None if there is none.
         wakeup: rung when there may be something to write.
         clock: what is known of the venue's clock.
-        journal: where attempts and outcomes are recorded, if they are.
-        lookups: whether orders are looked up that would end without the truth.
-        closed_too: whether orders that are closed are looked up as well, for how much of them was executed.
+        journal: where attempts and outcomes are recorded, if there is one.
+        lookups: whether orders are looked up that would otherwise end as Unknown or NotFound.
+        closed_too: whether closed orders are also looked up, for how much of them was executed.
     """
 
     def __init__(
@@ -81,20 +81,20 @@ class InFlight:
         self.counters: Counters = Counters()
         self.holds: HeldOrders = HeldOrders()
         self.silence: Silence = Silence()
-        self.to_look_up: deque[OrderCancel] = deque()  # what whoever makes lookups has not taken yet
+        self.to_look_up: deque[OrderCancel] = deque()  # what the lookups task has not taken yet
         self.lookup_wakeup: Wakeup = Wakeup()  # rung when there is something
         self.looked_up: dict[OrderCancel, None] = {}  # what is being looked up now
         self.flights: dict[str, LiveAttempt] = {}
-        # Attempts whose connection has ended, with its cause, as far as they have not been looked at since.
+        # Attempts whose connection has ended, with its cause, that have not been processed since.
         self.lost: deque[tuple[dict[str, LiveAttempt], ConnectionLost]] = deque()
         self.active: dict[OrderCancel, None] = {}
         self.active_priority: int = 0
         self.last: dict[OrderCancel, None] = {}
         self.overdue: dict[OrderCancel, None] = {}
-        # Request id: how its order settled; whether it was answered. The older half is dropped at once, in no time.
+        # By request id: how its order settled; whether it was answered. The older half is dropped at once, in no time.
         self._recent: dict[str, tuple[OutcomeKind, bool]] = {}
         self._older: dict[str, tuple[OutcomeKind, bool]] = {}
-        self._lost: dict[str, tuple[OutcomeKind, bool]] = {}  # the same of last chances, and of the overdue
+        self._lost: dict[str, tuple[OutcomeKind, bool]] = {}  # the same for last chances and for the overdue
         self.clock: VenueClock = clock
         self.stopped: BaseException | None = None  # failed or closed for good
         self.notify = notify
@@ -105,11 +105,11 @@ class InFlight:
 
     @property
     def has_lookups(self) -> bool:
-        """True if orders are looked up that would end without the truth."""
+        """True if orders are looked up that would otherwise end as Unknown or NotFound."""
         return self._lookups
 
     def admit(self, order: OrderCancel) -> None:
-        """Give an order its place in the window, if it has none, and let it be signed."""
+        """Give an order a place in the window, if it has none, and let it be signed."""
         try:
             order.admit()
         except IllegalStep as error:
@@ -121,7 +121,7 @@ class InFlight:
             self.active_priority += order.priority
 
     def admit_last(self, order: OrderCancel, group: Iterable[OrderCancel]) -> None:
-        """Let an order be signed, one of a group, without a place in the window if it has none."""
+        """Let an order be signed, one of a group, without giving it a place in the window."""
         try:
             order.admit()
         except IllegalStep as error:
@@ -131,7 +131,7 @@ class InFlight:
             self.last[order] = None
 
     def admit_all(self, group: list[OrderCancel], *, priority: bool) -> list[OrderCancel]:
-        """Admit new orders, all of single cancels or all of bulk ones; return them."""
+        """Admit new orders, either all from single cancels or all from bulk ones; return them."""
         try:
             admit_all(group)
         except IllegalStep as error:
@@ -143,7 +143,7 @@ class InFlight:
         return group
 
     def _account_for(self, group: Iterable[OrderCancel], error: IllegalStep) -> None:
-        """Give orders an outcome or another try that a wrong step kept from being admitted: nobody else has them."""
+        """Give an outcome or another attempt to orders that an illegal step kept from admission: only we have them."""
         for order in group:
             if order.state is State.QUEUED:
                 self.settle(order, order.conclude(error, None))
@@ -154,7 +154,7 @@ class InFlight:
                 self.retry(order, -math.inf)
 
     def can_still_be_answered(self, order: OrderCancel) -> bool:
-        """Return True if an attempt of it is unanswered on a connection that lives."""
+        """Return True if one of its attempts is unanswered on a connection that lives."""
         flights = self.flights
         return any(f.answered_at is None and f.request_id in flights for f in order.flights)
 
@@ -189,7 +189,7 @@ class InFlight:
             del self.active[order]
             self.active_priority -= order.priority
         elif order in self.last or order in self.overdue:
-            # Of these there may be very many at once, which must not push the others out.
+            # There may be very many of these at once, which must not push the others out.
             self.last.pop(order, None)
             self.overdue.pop(order, None)
             if len(self._lost) >= LOST_KEPT:
@@ -203,7 +203,7 @@ class InFlight:
                     lost.pop(flight.request_id, None)
             settled_as = _UNANSWERED if flight.answered_at is None else _ANSWERED
             recent[flight.request_id] = settled_as[outcome.kind]
-            del flight.order  # no cycle: what has settled must not wait for the garbage collector
+            del flight.order  # break the cycle: a settled order must not wait for the garbage collector
         if len(self._recent) >= LATE_KEPT:
             self._older, self._recent = self._recent, {}
         self.counters.settled += 1
@@ -215,12 +215,12 @@ class InFlight:
             if order.abandoned:
                 self.tell_late(order.request, outcome)
         finally:
-            order.deliver()  # whatever failed: who waits for what has settled would wait for ever
+            order.deliver()  # whatever failed: otherwise its caller would wait for ever
 
     # Lookups
 
     def _look_up(self, order: OrderCancel, outcome: Outcome) -> bool:
-        """Have an order looked up that would end as ``outcome``, if that can say more; return True if it is."""
+        """Have an order looked up that would end as ``outcome``, if a lookup can say more; return True if it is."""
         if order.abandoned or self.stopped is not None or not needs_lookup(outcome, closed_too=self._closed_too):
             return False
         now = trio.current_time()
@@ -252,9 +252,9 @@ class InFlight:
             self.overdue.pop(order, None)
 
     def seen(self, order: OrderCancel, state: OrderState) -> float | None:
-        """Take in what a lookup saw; return the seconds until the next one, None if there is nothing more to look up.
+        """Process what a lookup saw; return the seconds until the next one, None if there is no more to look up.
 
-        An order that has settled meanwhile, by a late answer, stays as it is.
+        An order that has meanwhile settled, by a late answer, is not changed.
         """
         looking = order.looking
         if order.state is not State.LOOKED_UP or looking is None:
@@ -268,7 +268,7 @@ class InFlight:
             return None
         before = looking.outcome.seen
         if state.on_book and (before is None or not before.on_book):
-            looking.wait = AGAIN_FIRST  # it has just come onto the book: it is canceled at once, not at leisure
+            looking.wait = AGAIN_FIRST  # it has just reached the book: it is canceled at once
         looking.outcome = with_seen(looking.outcome, state)
         follows = after_lookup(state, order, now)
         if follows is Next.LOOK_AGAIN:
@@ -278,7 +278,7 @@ class InFlight:
             return None
         if order.request.id is None and state.id:
             asks = order.learned or CancelRequest(state.id)
-            # By an id that a lookup gave every other time only: a replica that lags may show an old order of this name.
+            # By an id from a lookup only every other time: a lagging replica may show an old order of this name.
             looking.asks = None if asks == looking.asks and order.learned is None else asks
         self.looked_up.pop(order, None)
         self.active[order] = None
@@ -307,12 +307,12 @@ class InFlight:
         looking = order.looking
         assert looking is not None
         looking.ends_at = -math.inf  # nothing more is looked up
-        # Attempts may have been answered meanwhile, in a way that says nothing of the order.
+        # Attempts may meanwhile have been answered, in a way that says nothing about the order.
         looking.outcome = outcome = msgspec.structs.replace(outcome, attempts=order.attempts())
         self.settle(order, outcome)
 
     def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:
-        """Tell of an outcome that its caller did not wait for."""
+        """Report an outcome that its caller did not wait for."""
         logger.info("%s settled as %s after its caller had left", request, outcome.kind)
         if self.notify is not None:
             self.notify("settled_late", outcome)
@@ -330,7 +330,7 @@ class InFlight:
 
     @trio.lowlevel.enable_ki_protection
     def abandon(self, order: OrderCancel) -> None:
-        """Note that the caller has left: withdraw what is not written, go on tracking what is."""
+        """Note that the caller has left: withdraw what has not been written, keep tracking what has."""
         if order.state is State.SETTLED:
             return
         order.abandoned = True
@@ -341,7 +341,7 @@ class InFlight:
             self.settle(order, order.conclude(NotWritten("its caller left before it was written"), None))
             self.wakeup.ring()
         elif not self.can_still_be_answered(order):
-            # Nothing more can come: its answers are here or its connections are gone.
+            # Nothing more can come: its answers are here or its connections have gone.
             self.settle(order, order.conclude(None, self.clock.interval))
             self.wakeup.ring()
         else:
@@ -349,9 +349,9 @@ class InFlight:
             logger.warning("the caller of the cancel of %s left before its answer came", order.request)
 
     def let_go(self, order: OrderCancel) -> None:
-        """Give an abandoned order's place in the window back; a late answer still settles it."""
+        """Release an abandoned order's place in the window; a late answer still settles it."""
         if not self.can_still_be_answered(order):
-            self.settle(order, order.conclude(None, self.clock.interval))  # its connection has ended meanwhile
+            self.settle(order, order.conclude(None, self.clock.interval))  # its connection has meanwhile ended
             self.wakeup.ring()
             return
         if order.doubt is None:
@@ -382,6 +382,6 @@ def after_lookup(state: OrderState, order: OrderCancel, now: float) -> Next:
     left = order.policy.give_up_after - order.spent(now, math.inf)
     if state.on_book and order.policy.retry and not order.refused_for_good and left > looking.wait:
         return Next.CANCEL_AGAIN
-    # The answer may be outdated, or a create still be queued: what comes later may say more.
+    # The answer may be outdated, or a create may still be queued: a later answer may say more.
     may_change = isinstance(looking.outcome, Unknown) or state.status is OrderStatus.PENDING_CREATION
     return Next.LOOK_AGAIN if may_change and now + looking.wait < looking.ends_at else Next.SETTLE

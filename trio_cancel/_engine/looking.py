@@ -1,12 +1,13 @@
-"""What a lookup means for an order whose cancel would end without the truth.
+"""What a lookup means for an order whose cancel would otherwise end as Unknown or NotFound.
 
 A cancel that would end as Unknown or NotFound is looked up first. A final status of this very order settles it: it is
-off the book for good, however old the answer is. An active status proves nothing, for the venue's replicas lag by any
-time; it is a reason to cancel again. Whatever else a lookup says, or if it fails, the cancel ends as it would have.
+off the book for good, however old the answer is. An active status proves nothing, because the venue's replicas lag by
+any amount of time; it is a reason to cancel again. If a lookup says anything else, or fails, the cancel ends as it
+would have ended.
 
-By external id a lookup may be about another order that had the name before. It settles a cancel only if an answer to
-our request has named this order by the venue's id, or if the order was canceled at or after our first write: then it
-was active, and so was the order of this name, when we asked.
+By external id, a lookup may be about another order that had the name before. It settles a cancel in two cases only: an
+answer to our request has named this order by the venue's id, or the order was canceled at or after our first write; in
+the second case it was active, and so was the order of this name, when we asked.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ Open: TypeAlias = Unknown | NotFound | AlreadyClosed
 """What can be looked up."""
 
 BUDGET = 5.0
-"""Seconds for lookups after an order's own time is over, and for each of them."""
+"""Seconds for lookups after an order's own time is over, and for each lookup."""
 AGAIN_FIRST, AGAIN_MOST = 0.25, 2.0
-"""Seconds until the first and the last repetition: of a lookup, or of a cancel for an order that was seen active."""
+"""Seconds until the first and the last repetition: of a lookup, or of a cancel of an order that was seen active."""
 FAILURES_MOST = 5
-"""Lookups of an order that may fail one after the other."""
+"""Lookups of an order that may fail in a row."""
 
 
 class Next(enum.Enum):
@@ -44,12 +45,12 @@ class Looking:
     """The lookups of one order.
 
     Attributes:
-        outcome: what its cancel ends as if no lookup says more.
-        began: trio's clock when it was to be looked up (last).
+        outcome: how its cancel ends if no lookup says more.
+        began: trio's clock when it was (last) due to be looked up.
         ends_at: trio's clock until which it is looked up.
-        asks: whom to cancel when it is canceled again: the venue's id of the order that was seen; None for the order as
-            its caller named it.
-        by_id: whom the requests that asked so named, by their ids.
+        asks: the order to name if it is canceled again: the venue's id of the order that was seen; None for the order
+            as its caller named it.
+        by_id: the order that each request sent in that way named, by request id.
         wait: seconds until the next repetition.
         failures: failed lookups since the last one that was answered.
     """
@@ -66,7 +67,7 @@ class Looking:
         self.failures: int = 0
 
     def asked(self, request_id: str, request: CancelRequest) -> CancelRequest:
-        """Return which order a request named, of an order that is to be canceled as ``request``."""
+        """Return the order that a request named, for an order that its caller named as ``request``."""
         return self.by_id.get(request_id, request)
 
     def next_wait(self) -> float:
@@ -81,7 +82,7 @@ def needs_lookup(outcome: Outcome, *, closed_too: bool) -> TypeGuard[Open]:
 
     Args:
         outcome: what a cancel would end as.
-        closed_too: whether an order that is closed is looked up for how much of it was executed.
+        closed_too: whether a closed order is looked up for how much of it was executed.
     """
     if isinstance(outcome, AlreadyClosed):
         return closed_too and outcome.order is None and outcome.seen is None
@@ -91,12 +92,12 @@ def needs_lookup(outcome: Outcome, *, closed_too: bool) -> TypeGuard[Open]:
 def settled_by(
     state: OrderState, outcome: Outcome, clock: OffsetInterval | None, learned: CancelRequest | None = None
 ) -> AlreadyClosed | None:
-    """Return what an order ends as if the state settles it.
+    """Return how an order ends if the state settles it.
 
     Args:
         state: what a lookup saw of an order of this id or name.
-        outcome: what the cancel would end as.
-        clock: where the venue's clock minus ours lies; None if nothing is known.
+        outcome: how the cancel would end otherwise.
+        clock: the bounds of the venue's clock minus ours; None if nothing is known.
         learned: the venue's id of this order, as an answer named it.
     """
     surely = (learned is not None and state.is_of(learned)) or _is_surely(state, outcome, clock)
@@ -121,8 +122,8 @@ def _is_surely(state: OrderState, outcome: Outcome, clock: OffsetInterval | None
     written = outcome.attempts[0].written_at if outcome.attempts else None
     if state.update_date is None or written is None:
         return False
-    # Both in whole milliseconds, as exact as the venue's dates are, by our clock as far as the difference is known.
-    # Where the clocks surely differ, the venue's may be ahead by the most that agrees with what was seen.
+    # Both in whole milliseconds, as exact as the venue's dates, by our clock as far as the difference is known.
+    # If the clocks certainly differ, the venue's may be ahead by the most that agrees with what was seen.
     ahead = clock.high if clock is not None and clock.excludes_zero else 0.0
     return 1000 * state.update_date.timestamp() - ahead >= int(1000 * written)
 

@@ -1,8 +1,8 @@
-"""One order's cancel while it is under way: its state, its attempts, its clock, and what they add up to (sans I/O).
+"""One order's cancel while it is under way: its state, attempts and clock, and what they add up to (sans-I/O).
 
-This file alone assigns an order's state. The drawing shows the steps that an order may take, :class:`State` has their
-table, and any other step raises :class:`IllegalStep`. That is a bug of ours, and ends at the boundary of the task that
-it happens in, with the connection or the session, so that the order still has an honest outcome::
+Only this module assigns an order's state. The drawing shows the steps that an order may take, :class:`State` has them
+as a table, and any other step raises :class:`IllegalStep`. That is a bug of ours. It stops at the boundary of the task
+in which it happens, and ends the connection or the session, so that the order still gets a true outcome::
 
                    ┌─────────────── not written after all ──────────────┐
                    │                                                    ▼
@@ -15,14 +15,14 @@ it happens in, with the connection or the session, so that the order still has a
        ▼           ▼             ▼
     SETTLED ◄── from every state; nothing leads out of it
 
-What is in flight may be told so again, and what waits for its next attempt may be put off.
+An order in flight may enter that state again, and so may an order that waits for its next attempt.
 
 An :class:`OrderCancel` belongs to the engine from the moment it is handed in until it settles. Whoever waits for it has
-made it with the send side of a memory channel that has room for it, or with what takes it in the same way (a batch,
-which keeps its outcome at once). It is sent there, settled, once.
+made it with the send side of a memory channel that has room for it, or with something that accepts it in the same way
+(a batch, which keeps its outcome at once). It is sent there once, settled.
 
-Its clock (``give_up_after``) runs from the first write on. While it is held back it stands still, but for the time in
-which the venue gives no sign of life: see ``_engine.silence``.
+Its clock (``give_up_after``) runs from the first write. While the order is held back the clock stops, except while the
+venue shows no sign of life: see ``_engine.silence``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RetryPolicy:
     Attributes:
         reply_timeout: seconds after its write from which an attempt counts as unanswered.
         give_up_after: seconds after the first write until the last attempt is given up.
-        retry: whether there is more than one attempt.
+        retry: whether there may be more than one attempt.
     """
 
     reply_timeout: float = 12.0
@@ -59,11 +59,11 @@ class RetryPolicy:
 
 
 class IllegalStep(AssertionError):
-    """An order was to take a step that :class:`State` does not list: a bug in this library."""
+    """An order was about to take a step that :class:`State` does not list: a bug in this library."""
 
 
 class State(enum.Enum):
-    """Where an order's cancel stands.
+    """The state of an order's cancel.
 
     Attributes:
         leads_to: the states that may follow, the usual one first.
@@ -72,21 +72,21 @@ class State(enum.Enum):
     leads_to: tuple[State, ...]
 
     QUEUED = enum.auto()
-    """Not yet let through by window and pace."""
+    """Not yet admitted by window and pace."""
     ADMITTED = enum.auto()
-    """Let through; about to be signed and written."""
+    """Admitted; about to be signed and written."""
     IN_FLIGHT = enum.auto()
     """Written; an answer can come."""
     RETRYING = enum.auto()
     """Waits for its next attempt."""
     LOOKED_UP = enum.auto()
-    """Would have ended without the truth; is being looked up."""
+    """Would have ended as Unknown or NotFound; is being looked up."""
     SETTLED = enum.auto()
 
 
 _QUEUED, _ADMITTED, _IN_FLIGHT, _RETRYING, _LOOKED_UP, _SETTLED = State
 
-# (A tuple is searched by identity first; a hash of a member would be a call of Python code.)
+# (A tuple is searched by identity first; the hash of a member would be a call of Python code.)
 _QUEUED.leads_to = (_ADMITTED, _SETTLED)
 _ADMITTED.leads_to = (_IN_FLIGHT, _RETRYING, _SETTLED, _LOOKED_UP)
 _IN_FLIGHT.leads_to = (_SETTLED, _RETRYING, _LOOKED_UP, _IN_FLIGHT)
@@ -100,11 +100,10 @@ _LONG_AGO = -math.inf
 class LiveAttempt(msgspec.Struct, eq=False, gc=False):
     """One attempt on one connection.
 
-    The garbage collector does not visit it: thousands a second come and go, and would have it run all the time. So the
-    cycle with its order is broken (``del flight.order``) as soon as the order has settled, or forgets it.
+    The garbage collector does not visit it: thousands come and go each second, and would keep it running. So the
 
     Attributes:
-        order: whose attempt it is; gone once that has settled, or forgotten it.
+        order: the order of this attempt; removed once the order has settled, or forgotten the attempt.
         request_id: the id that it carries.
         connection: the number of the connection.
         written: trio's clock.
@@ -112,7 +111,7 @@ class LiveAttempt(msgspec.Struct, eq=False, gc=False):
         deadline: trio's clock from which it counts as unanswered.
         answered_at: Unix seconds; None while no answer has come.
         status: of the answer.
-        may_have_applied: its answer says nothing of the order, which may have been applied.
+        may_have_applied: its answer says nothing about the order, which may have been applied.
     """
 
     order: OrderCancel
@@ -127,7 +126,7 @@ class LiveAttempt(msgspec.Struct, eq=False, gc=False):
 
 
 class SettledTo(Protocol):
-    """Where an order is sent that has settled: the send side of a memory channel with room for it, or the like."""
+    """Where a settled order is sent: the send side of a memory channel with room for it, or something similar."""
 
     def send_nowait(self, order: OrderCancel, /) -> None:
         """Take it, without waiting."""
@@ -136,33 +135,33 @@ class SettledTo(Protocol):
 class OrderCancel:
     """One order's cancel until it settles.
 
-    All is set at once, in slots: both making one and reading it take half the time that defaults in the class take.
+    Everything is set at once, in slots: making and reading it take half the time of defaults in the class.
 
     Attributes:
         request: the order.
         policy: how long and how often it is tried.
         settled_to: where it is sent when it has settled.
         priority: a single cancel, which overtakes those of bulk ones.
-        place: which of its bulk's orders it is.
-        state: where it stands. Read it anywhere; only this module assigns it.
-        outcome: what became of it, once it has settled.
+        place: its place among the orders of its bulk.
+        state: its state. Read it anywhere; only this module assigns it.
+        outcome: its outcome, once it has settled.
         latest: its last attempt that was written; None if none was.
         earlier: those before it, oldest first.
         error: the venue's last error.
         doubt: why an attempt left the order unknown.
         abandoned: the caller has left: no further attempt.
-        looked_again: its signature was refused, and the venue's clock looked at again before it is signed anew.
+        looked_again: its signature was refused, and the venue's clock is checked again before it is signed anew.
         refused_for_good: no further attempt, only answers to earlier ones.
         retries: how many answers that say nothing have led to another attempt.
-        running_from: trio's clock since which its time runs; None while it stands still.
-        time_spent: seconds that it has run before.
+        running_from: trio's clock since which its time runs; None while its clock is stopped.
+        time_spent: seconds for which it has run before.
         not_before: trio's clock before which its next attempt must not be written.
         held_since: trio's clock when it was handed in; later, since when the pace has held its next attempt back.
         handed_in: trio's clock when it was handed in; None as long as ``held_since`` says so.
         intent: its number in the journal, once it has one.
         unrecorded: it may be written although the journal could not record its intent first.
-        looking: its lookups; None if there was none.
-        learned: the venue's id of the order, where it was canceled by external id and an answer named it.
+        looking: its lookups; None if there were none.
+        learned: the venue's id of the order, if it was canceled by external id and an answer named it.
     """
 
     __slots__ = (
@@ -208,7 +207,7 @@ class OrderCancel:
         self.place: int = place
         self.state: State = _QUEUED
         self.outcome: Outcome | None = None
-        # (Not one tuple: most orders have one attempt, and a tuple for each would have the collector run more often.)
+        # (Not one tuple: most orders have one attempt, and a tuple for each would make the collector run more often.)
         self.latest: LiveAttempt | None = None
         self.earlier: tuple[LiveAttempt, ...] = ()
         self.error: VenueReply | None = None
@@ -235,7 +234,7 @@ class OrderCancel:
         self.state = to
 
     def admit(self) -> None:
-        """Let it through, to be signed."""
+        """Admit it, so that it can be signed."""
         self._step(_ADMITTED)
 
     def write(self, flight: LiveAttempt) -> None:
@@ -248,14 +247,14 @@ class OrderCancel:
         self.latest = flight
 
     def not_written(self, flight: LiveAttempt) -> None:
-        """Forget an attempt that the socket never accepted; what follows is another step."""
+        """Forget an attempt that the socket never accepted; another step must follow."""
         del flight.order
         left = [each for each in self.flights if each is not flight]
         self.latest = left.pop() if left else None
         self.earlier = tuple(left)
 
     def wait_for_answer(self) -> None:
-        """Let it wait for the answers to its attempts, and for nothing else."""
+        """Let it wait only for the answers to its attempts."""
         if self.latest is None:
             raise IllegalStep(f"{self.request}: it was never written, so that no answer can come")
         self._step(_IN_FLIGHT)
@@ -270,18 +269,18 @@ class OrderCancel:
         self._step(_LOOKED_UP)
 
     def settle(self, outcome: Outcome) -> None:
-        """End it; :meth:`deliver` follows when all is noted."""
+        """End it; :meth:`deliver` must follow once everything is noted."""
         if self.state is _SETTLED:
             raise IllegalStep(f"{self.request}: an order settles once")
         self.state = _SETTLED
         self.outcome = outcome
 
     def deliver(self) -> None:
-        """Send it to whoever waits for it, once it has settled; never blocks, and nobody need be there any more."""
+        """Send it to whoever waits for it, once it has settled; never blocks, even if nobody is waiting any more."""
         try:
             self.settled_to.send_nowait(self)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            return  # who waited has left
+            return  # the one that waited has left
 
     @property
     def flights(self) -> tuple[LiveAttempt, ...]:
@@ -300,14 +299,14 @@ class OrderCancel:
 
         Args:
             now: trio's clock.
-            silent_since: since when the venue has given no sign of life; inf if it lives.
+            silent_since: since when the venue has shown no sign of life; inf if it is alive.
         """
         since = max(silent_since, self.held_since)
         if self.running_from is not None:
             since = min(since, self.running_from)
         spent = self.time_spent + max(0.0, now - since)
         if self.handed_in is not None:
-            # The pauses that a pace has made stand in no sum; where the venue was silent in them, they count.
+            # Pauses that a pace has made are in no sum; if the venue was silent in them, they count.
             spent = max(spent, now - max(silent_since, self.handed_in))
         return spent
 
@@ -332,8 +331,8 @@ class OrderCancel:
     def conclude(self, cause: BaseException | None, clock: OffsetInterval | None, *, final: bool = True) -> Outcome:
         """Return what the attempts add up to if nothing more comes.
 
-        After an attempt that was unanswered, or whose answer says nothing of the order (5xx, one that cannot be read, a
-        refusal that is not listed), it is Unknown; else a refusal makes it Rejected; else nothing was written.
+        After an attempt that was unanswered, or whose answer says nothing about the order (5xx, unreadable, a refusal
+        that is not listed), it is Unknown; otherwise a refusal makes it Rejected; otherwise nothing was written.
         """
         looking = self.looking
         if looking is not None and self.state is State.LOOKED_UP:
@@ -350,7 +349,7 @@ class OrderCancel:
                 final=final,
             )
         if looking is not None:
-            # It was looked up because an answer had left it open; a later attempt that was refused closes nothing.
+            # It was looked up because an answer left it open; a later attempt that was refused settles nothing.
             return msgspec.structs.replace(looking.outcome, attempts=self.attempts(), error=self.error, final=final)
         if self.error is not None:
             late = clock if self.error.refuses_signature and clock is not None and clock.excludes_zero else None
@@ -360,7 +359,7 @@ class OrderCancel:
 
 
 def admit_all(orders: Iterable[OrderCancel]) -> None:
-    """Let new orders through, in one call for many."""
+    """Admit new orders, in one call for many."""
     for order in orders:
         if order.state is not _QUEUED:
             raise IllegalStep(f"{order.request}: {order.state.name} is not new")

@@ -1,8 +1,8 @@
-"""Who comes next: single cancels before retries of bulk ones before new bulk ones (sans I/O).
+"""What is written next: single cancels before retries of bulk ones before new bulk ones (sans-I/O).
 
-Single and scope-exit cancels stand in line one by one. A bulk cancel is a :class:`Source` that is asked for its next
-order only when there is room for it, so that no queue grows with the input; several take turns. Orders that were
-written as a last chance (see ``_engine.silence``) and are to be tried again stand between retries and new bulk ones.
+Single and scope-exit cancels are queued one by one. A bulk cancel is a :class:`Source` that is asked for its next order
+only when there is room for it, so that no queue grows with the input; several sources take turns. Orders that were
+written as a last chance (see ``_engine.silence``) and have to be tried again come between retries and new bulk ones.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ class Source(Protocol):
 
     @property
     def held_since(self) -> float:
-        """Trio's clock when the first of what waits was handed in; inf if nothing waits."""
+        """Trio's clock when the first waiting order was handed in; inf if nothing waits."""
 
     @property
     def waiting(self) -> bool:
         """Whether it has an order to give now."""
 
     def take(self, most: int) -> list[OrderCancel]:
-        """Return its next orders, at most so many; none if there is none now."""
+        """Return its next orders, at most ``most``; none if there are none now."""
 
     def take_last(self, most: int) -> list[OrderCancel]:
-        """Return its next orders that get their last chance, at most so many."""
+        """Return its next orders that get their last chance, at most ``most``."""
 
     def behind(self) -> int:
-        """Return how many orders have not been asked for yet, as far as it knows."""
+        """Return how many orders have not been taken yet, as far as it knows."""
 
     def give_up(self, cause: BaseException, before: float) -> bool:
-        """Settle what has not been asked for and was handed in by ``before``: it will never be sent.
+        """Settle the orders that have not been taken and were handed in by ``before``: they will never be sent.
 
-        Returns True if nothing more can come from it.
+        Return True if nothing more can come from it.
         """
 
     def refuse(self, cause: BaseException) -> None:
-        """Settle everything that has not been asked for yet, for good: it will never be sent."""
+        """Settle every order that has not been taken yet, for good: they will never be sent."""
 
     def give_up_after(self) -> float:
         """Return how many seconds it waits for a sign of life."""
 
 
 class Queue:
-    """Everything that waits to be written.
+    """Everything that waits to be written, in the order in which it may be.
 
     Attributes:
-        priority: the single cancels, oldest first, those that were withdrawn included.
+        priority: the single cancels, oldest first, including those that were withdrawn.
         fresh: those of them that the engine has not looked at yet, perhaps with others that have been taken.
-        last_chance: orders not written that are to be written before their time is over in a silence.
+        last_chance: orders not written that should be written before their time is over in a silence.
         returning: orders that have no place in the window and wait for their next attempt.
     """
 
@@ -75,11 +75,11 @@ class Queue:
         self.fresh: deque[OrderCancel] = deque()
         self.last_chance: deque[OrderCancel] = deque()
         self.returning: deque[OrderCancel] = deque()
-        # Those that wait for their next attempt: a heap of those that are not due yet, and two lines of those that are.
+        # Orders that wait for their next attempt: a heap of those not due yet, and two lines of those that are due.
         self._later: list[tuple[float, int, OrderCancel]] = []
         self._due_priority: deque[OrderCancel] = deque()
         self._due: deque[OrderCancel] = deque()
-        self._number = 0  # breaks ties, so that equal times come in order
+        self._number = 0  # breaks ties, so that equal times keep their order
         self._sources: deque[Source] = deque()
 
     def __bool__(self) -> bool:
@@ -94,7 +94,7 @@ class Queue:
         )
 
     def add(self, order: OrderCancel) -> None:
-        """Put a single cancel in line."""
+        """Queue a single cancel."""
         self.priority.append(order)
         self.fresh.append(order)
 
@@ -103,17 +103,17 @@ class Queue:
         self._sources.append(source)
 
     def remove_source(self, source: Source) -> None:
-        """Forget a bulk cancel; one that is not there is no error."""
+        """Forget a bulk cancel; it need not be there."""
         if source in self._sources:
             self._sources.remove(source)
 
     def retry(self, order: OrderCancel) -> None:
-        """Put an order in line for its next attempt, not before ``order.not_before``."""
+        """Queue an order for its next attempt, not before ``order.not_before``."""
         self._number += 1
         heapq.heappush(self._later, (order.not_before, self._number, order))
 
     def release(self, now: float) -> None:
-        """Let those be written from ``now`` on whose next attempt had no time yet."""
+        """Let orders be written from ``now`` on if their next attempt had no time yet."""
         held = [order for at, _, order in self._later if at == math.inf and order.state is State.RETRYING]
         self._later = [entry for entry in self._later if entry[0] < math.inf]
         heapq.heapify(self._later)
@@ -127,7 +127,7 @@ class Queue:
         return [order for order in waiting if order.state is State.RETRYING]
 
     def take_priority(self, most: int) -> list[OrderCancel]:
-        """Return the next single cancels, at most so many."""
+        """Return the next single cancels, at most ``most``."""
         priority, queued = self.priority, State.QUEUED
         taken: list[OrderCancel] = []
         while priority and len(taken) < most:
@@ -160,7 +160,7 @@ class Queue:
         return None
 
     def take_bulk(self, most: int) -> list[OrderCancel]:
-        """Return the next orders of the bulk cancels, at most so many; several bulk cancels share them."""
+        """Return the next orders of the bulk cancels, at most ``most``; several bulk cancels share them."""
         sources = self._sources
         if len(sources) == 1:
             return sources[0].take(most)
@@ -184,7 +184,7 @@ class Queue:
         return later[0][0] if later else math.inf
 
     def waiting(self, now: float) -> bool:
-        """Return True if an order could be written now, or could if there was room for it."""
+        """Return True if an order could be written now, or could if there were room for it."""
         if any(p.state is State.QUEUED for p in self.priority) or any(source.waiting for source in self._sources):
             return True
         return any(p.not_before <= now for p in self.retrying())

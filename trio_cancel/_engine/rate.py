@@ -1,7 +1,7 @@
-"""How fast requests may start: a rate that the user sets, and one that is found out from the venue's answers.
+"""How fast requests may start: a rate that the user sets, and one found from the venue's answers.
 
-Both are told the time and only ever say when the next request may start. A :class:`Pacer` may be shared by the sessions
-of one account; an :class:`AdaptiveRate` belongs to one session.
+Both get the time from outside and only say when the next request may start. The sessions of one account may share a
+:class:`Pacer`; an :class:`AdaptiveRate` belongs to one session.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ from trio_cancel._values.errors import ConfigurationError
 WINDOW_START = 8
 """Requests in flight at first: few enough that an unknown limit costs few refusals."""
 WINDOW_MOST = 256
-"""Requests in flight at most: enough to fill one write; more gains nothing and loses more when a connection breaks."""
+"""Requests in flight at most: enough to fill one write. More gains nothing, and loses more if a connection breaks."""
 BESIDE_LEAST = 64
 """Requests in flight that bulk cancels may always have beside single ones."""
 BESIDE_FOR = 1.0
-"""Seconds after a single cancel for which the next one is made room for."""
+"""Seconds after a single cancel for which room is kept for the next one."""
 BESIDE_MOST = 0.02
-"""Seconds until an answer above which no room is made: it may be the venue that takes its time, whatever the queue."""
+"""Seconds until an answer above which no room is kept: the venue itself may be slow, whatever the queue."""
 PACED_START = 5.0
-"""Requests a second after the first 429: slow, for it doubles quickly."""
+"""Requests a second after the first 429: slow, because it doubles quickly."""
 PACED_LEAST = 0.2
 """Requests a second below which the pace never falls, so that every order still gets its turn."""
 PACED_MOST = 5_000.0
 """Requests a second above which a pace no longer limits anything."""
 DOUBLING = 0.5
-"""Seconds in which the pace doubles until it meets the limit."""
+"""Seconds in which the pace doubles until it reaches the limit."""
 RECOVERY = 0.02
-"""Growth of the pace a second after that."""
+"""Growth of the pace per second after that."""
 RECOVERY_EACH = 0.003
-"""Growth of the pace an answer after that, at most: a slow venue must not refuse one of every few requests."""
+"""Growth of the pace per answer after that, at most: a slow venue should not refuse one of every few requests."""
 
 _LEAST = 1e-9
 """Requests a second at least: one in 30 years."""
 _BURST_MOST = 10**9
 _ANY = 10**9
-"""Requests in flight, where nothing but the window bounds them."""
+"""Requests in flight if only the window bounds them."""
 
 
 class Pacer:
     """A rate limit on requests: ``rate`` a second, ``burst`` at once (the generic cell rate algorithm on trio's clock).
 
     Give one to each ``open_trading_ws(pacer=…)`` of an account and they share it. Use it in one ``trio.run`` at a time;
-    in the next one it begins anew. A copy (also by ``pickle``) has the same rate and burst and shares nothing.
+    it starts afresh in the next one. A copy (also by ``pickle``) has the same rate and burst and shares nothing.
 
     Args:
         rate: requests a second in the long run, more than 0.
         burst: requests that may start at once after a pause, at least 1.
-        shared: share the rate with all sessions of the account whose journals are in the same database, on whatever
-            machine, and with its guards. Each session that is opened with it needs such a journal, and keeps one more
-            connection to the database. See the guide on databases.
+        shared: share the rate with all sessions of the account whose journals are in the same database, on any machine,
+            and with its guards. Each session that is opened with it needs such a journal, and keeps one more connection
+            to the database. See the guide on databases.
 
     Raises:
         ConfigurationError: if ``rate`` or ``burst`` is out of range.
@@ -95,7 +95,7 @@ def _made(rate: float, burst: int, shared: bool) -> Pacer:
 
 
 class Limit:
-    """What a :class:`Pacer` has let through, and when it lets the next through; its sessions share it.
+    """What a :class:`Pacer` has let through, and when it lets the next request through; its sessions share it.
 
     Attributes:
         rate: requests a second.
@@ -111,10 +111,10 @@ class Limit:
         self._run: trio.lowlevel.TrioToken | None = None
 
     def begin(self) -> None:
-        """Begin to be used in this ``trio.run``; one that has ended before is forgotten, for its clock is another.
+        """Begin to be used in this ``trio.run``; an earlier one that has ended is forgotten: its clock was another.
 
         Raises:
-            ConfigurationError: it is used in another one that is running, in another thread.
+            ConfigurationError: it is in use in another run, in another thread.
         """
         run = trio.lowlevel.current_trio_token()
         if self._run is run:
@@ -133,15 +133,15 @@ class Limit:
 
     @property
     def full_at(self) -> float:
-        """The time (trio's clock, seconds) from which the whole burst is there again; it may be past."""
+        """The time (trio's clock, seconds) from which the whole burst is available again; it may be in the past."""
         return self._full_at
 
     def ready_at(self, now: float = -math.inf, before: int = 0) -> float:
-        """Return the time (trio's clock, seconds) from which the next request may start; it may be past.
+        """Return the time (trio's clock, seconds) from which the next request may start; it may be in the past.
 
         Args:
             now: trio's clock; needed only with ``before``.
-            before: how many requests are about to start before it.
+            before: how many requests will start before it.
         """
         if before:
             return max(self._full_at, now) + before * self._interval - self._tolerance
@@ -162,26 +162,27 @@ def limit_of(pacer: Pacer) -> Limit:
 
 
 def pacer_of(limit: Limit) -> Pacer:
-    """Return a pacer for one session, of a limit that was made otherwise."""
+    """Return a pacer for one session, around another kind of limit."""
     pacer = Pacer(1)
     pacer._limit = limit
     return pacer
 
 
 def _nothing() -> None:
-    """Do nothing: only a run that goes on takes it."""
+    """Do nothing: only a run that goes on accepts it."""
 
 
 class AdaptiveRate:
-    """As fast as the venue takes it, found out with care.
+    """As fast as the venue allows, found out with care.
 
     The window of requests in flight starts small and grows with each answer. The first 429 switches to a pace: slow,
     doubling until the next 429, then halved, then growing slowly with one small decrease per burst of 429s. All 429s of
     requests that were written before a decrease belong to its burst.
 
-    A single cancel comes behind what bulk cancels have in flight: the venue answers in order, and so do we read. Where
-    answers take more than twice as long as the soonest one of the connection, the rest is spent in that queue, so that
-    fewer in flight are as fast. Then bulk cancels have fewer while single ones are made (:meth:`bulk_window`).
+    A single cancel comes after the requests that bulk cancels have in flight: the venue answers in order, and we read
+    in order. If answers take more than twice as long as the fastest one of the connection, the rest of the time is
+    spent in that queue, so fewer in flight are as fast. Then bulk cancels have fewer while single ones are made
+    (:meth:`bulk_window`).
     """
 
     __slots__ = (
@@ -210,7 +211,7 @@ class AdaptiveRate:
         self._beside_until = -math.inf
 
     def reset_window(self) -> None:
-        """Begin again with a small window: a new connection may lead to another machine."""
+        """Start again with a small window: a new connection may lead to another machine."""
         self.window = WINDOW_START
         self._soonest = math.inf
         self._beside = _ANY
@@ -220,10 +221,10 @@ class AdaptiveRate:
         self._beside_until = now + BESIDE_FOR
 
     def answered(self, took: float, in_flight: int) -> None:
-        """Note that an answer took so many seconds, where so many requests were in flight."""
+        """Note that an answer took ``took`` seconds, while ``in_flight`` requests were in flight."""
         if took < self._soonest:
             self._soonest = took
-        # So many would be answered in twice the soonest time, if the venue takes them one after the other.
+        # This many would be answered in twice the shortest time, if the venue takes them one after the other.
         self._beside = _ANY
         if 0 < took < BESIDE_MOST:
             self._beside = max(BESIDE_LEAST, int(in_flight * 2 * self._soonest / took))
@@ -233,7 +234,7 @@ class AdaptiveRate:
         return min(self.window, self._beside) if now < self._beside_until else self.window
 
     def ready_at(self, now: float = -math.inf, before: int = 0) -> float:
-        """Return the time from which the next request may start, ``before`` others first; it may be past."""
+        """Return the time from which the next request may start, after ``before`` others; it may be in the past."""
         if before and self.rate is not None:
             return max(self._next_at, now) + before / self.rate
         return self._next_at
@@ -244,13 +245,13 @@ class AdaptiveRate:
             self._next_at = max(self._next_at, now) + 1 / self.rate
 
     def accepted(self, now: float) -> None:
-        """Count an answer that was no 429."""
+        """Count an answer that was not a 429."""
         if self.window < WINDOW_MOST:
             self.window += 1
         if self.rate is None:
             return
         self._since_decrease += 1
-        # Only time in which requests flowed tells anything: an idle hour must not grow the pace.
+        # Only time in which requests flowed counts: an idle hour must not make the pace grow.
         busy = min(now - self._grown_at, 2 / self.rate)
         self._grown_at = now
         self.rate *= 2 ** (busy / DOUBLING) if self._doubling else 1 + min(RECOVERY * busy, RECOVERY_EACH)

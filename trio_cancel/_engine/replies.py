@@ -1,8 +1,8 @@
-"""What each text message of the venue means for whom.
+"""What each text message of the venue means, and for which order.
 
-Matched by request id and connection alone. The first definite answer settles an order; a refusal after an attempt that
-may have taken effect leaves it unknown. What answers nothing that waits is counted and logged, and settles nothing; a
-connection that carries too much of it is over its budget.
+Messages are matched by request id and connection only. The first definite answer settles an order; a refusal after an
+attempt that may have taken effect leaves it unknown. Messages that answer nothing that is waiting are counted and
+logged, and settle nothing; a connection that carries too many of them is over its budget.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from trio_cancel._venue.codec import BadReply, Reply, decode_reply
 from trio_cancel._venue.verdict import Verdict, claim, closed_as, judge
 
 RETRY_FIRST, RETRY_MOST = 0.25, 4.0
-"""Seconds (before jitter) until the first and the last repetition after a 5xx, or an answer that cannot be read."""
+"""Seconds (before jitter) until the first and the last repetition after a 5xx, or an unreadable answer."""
 BAD_PER_MINUTE = 100
 """Bad messages a minute that a connection may carry before it is replaced."""
 
 EXECUTED = "executed"
-"""What a stray answer claims that names the way in which the order was closed."""
+"""Claims of a stray answer that say how the order was closed."""
 
 
 class ReplyHandler:
     """Reads the venue's messages for one session.
 
-    One call of :meth:`read` takes what came in one read of the socket: 64 KiB at most, some 150 answers, so that other
-    tasks have their turn after them.
+    One call of :meth:`read` takes what came in one read of the socket: at most 64 KiB, about 150 answers, so that other
+    tasks get their turn after them.
     """
 
     def __init__(self, in_flight: InFlight, rate: AdaptiveRate, silence: Silence, jitter: random.Random) -> None:
@@ -49,14 +49,14 @@ class ReplyHandler:
         self._jitter = jitter
         self._bad_since = -math.inf
         self._bad_count = 0
-        self._lacking: set[str] = set()  # the fields of results of which it has been told that they are missing
+        self._lacking: set[str] = set()  # the fields of results that were already reported as missing
 
     def forget_bad(self) -> None:
-        """Begin a new budget of bad messages."""
+        """Start a new budget of bad messages."""
         self._bad_since, self._bad_count = -math.inf, 0
 
     def read(self, texts: Iterable[bytes | str], connection: int, now: float, wall: float) -> None:
-        """Take text messages in that came together."""
+        """Process text messages that came together."""
         in_flight = self._in_flight
         counters, notify, flights = in_flight.counters, in_flight.notify, in_flight.flights
         pace = self._rate
@@ -98,7 +98,7 @@ class ReplyHandler:
                 pace.window += 1
             attempts: tuple[Attempt, ...]
             if not order.earlier:
-                # What nearly every order ends in, without a call.
+                # How nearly every order ends, without a call.
                 attempts, after = (Attempt(flight.request_id, flight.written_at, wall, 200),), False
             else:
                 attempts, after = order.attempts(), order.may_have_applied_but(flight)
@@ -135,7 +135,7 @@ class ReplyHandler:
             looking = order.looking
             by_seen_id = looking is not None and flight.request_id in looking.by_id
             if by_seen_id and order.learned is None:
-                # The id came from a lookup by external id: it may be of an older order of this name.
+                # The id came from a lookup by external id: it may belong to an older order of this name.
                 in_flight.settle(order, not_surely(outcome))
             else:
                 in_flight.settle(order, outcome)
@@ -163,7 +163,7 @@ class ReplyHandler:
             self._after_attempt(order, verdict, now)
 
     def _looks_again(self, order: OrderCancel, flight: LiveAttempt, now: float) -> bool:
-        """Let it be signed anew, once, if another look at the venue's clock may show why its signature was refused."""
+        """Let it be signed again, once, if another look at the venue's clock may explain the refused signature."""
         if order.looked_again or order.abandoned or not order.policy.retry or order.state is not State.IN_FLIGHT:
             return False
         if order.refused_for_good or flight is not order.latest:
@@ -176,7 +176,7 @@ class ReplyHandler:
         return True
 
     def _tell_lacking(self, reply: Reply) -> None:
-        """Log which fields of results are None, each once in a session: a dialect without one has it in no answer."""
+        """Log which fields of results are None, each once per session: a dialect that lacks one has it in no answer."""
         new = [name for name in reply.lacks if name not in self._lacking]
         if new:
             self._lacking.update(new)
@@ -191,7 +191,7 @@ class ReplyHandler:
         """Decide what follows an answer that may not settle the order."""
         in_flight = self._in_flight
         if order.state is State.LOOKED_UP:
-            return  # it says no more than what it is looked up for
+            return  # it says no more than what the lookup is about
         if order.state is State.RETRYING and not order.refused_for_good:
             return  # a late answer to an older attempt; the next one is due already
         ended = order.refused_for_good or order.abandoned or not order.policy.retry
@@ -213,10 +213,10 @@ class ReplyHandler:
         in_flight.retry(order, now + delay)
 
     def _read_stray(self, reply: Reply | BadReply, flight: LiveAttempt | None, now: float) -> None:
-        """Count and log what answers nothing that waits; the connection lives on, within its budget of bad messages."""
+        """Count and log a message that answers nothing that waits; the connection lives on, within its budget."""
         in_flight = self._in_flight
         counters = in_flight.counters
-        # Over its budget it is about to be left, and one piece may hold thousands more.
+        # Over its budget it is about to be closed, and one piece may contain thousands more.
         level = logging.DEBUG if self.over_budget else logging.WARNING
         if reply.id is None:
             if isinstance(reply, BadReply):
@@ -249,7 +249,7 @@ class ReplyHandler:
         self.count_bad(now)
 
     def count_binary(self, now: float) -> None:
-        """Count and log a binary message: the venue has none."""
+        """Count and log a binary message: the venue sends none."""
         in_flight = self._in_flight
         in_flight.counters.binary += 1
         logger.warning("a binary message is not an answer; it is ignored")
@@ -267,7 +267,7 @@ class ReplyHandler:
         return self._bad_count > BAD_PER_MINUTE
 
     def _progress(self, now: float) -> None:
-        """Count an answer that was no 429: whoever waits after a 429 waits for the pace, not for the venue."""
+        """Count an answer that was not a 429: orders that wait after a 429 wait for the pace, not for the venue."""
         pace = self._rate
         if pace.rate is not None:
             for order in self._in_flight.queue.retrying():
@@ -285,17 +285,17 @@ class ReplyHandler:
 
 
 def _learn(order: OrderCancel, flight: LiveAttempt, canceled: CanceledOrder) -> None:
-    """Keep the venue's id of an order that was asked for by its external id, if an answer names it."""
+    """Keep the venue's id of an order that was requested by external id, if an answer names it."""
     looking = order.looking
     if looking is not None and flight.request_id in looking.by_id:
-        return  # asked for by an id that a lookup saw: the answer does not tell whose name it is
+        return  # requested by an id that a lookup saw: the answer does not say whose name it is
     if order.learned is None and canceled.id and canceled.external_id == order.request.external_id:
         with suppress(InvalidRequest):
             order.learned = CancelRequest(canceled.id)
 
 
 def _says(reply: Reply | BadReply) -> str | None:
-    """Return what a stray answer claims of the order in it, in words of ours, or None if nothing definite."""
+    """Return what a stray answer claims about the order in it, in our words, or None if nothing definite."""
     said = claim(reply) if isinstance(reply, Reply) else None
     if said is None:
         return None
@@ -306,7 +306,7 @@ def _says(reply: Reply | BadReply) -> str | None:
 
 
 def _contradicts(says: str | None, settled_as: str) -> bool:
-    """Return True if both are definite and cannot both be true; what was canceled may be called closed later."""
+    """Return True if both are definite and cannot both be true; a canceled order may later be called closed."""
     closed = (Canceled.kind, AlreadyClosed.kind)
     definite = (*closed, NotFound.kind, "rejected", "not_sent")
     if says is None or says == settled_as or settled_as not in definite:

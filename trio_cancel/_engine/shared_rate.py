@@ -1,19 +1,20 @@
-"""One rate for all sessions of an account, on several machines, and the guard (pure; told the time).
+"""One rate for all sessions of an account, on several machines, and the guard (sans-I/O; gets the time from outside).
 
-Whoever may start requests is a *member*. A table that all members share (the *pool*) says how much of the rate has been
-granted; :func:`grant` decides, in one transaction of the database, what a member gets. A member asks ahead and in small
-pieces, so that one that is idle has one start in hand and a cancel waits for nobody. All that was granted counts as
-spent: what gets lost on the way is a start too few and never one too many.
+Anything that may start requests (a session or a guard) is a *member*. A table that all members share (the *pool*) says
+how much of the rate has been granted. :func:`grant` decides, in one transaction of the database, what a member gets. A
+member asks ahead and in small pieces, so that even an idle one has one start in hand and a cancel need not wait.
+Everything that was granted counts as spent: what gets lost on the way is one start too few, never one too many.
 
 **The guard first.** While a guard waits, all sessions together get at most ``OTHERS`` of the rate.
 
-**Without the database** each member goes on at its part, the rate divided by the number of members, which together is
-the rate. It does so ``AWAY`` seconds after it last asked with success. The pool keeps that part for each member that it
-has heard nothing of for ``RESERVED`` seconds, which is sooner; so the sum holds too where the database is away for some
-members only. A member that was silent for ``FORGOTTEN`` seconds while others asked has no part any more.
+**Without the database** each member goes on with its part, which is the rate divided by the number of members; together
+the parts make up the rate. It starts to do so ``AWAY`` seconds after it last asked successfully. The pool reserves that
+part for each member that it has heard nothing of for ``RESERVED`` seconds, which is sooner; so the sum is also right if
+only some members cannot reach the database. A member that was silent for ``FORGOTTEN`` seconds while others asked has
+no part any more.
 
-The pool's times are seconds of the database's clock. Where that is set, or another server's takes its place, at most
-one burst more is granted, or one less.
+The pool's times are seconds of the database's clock. If that clock is set, or another server takes its place, at most
+one burst more or less is granted.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from trio_cancel._engine.rate import Limit
 from trio_cancel._trio.wakeup import Wakeup
 
 BEAT = 0.5
-"""Seconds from ask to ask of a member that needs nothing."""
+"""Seconds between two asks of a member that needs nothing."""
 RESERVED = 1.0
-"""Seconds of silence from which the pool keeps a member's part for it."""
+"""Seconds of silence after which the pool reserves a member's part."""
 AWAY = 1.5
-"""Seconds since its last successful ask from which a member goes on with its part; so long a cancel waits at most."""
+"""Seconds since its last successful ask after which a member goes on with its part: the longest that a cancel waits."""
 FORGOTTEN = 60.0
-"""Seconds of silence from which it has none."""
+"""Seconds of silence after which it has no part."""
 PIECE = 0.25
-"""Seconds ahead that starts are granted; so much of the rate all members together have in hand, or one start each."""
+"""Seconds ahead that starts are granted: all members together have this much of the rate in hand, or one start each."""
 OTHERS = 0.25
 """The part of the rate that sessions get while a guard waits."""
 GUARD_WAITS = 1.0
-"""Seconds for which a guard's word that it waits counts."""
+"""Seconds for which a guard's message that it waits counts."""
 SOON = 0.01
-"""Seconds from ask to ask at least."""
+"""Seconds between two asks at least."""
 UNLIMITED = 1e6
 """Requests a second of a member whose account has no shared pace."""
 _ROUNDING = 1e-6
@@ -53,8 +54,8 @@ class Ask:
     """What a member tells the pool.
 
     Attributes:
-        number: starts that it asks for; negative if it gives so many back.
-        waits: whether a request waits for one.
+        number: starts that it asks for; if negative, starts that it gives back.
+        waits: whether a request is waiting for one.
     """
 
     number: int
@@ -70,9 +71,9 @@ class Pool:
         burst: requests at once after a pause.
         full_at: when the whole burst is there again.
         guard_at: when a guard last said that it waits.
-        others_at: until when the sessions have used their part up while it does.
+        others_at: until when the sessions have used up their part while a guard waits.
         asked_at: when a member last asked.
-        since: since when there was no time in which nobody asked: perhaps nobody could.
+        since: since when members have asked without a long gap; in a gap, perhaps nobody could ask.
     """
 
     rate: float
@@ -86,13 +87,13 @@ class Pool:
 
 @attrs.frozen
 class Answer:
-    """What a member is told.
+    """What the pool tells a member.
 
     Attributes:
         rate: of the account, requests a second.
         members: of its pool, at least 1.
-        granted: starts; as negative as asked for if some were given back.
-        due_in: seconds after which the first of them may be used; each further one comes ``1 / rate`` later.
+        granted: starts; negative, as in the ask, if some were given back.
+        due_in: seconds after which the first of them may be used; each further one follows ``1 / rate`` later.
         again_in: seconds after which there may be more.
     """
 
@@ -109,7 +110,7 @@ def grant(
     """Decide what a member gets.
 
     Args:
-        pool: as it stands.
+        pool: its present state.
         seen: when each member was last heard of, as far as that is on record.
         member: who asks.
         ask: what it asks for.
@@ -117,14 +118,14 @@ def grant(
         guard: whether the member is a guard.
 
     Returns:
-        The pool from now on, in which the member has been heard of at ``asked_at``; and what the member is told.
+        The pool from now on, in which the member was heard of at ``asked_at``; and the answer for the member.
     """
     since = pool.since if abs(now - pool.asked_at) < AWAY else now
     there = {one: at for one, at in seen.items() if abs(now - max(at, since)) < FORGOTTEN}
     members = len(there.keys() | {member})
-    # What those that were silent may have started since the pool was last asked.
+    # What the silent members may have started since the pool was last asked.
     kept = sum(max(0.0, now - max(at + RESERVED, pool.asked_at)) for at in there.values()) / members
-    rate, burst = pool.rate, max(1, pool.burst - members)  # each has one of it in hand
+    rate, burst = pool.rate, max(1, pool.burst - members)  # each member has one of it in hand
     tolerance = (burst - 1) / rate
     full_at = min(pool.full_at + kept, now + burst / rate + PIECE)  # it is no later, unless the clock was set
     pool = attrs.evolve(pool, asked_at=now, since=since, guard_at=now if guard and ask.waits else pool.guard_at)
@@ -149,15 +150,15 @@ def grant(
 
 
 class SharedLimit(Limit):
-    """A member: what it has in hand, and what it asks for. It takes a pacer's place in one session.
+    """A member: what it has in hand, and what it asks for. It replaces a pacer in one session.
 
     Args:
         now: trio's clock.
         limited: whether the account is known to have a shared pace.
 
     Attributes:
-        rate: requests a second of which it can be certain.
-        wakeup: rings when somebody waits who did not before.
+        rate: requests a second that it can count on.
+        wakeup: rings when something starts to wait.
     """
 
     __slots__ = (
@@ -179,11 +180,11 @@ class SharedLimit(Limit):
         self._limited = limited
         self._in_hand: deque[float] = deque()  # from when each may be used
         self._used = False  # some were, since it last asked
-        self._missing = 0  # starts that somebody waits for
-        self._confirmed_at = now  # when it last asked with success
+        self._missing = 0  # starts that something waits for
+        self._confirmed_at = now  # when it last asked successfully
         self._asked_at = -math.inf
         self._ask_at = now  # before then the pool has nothing
-        self._local_at = -math.inf  # when its part allows the next start
+        self._local_at = -math.inf  # when its own part allows the next start
         self._piece = 1
 
     # For the engine
@@ -194,7 +195,7 @@ class SharedLimit(Limit):
         return self._limited
 
     def ready_at(self, now: float = -math.inf, before: int = 0) -> float:
-        """Return when the next request may start, or when to look again; what waits is asked for."""
+        """Return when the next request may start, or when to look again; missing starts will be asked for."""
         if not self._limited:
             return -math.inf
         missing = before + 1 - len(self._in_hand)
@@ -220,14 +221,14 @@ class SharedLimit(Limit):
         self._missing = max(0, self._missing - 1)
 
     def lookup_at(self, now: float) -> float:
-        """Return when a lookup may start: what is in hand is there for a cancel, too, which then waits for an ask."""
+        """Return when a lookup may start: it may use a start in hand; a cancel then waits for the next ask."""
         return self.ready_at(now)
 
     def is_away(self, now: float) -> bool:
-        """Return True if it goes on with its part because the pool does not answer."""
+        """Return True if it goes on with its own part because the pool does not answer."""
         return now >= self._confirmed_at + AWAY
 
-    # For whoever asks
+    # For the task that asks
 
     @property
     def exchange_at(self) -> float:
@@ -237,7 +238,7 @@ class SharedLimit(Limit):
         return min(beat_at, self._ask_at) if self._missing or len(self._in_hand) < enough else beat_at
 
     def ask(self, now: float) -> Ask:
-        """Ask now. What is given back is so at once."""
+        """Return the next ask. Starts that it gives back are gone at once."""
         waits = self._missing > 0 or self._used
         number = (self._piece if waits else 1) - len(self._in_hand)
         if number < 0 and waits:
@@ -247,7 +248,7 @@ class SharedLimit(Limit):
         self._asked_at = now
         self._used = False
         self._ask_at = now + SOON
-        self._missing = 0  # who still waits says so again
+        self._missing = 0  # what still waits will say so again
         return Ask(number, waits)
 
     def answered(self, answer: Answer, asked_at: float, now: float) -> None:
@@ -266,7 +267,7 @@ class SharedLimit(Limit):
         self._piece = max(1, math.ceil(self.rate * PIECE))
 
     def limit(self, rate: float, now: float) -> None:
-        """Note that the account has a shared pace, which at least one other keeps to."""
+        """Note that the account has a shared pace, which at least one other member keeps to."""
         if not self._limited:
             self._limited = True
             self._confirmed_at = now

@@ -1,24 +1,24 @@
-"""Is the venue there? How long it has given no sign of life, and what that does to the orders that wait (sans I/O).
+"""Whether the venue is there: how long it has shown no sign of life, and what that means for orders (sans-I/O).
 
 A sign of life is an answer to one of our requests, other than a 5xx, a 408, a 429 or one that says nothing. Writes,
-pongs, stray frames and new connections are none: a gateway does all that while nothing stands behind it. A 429 says
-nothing by itself; where other orders get through, theirs are the signs.
+pongs, stray frames and new connections do not count: a gateway does all that with nothing behind it. A 429 says nothing
+by itself; if other orders get through, their answers are the signs.
 
-A silence begins with the last sign of life, as soon as a question is open: something was to be written, or the
-connection is lost. Where a pace leaves a pause of more than half of an order's time before the next question, it begins
-with that question, for nobody answers what was not asked.
+A silence begins at the last sign of life, as soon as a question is open: something was to be written, or the connection
+is lost. If a pace leaves a pause of more than half of an order's time before the next question, the silence begins with
+that question, because nobody answers a question that was not asked.
 
-An order's time (``give_up_after``) runs from its first write, and stands still while only the pace holds its next
-attempt back. In a silence the time of every order runs, that of those not written too: from the beginning of the
-silence or from the order's call, whichever came later. So all of them have their outcomes ``give_up_after`` after the
-later of the two, however many they are. What is taken from a lazy input counts from the bulk's call; what is pushed
-into a stream from its push. The next sign of life ends the silence; what had not been written begins anew then.
+An order's time (``give_up_after``) runs from its first write, and stops while only the pace holds its next attempt
+back. In a silence the time of every order runs, even of those not written: from the beginning of the silence or from
+the order's call, whichever came later. So all of them have their outcomes ``give_up_after`` after the later of the two,
+no matter how many there are. An item from a lazy input counts from the bulk's call; an item that is pushed into a
+stream counts from its push. The next sign of life ends the silence; what has not been written then starts afresh.
 
-Before its time is over in a silence, what has not been written is written all the same, beyond the window and within
-any pace that is known (the *last chance*): a cancel that may work is worth more than a certain NotSent. Each order is
-written once in this way. The turns of a pace go to last chances before they go to further attempts of what was written
-before. An answer that comes in time settles it as any other does; else it is Unknown. It has no
-place in the window (``_engine.in_flight``), so that a venue that comes back finds the window as it was.
+Before its time is over in a silence, an order that has not been written is written anyway, beyond the window and within
+any known pace (the *last chance*): a cancel that may work is worth more than a certain NotSent. Each order is written
+once in this way. A pace's turns go to last chances before they go to further attempts of orders that were already
+written. An answer that comes in time settles the order like any other; otherwise it is Unknown. It has no place in the
+window (``_engine.in_flight``), so that a venue that comes back finds the window as it was.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ import math
 LAST_CHANCE = 0.8
 """Share of an order's time after which it gets its last chance, if few others wait."""
 UNPACED_EARLIEST, PACED_EARLIEST = 0.5, 0.25
-"""Share of an order's time before which it does not, however many wait: where no pace is known, and where one is."""
+"""Share of an order's time before which it does not, however many wait: without a known pace, and with one."""
 EACH = 5e-5
-"""Seconds that are allowed for writing one order then."""
+"""Seconds allowed for writing one order then."""
 
 
 class Silence:
-    """How long a session's venue has given no sign of life.
+    """How long a session's venue has shown no sign of life.
 
     Attributes:
         last_sign: trio's clock at the last sign of life.
-        asked_at: trio's clock at the first open question since; None if there is none, so that there is no silence.
+        asked_at: trio's clock at the first open question since; None if there is none, and so no silence.
     """
 
     __slots__ = ("asked_at", "last_sign")
@@ -58,7 +58,7 @@ class Silence:
         self.asked_at = None
 
     def since(self, give_up_after: float) -> float:
-        """Return when the silence began, for an order of such patience; inf if there is none."""
+        """Return when the silence began, for an order with this ``give_up_after``; inf if there is none."""
         asked = self.asked_at
         if asked is None:
             return math.inf

@@ -1,8 +1,8 @@
-"""Where the venue's clock lies against ours, what is added to ours before signing, and when to look again (sans I/O).
+"""The venue's clock compared with ours, the correction before signing, and when to look again (sans-I/O).
 
-What an upgrade tells is believed until our clock moves against a steady one (it was set, or the machine was suspended).
+What an upgrade shows is believed until our clock moves against a steady one (it was set, or the machine was suspended).
 A refused signature contradicts what is believed, and is a reason to look; refusals that go on (a wrong secret) are not
-a reason to look often. A look is a connection of its own, which the session's task makes when :attr:`VenueClock.wanted`
+a reason to look often. A look is a separate connection, which the session's task makes when :attr:`VenueClock.wanted`
 rings, and ends with :meth:`VenueClock.looked`.
 """
 
@@ -18,9 +18,9 @@ from trio_cancel._values.observer import logger
 CLOCK_MOVED = 0.1
 """Seconds by which our clock and a steady one must have moved apart for ours to count as set."""
 LOOK_FRESH = 10.0
-"""Seconds for which what was seen of the venue's clock is not doubted, where it does not change the signature."""
+"""Seconds for which what was seen of the venue's clock is not doubted, if that does not change the signature."""
 LOOK_EVERY = 60.0
-"""Seconds between two looks at the venue's clock that are made because signatures are refused."""
+"""Seconds between two looks at the venue's clock because of refused signatures."""
 
 
 class VenueClock:
@@ -29,11 +29,11 @@ class VenueClock:
     Args:
         wall: returns our Unix seconds.
         steady: returns the seconds of a clock that nobody sets.
-        correct: whether what is known corrects the times that are signed.
-        correction: seconds that are added to ours before signing until something is known.
+        correct: whether what is known corrects the signed times.
+        correction: seconds that are added to our clock before signing until something is known.
 
     Attributes:
-        interval: where the venue's clock minus ours lies; None if nothing is known.
+        interval: the bounds of the venue's clock minus ours; None if nothing is known.
         correction: seconds to add to our clock before signing.
         wanted: rings when another look is wanted.
     """
@@ -62,13 +62,13 @@ class VenueClock:
         self._steady = steady
         self._correct = correct
         self._drift: float | None = None  # our clock minus the steady one when the venue's was seen; None if it was not
-        self._saw_at = -math.inf  # trio's clock then
+        self._saw_at = -math.inf  # trio's clock at that time
         self._saw_after = 0  # how many requests had been signed by then
         self._looking = False
-        self._looked_at = -math.inf  # trio's clock at the last look for its own sake
+        self._looked_at = -math.inf  # trio's clock when a look was last asked for
 
     def saw(self, seen: OffsetInterval | None, signed: int, now: float) -> None:
-        """Take note of what an upgrade told, after so many requests had been signed."""
+        """Take note of what an upgrade showed, after ``signed`` requests had been signed."""
         self.check(now)
         if seen is None:
             return
@@ -80,7 +80,7 @@ class VenueClock:
         self._saw_after = signed
 
     def check(self, now: float) -> None:
-        """Forget what is known if our clock was set since: it was known against ours."""
+        """Forget what is known if our clock has been set since: it was known relative to ours."""
         if self._drift is None:
             return
         moved = self._wall() - self._steady() - self._drift
@@ -93,10 +93,10 @@ class VenueClock:
             self._want_look(now)
 
     def look_again(self, number: int, now: float) -> float | None:
-        """Return when to sign anew the request of that number, whose signature was refused; None for never.
+        """Return when to sign again the request with this number, whose signature was refused; None for never.
 
-        The refusal contradicts what is believed of the two clocks: one of them may have been set. A look that is newer
-        than the signature is as good as another.
+        The refusal contradicts what is believed of the two clocks: one of them may have been set. Any look that is
+        newer than the signature will do.
         """
         self.check(now)
         if self._looking:
@@ -110,7 +110,7 @@ class VenueClock:
         return math.inf
 
     def looked(self) -> None:
-        """Note that a look has ended, however it did."""
+        """Note that a look has ended, with whatever result."""
         self._looking = False
 
     def _want_look(self, now: float) -> None:

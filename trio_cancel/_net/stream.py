@@ -78,7 +78,7 @@ class ByteStream:
         """Wait for bytes.
 
         Returns:
-            Everything that is ready (up to about 64 KiB read), or ``b""`` when the peer has closed, whatever its reason.
+            Everything that is ready (up to about 64 KiB read), or ``b""`` if the peer has closed, whatever its reason.
 
         Raises:
             trio.BrokenResourceError: the connection broke or the stream was closed.

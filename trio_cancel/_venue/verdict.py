@@ -15,7 +15,7 @@ from trio_cancel._values.outcomes import VenueReply
 from trio_cancel._venue.codec import Reply
 
 LATE_SIGNATURE = 4.0
-"""Seconds after its write from which a refused signature means "late", not "wrong": the venue is assumed to take 5 s."""
+"""Seconds after its write from which a refused signature means "late", not "wrong": the venue is assumed to take 5."""
 
 CLOSED_CODES = frozenset({40408, 40020})
 EXECUTED_CODE = 40021

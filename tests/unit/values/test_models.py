@@ -93,7 +93,7 @@ def test_a_request_or_its_id_is_taken_and_not_mixed() -> None:
     assert CancelRequest.of(request, None) is request
     assert CancelRequest.of("a", None) == CancelRequest("a")
     assert CancelRequest.of(None, "b") == CancelRequest(external_id="b")
-    with pytest.raises(InvalidRequest, match="names its order already"):
+    with pytest.raises(InvalidRequest, match="already names its order"):
         CancelRequest.of(request, "y")
     with pytest.raises(InvalidRequest, match="missing"):
         CancelRequest.of(None, None)
