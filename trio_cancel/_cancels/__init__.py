@@ -1,1 +1,1 @@
-"""One front for each way to cancel: single, batch, stream, order scope."""
+"""One module for each way to cancel: single, batch, stream, order scope."""

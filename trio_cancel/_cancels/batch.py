@@ -1,14 +1,14 @@
 """A bulk cancel that can be interrupted and still accounts for every order.
 
-The engine asks a batch for as many orders as there is room for: no task per order, no queue that grows. An order that
-settles is told to the ledger (``_values.kept``) in the same step, whoever runs, which needs no turn of another task;
-``run`` is woken when there is nothing more to wait for. If it is cancelled or the block is left, what is not written is
-withdrawn, and what is written goes on settling into the ledger while the connection lives. So ``report`` has the latest
-at any time.
+The engine asks a batch for as many orders as there is room for: no task per order, and no queue that grows. When an
+order settles, it is recorded in the ledger (``_values.kept``) in the same step, in whichever task, so no other task has
+to run for it. ``run`` is woken when there is nothing more to wait for. If it is cancelled, or the block exits, orders
+that have not been written are withdrawn, and written ones continue to settle into the ledger while the connection
+lives. So ``report`` has the latest state at any time.
 
-For a reader's ``async for`` the places of those that have settled wait in a queue beside it. Whatever concerns each
-order is done in slices, with other tasks' turns in between: reading and checking a large input, withdrawing what was
-interrupted; settling is as bounded as the engine's steps are.
+For a reader's ``async for``, the places of the settled orders wait in a queue beside the ledger. Everything that has to
+be done for each order is done in slices, with other tasks' turns in between: reading and checking a large input, and
+withdrawing orders after an interruption. Settling is bounded by the engine's steps.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from trio_cancel._values.outcomes import NotSent, Outcome
 from trio_cancel._values.report import CancelReport, InvalidItem
 
 Invalid: TypeAlias = Literal["raise", "report"]
-"""What becomes of an item that names no order: the bulk cancel raises, or reports it and cancels the rest."""
+"""What to do with an item that names no order: the bulk cancel raises, or reports it and cancels the rest."""
 
 
 def check_invalid(invalid: object) -> None:
-    """Refuse a word for ``invalid`` that is not known.
+    """Refuse an unknown word for ``invalid``.
 
     Raises:
         ConfigurationError: it is neither "raise" nor "report".
@@ -51,7 +51,7 @@ def as_request(item: object, index: int) -> CancelRequest:
     """Return an order id or a request as a request.
 
     Raises:
-        InvalidRequest: naming the item's index.
+        InvalidRequest: names the item's index.
     """
     where = f"Item {index} of the requests: "
     if isinstance(item, CancelRequest):
@@ -65,10 +65,10 @@ def as_request(item: object, index: int) -> CancelRequest:
 
 
 def check_iterable(requests: object) -> None:
-    """Refuse what can be iterated but is not a number of order ids: one id, one request, a mapping.
+    """Refuse an iterable that is not a list of order ids: one id, one request, a mapping.
 
     Raises:
-        InvalidRequest: naming what it is.
+        InvalidRequest: says what it is.
     """
     kind = type(requests).__name__
     if isinstance(requests, str | CancelRequest):
@@ -78,7 +78,7 @@ def check_iterable(requests: object) -> None:
             f"A bulk cancel needs an iterable of order ids (strings), not one {kind}; decode it first."
         )
     if isinstance(requests, Mapping):
-        # Its keys may be ids, or "id" and "external_id", or names of something else: nobody can tell.
+        # Its keys may be ids, or "id" and "external_id", or something else: nobody can tell.
         raise InvalidRequest(
             f"A bulk cancel needs an iterable of order ids, not a mapping ({kind}); "
             "give list(mapping) for its keys, mapping.values() for its values, "
@@ -89,15 +89,15 @@ def check_iterable(requests: object) -> None:
 YIELD_EVERY = 64
 """Outcomes after which a reader, which may never wait, lets others run."""
 SLICE = 1_000
-"""Items that are read in one step at most."""
+"""Items that are read in one step, at most."""
 
 
 _SHARDS = 64
-"""Tables that share what has been seen of a large input: one that grows, or is dropped, takes no time to speak of."""
+"""Tables that share what has been seen of a large input, so that growing or dropping one takes hardly any time."""
 
 _ROW = 1_024
 _Row = msgspec.defstruct("_Row", [f"item_{number}" for number in range(_ROW)], gc=False, eq=False)
-"""So many items of a copied input, until they are read. A list of all would be visited by the garbage collector."""
+"""This many items of a copied input, until they are read. The garbage collector would visit a list of all of them."""
 
 
 def _copied(items: Collection[str | CancelRequest]) -> Iterator[str | CancelRequest]:
@@ -114,7 +114,7 @@ _Key: TypeAlias = str | ByExternalId
 
 
 def _key_of(name: Name) -> _Key:
-    """Return what two names of one order have in common; it is compared far faster than requests are."""
+    """Return a key that two names of one order share; comparing keys is far faster than comparing requests."""
     if isinstance(name, CancelRequest):
         return ByExternalId(name.key) if name.id is None else canonical_id(name.id)
     return canonical_id(name) if isinstance(name, str) else name
@@ -123,19 +123,19 @@ def _key_of(name: Name) -> _Key:
 class Input:
     """The input of a bulk cancel, as far as it has been read.
 
-    What is kept of it is one name for each order, in tuples of ``CHUNK``: see ``_values.kept``.
+    One name is kept for each order, in tuples of ``CHUNK``: see ``_values.kept``.
 
     Args:
-        items: order ids or requests. A collection is copied: nobody can change it while it is read.
-        invalid: what becomes of an item that names no order.
+        items: order ids or requests. A collection is copied, so that nobody can change it while it is read.
+        invalid: what to do with an item that names no order.
 
     Raises:
         InvalidRequest: for a bare string or a mapping.
 
     Attributes:
-        names: of the distinct orders, in the order in which they first came.
+        names: the names of the distinct orders, in the order in which they first came.
         orders: how many of them there are.
-        repeats: which of the items that name an order name one that has been named before.
+        repeats: which of the items that name an order repeat an earlier one.
         invalid: a record for each item that names none.
     """
 
@@ -149,7 +149,7 @@ class Input:
         self.invalid: list[InvalidItem] = []
         self._last: list[Name] = []  # those after the last whole tuple
         self._raises = invalid == "raise"
-        self._seen: list[dict[_Key, int]] = []  # for each order its place, in the table that its key's hash says
+        self._seen: list[dict[_Key, int]] = []  # the place of each order, in the table chosen by its key's hash
         self._index = 0
         try:
             self._iterator = _copied(items) if isinstance(items, Collection) else iter(items)
@@ -162,9 +162,9 @@ class Input:
         return self.orders + len(self.repeats)
 
     def read_some(self) -> bool:
-        """Read and check a slice, or after the last one forget a part of what is not needed any more.
+        """Read and check a slice, or after the last one forget some of what is no longer needed.
 
-        Returns True if there may be more to do.
+        Return True if there may be more to do.
 
         Raises:
             InvalidRequest: unless ``invalid`` is ``"report"``, for an item that names no order, with its index.
@@ -187,14 +187,14 @@ class Input:
             self.names.append(tuple(last))
             last.clear()
         self._iterator = iter(())
-        # To drop what has been seen takes as long as reading it did.
+        # Dropping what has been seen takes as long as reading it did.
         del self._seen[-max(1, 4 * SLICE * len(self._seen) // max(1, self.orders)) :]
         return bool(self._seen)
 
     def _check(self, some: list[str | CancelRequest]) -> tuple[Sequence[Name], list[_Key]]:
-        """Return the names in a slice, and what is compared of them."""
+        """Return the names in a slice, and the keys for comparing them."""
         texts = cast("list[str]", some)
-        # As `request_by_id` does for what nearly every id is; but for all at once, without a call of ours for each.
+        # As `request_by_id` does for nearly every id, but for all of them at once, without a call of ours for each.
         plain = set(map(type, some)) == {str} and all(texts) and all(map(str.isascii, texts))
         if plain and list(map(str.strip, texts)) == texts:
             return texts, list(map(str.lower, texts))
@@ -216,7 +216,7 @@ class Input:
         return good
 
     def _distinct(self, names: Sequence[Name], keys: list[_Key], shards: int) -> Sequence[Name]:
-        """Return those names that have not been seen before, and note the others: such an order is canceled once."""
+        """Return the names that have not been seen before, and note the others: such an order is canceled once."""
         if not self._seen:
             self._seen = [{} for _ in range(shards)]
         seen, last = self._seen, len(self._seen) - 1
@@ -255,15 +255,15 @@ class BatchSource:
         self._unreadable: BaseException | None = None  # why the rest of the input cannot be read
         self._orders = 0  # how many there are, once all have been read
         self._ledger = Ledger(())  # what is kept of them
-        self._asked = 0  # how many of them the engine has asked for
-        self._out: dict[OrderCancel, None] = {}  # asked for, and not settled
-        self._wakeup = Wakeup()  # for who waits: there is an outcome to read, or nothing more is to come
+        self._asked = 0  # how many of them the engine has taken
+        self._out: dict[OrderCancel, None] = {}  # taken, and not settled
+        self._wakeup = Wakeup()  # for the task that waits: there is an outcome to read, or no more will come
         self._started = False
         self._ended = False
-        self._untold: deque[int] | None = None  # the places of those that a reader has not had, if there is one
+        self._untold: deque[int] | None = None  # the places that the reader has not had, if there is a reader
         self._reading = False
-        self._unyielded = 0  # outcomes read since others could run
-        self._rest = 0  # from here on, of those that it never asked for, the reader has none
+        self._unyielded = 0  # outcomes read since other tasks could run
+        self._rest = 0  # from this place on, the reader has had none of the orders that were never taken
         self._refused: BaseException | None = None
         self._interrupted = NotWritten("the batch was interrupted before its turn came")  # one for all
         self.held_since: float = math.inf  # trio's clock when it was handed in
@@ -282,7 +282,7 @@ class BatchSource:
         self._ledger = Ledger(self._input.names)
 
     def _read_on(self) -> None:
-        """Read another slice of the input; what is wrong with it is raised now and whenever it is needed."""
+        """Read another slice of the input; an error in it is raised now and whenever the input is needed."""
         if self._unreadable is not None:
             raise self._unreadable
         try:
@@ -311,8 +311,8 @@ class BatchSource:
         await trio.lowlevel.checkpoint()
 
     async def _begin(self) -> None:
-        """Read the input and hand the orders in."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # if the caller is cancelled already, nothing is written
+        """Read the input and hand in the orders."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # if the caller is already cancelled, nothing is written
         while self._unread:
             self._read_on()
             await trio.lowlevel.checkpoint()
@@ -350,7 +350,7 @@ class BatchSource:
         """Return the next outcome for the reader; see :meth:`Batch.__anext__`."""
         if self._untold is None:
             why = "run() returns all its outcomes" if self._started else "async with batch as outcomes: …"
-            raise ConfigurationError(f"A batch tells its outcomes in its block, and after that: {why}.")
+            raise ConfigurationError(f"A batch yields its outcomes in its block, and after that: {why}.")
         if self._reading:
             raise trio.BusyResourceError("another task waits for this batch's next outcome")
         self._reading = True
@@ -377,11 +377,11 @@ class BatchSource:
             await self._wakeup.wait()
             self._unyielded = 0
         outcome = self._ledger.outcome(untold.popleft())
-        assert outcome is not None  # it has been told
+        assert outcome is not None  # it has been recorded
         return outcome
 
     def _next_of_rest(self) -> Outcome | None:
-        """Return the next outcome of those that were never asked for; None if there is none."""
+        """Return the next outcome of an order that was never taken; None if there is none."""
         place = max(self._rest, self._asked)
         if place >= self._orders:
             return None
@@ -391,7 +391,7 @@ class BatchSource:
 
     @trio.lowlevel.enable_ki_protection
     async def end(self) -> None:
-        """Withdraw what has no outcome, in slices."""
+        """Withdraw orders without an outcome, in slices."""
         self._ended = True
         self._engine.remove_source(self)
         await withdraw(self._engine, self._out)
@@ -410,7 +410,7 @@ class BatchSource:
         return NotSent(order.request, cause=cause, final=final)
 
     def _why_not_written(self) -> tuple[BaseException, bool]:
-        """Return why what has not been written is not, and whether that is final."""
+        """Return why orders have not been written, and whether that is final."""
         if self._refused is not None:
             return self._refused, True
         if self._ended:
@@ -425,7 +425,7 @@ class BatchSource:
         return self._asked < self._orders and self._refused is None
 
     def take(self, most: int) -> list[OrderCancel]:
-        """Return the next orders, at most so many."""
+        """Return the next orders, at most ``most``."""
         if self._refused is not None:
             return []
         begin = self._asked
@@ -451,20 +451,20 @@ class BatchSource:
             self._wakeup.ring()
 
     def take_last(self, most: int) -> list[OrderCancel]:
-        """Return the next orders that get their last chance, at most so many."""
+        """Return the next orders that get their last chance, at most ``most``."""
         return self.take(most)
 
     def behind(self) -> int:
-        """Return how many orders have not been asked for yet."""
+        """Return how many orders have not been taken yet."""
         return self._orders - self._asked if self._refused is None else 0
 
     def give_up(self, cause: BaseException, before: float) -> bool:  # noqa: ARG002 - all came at once
-        """Settle everything that has not been asked for."""
+        """Settle everything that has not been taken."""
         self.refuse(cause)
         return True
 
     def refuse(self, cause: BaseException) -> None:
-        """Settle everything that has not been asked for: it will never be sent."""
+        """Settle everything that has not been taken: it will never be sent."""
         if self._refused is None:
             self._refused = cause
             self._wakeup.ring()
@@ -477,19 +477,20 @@ class BatchSource:
 class Batch:
     """A bulk cancel that exists before anything is sent, and accounts for every order. Made by :meth:`TradingWS.batch`.
 
-    ``await batch.run()`` under any cancel scope, or, to have each outcome as it settles::
+    Use ``await batch.run()`` under any cancel scope, or, to have each outcome as it settles::
 
         async with batch as outcomes:
             async for outcome in outcomes:
                 ...
 
-    and ``batch.report()`` at any time, also afterwards. Each distinct order is told once, in the order of completion. A
-    slow reader does not hold the cancels back. Leaving the block early, in whatever way, is what cancelling ``run`` is:
-    nothing further is written, and what is in flight is tracked on. The outcomes that were not read by then can still
-    be iterated after the block: those of what is in flight as they settle, then those of what was never written.
+    and ``batch.report()`` at any time, also afterwards. Each distinct order is yielded once, in the order of
+    completion. A slow reader does not hold the cancels back. Leaving the block early, in any way, has the same effect
+    as cancelling ``run``: nothing more is written, and orders in flight are still tracked. You can iterate after the
+    block over the outcomes that were not read by then: first those of orders in flight, as they settle, then those of
+    orders that were never written.
 
-    Where the venue gives no sign of life, every order has its outcome within ``give_up_after`` + 5 s of when the batch
-    was run or entered, or of the last sign of life, whichever was later. ``len(batch)`` is the number of items.
+    If the venue shows no sign of life, every order has its outcome within ``give_up_after`` + 5 s of when the batch was
+    run or entered, or of the last sign of life, whichever was later. ``len(batch)`` is the number of items.
     """
 
     __slots__ = ("_source",)
@@ -504,36 +505,36 @@ class Batch:
         return self._source.count()
 
     async def check(self) -> None:
-        """Read and check the whole input, and send nothing. ``run`` does so itself; it is done once.
+        """Read and check the whole input, and send nothing. ``run`` does this itself; it is done once.
 
-        It lets other tasks run in between, which ``len(batch)`` and ``batch.report()`` cannot: they read what has not
-        been read in one go, which takes about a second for a million orders.
+        It lets other tasks run in between. ``len(batch)`` and ``batch.report()`` cannot: they read what has not been
+        read at once, which takes about a second for a million orders.
 
         Raises:
             InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`.
 
-        Cancelled: what has not been read is read later.
+        Cancelled: the rest of the input is read later.
         """
         await self._source.read()
 
     async def run(self) -> CancelReport:
         """Cancel every order; return the report once each has its outcome.
 
-        It never raises for what the venue says, and never because of one order.
+        It never raises because of what the venue says, or because of one order.
 
         Raises:
             InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`. Nothing was sent.
             SessionClosed: the session's block has ended.
             trio.BusyResourceError: it is running or has run; a batch runs once.
 
-        Cancelled: no further order is written; what is in flight is tracked on, see :meth:`report`. Of very many orders
-        the rest is withdrawn in slices before ``trio.Cancelled`` comes out.
+        Cancelled: no further order is written; orders in flight are still tracked, see :meth:`report`. If there are
+        very many orders, the rest is withdrawn in slices before ``trio.Cancelled`` propagates.
         """
         return await self._source.run()
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Hand the orders in. Raises and is cancelled as :meth:`run`."""
+        """Hand in the orders. It raises and can be cancelled like :meth:`run`."""
         await self._source.enter()
         return self
 
@@ -541,7 +542,7 @@ class Batch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Withdraw what has no outcome and is not written, in slices, shielded."""
+        """Withdraw orders that have no outcome and are not written, in slices, shielded."""
         await self._source.end()  # noqa: ASYNC102 - it shields itself, and ends by itself
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
@@ -551,7 +552,7 @@ class Batch:
         """Return the next outcome.
 
         Raises:
-            ConfigurationError: neither in its block nor after it.
+            ConfigurationError: called neither in its block nor after it.
             trio.BusyResourceError: another task waits for the next one.
 
         Cancelled: none is lost.
@@ -559,11 +560,11 @@ class Batch:
         return self._source.next_outcome()
 
     def report(self) -> CancelReport:
-        """Return one outcome for every input that names an order, in their order, as far as is known now.
+        """Return one outcome for every input item that names an order, in their order, as far as is known now.
 
-        What is in flight is :class:`Unknown`, what has not been written :class:`NotSent`; such an outcome is not
-        ``final`` while it can still change. Each call tells the latest. It takes a few milliseconds, however many
-        orders there are, but for an input that has not been read yet: see :meth:`check`.
+        An order in flight is :class:`Unknown`, one that has not been written is :class:`NotSent`; such an outcome is
+        not ``final`` while it can still change. Each call returns the latest state. It takes a few milliseconds,
+        however many orders there are, unless some of the input has not been read yet: see :meth:`check`.
 
         Raises:
             InvalidRequest: an item of a large input names no order, see :meth:`TradingWS.batch`.

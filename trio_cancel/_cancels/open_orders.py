@@ -1,16 +1,16 @@
-"""Cancel what the venue lists as open, for the hour when ids are lost.
+"""Cancel what the venue lists as open, for when the ids are lost.
 
 :class:`OpenOrders` lists the open orders page by page, again and again, and is the input of a cancel stream: the
-stream's intake task is the one that lists, and the caller's takes the outcomes. Both tell :class:`Sweep`, which decides
-without I/O what is canceled (again) and when it is over; it is changed between two awaits only.
+stream's intake task does the listing, and the caller's task takes the outcomes. Both report to :class:`Sweep`, which
+decides without I/O what is canceled (again) and when it is over; it changes only between two awaits.
 
-It is over when for ``quiet`` seconds no list, whole to its last page, has brought anything to cancel. Lists may lag and
-pages may shift while orders vanish, so that what a list lacks means nothing, and an order that it goes on showing after
-it was canceled is not canceled again. An order that is listed and was not taken off the book is tried ``TRIES`` times.
-All of it is bounded by ``within`` seconds; cancels that are under way then have their own bounds.
+It is over when no list, complete to its last page, has brought anything to cancel for ``quiet`` seconds. Lists may lag,
+and pages may shift while orders vanish. So an order that a list lacks means nothing, and an order that it goes on
+showing after it was canceled is not canceled again. An order that is listed and was not taken off the book is tried
+``TRIES`` times. All of this is bounded by ``within`` seconds; cancels that are under way then have their own bounds.
 
-Where the list cannot be had, what is known is canceled all the same. Cancelling the whole withdraws what is not
-written, as with every stream.
+If the list cannot be read, the orders that are known are canceled anyway. Cancelling the whole withdraws what has not
+been written, as with every stream.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from trio_cancel._values.report import CancelReport
 from trio_cancel._venue.rest import Page
 
 QUIET = 20.0
-"""Seconds without anything new after which it ends: longer than the venue takes for a create that is queued (10 s)."""
+"""Seconds without anything new after which it ends: longer than the venue takes for a queued create (10 s)."""
 WITHIN = 300.0
-"""Seconds after which nothing is listed any more."""
+"""Seconds after which it stops listing."""
 LIST_EVERY = 2.0
 """Seconds between the beginnings of two lists: within the lowest limit of the venue, one request a second."""
 TRIES = 3
 """Cancels of an order that the list goes on showing, and that is not off the book."""
 PAGES_MOST = 1_000
 BARREN_MOST = 3
-"""Pages one after the other without anything new, in a list that says it goes on."""
+"""Pages in a row without anything new, in a list that says it goes on."""
 PAGE_TRIES = 5
 PAGE_WAIT, PAGE_WAIT_MOST = 0.5, 4.0
-"""Seconds until a page is asked for again, at first and at most."""
+"""Seconds until a page is requested again, at first and at most."""
 
 AskForPage: TypeAlias = "Callable[[int], Awaitable[Page]]"
 """Returns one page of all open orders, from 1; raises LookupFailed."""
@@ -55,9 +55,9 @@ class _List:
     """One list, page after page.
 
     Attributes:
-        ended: there is no other page, or none can be had.
-        failure: why it is not whole, if it has ended so.
-        broken: a page could not be had, so that the next list may be better.
+        ended: there is no other page, or it cannot be read.
+        failure: why the list is not complete, if that is how it ended.
+        broken: a page could not be read, so the next list may be better.
     """
 
     def __init__(self, ask: AskForPage) -> None:
@@ -68,7 +68,7 @@ class _List:
         self.failure: LookupFailed | None = None
 
     async def next_page(self) -> list[OrderState]:
-        """Return those orders of the next page that were on none before."""
+        """Return the orders of the next page that were on no earlier page."""
         self._number += 1
         try:
             page = await self._ask_again()
@@ -80,7 +80,7 @@ class _List:
         for order in page.orders:
             try:
                 request = CancelRequest(order.id)
-            except InvalidRequest:  # the venue's own id: but nothing could be sent with it
+            except InvalidRequest:  # the venue's own id, but nothing could be sent with it
                 self._unreadable += 1
                 continue
             if request not in self._seen:
@@ -92,7 +92,7 @@ class _List:
             if self._unreadable:
                 many = self._unreadable != 1
                 what = f"{self._unreadable} order{'s' if many else ''} of the venue's list could not be read"
-                self.failure = LookupFailed(f"{what}, so that {'they were' if many else 'it was'} not canceled.")
+                self.failure = LookupFailed(f"{what}, so {'they were' if many else 'it was'} not canceled.")
         elif self._barren >= BARREN_MOST or self._number >= PAGES_MOST:
             self.ended = True
             self.failure = LookupFailed(f"The venue's list of open orders does not end, up to page {self._number}.")
@@ -114,7 +114,7 @@ class _List:
 
 @attrs.define(eq=False)
 class _Found:
-    """One order of the scope."""
+    """One order that is meant."""
 
     state: OrderState
     outcome: Outcome | None = None
@@ -123,7 +123,7 @@ class _Found:
 
 
 class Sweep:
-    """What has been listed and what it came to; decides what is canceled, and when it is over.
+    """What has been listed and what happened to it; decides what is canceled, and when it is over.
 
     Args:
         scope: which orders are meant.
@@ -131,7 +131,7 @@ class Sweep:
         now: trio's clock.
 
     Attributes:
-        failure: why the last list was not whole.
+        failure: why the last list was not complete.
         none_seen_since: Unix seconds, see :class:`OpenReport`.
     """
 
@@ -139,7 +139,7 @@ class Sweep:
         self._scope = scope
         self._quiet = quiet
         self._found: dict[CancelRequest, _Found] = {}
-        self._news_at = now  # when there was something to cancel, or it had settled, last
+        self._news_at = now  # when there last was something to cancel, or it had settled
         self._began = now
         self._began_wall = 0.0
         self._shown = False
@@ -150,11 +150,11 @@ class Sweep:
 
     @property
     def orders(self) -> tuple[OrderState, ...]:
-        """What was listed, as it was seen first."""
+        """What was listed, as it was first seen."""
         return tuple(found.state for found in self._found.values())
 
     def outcomes(self) -> list[tuple[CancelRequest, Outcome | None]]:
-        """Return what each order has come to; None if it is under way, or nothing is known."""
+        """Return what is known of each order; None if it is under way, or nothing is known."""
         return [(request, None if found.under_way else found.outcome) for request, found in self._found.items()]
 
     def begin(self, now: float, wall: float) -> None:
@@ -164,7 +164,7 @@ class Sweep:
         self._unsure = self._outside = 0
 
     def take(self, orders: Iterable[OrderState], now: float) -> list[CancelRequest]:
-        """Take in what a page shows; return what is to be canceled now."""
+        """Process what a page shows; return what to cancel now."""
         due: list[CancelRequest] = []
         for order in orders:
             meant = self._scope.holds(order)
@@ -175,7 +175,7 @@ class Sweep:
                     self._outside += 1
                 continue
             if order.on_book is False:
-                continue  # listed, and closed by the list's own word
+                continue  # listed, and closed according to the list itself
             request = CancelRequest(order.id)
             found = self._found.setdefault(request, _Found(order))
             if found.outcome is not None and found.outcome.off_book and not found.under_way:
@@ -190,7 +190,7 @@ class Sweep:
         return due
 
     def settled(self, outcome: Outcome, now: float) -> Outcome:
-        """Take in an outcome; return what its order has come to with it."""
+        """Process an outcome; return what is known of its order with it."""
         found = self._found[outcome.request]
         found.under_way = False
         found.outcome = together(found.outcome, outcome, surely=bool(outcome.off_book))
@@ -201,14 +201,14 @@ class Sweep:
         """Note that a list has ended; return True if it was the last one.
 
         Args:
-            failure: why it was not whole.
+            failure: why it was not complete.
             broken: the next one may be better.
         """
         if failure is None and self._unsure:
             many = self._unsure != 1
             failure = LookupFailed(
-                f"Of {self._unsure} listed order{'s' if many else ''} the venue does not say the market or the side, "
-                f"so that {'they were' if many else 'it was'} left alone."
+                f"The venue does not give the market or the side of {self._unsure} listed order{'s' if many else ''}, "
+                f"so {'they were' if many else 'it was'} left alone."
             )
         self.failure, self.outside = failure, self._outside
         if failure is not None or self._shown:
@@ -223,7 +223,9 @@ class Sweep:
     def out_of_time(self, within: float, *, listing: bool) -> None:
         """Note that the time was over before the end, perhaps in the middle of a list."""
         if self.failure is None:
-            self.failure = LookupFailed(f"The list was not whole and quiet for {self._quiet:g} s within {within:g} s.")
+            self.failure = LookupFailed(
+                f"The list was not complete and quiet for {self._quiet:g} s within {within:g} s."
+            )
         if listing:
             self.none_seen_since = None
 
@@ -240,10 +242,10 @@ class Sweep:
 
 
 class OpenOrders:
-    """What is to be canceled, as an async iterator that goes on until the sweep is over, or for ``within`` seconds.
+    """The orders to cancel, as an async iterator that goes on until the sweep is over, or for ``within`` seconds.
 
     Args:
-        sweep: is told of everything.
+        sweep: learns of everything.
         ask: returns a page.
         wall: returns Unix seconds.
         within: seconds from now.
@@ -268,7 +270,7 @@ class OpenOrders:
         return self
 
     async def __anext__(self) -> CancelRequest:
-        """Return the next order. Cancelled: nothing is lost of what was listed, but the list under way is not whole."""
+        """Return the next order. Cancelled: nothing listed is lost, but the list under way is not complete."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._due:
             if self._over:

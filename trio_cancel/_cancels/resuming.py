@@ -1,15 +1,15 @@
-"""Cancel what earlier sessions left in a journal, and know what became of each: for code and for the command line.
+"""Cancel what earlier sessions left in a journal, and report what happened to it: for code and for the command line.
 
-The journal says what was left, the venue's answers go into the same journal: what one run has settled, the next one
-finds settled. An order that was held and is not found is asked for again until ``settle`` seconds (:class:`Timings`)
-have passed, because its create may still be on its way; if the venue does not know it then, it never came, and its hold
-is released. So is one that was held by external id when the venue says that the name is closed, and perhaps means an
-older order.
+The journal says what was left, and the venue's answers go into the same journal: what one run has settled, the next one
+finds settled. If a held order is not found, it is asked for again until ``settle`` seconds (:class:`Timings`) have
+passed, because its create may still be on its way. If the venue does not know it then, it never came, and its hold is
+released. The same holds for an order that was held by external id if the venue says that the name is closed and may
+mean an older order.
 
-The task that resumes owns :class:`Errands`; the journal's list of what is left (``_journal.left``) is changed by the
-outcomes themselves, so that a resume that is cancelled, or whose process dies, has settled what was settled. Being
-cancelled withdraws what is not written; what has been written is answered into the journal. What was answered and not
-judged stays left: it is asked for once more.
+The task that resumes owns :class:`Errands`. The outcomes themselves change the journal's list of what is left
+(``_journal.left``). So if a resume is cancelled, or its process dies, what has settled stays settled. Cancelling it
+withdraws what has not been written; answers to what has been written still go into the journal. An order whose answer
+came but was not judged stays left: it is asked for once more.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from trio_cancel._values.report import CancelReport
 
 
 class Errands:
-    """What is to be canceled, and what each answer means for it.
+    """The orders to cancel, and what each answer means for them.
 
     Attributes:
-        of: the errands, by what the venue is asked for.
-        again: what was not surely found, and what that came to.
+        of: the errands, by the request that is sent to the venue.
+        again: orders that were not found for certain, and what is known of them.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Errands:
         self._clock = clock
 
     def read(self, outcome: Outcome) -> Outcome | None:
-        """Return what an order has come to; None if it is to be asked for again."""
+        """Return the outcome of an order; None if it must be asked for again."""
         request = outcome.request
         errand = self.of[request]
         surely = bool(outcome.off_book) and errand.is_meant_by(outcome, self._clock())
@@ -66,12 +66,12 @@ class Errands:
     async def run(
         self, cancel: Callable[[Iterable[CancelRequest]], Awaitable[None]], session: Session, policy: RetryPolicy
     ) -> None:
-        """Cancel everything, with the time that creates need to arrive; the end of that is in :meth:`unsure`.
+        """Cancel everything, with the time that creates need to arrive; :meth:`unsure` has what is left at the end.
 
         Args:
             cancel: cancels orders, and has each outcome read here.
-            session: what they are canceled through.
-            policy: how they are.
+            session: the session that cancels them.
+            policy: how long and how often each is tried.
         """
         timings = session.timings
         settled_at = trio.current_time() + timings.settle
@@ -82,19 +82,19 @@ class Errands:
             if last or not self.again:
                 break
             if session.engine.is_silent(policy.give_up_after):
-                # Whether they have come nobody can tell now: they stay held, and the next resume asks.
+                # Nobody can tell now whether they have come: they stay held, and the next resume asks.
                 return
             await trio.sleep(min(timings.ask_again, max(0.0, settled_at - trio.current_time())))
             some = tuple(self.again)
         self.give_up(self.again)
 
     def give_up(self, requests: Iterable[CancelRequest]) -> None:
-        """Count orders as seen to that were not found for long enough; see :meth:`unsure`."""
+        """Count orders that were not found for long enough as dealt with; see :meth:`unsure`."""
         for request in requests:
             self._end(self.of[request])
 
     def unsure(self) -> Iterator[Outcome]:
-        """Return what those have come to that were to be asked for again."""
+        """Return the outcomes of the orders that had to be asked for again."""
         for outcome in self.again.values():
             yield not_surely(outcome) if isinstance(outcome, Canceled | AlreadyClosed) else outcome
 
@@ -106,9 +106,9 @@ def why_old(known_at: float, now: float, remedy: str) -> NotWritten:
     """Return why an order is not canceled by its old external id.
 
     Args:
-        known_at: until when (Unix seconds) its session surely meant this order by it.
+        known_at: until when (Unix seconds) its session certainly meant this order by it.
         now: Unix seconds.
-        remedy: what takes it all the same.
+        remedy: what includes it anyway.
     """
     age = (
         "is stamped in the future, since the clock was set back,"
@@ -125,7 +125,7 @@ async def resume(session: Session, journal: Journal, policy: RetryPolicy, *, old
     free = []
     for order in left.orders:
         if order.request in left.ours or any(holds.holder(request) is not None for request in requests_of(order)):
-            why = "this session has held it itself; its scope sees to it, or ws.dismiss(…)"
+            why = "this session has held it itself; its scope takes care of it, or ws.dismiss(…)"
             skipped.append(NotSent(order.request, cause=NotWritten(why)))
         else:
             free.append(order)

@@ -1,14 +1,15 @@
-"""Order scopes: no order that was added outlives its block, or you are told.
+"""Order scopes: no order that was added outlives its block, or the program is told.
 
-The block's task owns what is held; an outcome that is surely off the book, and surely this order's, takes its order out
-(``_engine.held``). On leaving, a drain
-(``_cancels.scope_exit``) runs as a task of the session, so that whatever ended the block cannot end it; the block's
-task only waits for it, shielded. That wait ends with the drain: when every order has its outcome, ``grace`` is over,
-or a second Ctrl-C has come. A scope whose block is still open when the session's block ends is drained there.
+The block's task owns what is held. An outcome that says that an order is off the book, and is certainly about this
+order, takes it out (``_engine.held``). When the block exits, a drain (``_cancels.scope_exit``) runs as a task of the
+session, so that whatever ended the block cannot end the drain; the block's task only waits for it, shielded. That wait
+ends with the drain: when every order has its outcome, ``grace`` is over, or a second Ctrl-C has come. If the session's
+block ends while a scope's block is still open, the scope is drained then.
 
 A client-side scope cannot help when the power fails or the network is gone: then the orders stay on the book, and you
-learn it only if somebody is left to be told. What can is a venue's own cancel-on-disconnect, which this venue does not
-document.
+learn of it only if your program is still there. A venue's own cancel-on-disconnect would help, but this venue does not
+document one.
+
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ class OrderScope:
     ::
 
         async with ws.open_order_scope() as orders:
-            await orders.add(external_id="mm-42")  # before placing it: then no crash can lose it
+            await orders.add(external_id="mm-42")  # before placing it, so that a crash cannot lose it
             order_id = await place(...)
-            orders.placed(external_id="mm-42", id=order_id)  # then no other order is taken for this one
+            orders.placed(external_id="mm-42", id=order_id)  # so that no other order is taken for this one
             orders.discard(external_id="mm-41")  # filled: no longer ours to cancel
 
     It works as long as this process runs and reaches the venue. It cannot help when the power fails or the network is
-    gone: the orders then stay on the book. After a crash of the process a journal tells ``trio-cancel resume`` what was
-    held. What helps in each case is a venue's own cancel-on-disconnect, which this venue does not document.
+    gone: the orders then stay on the book. After a crash of the process, a journal tells ``trio-cancel resume`` what
+    was held. A venue's own cancel-on-disconnect would help in each case, but this venue does not document one.
 
     Attributes:
-        report: after the block: one outcome for every order that was still held when it was left; None before.
+        report: after the block: one outcome for every order that was still held when it exited; None before.
     """
 
     def __init__(
@@ -69,8 +70,8 @@ class OrderScope:
         self._pulls: dict[ScopeExit, frozenset[Hold]] = {}  # each `cancel_all` that is under way, and what it cancels
         self._open = False
         self._heard_before = 0
-        # Cancelled when the journal is taken over; only where it can be, so that any other scope's block may be left by
-        # another task than it was entered by.
+        # Cancelled when the journal is taken over. It exists only if that can happen, so that the block of any other
+        # scope may exit in a different task from the one that entered it.
         self._block = trio.CancelScope() if journal is not None and journal.has_lease else None
 
     def __len__(self) -> int:
@@ -90,11 +91,11 @@ class OrderScope:
     async def add(self, id: None = None, *, external_id: str) -> None: ...
     @trio.lowlevel.enable_ki_protection
     async def add(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
-        """Hold an order: it will be canceled when the block is left. Add it before you place it.
+        """Hold an order: it will be canceled when the block exits. Add it before you place it.
 
-        It returns once the hold is durable: at once without a journal, but always with a checkpoint. An order that is
-        held already may be added again when its external id is about to name a new order; the hold is then one of the
-        new order alone, so first see to it that the old one is off the book.
+        It returns once the hold is durable: at once without a journal, but always with a checkpoint. You may add a held
+        order again if its external id is about to name a new order; the hold then means the new order only, so first
+        make sure that the old one is off the book.
 
         Args:
             id: the venue's order id, or a whole request.
@@ -104,9 +105,9 @@ class OrderScope:
             InvalidRequest: no usable id, another scope holds the order, another task is adding it, :meth:`cancel_all`
                 is canceling it, or its external id is in ``ws.left_behind``: ``await ws.resume()`` first.
             JournalError: the journal cannot record it. The order is not held: do not place it.
-            TakenOver: (a JournalError) others have taken the journal over. Do not place anything.
-            SessionClosed: the block has been left, or the session has failed or is closed, so that the order could not
-                be canceled. It is not held: do not place it.
+            TakenOver: (a JournalError) somebody else has taken over the journal. Do not place anything.
+            SessionClosed: the block has exited, or the session has failed or is closed, so the order could not be
+                canceled. It is not held: do not place it.
 
         Cancelled: the order is not held (unless it was before): do not place it.
         """
@@ -147,19 +148,19 @@ class OrderScope:
     def discard(self, id: None = None, *, external_id: str) -> None: ...
     @trio.lowlevel.enable_ki_protection
     def discard(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
-        """Hold an order no more: it was filled, or you want it to stay.
+        """Stop holding an order: it was filled, or you want it to stay.
 
-        With a journal this begins to be recorded at once, but it returns before that is durable. If the process dies
-        in that moment, ``trio-cancel resume`` cancels the order. To be sure that an order stays, use :meth:`keep`.
+        With a journal, recording this starts at once, but the call returns before it is durable. If the process dies in
+        that moment, ``trio-cancel resume`` cancels the order. To be sure that an order stays, use :meth:`keep`.
 
         Raises:
             InvalidRequest: no usable id, or this scope does not hold the order (any more: an order that a cancel found
-                off the book leaves by itself, and one whose block has been left is being canceled).
+                off the book leaves by itself, and one whose block has exited is being canceled).
         """
         request = CancelRequest.of(id, external_id)
         self._hold_of(request)
         if self._drain is not None:
-            raise InvalidRequest(f"{request} is being canceled: the block of its scope has been left.")
+            raise InvalidRequest(f"{request} is being canceled: the block of its scope has exited.")
         if request in self._adding:
             raise InvalidRequest(f"Another task is adding {request} to this scope.")
         if self._is_pulled(request):
@@ -172,7 +173,7 @@ class OrderScope:
     @overload
     async def keep(self, id: None = None, *, external_id: str) -> None: ...
     async def keep(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
-        """Hold an order no more, as :meth:`discard` does, and return once no crash can undo that.
+        """Stop holding an order, as :meth:`discard` does, and return once no crash can undo that.
 
         It returns once the journal has it on the disk: at once without a journal, but always with a checkpoint.
 
@@ -182,11 +183,11 @@ class OrderScope:
 
         Raises:
             InvalidRequest: as for :meth:`discard`; the order is held as before.
-            JournalError: the journal cannot record it now. The order is held no more in this process, and that is
+            JournalError: the journal cannot record it now. The order is no longer held in this process, and that is
                 recorded once the journal can be written; until then ``trio-cancel resume`` would cancel the order if
                 the process died.
 
-        Cancelled: the order is held no more, and that is recorded soon.
+        Cancelled: the order is no longer held, and that is recorded soon.
         """
         self.discard(CancelRequest.of(id, external_id))
         if self._journal is not None:
@@ -195,15 +196,16 @@ class OrderScope:
 
     @trio.lowlevel.enable_ki_protection
     def placed(self, id: str | CancelRequest | None = None, *, external_id: str | None = None) -> None:
-        """Say that the venue has the order, and how it calls it.
+        """Say that the venue has the order, and which id it has there.
 
         Give both ids if you can: ``orders.placed(external_id="mm-42", id="7155ED34-…")``. From then on the hold means
         the order with the venue's id and no other that has or had this external id, in the journal as well. Without
-        it, an answer for the external id counts at the end of the block, but none before releases the hold.
+        the venue's id, an answer for the external id counts at the end of the block, but does not release the hold
+        before.
 
         Args:
-            id: the venue's order id. Beside an external id: the venue's id of the order that is held by that. A second
-                one takes the place of the first.
+            id: the venue's order id. Together with an external id: the venue's id of the order that is held by that. A
+                second call replaces it.
             external_id: your own id of the order.
 
         Raises:
@@ -214,7 +216,7 @@ class OrderScope:
         if external_id is not None and id is not None:
             request, order = CancelRequest(external_id=external_id), CancelRequest.of(id)
             if order.id is None:
-                raise InvalidRequest("Beside an external id, placed() takes the venue's id of the order.")
+                raise InvalidRequest("Together with an external id, placed() takes the venue's id of the order.")
         else:
             request = CancelRequest.of(id, external_id)
         hold = self._hold_of(request)
@@ -234,29 +236,31 @@ class OrderScope:
     async def cancel_all(self) -> CancelReport:
         """Cancel everything that is held now, and go on: the scope stays open, and new orders can be added.
 
-        What is surely off the book is held no more. The rest stays held: call again, or leave it to the end of the
-        block. The rules are those of the end of the block: these cancels overtake others, are tried again until
-        ``grace`` is over, and an order that the venue does not know, or whose external id is closed and perhaps names
-        an older order, is asked for again until ``settle``, unless :meth:`placed` has said that the venue has it. So
-        say it, and it takes one round trip.
+        An order that is found off the book is no longer held. The rest stays held: call again, or leave it to the end
+        of the block. The rules are those of the end of the block: these cancels overtake others and are tried again
+        until ``grace`` is over. If the venue does not know an order, or if its external id is closed and may name an
+        older order, it is asked for again until ``settle``, unless :meth:`placed` has said that the venue has it. So
+        call that, and it takes one round trip.
 
-        An order whose :meth:`add` returns later is not among them. While an order is being canceled here, its name can
-        be neither added again nor discarded; :meth:`placed` may be told. Where another cancel of an order is under way
-        already, what surely takes it off the book counts for both. A second call meanwhile cancels what is held then.
-        If the block is left meanwhile, its end sees to what is still held, and both tell what they know.
+        An order whose :meth:`add` returns later is not included. While an order is being canceled here, you can neither
+        add its name again nor discard it; you may call :meth:`placed`. If another cancel of an order is already under
+        way, an answer that certainly takes it off the book counts for both. A second call meanwhile cancels what is
+        held then. If the block exits meanwhile, its end takes care of what is still held, and both report what they
+        know.
 
         Returns:
             One outcome for every order that was held, in the order in which they were added; empty if none was. It
             never raises because of one order: see ``report.left``.
 
         Raises:
-            SessionClosed: the block has not begun or has been left, or the session's block has ended.
+            SessionClosed: the block has not started or has exited, or the session's block has ended.
 
-        Cancelled: what is not written is withdrawn, what is being written is finished, so that some may be canceled all
-        the same. What was surely off the book by then is held no more, the rest stays held. The report is lost.
+        Cancelled: what has not been written is withdrawn and what is being written is finished, so some orders may
+        still be canceled. Orders found off the book by then are no longer held, the rest stays held. The report is
+        lost.
         """
         if not self._open:
-            raise SessionClosed("This order scope is not open: its block has not begun or has been left.")
+            raise SessionClosed("This order scope is not open: its block has not started or has exited.")
         session = self._session
         session.check_open()
         held = [hold for request, hold in self._held.items() if request not in self._adding]
@@ -295,10 +299,10 @@ class OrderScope:
     async def __aenter__(self) -> Self:
         self._session.check_open()
         if self._open or self._drain is not None:
-            raise SessionClosed("An order scope is entered once; open another with ws.open_order_scope().")
+            raise SessionClosed("An order scope can be entered only once; open another with ws.open_order_scope().")
         await trio.lowlevel.checkpoint()
         if self._session.ending:  # it would not be ended before the connection is closed
-            raise SessionClosed("This session is ending: no further order scope can be opened.")
+            raise SessionClosed("This session is ending: no more order scopes can be opened.")
         if self._journal is not None and (over := self._journal.taken_over) is not None:
             raise over
         self._open = True
@@ -315,7 +319,7 @@ class OrderScope:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         listeners = ears()
-        # The first Ctrl-C asks for an orderly end, which this is; only a second one ends it early.
+        # The first Ctrl-C asks for an orderly end, which is this; only a second one ends it early.
         first = is_interrupt(error) or (error is not None and listeners.heard > self._heard_before)
         interrupt: KeyboardInterrupt | None = None
         drain = self._begin_drain()
@@ -348,7 +352,7 @@ class OrderScope:
             raise error  # without the cancellation that was ours
 
     def _end_now(self) -> trio.Event:
-        """Cancel what is held as if the block were left now; see ``Ending``."""
+        """Cancel what is held as if the block exited now; see ``Ending``."""
         return self._begin_drain().done
 
     def _leave_block(
@@ -361,11 +365,11 @@ class OrderScope:
             return None if self._block.__exit__(kind, error, traceback) else error
         except BaseException as rest:  # noqa: ASYNC103 - what else was in a group with it; the caller raises it
             if self._journal is None or self._journal.taken_over is None:
-                raise  # nobody has cancelled it: the block is left by another task, or out of turn
+                raise  # nobody has cancelled it: the block exits in another task, or out of order
             return rest  # noqa: ASYNC104 - the same
 
     def _raise_taken_over(self, over: TakenOver, report: CancelReport, error: BaseException | None) -> None:
-        """Let the program know, whatever its block did; only what ends the program comes out instead."""
+        """Tell the program, whatever its block did; only what ends the program is raised instead."""
         text = f"{over} {describe_left(report.left)}" if report.left else str(over)
         if error is None or isinstance(error, Exception) or _is_cancellation(error):
             self._session.told_taken_over = True
@@ -386,11 +390,11 @@ class OrderScope:
             self._end_hold(hold, outcome)
 
     def _end_hold(self, hold: Hold, outcome: Outcome) -> None:
-        """Hold an order no more that is surely off the book; whatever else cancels it need not doubt a "closed"."""
+        """Stop holding an order that is certainly off the book; other cancels of it need not doubt a "closed"."""
         for drain in (*self._pulls, self._drain):
             if drain is not None:
                 drain.found(hold, outcome)
-        if self._held.get(hold.request) is hold:  # else its name is another order's by now, or the scope was left
+        if self._held.get(hold.request) is hold:  # otherwise its name is another order's, or the scope has exited
             del self._held[hold.request]
             self._release(hold.request)
 
@@ -418,7 +422,7 @@ class OrderScope:
         return self._drain
 
     def _concluded(self, outcomes: tuple[Outcome, ...]) -> None:
-        """Note what the drain has come to; tell the log."""
+        """Note the result of the drain, and log what is left."""
         self.report = CancelReport(outcomes, journal_failed=self._session.journal_failed())
         holds = self._session.engine.holds
         for outcome in outcomes:
@@ -436,12 +440,12 @@ class OrderScope:
 
     def _check_can_add(self) -> None:
         if not self._open:
-            raise SessionClosed("This order scope is not open: its block has not begun or has been left.")
+            raise SessionClosed("This order scope is not open: its block has not started or has exited.")
         session = self._session
         session.check_open()
         if session.failure is not None:
             raise SessionClosed(
-                "The session has failed, so that no order can be canceled or held any more; do not place it. "
+                "The session has failed, so no order can be canceled or held any more; do not place it. "
                 "Open a new session."
             ) from session.failure
 
@@ -476,7 +480,7 @@ class ScopeLink:
         self._scope = scope
 
     def end(self) -> trio.Event:
-        """Cancel what is held as if the block were left now; see ``Ending``."""
+        """Cancel what is held as if the block exited now; see ``Ending``."""
         return self._scope._end_now()
 
     def cut_off(self) -> None:

@@ -1,13 +1,14 @@
-"""The end of an order scope: cancel what it held, within its grace, and know what became of each.
+"""The end of an order scope: cancel what it held, within its grace, and report what happened to it.
 
 A drain runs as a task of the session: shielded, protected from KeyboardInterrupt, out of the reach of whatever ended
-the scope's block. It owns the orders' outcomes. The engine settles them into its channel, which it empties before it
-concludes, so that none is lost however the drain ends: by the last outcome, by the end of the grace, early by a second
-Ctrl-C, or with the session.
+the scope's block. It owns the orders' outcomes. The engine settles them into its channel, and the drain empties that
+before it concludes, so that none is lost however the drain ends: with the last outcome, at the end of the grace, early
+by a second Ctrl-C, or with the session.
 
-A yes for an external id may be about an older order of that name while the create of ours is still on its way. Unless
-it is surely about ours (``_engine.held``), or the venue had ours before it was asked, the order is asked for again as
-long as one that is not found.
+A yes for an external id may be about an older order of that name while the create of ours is still on its way. The
+order is asked for again as long as one that is not found, unless the yes is certainly about ours (``_engine.held``) or
+the venue had ours before it was asked.
+
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from trio_cancel._values.outcomes import (
 )
 
 SLICE = 500
-"""Orders that are handed in, or concluded for, in one step at most."""
+"""Orders that are handed in, or concluded, in one step at most."""
 AGAIN_FIRST, AGAIN_MOST = 0.25, 1.0
 """Seconds until the first and the last repetition for an order that the venue does not know yet, or that an answer left
-unknown or not surely closed."""
+unknown or not certainly closed."""
 
 
 class ScopeExit:
@@ -73,7 +74,7 @@ class ScopeExit:
         self._settled_at = now + settle
         self._slept = engine.slept
         self._take_in = take_in
-        # What has no answer by then is looked up in the rest of the grace.
+        # Orders without an answer by then are looked up in the rest of the grace.
         self._for_lookups = min(BUDGET, grace / 4) if engine.has_lookups else 0.0
         self._concluded = concluded
         self._outcomes: dict[Hold, Outcome | None] = dict.fromkeys(holds)
@@ -82,10 +83,10 @@ class ScopeExit:
         self._send, self._settled = trio.open_memory_channel[OrderCancel](max(1, len(self._holds)))
         self._again: list[tuple[float, int, int]] = []  # a heap: when to ask again
         self._waits: dict[Hold, float] = {}
-        self._surely: set[Hold] = set()  # off the book, and no other order of that name
+        self._surely: set[Hold] = set()  # off the book, and not another order of that name
         self._found: dict[Hold, Outcome] = {}  # a yes for each of those
-        self._asked = 0  # breaks ties, so that equal times come in order
-        # Other cancels than ours, by order, and after how many writes that was looked up.
+        self._asked = 0  # breaks ties, so that equal times keep their order
+        # Cancels other than ours, by order, and after how many writes that was looked up.
         self._others: dict[CancelRequest, list[OrderCancel]] = {}
         self._others_at = -1
 
@@ -103,7 +104,7 @@ class ScopeExit:
                         self._take_at_hand(SLICE)
                     self._awaken()
                     if trio.current_time() >= self._ends_at:
-                        await self._take_in()  # an answer that lies in the socket is not missing
+                        await self._take_in()  # an answer that is in the socket is not missing
                         break
                     while self._again and self._again[0][0] <= trio.current_time():
                         self._submit(heapq.heappop(self._again)[2])
@@ -120,7 +121,7 @@ class ScopeExit:
                 self.done.set()
 
     def _awaken(self) -> None:
-        """Count time for which the machine was suspended: the grace goes on in it."""
+        """Count time for which the machine was suspended: the grace continues during it."""
         self._engine.awaken(trio.current_time())
         slept = self._engine.slept - self._slept
         self._slept += slept
@@ -136,7 +137,7 @@ class ScopeExit:
         self.done.set()
 
     def found(self, hold: Hold, outcome: Outcome) -> None:
-        """Note that a cancel, perhaps another one than ours, surely found an order of ours off the book."""
+        """Note that a cancel, perhaps not one of ours, certainly found an order of ours off the book."""
         if hold in self._outcomes:
             self._surely.add(hold)
             self._found[hold] = outcome
@@ -145,13 +146,13 @@ class ScopeExit:
         hold = self._holds[place]
         now = trio.current_time()
         policy = attrs.evolve(self._policy, give_up_after=max(0.001, self._ends_at - self._for_lookups - now))
-        # By the venue's id where that is known: no other order can have it.
+        # By the venue's id if that is known: no other order can have it.
         request = hold.order or hold.request
         self._under_way[hold] = turn = OrderCancel(request, policy, self._send, priority=True, place=place)
         self._engine.submit(turn, now)
 
     def _take_at_hand(self, most: int) -> bool:
-        """Take outcomes in that are at hand; return True if there may be more."""
+        """Take in outcomes that are ready; return True if there may be more."""
         for _ in range(most):
             try:
                 turn = self._settled.receive_nowait()
@@ -161,10 +162,10 @@ class ScopeExit:
         return True
 
     def _take(self, turn: OrderCancel) -> None:
-        """Take an outcome in; ask again where that can still change it."""
+        """Take in an outcome; ask again if that can still change it."""
         hold = self._holds[turn.place]
         if self._under_way.get(hold) is not turn:
-            return  # reported as it was; whoever observes the session learns what came of it
+            return  # reported as it was; an observer of the session learns what happened to it
         del self._under_way[hold]
         if turn.result.off_book and self._is_sure(turn, turn.result):
             self._surely.add(hold)
@@ -183,13 +184,13 @@ class ScopeExit:
         hold = self._holds[turn.place]
         if hold.is_meant_by(outcome, self._engine.clock.interval):
             return True
-        # Where the venue had it before it was asked, no older order has its name any more.
+        # If the venue had it before it was asked, no older order has its name any more.
         return hold.order is None and hold.placed_at is not None and turn.flights[0].written >= hold.placed_at
 
     def _read(self, turn: OrderCancel, outcome: Outcome) -> Outcome:
-        """Read an outcome together with those before, and with other cancels of the order that may have worked."""
+        """Read an outcome together with earlier ones, and with other cancels of the order that may have worked."""
         hold = self._holds[turn.place]
-        if outcome.request is not hold.request:  # it was asked for by the venue's id
+        if outcome.request is not hold.request:  # it was requested by the venue's id
             outcome = msgspec.structs.replace(outcome, request=hold.request)
         outcome = together(self._outcomes[hold], outcome, surely=hold in self._surely)
         if not isinstance(outcome, Rejected | NotSent):
@@ -203,7 +204,7 @@ class ScopeExit:
         """Return True if another cancel of the order is under way and has been written."""
         signed = self._engine.signed
         if signed != self._others_at:
-            # Looked up once for all that end together: a look at everything for each would hold the loop.
+            # Checked once for all that end together: checking everything for each would hold up the loop.
             self._others_at = signed
             self._others = {}
             for other in self._engine.under_way():
@@ -214,7 +215,7 @@ class ScopeExit:
         return any(other.flights and other.state is not State.SETTLED for other in others)
 
     def _ask_until(self, hold: Hold, outcome: Outcome) -> float:
-        """Return until when the same question may find another answer."""
+        """Return until when the same question may get another answer."""
         if self._engine.stopped is not None or hold in self._surely:
             return -math.inf
         if isinstance(outcome, NotFound) and hold.placed_at is None:
@@ -222,11 +223,11 @@ class ScopeExit:
         if outcome.off_book:
             return self._settled_at  # for the same reason: it may have been an older order of this name
         if isinstance(outcome, Unknown) and not isinstance(outcome.cause, UnlistedRefusal):
-            return self._ends_at  # an answer that says nothing: if it was applied, the next one says so
+            return self._ends_at  # an answer that says nothing: if the cancel was applied, the next one says so
         return -math.inf
 
     def _conclude_some(self) -> None:
-        """Conclude for some of those that have no outcome."""
+        """Conclude some of the orders without an outcome."""
         engine = self._engine
         over = NoReply("no answer came before the scope's grace was over")
         for hold, turn in list(islice(self._under_way.items(), SLICE)):
@@ -252,10 +253,10 @@ class ScopeExit:
 
 
 def together(before: Outcome | None, after: Outcome, *, surely: bool) -> Outcome:
-    """Read an order's next cancel together with those before, which did not settle it.
+    """Read an order's next cancel together with the earlier ones, which did not settle it.
 
     Args:
-        before: what they came to; a yes is one that may be about an older order of the name.
+        before: their result; a yes is one that may be about an older order of the name.
         after: the next one's outcome.
         surely: it is a yes that is about this very order.
     """

@@ -1,12 +1,12 @@
 """One order's cancel, and how its caller waits for the outcome.
 
-Each cancel that is under way has a memory channel of size 1 of its own, into which the reader's task delivers the one
-outcome. Making a channel takes as long as all else that waiting for it takes, so that one whose outcome has been taken
-serves a later cancel. A channel whose caller has left is never used again: its outcome may still come.
+Each cancel that is under way has its own memory channel of size 1, into which the reader's task delivers the one
+outcome. Making a channel takes as long as everything else about waiting for it, so a channel whose outcome has been
+taken serves a later cancel. A channel whose caller has left is never used again, because its outcome may still come.
 
-An answer that is sooner here than this process could fall asleep and be woken (a venue on this machine or next door) is
-looked for at once, for some passes of the scheduler. Falling asleep and waking up takes longer than those passes, and
-costs more.
+If the answer arrives sooner than this process could fall asleep and be woken (a venue on this machine or next door), it
+is looked for at once, for some passes of the scheduler. Falling asleep and waking up takes longer than those passes,
+and costs more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trio_cancel._values.outcomes import Outcome
 NEAR = 0.0005
 """Seconds within which the last answer must have come for the next one to be looked for at once."""
 LOOKS = 10
-"""Passes of the scheduler (some 10 µs each) for which it is looked for."""
+"""Passes of the scheduler (about 10 µs each) for which it is looked for."""
 KEPT = 256
 """Channels that a session keeps."""
 
@@ -55,11 +55,11 @@ class Channels:
 
 
 async def cancel_one(session: Session, request: CancelRequest, policy: RetryPolicy, channels: Channels) -> Outcome:
-    """Cancel one order; return what became of it.
+    """Cancel one order; return its outcome.
 
-    Cancelled: what is not written is withdrawn, what is being written is finished and tracked on.
+    Cancelled: what has not been written is withdrawn; what is being written is finished and still tracked.
     """
-    await trio.lowlevel.checkpoint_if_cancelled()  # if the caller is cancelled already, nothing is written
+    await trio.lowlevel.checkpoint_if_cancelled()  # if the caller is already cancelled, nothing is written
     channel = channels.take()
     send, receive = channel
     order = OrderCancel(request, policy, send, priority=True)
@@ -71,7 +71,7 @@ async def cancel_one(session: Session, request: CancelRequest, policy: RetryPoli
         looked = alone and channels.near
         if looked:
             await look(order)
-        # What a look has found is not lost to a cancellation that came with it. Without a look this is the checkpoint.
+        # An outcome that was found is not lost to a cancellation that came with it. Otherwise this is the checkpoint.
         found = receive.receive_nowait() if looked and order.outcome is not None else await receive.receive()
         outcome = found.result
         channels.give_back(channel)

@@ -1,17 +1,17 @@
-"""A bulk cancel of an input without end, in constant memory.
+"""A bulk cancel of an endless input, in constant memory.
 
-One task (the intake) takes items from the user's iterable into a small shelf; the engine takes orders from the
-shelf when there is room; outcomes leave through one bounded memory channel in the order of completion. The intake stops
-at a shelf that is full, and an order leaves the shelf only while what is in flight and what is not yet received fit
-into ``ROOM``, so that nothing grows with the input. Where the venue gives no sign of life, what gets its last chance
-(``_engine.silence``) may be more: ``LAST_ROOM``.
+One task (the intake) takes items from the user's iterable into a small shelf. The engine takes orders from the shelf
+when there is room. Outcomes go out through one bounded memory channel in the order of completion. The intake stops when
+the shelf is full, and an order leaves the shelf only while the orders in flight and the outcomes not yet received fit
+into ``ROOM``, so nothing grows with the input. If the venue shows no sign of life, there may be more orders that get
+their last chance (``_engine.silence``): ``LAST_ROOM``.
 
-There, time counts from when an item came. What the intake had to wait for came when it got it; what was there at once
-came with the item before, or with the stream's opening: it only waited for room.
+An item's time then counts from its arrival. An item that the intake had to wait for arrived when the intake got it. An
+item that was ready at once arrived with the item before, or with the stream's opening: it only waited for room.
 
-If the block is left early, the intake stops, the shelf is dropped (those were not sent) and ``unsettled`` names what
-was in flight. Outcomes that had come and were not taken by then can still be iterated: none is lost. A failing iterable
-ends the stream after the outcomes of what it gave, with its own exception.
+If the block exits early, the intake stops, the shelf is dropped (its orders were not sent) and ``unsettled`` names the
+orders that were in flight. You can still iterate over outcomes that had come and were not taken by then: none is lost.
+If the iterable fails, the stream ends after the outcomes of what it gave, with the iterable's own exception.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ SHELF = 64
 ROOM = 2 * WINDOW_MOST
 """Orders in flight and outcomes not yet received, together at most."""
 YIELD_EVERY = 64
-"""Items after which the intake lets others run, for an iterable that never waits; and outcomes after which the consumer
-does, which may never wait, either."""
+"""Items after which the intake lets other tasks run, for an iterable that never waits; and outcomes after which the
+consumer does, which may never wait, either."""
 TOLD_EVERY = 64
-"""Outcomes whose consumption tells the writer and the intake that there is room."""
+"""Outcomes after whose consumption the writer and the intake are told that there is room."""
 LAST_ROOM = 65_536
 """Orders in flight and outcomes not yet received, together at most, when they get their last chance."""
 WAITED = 0.01
-"""Seconds from which the intake has waited for an item, so that it was not there before."""
+"""If the intake has waited for an item this long (in seconds), the item was not there before."""
 MANY = 1_000_000
-"""How many items are taken to wait behind a full shelf, where the input does not say how many there are."""
+"""How many items are assumed to wait behind a full shelf if the input does not say how many there are."""
 
 
 class StreamSource:
@@ -62,23 +62,23 @@ class StreamSource:
         self._report_invalid = invalid == "report"
         self._invalid: list[InvalidItem] = []
         self._engine = engine
-        self._shelf: deque[tuple[CancelRequest, float]] = deque()  # each with when it came
+        self._shelf: deque[tuple[CancelRequest, float]] = deque()  # each with the time of its arrival
         self._total = total  # of the input, if it says so
         self._taken_in = 0
         self._out: dict[OrderCancel, None] = {}  # in flight, or settled and not yet received
         self._send, self._receive = trio.open_memory_channel[OrderCancel](LAST_ROOM + 2 * ROOM)
         self._received = 0
-        self._unyielded = 0  # of those that were received since others could run
+        self._unyielded = 0  # outcomes received since other tasks could run
         self._intake_wakeup = Wakeup()
         self._exhausted = False
         self._error: BaseException | None = None
         self._refused: BaseException | None = None
-        self._came = trio.current_time()  # when the last item came
+        self._came = trio.current_time()  # when the last item arrived
 
     async def next_outcome(self) -> Outcome:
         """Return the next outcome. Cancelled: none is lost.
 
-        Of outcomes that are at hand, each ``YIELD_EVERY``-th lets other tasks run; any raises if it is cancelled.
+        Of outcomes that are ready, each ``YIELD_EVERY``-th lets other tasks run; each raises if it is cancelled.
         """
         try:
             order = await self._next_at_hand()
@@ -99,12 +99,12 @@ class StreamSource:
         return order.result
 
     def _tell_room(self) -> None:
-        """Let the writer and the intake know that there is room again."""
+        """Tell the writer and the intake that there is room again."""
         self._engine.wakeup.ring()
         self._intake_wakeup.ring()
 
     async def _next_at_hand(self) -> OrderCancel | None:
-        """Return an outcome without a pass of the scheduler; None if there is none, or others must have their turn."""
+        """Return an outcome without a pass of the scheduler; None if there is none, or others must get their turn."""
         self._unyielded += 1
         if self._unyielded >= YIELD_EVERY:
             return None
@@ -116,14 +116,14 @@ class StreamSource:
 
     @property
     def unsettled(self) -> tuple[CancelRequest, ...]:
-        """The orders that are in flight now; after the block: that were when it was left and have not settled since."""
+        """The orders in flight now; after the block: those in flight at its exit that have not settled since."""
         return tuple(order.request for order in self._out if order.latest is not None and order.outcome is None)
 
     @property
     def invalid(self) -> tuple[InvalidItem, ...]:
-        """The items so far that named no order; empty unless ``invalid="report"`` was asked for.
+        """The items so far that named no order; empty unless ``invalid="report"`` was passed.
 
-        They are kept while the stream is: the one thing in it that grows with its input.
+        They are kept for as long as the stream: nothing else in it grows with its input.
         """
         return tuple(self._invalid)
 
@@ -136,21 +136,21 @@ class StreamSource:
 
     @property
     def held_since(self) -> float:
-        """Trio's clock when the first item on the shelf came."""
+        """Trio's clock when the first item on the shelf arrived."""
         return self._shelf[0][1] if self._shelf else math.inf
 
     def behind(self) -> int:
-        """Return how many orders have not been asked for yet, as far as it is known."""
+        """Return how many orders have not been taken yet, as far as it is known."""
         if len(self._shelf) < SHELF:
             return len(self._shelf)
         return len(self._shelf) + (MANY if self._total is None else self._total - self._taken_in)
 
     def take(self, most: int) -> list[OrderCancel]:
-        """Return the next orders, at most so many."""
+        """Return the next orders, at most ``most``."""
         return self._take(min(most, ROOM - len(self._out)))
 
     def take_last(self, most: int) -> list[OrderCancel]:
-        """Return the next orders that get their last chance, at most so many."""
+        """Return the next orders that get their last chance, at most ``most``."""
         return self._take(min(most, LAST_ROOM - len(self._out)))
 
     def _take(self, most: int) -> list[OrderCancel]:
@@ -168,14 +168,14 @@ class StreamSource:
         return taken
 
     def give_up(self, cause: BaseException, before: float) -> bool:
-        """Settle what came by ``before``. What comes after an outage gets a chance of its own."""
+        """Settle what arrived by ``before``. What arrives after an outage gets its own chance."""
         while self._shelf and self._shelf[0][1] <= before:
             self._not_sent(cause)
         self._intake_wakeup.ring()
         return False
 
     def refuse(self, cause: BaseException) -> None:
-        """Settle the shelf, for good: nothing of it will be sent."""
+        """Settle the shelf, for good: none of it will be sent."""
         while self._shelf:
             self._not_sent(cause)
         self._refused = cause
@@ -221,7 +221,7 @@ class StreamSource:
                     self._take_item(item, index)
                     if (index + 1) % YIELD_EVERY == 0 or len(self._shelf) >= SHELF or self._refused is not None:
                         await self._make_room(index)
-        except Exception as error:  # the user's iterable failed: it comes out of the stream, after its outcomes
+        except Exception as error:  # the user's iterable failed: the stream raises it, after its outcomes
             self._error = error
         self._engine.source_waits(self)
         while self._shelf:  # until the engine has taken every item, or never will
@@ -251,7 +251,7 @@ class StreamSource:
         await self._settle_shelf()
 
     async def _settle_shelf(self) -> None:
-        """If everything has ended, tell so for each order that waits, as the consumer takes it."""
+        """If everything has ended, say so for each order that waits, as the consumer takes it."""
         while self._refused is not None and self._shelf:
             while self._unreceived >= ROOM:
                 await self._intake_wakeup.wait()
@@ -259,7 +259,7 @@ class StreamSource:
 
     @trio.lowlevel.enable_ki_protection
     async def _close(self) -> None:
-        """Withdraw what has no outcome, in slices."""
+        """Withdraw orders without an outcome, in slices."""
         self._shelf.clear()
         self._engine.remove_source(self)
         await withdraw(self._engine, self._out)
@@ -269,8 +269,8 @@ class StreamSource:
 class CancelStream:
     """Outcomes in the order of completion, for ``async for``. Made by :meth:`TradingWS.open_cancel_stream`.
 
-    Where the venue gives no sign of life, an item has its outcome within ``give_up_after`` + 5 s of when it came or of
-    the last sign of life, whichever was later.
+    If the venue shows no sign of life, an item has its outcome within ``give_up_after`` + 5 s of its arrival or of the
+    last sign of life, whichever was later.
     """
 
     __slots__ = ("_source",)
@@ -284,20 +284,20 @@ class CancelStream:
     def __anext__(self) -> Awaitable[Outcome]:
         """Return the next outcome. Cancelled: none is lost.
 
-        Raises whatever the input raised, after the outcomes of what it gave before.
+        Raises whatever the input raised, after the outcomes of the items it gave before.
         """
         return self._source.next_outcome()
 
     @property
     def unsettled(self) -> tuple[CancelRequest, ...]:
-        """The orders that are in flight now; after the block: that were when it was left and have not settled since."""
+        """The orders in flight now; after the block: those in flight at its exit that have not settled since."""
         return self._source.unsettled
 
     @property
     def invalid(self) -> tuple[InvalidItem, ...]:
-        """The items so far that named no order; empty unless ``invalid="report"`` was asked for.
+        """The items so far that named no order; empty unless ``invalid="report"`` was passed.
 
-        They are kept while the stream is: the one thing in it that grows with its input.
+        They are kept for as long as the stream: nothing else in it grows with its input.
         """
         return self._source.invalid
 
@@ -310,7 +310,7 @@ async def run_stream(
     engine: Engine,
     invalid: Invalid = "raise",
 ) -> AsyncGenerator[CancelStream]:
-    """Run a stream around a block, whose exception comes out as it is, in no group."""
+    """Run a stream around a block, whose exception propagates unchanged, in no group."""
     check_iterable(requests)
     if not isinstance(requests, Iterable | AsyncIterable):
         raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not {type(requests).__name__}.")

@@ -1,4 +1,4 @@
-"""How a bulk cancel that is left gives up what has no outcome."""
+"""How a bulk cancel that exits gives up orders without an outcome."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.order import OrderCancel
 
 SLICE = 2_000
-"""Orders that are withdrawn in one step at most."""
+"""Orders that are withdrawn in one step, at most."""
 
 
 async def withdraw(engine: Engine, orders: Iterable[OrderCancel]) -> None:

@@ -1,13 +1,13 @@
 """One connection from its upgrade to its end.
 
-In the connection's nursery: trio-websocket's reader (through our tap, which hands small texts straight to the
-engine), the writer (the only one that writes to the socket), the slow reader (large, fragmented and binary
-messages, which come by way of trio-websocket) and the keepalive. They run in the session's shielded scope and under
-KeyboardInterrupt protection, so nothing that befalls a caller reaches them.
+In the connection's nursery run trio-websocket's reader (through our tap, which passes small texts straight to the
+engine), the writer (the only task that writes to the socket), the slow reader (large, fragmented and binary messages,
+which come from trio-websocket) and the keepalive. They run in the session's shielded scope and under KeyboardInterrupt
+protection, so nothing that happens to a caller reaches them.
 
-Whatever ends the connection, the engine learns it in ``finally``: after every message that came before, and after
-the writer has told which requests were not sent. An error in any of these tasks, in the user's ``dial`` or in a stream
-of theirs, ends this connection (``ConnectionLost``) or this attempt to open one (``HandshakeFailed``) and nothing else.
+Whatever ends the connection, the engine learns of it in ``finally``: after every message that came before, and after
+the writer has reported which requests were not sent. An error in any of these tasks, in the user's ``dial`` or in its
+stream ends only this connection (``ConnectionLost``) or this attempt to open one (``HandshakeFailed``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
 
 FLUSH_TIME = 0.5
-"""Seconds in which a Close frame may still leave, and messages be delivered, after a connection has failed."""
+"""Seconds in which a Close frame may still be sent, and messages delivered, after a connection has failed."""
 CLOSE_TIME = 1.0
 """Seconds for an orderly close when the session ends."""
 
@@ -64,7 +64,7 @@ class Connection:
         self._cause: BaseException | None = None
         self._stream: ByteStream | None = None
         self._up = False
-        self._pieces = 0  # that were read
+        self._pieces = 0  # number of pieces that were read
 
     def end(self, cause: BaseException | None) -> None:
         """End the connection; the first cause counts."""
@@ -73,20 +73,20 @@ class Connection:
             self._over.set()
 
     def write_now(self) -> None:
-        """Write what is in line, if that can be done without waiting; else have it written soon."""
+        """Write what is queued, if that is possible without waiting; otherwise have it written soon."""
         if self._writer is None:
             self._engine.wakeup.ring()
         else:
             self._writer.write_now()
 
     async def close(self) -> None:
-        """Say goodbye, as far as the peer lets us within ``CLOSE_TIME``, and end."""
+        """Close in an orderly way, as far as the peer lets us within ``CLOSE_TIME``, and end."""
         with trio.move_on_after(CLOSE_TIME):
             await self.link.aclose(1000)
         self.end(None)
 
     async def take_in(self) -> None:
-        """Return once the reader has taken in what lies in the socket, so that a deadline can be judged."""
+        """Return once the reader has taken in what is in the socket, so that a deadline can be judged."""
         if self._up and not self._over.is_set():
             await take_in(lambda: (self._pieces, self._over.is_set()))
 
@@ -127,8 +127,8 @@ class Connection:
         ) from error
 
     async def _live(self, options: ConnectOptions, opened: Callable[[Connection], None]) -> None:
-        """Connect, and serve until the connection ends; raise whatever ended it in another way."""
-        # Without a journal the writer admits orders itself; with one it takes what has been admitted and made durable.
+        """Connect, and serve until the connection ends; raise whatever else ended it."""
+        # Without a journal the writer admits orders itself; with one it takes orders that are admitted and durable.
         wakeup = self._engine.wakeup if self._journal is None else Wakeup()
         stage = "the TCP and TLS connection was not made"
         async with trio.open_nursery() as nursery:
@@ -173,15 +173,15 @@ class Connection:
         nursery.start_soon(self._watch_reader)
         await self._over.wait()
         with trio.move_on_after(FLUSH_TIME):
-            # A Close frame that says what the peer did wrong, if there is one, is worth half a second.
+            # If there is a Close frame that says what the peer did wrong, it is worth half a second.
             if self.link.closing and not self.link.stream.poisoned:
                 await writer.flushed.wait()
                 if self.link.ended.is_set():
-                    # Bytes left unread would make the system reset the connection before the peer reads our code.
+                    # Unread bytes would make the system reset the connection before the peer reads our code.
                     await self.link.stream.drain()
 
     def _read(self, texts: list[bytes] | list[str]) -> None:
-        """Hand the text messages of one piece to the engine; called in the reader's task."""
+        """Pass the text messages of one piece to the engine; called in the reader's task."""
         self._engine.read(texts, self.number, trio.current_time(), self._environment.wall())
 
     def _after_reading(self) -> None:
@@ -200,7 +200,7 @@ class Connection:
             reason = f", {link.close_reason}" if link.close_reason else ""
             self.end(ConnectionLost(f"the venue closed the connection ({link.close_code}{reason})"))
         else:
-            self.end(ConnectionLost("the venue closed the connection without a word"))
+            self.end(ConnectionLost("the venue closed the connection without a Close frame"))
 
     @trio.lowlevel.enable_ki_protection
     async def _read_slow(self) -> None:
@@ -227,7 +227,7 @@ class Connection:
                         await self.take_in()
                     if pong.is_set() or trio.current_time() < until + deadline / 10:
                         break
-                    # We were held up, perhaps before the ping could leave: once more.
+                    # We were held up, perhaps before the ping could be sent: try once more.
                 nursery.cancel_scope.cancel()
             if not pong.is_set():
                 self.end(ConnectionLost(f"no pong came within {deadline:g} s"))
@@ -235,17 +235,17 @@ class Connection:
 
     @trio.lowlevel.enable_ki_protection
     async def _ping(self, pong: trio.Event) -> None:
-        with suppress(trio.BrokenResourceError):  # the reader tells why
+        with suppress(trio.BrokenResourceError):  # the reader reports why
             await self.link.ping()
         pong.set()
 
 
 async def look(options: ConnectOptions, environment: Environment) -> Handshake:
-    """Open a connection for what its upgrade tells of the venue's clock, and close it.
+    """Open a connection to see what its upgrade shows about the venue's clock, and close it.
 
     Raises:
-        HandshakeFailed: it could not be opened within ``connect_timeout``; what else may be raised then is the caller's
-            to end.
+        HandshakeFailed: it could not be opened within ``connect_timeout``. The caller must handle any other exception.
+
     """
     stream: ByteStream | None = None
     handshake: Handshake | None = None

@@ -1,11 +1,11 @@
-"""The session's lookups: few at once, on their own connection, within the account's limit, and never before a cancel.
+"""The session's lookups: a few at a time, on their own connection, within the account's limit, and after cancels.
 
-Whoever looks an order up does so in a task of their own; nothing here runs in the way of a cancel. A lookup may be any
-callable of the user's, so that whatever it raises ends in :class:`LookupFailed`, with its cause.
+Each lookup runs in a task of its own; nothing here delays a cancel. A lookup may be any callable of the user's, so
+whatever it raises becomes :class:`LookupFailed`, with its cause.
 
-A lookup of an order that waits for its outcome takes at most ``BUDGET``, and as long as the source answers nothing it
-ends with the order's time for lookups. An order whose turn comes later is looked up all the same if the source goes on
-answering; if it does not, such orders end at once, however many.
+A lookup of an order that waits for its outcome takes at most ``BUDGET``. As long as the source answers nothing, it ends
+with the order's time for lookups. An order whose turn comes later is still looked up if the source keeps answering; if
+it does not, such orders end at once, however many there are.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ T = TypeVar("T")
 AT_ONCE = 4
 """Lookups under way at most."""
 PATIENCE = 30.0
-"""Seconds for one lookup that a user asks for, at most; the shipped one has a shorter timeout of its own."""
+"""Seconds for one lookup that a user asks for, at most; the one in this package has a shorter timeout of its own."""
 RETRY_AFTER_MOST = 60.0
-"""Seconds that a Retry-After can hold lookups back."""
+"""Seconds for which a Retry-After can hold lookups back."""
 LIMITED, NOT_FOUND = 429, 404
 FINAL = frozenset({400, 401, 403, 404})
-"""Statuses after which the next lookup would say the same."""
+"""Statuses after which the next lookup would get the same answer."""
 
 
 class OpensLookup(Protocol):
@@ -64,9 +64,9 @@ class Lookups:
     """The lookups of one session: those of its orders, which :meth:`run` makes, and those that the user asks for.
 
     Args:
-        look_up: says where an order stands.
-        engine: whose orders are looked up, and whose limit is shared.
-        hand_on: is given a KeyboardInterrupt or SystemExit that came up while an order was looked up.
+        look_up: tells the state of an order.
+        engine: the engine whose orders are looked up, and whose limit is shared.
+        hand_on: gets a KeyboardInterrupt or SystemExit that was raised while an order was looked up.
     """
 
     def __init__(
@@ -78,17 +78,17 @@ class Lookups:
         self.source: OrderLookup = look_up
         self._engine = engine
         self._hand_on = hand_on
-        self._due: list[tuple[float, int, OrderCancel]] = []  # a heap: when an order is to be looked up
-        self._asked = 0  # breaks ties, so that equal times come in order
+        self._due: list[tuple[float, int, OrderCancel]] = []  # a heap: when to look an order up
+        self._asked = 0  # breaks ties, so that equal times keep their order
         self._room = trio.Semaphore(AT_ONCE)
         self._not_before = -math.inf
         self._answered_at = -math.inf  # trio's clock when the source last answered anything
 
     async def look_up(self, request: CancelRequest) -> OrderState:
-        """Return where an order stands, once it is its turn.
+        """Return the state of an order, once it is its turn.
 
         Raises:
-            LookupFailed: it could not be found out.
+            LookupFailed: the state could not be found out.
 
         Cancelled: nothing stays behind.
         """
@@ -98,14 +98,14 @@ class Lookups:
 
     @property
     def lists_open(self) -> bool:
-        """Whether the source can list what is open, as :class:`trio_cancel.lookup.RestLookup` can."""
+        """Whether the source can list open orders, as :class:`trio_cancel.lookup.RestLookup` can."""
         return callable(getattr(self.source, "open_orders", None))
 
     async def open_orders(self, page: int) -> Page:
         """Return one page of all open orders, from 1, once it is its turn.
 
         Raises:
-            LookupFailed: it could not be had.
+            LookupFailed: the page could not be read.
 
         Cancelled: nothing stays behind.
         """
@@ -124,7 +124,7 @@ class Lookups:
     # For the engine's orders
 
     async def run(self) -> None:
-        """Look up what the engine wants looked up, until cancelled. What fails in it is logged, and it goes on."""
+        """Look up what the engine wants, until cancelled. If something in it fails, that is logged, and it goes on."""
         while True:
             boundary = Boundary()
             try:
@@ -132,14 +132,14 @@ class Lookups:
                     await self._run()
             finally:
                 self._due.clear()
-                self._engine.end_lookups()  # however it ended: who waits for one of these would wait for ever
+                self._engine.end_lookups()  # however it ended: otherwise callers of these orders would wait for ever
             if (fatal := ends_program(boundary.error)) is not None:
                 self._hand_on(fatal)
             elif boundary.error is not None:
                 logger.error("orders could not be looked up: %s", describe(boundary.error))
 
     async def _run(self) -> None:
-        """Look up what is due, few at once."""
+        """Look up what is due, a few at a time."""
         engine = self._engine
         async with trio.open_nursery() as nursery:
             while True:
@@ -166,9 +166,9 @@ class Lookups:
             if looking is None or order.state is not State.LOOKED_UP:
                 return  # a late answer has settled it
             if looking.ends_at <= trio.current_time() and self._is_dead():
-                return  # its turn has come late, for others wait in vain
+                return  # its turn has come late, because others wait in vain
             again = True
-            # Where cancels hold it back it waits for its turn, but not for ever.
+            # If cancels hold it back it waits for its turn, but not for ever.
             with trio.move_on_at(looking.ends_at + order.policy.give_up_after):
                 await self._admission()
                 left = looking.ends_at - trio.current_time()
@@ -178,7 +178,7 @@ class Lookups:
             logger.info("%s", error)
             again = error.status not in FINAL
             if error.status == NOT_FOUND and order.looking is not None:
-                # A replica that lags may not have it yet; but if the venue itself has just said the same, it is enough.
+                # A lagging replica may not have it yet; but if the venue itself has just said the same, that is enough.
                 again = isinstance(order.looking.outcome, Unknown)
         except (KeyboardInterrupt, SystemExit) as error:
             self._hand_on(error)
@@ -203,7 +203,7 @@ class Lookups:
         return await self._bounded(ask, f"lookup of {request}", min(patience, PATIENCE))
 
     async def _bounded(self, ask: Callable[[], Awaitable[T]], what: str, patience: float) -> T:
-        """Return what ``ask`` does. Whatever else comes out of it, or if nothing does, ends in LookupFailed."""
+        """Return what ``ask`` returns. If it raises anything else or does not return, raise LookupFailed."""
         asked_at = trio.current_time()
         boundary = Boundary()
         with boundary, trio.move_on_after(patience):
@@ -222,7 +222,7 @@ class Lookups:
         raise LookupFailed(f"The {what} failed: {describe(error)}.") from error
 
     async def _admission(self) -> None:
-        """Wait until the account's limit has room for a lookup, with no cancel waiting; count it."""
+        """Wait until the account's limit has room for a lookup and no cancel waits; count the lookup."""
         while True:
             now = trio.current_time()
             at = self._not_before

@@ -11,23 +11,23 @@ Task tree at rest::
         │       ├── slow reader               large, fragmented, binary messages
         │       ├── keepalive                 a ping every 15 s
         │       └── watcher                   waits for the reader's end
-        ├── look                              looks at the venue's clock when that is wanted
+        ├── look                              looks at the venue's clock when asked to
         └── timer                             reply and give-up deadlines
 
-With lookups there is one more, which makes them. With a journal there are two more: its own task
+With lookups there is one more task, which makes them. With a journal there are two more: its own task
 (``_journal.opening``), and in the connection nursery the write-ahead, which has intents made durable before the writer
-gets their orders. With a journal that others can take over there is one that waits for that. An order scope that is
-being left adds its drain.
+gets their orders. If others can take over the journal, one task waits for that. An order scope that is exiting adds its
+drain.
 
 These tasks are not inside the scopes around the body: a scope that fires around ``open_trading_ws`` cancels the body
-only, and its clean-up can still use the connection. Only :meth:`Session.close` ends
-the tasks. Orders under way belong to the engine; the connections task owns ``state``.
+only, and its clean-up code can still use the connection. Only :meth:`Session.close` ends the tasks. Orders under way
+belong to the engine; the connections task owns ``state``.
 
-Nothing that is raised in these tasks reaches the body, whatever class it is of: what befalls a connection ends that
-connection (``_session.connection``), what a spawned task raises is logged, and if the timer fails, so that no deadline
-would be kept any more, everything concludes with what is known and the session has failed. KeyboardInterrupt and
-SystemExit ask for the end of the program: they cancel the body and come out of it, while the tasks go on for its
-clean-up.
+Nothing that these tasks raise reaches the body, whatever its class: what happens to a connection ends that connection
+(``_session.connection``), and what a spawned task raises is logged. If the timer fails, no deadline would be kept any
+more, so everything concludes with what is known and the session has failed. KeyboardInterrupt and SystemExit ask for
+the end of the program: they cancel the body and propagate from it, while the tasks go on for its clean-up.
+
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ from trio_cancel._values.timings import Timings
 from trio_cancel._venue.codec import Signer
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
-"""Seconds (before jitter) until the first and the last repeated try to connect."""
+"""Seconds (before jitter) until the first and the last repeated attempt to connect."""
 HURRY = 1.0
-"""Seconds between two tries to connect that are not put off because orders wait for their last chance."""
+"""Seconds between two attempts to connect that are not delayed because orders wait for their last chance."""
 HEALTHY_AFTER = 5.0
-"""Seconds from which a connection counts as healthy, so that the next is tried quickly."""
+"""Seconds after which a connection counts as healthy, so that the next attempt comes quickly."""
 RETRY_AFTER_MOST = 60.0
 """Seconds for which the venue's Retry-After is honoured at most."""
 EARLY_FIRST, EARLY_MOST = 2.0, 10.0
-"""Seconds after which it is overtaken by a first and by a later try while an order waits: such a try may help, and the
-order would be given up without it."""
+"""Seconds after which a first and a later attempt ignores it while an order waits: such an attempt may help, and
+without it the order would be given up."""
 
 if TYPE_CHECKING:
     from trio_cancel._journal.journal import Journal
@@ -77,7 +77,7 @@ _Args = TypeVarTuple("_Args")
 
 
 class SessionState(enum.StrEnum):
-    """Where a session stands.
+    """The state of a session.
 
     ``connecting``: its first connection is being opened.
     ``connected``: there is a connection.
@@ -97,14 +97,14 @@ class Ending(Protocol):
     """An order scope, as the session sees it."""
 
     def end(self) -> trio.Event:
-        """Cancel what it holds as if its block were left now; the event is set when it is done."""
+        """Cancel what it holds as if its block exited now; the event is set when that is done."""
 
     def cut_off(self) -> None:
-        """Cancel its block: what it holds is others' to cancel now."""
+        """Cancel its block: what it holds is for others to cancel now."""
 
 
 class Session:
-    """The tasks behind one ``open_trading_ws`` block."""
+    """The tasks behind one ``open_trading_ws`` block, and what they share."""
 
     def __init__(
         self,
@@ -122,11 +122,11 @@ class Session:
         look_up_closed: bool = False,
     ) -> None:
         self.state: SessionState = SessionState.CONNECTING
-        self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not repeat
-        self.ending: bool = False  # the block has ended: no further scope is opened
-        self.told_taken_over: bool = False  # an exception has told the program that its journal is another's
+        self.scopes: dict[Ending, None] = {}  # those that are open; the order of a set would not be repeatable
+        self.ending: bool = False  # the block has ended: no more scopes are opened
+        self.told_taken_over: bool = False  # an exception has told the program that its journal was taken over
         self.failure: TradingError | None = None
-        self.interruption: BaseException | None = None  # KeyboardInterrupt or SystemExit, which is to end the block
+        self.interruption: BaseException | None = None  # KeyboardInterrupt or SystemExit, which should end the block
         self._options = options
         self._environment = environment
         self.timings: Timings = environment.timings
@@ -173,7 +173,7 @@ class Session:
     async def close(self) -> None:
         """End every task, after an orderly close as far as the peer takes part, within 2 s. Never cancelled.
 
-        Order scopes that are still open (another task's, or whose end was lost) are ended first, within their grace.
+        Order scopes that are still open (another task's, or with a lost end) are ended first, within their grace.
         """
         self.ending = True
         with trio.CancelScope(shield=True):
@@ -198,7 +198,7 @@ class Session:
             self.state = SessionState.CLOSED
 
     def journal_failed(self) -> bool:
-        """True if there is a journal and it does not record all of it."""
+        """True if there is a journal and it cannot record everything now."""
         return self.journal is not None and self.journal.failed
 
     def wall(self) -> float:
@@ -206,7 +206,7 @@ class Session:
         return self._environment.wall()
 
     def write_now(self) -> None:
-        """Have what is in line written, at once if that can be done without waiting."""
+        """Have what is queued written, at once if that is possible without waiting."""
         if self._connection is None:
             self.engine.wakeup.ring()
         else:
@@ -217,9 +217,9 @@ class Session:
         self._scope.cancel()
 
     def spawn(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> bool:
-        """Run a task beside the session's own, out of the reach of the block's scopes, to its end or the session's.
+        """Run a task beside the session's own, outside the block's scopes, to its end or the session's.
 
-        What it raises is logged. Returns False if the session's tasks have been ended, so that it is not run.
+        Whatever it raises is logged. Returns False if the session's tasks have been ended, so that it does not run.
         """
         nursery = self._nursery
         if nursery is None or nursery.cancel_scope.cancel_called or self._scope.cancel_called:
@@ -229,13 +229,13 @@ class Session:
 
     @trio.lowlevel.enable_ki_protection
     def hand_on(self, error: BaseException) -> None:
-        """Let KeyboardInterrupt or SystemExit, raised in a task of the session, end the block and come out of it."""
+        """Let a KeyboardInterrupt or SystemExit from one of the session's tasks end the block and propagate from it."""
         if self.interruption is None and not self._ended.is_set():
             self.interruption = error
             self._block.cancel_scope.cancel()
 
     async def take_in(self) -> None:
-        """Return once what lies in the socket has been taken in, so that a deadline can be judged."""
+        """Return once what is in the socket has been taken in, so that a deadline can be judged."""
         if self._connection is not None:
             await self._connection.take_in()
 
@@ -254,7 +254,7 @@ class Session:
         return trio.current_time() - before
 
     def statistics(self) -> Statistics:
-        """Return what was seen so far."""
+        """Return what was counted so far."""
         return self.engine.statistics()
 
     # Tasks
@@ -276,7 +276,7 @@ class Session:
         finally:
             if boundary.error is not None and not self._log_failure("the session's tasks failed", boundary.error):
                 self._fail(ConnectionLost(f"the session's tasks failed ({describe(boundary.error)})"))
-                while self.engine.stop_some():  # there is no timer any more that would go on with it
+                while self.engine.stop_some():  # there is no timer any more that would continue with it
                     pass
             self._ended.set()
 
@@ -287,7 +287,7 @@ class Session:
         self._log_failure("a task of the session failed", boundary.error)
 
     def _log_failure(self, what: str, error: BaseException | None) -> bool:
-        """Log what ended at a boundary; return True if it was handed on instead, or there was nothing."""
+        """Log what ended at a boundary; return True if it was passed on instead, or there was nothing."""
         if error is None:
             return True
         if (fatal := ends_program(error)) is not None:
@@ -302,7 +302,7 @@ class Session:
         while True:
             await alarm.wait()
             now = trio.current_time()
-            await self.take_in()  # an answer that lies in the socket is not missing
+            await self.take_in()  # an answer that is in the socket is not missing
             alarm.clear()
             with Boundary() as boundary:
                 alarm.set(self.engine.expire(now))
@@ -313,7 +313,7 @@ class Session:
 
     @trio.lowlevel.enable_ki_protection
     async def _taken_over_task(self, journal: Journal) -> None:
-        """End the blocks that place orders once the journal is another's; the engine does the rest."""
+        """End the blocks that place orders once the journal was taken over; the engine does the rest."""
         await journal.over.wait()
         self.engine.wakeup.ring()
         for scope in list(self.scopes):
@@ -343,7 +343,7 @@ class Session:
                 tries += 1
 
     async def _pause(self, backoff: float, retry_after: float | None) -> None:
-        """Wait before the next try to connect: for the backoff, and for what the venue asked unless an order waits."""
+        """Wait before the next attempt to connect: for the backoff, and as the venue asked unless an order waits."""
         began = trio.current_time()
         until = began + backoff
         if retry_after is None:
@@ -356,13 +356,13 @@ class Session:
                 with trio.move_on_at(until):
                     await self.engine.wakeup.wait()
             if early < until:
-                if trio.current_time() < until:  # somebody waits
+                if trio.current_time() < until:  # an order waits
                     self._early = min(EARLY_MOST, 2 * self._early)
                 until = early
         while (now := trio.current_time()) < until:
             at = until
             if retry_after is None and self.engine.last_chance:
-                at = min(until, max(self._hurried_at + HURRY, began + BACKOFF_FIRST / 2))  # never without any pause
+                at = min(until, max(self._hurried_at + HURRY, began + BACKOFF_FIRST / 2))  # never without a pause
                 if at <= now:
                     self._hurried_at = now
                     break
@@ -384,7 +384,7 @@ class Session:
             if cause is not None:
                 logger.warning("connection %d ended: %s", number, cause)
             if self._notify is not None and self._connections == number:
-                # Also when the session ends: who counts open connections must get back to where it was.
+                # Also when the session ends: an observer that counts open connections must get back to its first value.
                 self._notify("connection_lost", number, cause)
         if (fatal := ends_program(cause)) is not None:
             self.hand_on(fatal)
@@ -395,10 +395,10 @@ class Session:
         return None
 
     def _refused(self, error: HandshakeFailed) -> None:
-        """Take note of a try to connect that failed.
+        """Take note of an attempt to connect that failed.
 
-        The first fails fast. Later only what the venue itself says of us is final, status 401: a certificate may be a
-        captive portal's or that of a load balancer that is half updated, 403 a firewall's temporary ban.
+        The first one fails fast. Later only the venue's own verdict on us, status 401, is final: a certificate may be
+        that of a captive portal or a half-updated load balancer, and a 403 a firewall's temporary ban.
         """
         if (fatal := ends_program(error)) is not None:
             self.hand_on(fatal)
@@ -406,7 +406,7 @@ class Session:
             self._fail(error)
             return
         if error.retry_after is not None and error.retry_after > RETRY_AFTER_MOST:
-            logger.warning("no connection: %s It is waited for %g s at most.", error, RETRY_AFTER_MOST)
+            logger.warning("no connection: %s The session waits %g s at most.", error, RETRY_AFTER_MOST)
         else:
             logger.warning("no connection: %s", error)
         self.engine.connection_refused(error)
@@ -429,24 +429,24 @@ class Session:
 
     @property
     def clock(self) -> OffsetInterval | None:
-        """Where the venue's clock minus ours lies, as far as that is known now."""
+        """The bounds of the venue's clock minus ours, as far as they are known now."""
         self.engine.clock.check(trio.current_time())
         return self.engine.clock.interval
 
     def _saw_clock(self, handshake: Handshake) -> None:
-        """Take note of what an upgrade told of the venue's clock."""
+        """Take note of what an upgrade showed about the venue's clock."""
         seen = offset_from_date(handshake.date, handshake.requested_at, handshake.answered_at)
         self.engine.saw_clock(seen, trio.current_time())
 
     @trio.lowlevel.enable_ki_protection
     async def _look_task(self) -> None:
-        """Look at the venue's clock whenever that is wanted, by a connection that is for nothing else."""
+        """Look at the venue's clock when asked to, by a connection that serves no other purpose."""
         while True:
             await self.engine.clock.wanted.wait()
             try:
                 with Boundary() as boundary:
                     self._saw_clock(await look(self._options, self._environment))
-                self._log_failure("the venue's clock could not be looked at", boundary.error)
+                self._log_failure("the venue's clock could not be checked", boundary.error)
             finally:
                 self.engine.looked(trio.current_time())
 
@@ -465,7 +465,7 @@ class Session:
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def run_session(session: Session) -> AsyncGenerator[Session]:
-    """Run the session's tasks around a block, whose exception comes out as it is, in no group."""
+    """Run the session's tasks around a block, whose exception propagates unchanged, in no group."""
     interrupted = False
     async with open_background() as nursery:
         try:
@@ -480,7 +480,7 @@ async def run_session(session: Session) -> AsyncGenerator[Session]:
             except KeyboardInterrupt:
                 if not interrupted:
                     raise
-                # The second one only hastens the end: what comes out with the first may tell which orders are left.
+                # The second one only speeds up the end: what is raised with the first may say which orders are left.
             finally:
                 session.kill()
                 if session.interruption is not None:

@@ -1,10 +1,10 @@
-"""The stage before the writer, where there is a journal: orders are admitted and their intents made durable.
+"""The stage before the writer, if there is a journal: orders are admitted and their intents made durable.
 
-While one group's intents are on their way to the disk, the writer writes the group before and answers come in, so that
-the disk is waited for once, not once a group. The task owns what it has admitted until the writer takes it; if the
-connection ends, that goes back into the queue, not written.
+While one group's intents are on their way to the disk, the writer writes the previous group and answers come in, so
+that the disk is waited for once and not once per group. The task owns the orders that it has admitted until the writer
+takes them. If the connection ends, they go back into the queue, not written.
 
-A pace is kept where it counts, at the write: orders are admitted a little ahead of their turn, and the writer takes
+A pace is kept at the write, where it counts: orders are admitted a little ahead of their turn, and the writer takes
 each when its turn has come.
 """
 
@@ -20,18 +20,18 @@ from trio_cancel._engine.order import OrderCancel
 from trio_cancel._trio.wakeup import Wakeup
 
 AHEAD = 0.25
-"""Seconds ahead of its turn in the pace that an order's intent is made durable; as long as a slow disk takes."""
+"""Seconds ahead of its turn in the pace that an order's intent is made durable; a slow disk takes as long."""
 
 
 ASK_AGAIN = 0.005
-"""Seconds until the journal is asked again that is being looked after."""
+"""Seconds until the journal is asked again while it checks whether it is still ours."""
 
 
 class WriteAhead:
     """Admits orders ahead of the writer, and has their intents made durable first.
 
     Args:
-        engine: whose orders they are; this task waits at its doorbell.
+        engine: the engine of these orders; this task waits for its wakeup.
         journal: makes intents durable.
         to_write: rung when the writer may take some.
     """
@@ -68,7 +68,7 @@ class WriteAhead:
             self._bulk.clear()
 
     def take(self, now: float) -> tuple[list[OrderCancel], float]:
-        """Return what is durable and whose turn has come, and when to ask again; it is the writer's then."""
+        """Return orders that are durable and whose turn has come, and when to ask again; the writer owns them then."""
         if (self._priority or self._bulk) and self._journal.asks_first:
             return [], now + ASK_AGAIN
         priority, ask_at = self._engine.let_through(self._priority, WRITE_MOST, now)

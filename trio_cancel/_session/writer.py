@@ -1,14 +1,14 @@
-"""The way out of one connection: what is written, when, and what is told about what was not.
+"""The sending side of one connection: what is written, when, and what is reported about requests that were not.
 
-The writer task is the only one that waits for the socket. What it starts it starts in one step without an await: admit,
-sign, hand the bytes to the socket. Only what the socket does not take at once is left to wait for, under a deadline.
-So a request is never admitted and not signed when the task is cancelled; if it is cancelled while it waits, the
-stream's own count says which frames were not wholly accepted, and those were not sent.
+Only the writer task waits for the socket. What it starts, it starts in one step without an await: admit, sign, hand the
+bytes to the socket. It only waits, under a deadline, for the socket to take what it did not take at once. So a request
+is never admitted but unsigned when the task is cancelled. If the task is cancelled while it waits, the stream's own
+count says which frames were not wholly accepted, and those were not sent.
 
-A single cancel that finds no other one under way takes that one step itself (:meth:`Writer.write_now`), which saves it
-a pass of the scheduler; what bulk cancels have in line is left to the writer. It never waits there, and the writer is
-parked meanwhile, so that there is still one writer. What fails in that step, whatever it is, ends the connection and is
-not raised: it is not that caller's.
+A single cancel that finds no other one under way does this step itself (:meth:`Writer.write_now`), which saves a pass
+of the scheduler; queued bulk cancels are left to the writer. It never waits there, and the writer is parked meanwhile,
+so there is still only one writer. A failure in that step, of any kind, ends the connection. It is not raised, because
+it is not that caller's failure.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.errors import ConnectionLost
 
 WRITE_LEAST = 0.02
-"""Seconds at least, also for an order that has no time left: a connection that is well must not be lost for it."""
+"""Seconds at least, also for an order that has no time left: a healthy connection must not be lost because of it."""
 
 
 @attrs.frozen
 class _Unfinished:
-    """A write that the socket has not taken whole.
+    """A write that the socket has not taken completely.
 
     Attributes:
         flights: the attempts in it.
@@ -55,16 +55,16 @@ class Writer:
 
     Args:
         number: the connection's.
-        engine: whose orders are written.
-        environment: clocks, chance, and how long a write may be stalled.
-        journal: where intents are made durable first, if they are.
+        engine: the engine whose orders are written.
+        environment: clocks, randomness, and how long a write may be stalled.
+        journal: makes intents durable first, if there is one.
         link: the connection.
         end: called with the reason if the connection breaks.
 
     Attributes:
         wakeup: rings when there may be something to write: the engine's, unless a journal comes first.
-        write_ahead: what has intents made durable first, if there is a journal.
-        flushed: set once a Close frame has left.
+        write_ahead: has intents made durable first, if there is a journal.
+        flushed: set once a Close frame has been sent.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Writer:
 
     @trio.lowlevel.enable_ki_protection
     def write_now(self) -> None:
-        """Write the single cancels in line if the writer is parked; else leave them to the writer. Never waits."""
+        """Write the queued single cancels if the writer is parked; otherwise leave them to it. Never waits."""
         ready = self._parked and self._unfinished is None and not self._broken and not self._link.closing
         if ready and self.write_ahead is None:
             admitted = self._engine.take_single(trio.current_time())
@@ -112,7 +112,7 @@ class Writer:
         try:
             while not self._broken:
                 if again:
-                    # Where group follows group (a last chance of very many orders), others have their turn in between.
+                    # If group follows group (a last chance of very many orders), others get their turn in between.
                     await trio.lowlevel.checkpoint()
                     again = False
                 if self._unfinished is not None:
@@ -150,7 +150,7 @@ class Writer:
         with boundary:
             self._hand_over(control, admitted)
         if boundary.error is not None:
-            # What was not signed waits again. What was signed is told from `_unfinished`; without one nothing was sent.
+            # What was not signed waits again. `_unfinished` says what was signed; without one, nothing was sent.
             self._engine.put_back(admitted, trio.current_time())
             self._break(boundary.error, describe(boundary.error))
 
@@ -176,7 +176,7 @@ class Writer:
                 self._journal.written(orders, self._engine.unanswered())
 
     async def _finish(self) -> None:
-        """Wait until the socket has taken the rest; for ``write_deadline`` at most, while an order in it has time."""
+        """Wait until the socket has taken the rest, at most ``write_deadline``, while an order in it has time."""
         unfinished = self._unfinished
         assert unfinished is not None
         try:
@@ -202,7 +202,7 @@ class Writer:
         self._end(lost)
 
     def _drop(self, cause: BaseException) -> None:
-        """Tell of the attempts in an unfinished write that were not wholly accepted."""
+        """Report the attempts in an unfinished write that were not wholly accepted."""
         unfinished, self._unfinished = self._unfinished, None
         if unfinished is not None:
             accepted = max(0, self._link.stream.accepted - unfinished.first)

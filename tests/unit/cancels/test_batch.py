@@ -466,7 +466,7 @@ async def test_what_a_batch_refuses_it_says(autojump_clock: MockClock) -> None:
         with pytest.raises(ConfigurationError) as refused:
             await anext(batch)
         assert str(refused.value) == (
-            "A batch tells its outcomes in its block, and after that: async with batch as outcomes: …."
+            "A batch yields its outcomes in its block, and after that: async with batch as outcomes: …."
         )
         async with batch, trio.open_nursery() as nursery:
             nursery.start_soon(batch.__anext__)
@@ -482,7 +482,7 @@ async def test_what_a_batch_refuses_it_says(autojump_clock: MockClock) -> None:
         with pytest.raises(ConfigurationError) as told:
             await anext(run)
         assert str(told.value) == (
-            "A batch tells its outcomes in its block, and after that: run() returns all its outcomes."
+            "A batch yields its outcomes in its block, and after that: run() returns all its outcomes."
         )
         with pytest.raises(InvalidRequest) as mapping:
             await ws.cancel_many({})

@@ -306,8 +306,8 @@ async def test_what_cannot_be_read_is_told(autojump_clock: Clock) -> None:
     async with open_venue(clock=venue_clock) as venue:
         order = venue.book.create()
         for page, words in (
-            (shown(order.id, " A ", "B\u200b"), "2 orders of the venue's list could not be read, so that they were"),
-            (shown(order.id, unreadable=1), "1 order of the venue's list could not be read, so that it was"),
+            (shown(order.id, " A ", "B\u200b"), "2 orders of the venue's list could not be read, so they were"),
+            (shown(order.id, unreadable=1), "1 order of the venue's list could not be read, so it was"),
         ):
             report = await sweep(venue, Lister(lambda call, number, page=page: page))  # type: ignore[misc]  # bound
             assert [state.id for state in report.orders] == [order.id]
@@ -323,13 +323,13 @@ async def test_an_order_whose_market_is_not_said_is_left_alone(autojump_clock: C
         report = await sweep(venue, Lister(lambda c, p: shown(order.id, pair=None)), everything=False, pair="BTC_BRL")
         assert not report.orders
         assert str(report.failure) == (
-            "Of 1 listed order the venue does not say the market or the side, so that it was left alone."
+            "The venue does not give the market or the side of 1 listed order, so it was left alone."
         )
         assert venue.book.get(order.id).status.active
         two = Lister(lambda c, p: shown(order.id, "another", "a third", pair=None))
         report = await sweep(venue, two, everything=False, pair="BTC_BRL")
         assert str(report.failure) == (
-            "Of 3 listed orders the venue does not say the market or the side, so that they were left alone."
+            "The venue does not give the market or the side of 3 listed orders, so they were left alone."
         )
 
 

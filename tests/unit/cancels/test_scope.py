@@ -479,7 +479,7 @@ async def test_what_is_said_while_it_settles_is_heard(autojump_clock: MockClock)
             orders.placed(external_id="gone")
             with pytest.raises(InvalidRequest, match="is being canceled"):
                 orders.discard(external_id="gone")
-            with pytest.raises(SessionClosed, match="has been left"):
+            with pytest.raises(SessionClosed, match="has exited"):
                 await orders.add(external_id="more")
 
         with pytest.raises(OrdersLeft):
@@ -690,7 +690,7 @@ async def test_a_scope_is_used_within_its_block_and_once(autojump_clock: MockClo
             with pytest.raises(SessionClosed, match="entered once"):
                 async with orders:
                     pytest.fail("it is open")
-        with pytest.raises(SessionClosed, match="has been left"):
+        with pytest.raises(SessionClosed, match="has exited"):
             await orders.add("x")
         with pytest.raises(SessionClosed, match="entered once"):
             async with orders:

@@ -233,7 +233,7 @@ async def test_an_add_under_way_when_the_block_is_left_is_refused(
         refused = trio.Event()
 
         async def add() -> None:
-            with pytest.raises(SessionClosed, match="has been left"):
+            with pytest.raises(SessionClosed, match="has exited"):
                 await orders.add(external_id="late")
             refused.set()
 
