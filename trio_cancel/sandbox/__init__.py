@@ -8,7 +8,7 @@
             await ws.cancel(order.id)
         assert sandbox.log.applied(order.id)
 
-It checks every signature, keeps a book, limits requests, and misbehaves on demand (`Fault`, `Faults`). It is written
+It checks every signature, keeps a book, limits requests, and misbehaves on demand (`Fault`, `Faults`). It was written
 from the venue's documents and shares no wire code with the client.
 """
 

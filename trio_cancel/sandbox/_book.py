@@ -1,4 +1,4 @@
-"""The sandbox's order book: orders, their states, the steps between them (pure: no I/O, no task, time is handed in).
+"""The sandbox's order book: orders, their states, the steps between them (no I/O, no task; the time is passed in).
 
 States and steps (source: ``_venue/contract.md``, "Orders")::
 
@@ -23,18 +23,18 @@ import attrs
 
 from trio_cancel._values.models import canonical_id
 
-MAX_DIGITS = 60  # of an amount or price given to the book: then every product is exact within EXACT
+MAX_DIGITS = 60  # of an amount or price given to the book, so that every product is exact within EXACT
 EXACT = decimal.Context(prec=400, traps=[decimal.InvalidOperation, decimal.Inexact, decimal.Overflow])
 ZERO = Decimal(0)
-CENT = Decimal("1E-16")  # an average price is a quotient: the one figure that cannot be exact
+CENT = Decimal("1E-16")  # an average price is a quotient: the only figure that cannot be exact
 
 
 class BookError(ValueError):
-    """The book refused what was asked of it."""
+    """The book refused a call."""
 
 
 class NoSuchOrder(BookError, KeyError):
-    """The book has no such order (or not yet: its creation is pending)."""
+    """The book does not have this order (or not yet: its creation is pending)."""
 
     def __str__(self) -> str:
         return ValueError.__str__(self)  # KeyError would print the sentence in quotes
@@ -45,11 +45,11 @@ class ClosedOrder(BookError):
 
 
 class InvalidOrder(BookError):
-    """An order, amount or price that no venue would take."""
+    """An order, amount or price that no venue would accept."""
 
 
 class BookStatus(StrEnum):
-    """An order's state, spelt as the venue spells it."""
+    """An order's state, in the venue's spelling."""
 
     PENDING_CREATION = "pending_creation"
     OPEN = "open"
@@ -68,9 +68,9 @@ ACTIVE = frozenset({BookStatus.OPEN, BookStatus.EXECUTED_PARTIALLY})
 
 @attrs.frozen
 class Order:
-    """An order as it stands on the book; a step makes a new value. Amounts are in base currency, values in quote.
+    """An order on the book; each step makes a new value. Amounts are in base currency, values in quote currency.
 
-    Dates are Unix milliseconds of the venue's clock; ``effective_date`` is when a pending order gets onto the book.
+    Dates are Unix milliseconds of the venue's clock; ``effective_date`` is when a pending order reaches the book.
     """
 
     id: str
@@ -104,7 +104,7 @@ class Order:
 
     @property
     def average_execution_price(self) -> Decimal:
-        """Executed value by executed amount, 0 before the first fill."""
+        """Executed value divided by executed amount, 0 before the first fill."""
         if not self.executed_amount:
             return ZERO
         return (self.executed_value / self.executed_amount).quantize(CENT, context=decimal.Context(prec=120))
@@ -123,7 +123,7 @@ def exact(value: Decimal | int | str, name: str) -> Decimal:
     """Return a positive amount or price exactly as it was given.
 
     Raises:
-        InvalidOrder: if it is a float (which is not exact), no number, not finite, not positive, or absurdly long.
+        InvalidOrder: it is a float (which is not exact), not a number, not finite, not positive, or absurdly long.
     """
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
         raise InvalidOrder(f"{name} must be a Decimal, an int or a string, not {type(value).__name__}.")
@@ -143,7 +143,7 @@ class Book:
 
     Args:
         now: returns the venue's Unix time in milliseconds.
-        rng: draws the order ids; give a seeded one for runs that repeat.
+        rng: draws the order ids; pass a seeded one for repeatable runs.
     """
 
     def __init__(self, *, now: Callable[[], int], rng: random.Random | None = None) -> None:
@@ -152,7 +152,7 @@ class Book:
         self._orders: dict[str, Order] = {}
         self._by_external_id: dict[str, str] = {}
         self._executions: dict[str, list[Execution]] = {}
-        # What has been: each order's values, oldest first, and the orders that had an external id.
+        # The history: each order's values, oldest first, and the orders that had an external id.
         self._versions: dict[str, list[Order]] = {}
         self._named: dict[str, list[str]] = {}
 
@@ -177,12 +177,12 @@ class Book:
         """Place an order and return it.
 
         Args:
-            id: the venue's id; drawn when left out.
+            id: the venue's id; drawn if left out.
             external_id: the caller's id; it may be used again once the order that has it is closed.
             pair: the market, ``BASE_QUOTE``.
             side: ``buy`` or ``sell``.
             type: ``limit`` or ``market``; a market order has no price.
-            amount: requested, in base currency; never a float.
+            amount: the requested amount, in base currency; never a float.
             price: in quote currency; never a float.
             delay: seconds until the order is on the book; until then it is ``pending_creation``.
 
@@ -226,7 +226,7 @@ class Book:
         return order
 
     def get(self, id: str | None = None, *, external_id: str | None = None) -> Order:
-        """Return an order as it stands now, also a pending or closed one; by external id the newest that had it.
+        """Return an order in its present state, also if pending or closed; by external id the newest that had it.
 
         Raises:
             NoSuchOrder: if the book never had it.
@@ -247,13 +247,13 @@ class Book:
         amount: Decimal | int | str | None = None,
         price: Decimal | int | str | None = None,
     ) -> Order:
-        """Execute some of an active order, or the rest of it when ``amount`` is left out; return the order after it.
+        """Execute some of an active order, or the rest of it if ``amount`` is left out; return the order after it.
 
         Args:
             id: the venue's id, or
             external_id: the caller's.
             amount: executed now, in base currency, at most what remains.
-            price: of this execution; the order's own (or 1 where it has none) when left out.
+            price: of this execution; if left out, the order's own (or 1 if it has none).
 
         Raises:
             NoSuchOrder, ClosedOrder: if there is no such order, or it is not active.
@@ -293,10 +293,10 @@ class Book:
         return [one for one in self._executions.get(order.id, ()) if one.date <= order.update_date]
 
     def as_of(self, at: int, id: str | None = None, *, external_id: str | None = None) -> Order:
-        """Return an order as it stood at Unix milliseconds ``at``: what a replica that lags would say now.
+        """Return an order as it was at Unix milliseconds ``at``: what a lagging replica would say now.
 
         Raises:
-            NoSuchOrder: if there was none then.
+            NoSuchOrder: if there was none at that time.
         """
         ids = [id] if id is not None else self._named.get(external_id or "", [])
         for key in map(canonical_id, reversed(ids)):

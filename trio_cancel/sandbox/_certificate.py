@@ -1,4 +1,4 @@
-"""A certificate for the sandbox, made on the spot, with an authority of its own that only its clients trust."""
+"""A certificate for the sandbox, made on the spot, with its own authority that only its clients trust."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class NoCertificate(RuntimeError):
 
 @attrs.frozen
 class Certificate:
-    """What both ends need.
+    """The TLS set-up of both ends.
 
     ``server`` is the sandbox's context, ``client`` one that trusts it, ``ca_pem`` the authority for other programs.
     """
@@ -34,10 +34,10 @@ def make_certificate() -> Certificate:
     except ImportError:
         raise NoCertificate("A sandbox with TLS needs trustme: pip install 'trio-cancel[testing]'.") from None
     authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # which writes no key log, and so cannot fail to
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # it writes no key log, and so cannot fail to
     certificate = authority.issue_cert("localhost", "127.0.0.1", "::1")
     try:
-        certificate.configure_cert(server)  # by way of a file: OpenSSL reads keys from nowhere else
+        certificate.configure_cert(server)  # through a file: OpenSSL reads keys from nowhere else
     except OSError as error:
         raise NoCertificate(
             f"A sandbox with TLS needs a temporary file for its certificate, which cannot be written "

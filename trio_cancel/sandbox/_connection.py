@@ -1,11 +1,11 @@
-"""One connection at the sandbox: reads messages, has them processed, has the answers written, keeps the time.
+"""One connection at the sandbox: reads messages, has them processed, has the answers written, keeps deadlines.
 
 The task that calls `ServedConnection.serve` owns the stream and closes it, whatever happens. It runs the upgrade, then
-reads; beside it, in a nursery of its own, one task writes what is queued (the only one that writes) and one sends pings
-and ends an idle connection; each delayed answer waits in a task more. Requests that wait for the venue's processing
-delay do so in the exchange's nursery: what was received is processed even when its connection is gone.
+reads. In the connection's own nursery, one task writes what is queued (the only one that writes), and one sends pings
+and ends an idle connection; each delayed answer waits in another task. Requests that wait for the venue's processing
+delay do so in the exchange's nursery: what was received is processed even if its connection is gone.
 
-Cancelled anywhere, the stream is closed and its record says so; nothing is left half done on the book.
+If it is cancelled anywhere, the stream is closed and its record says so; nothing is left half done on the book.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Habits:
     """How the venue treats its connections; seconds.
 
     Args:
-        delay: of processing a request: fixed, or (least, most) drawn for each.
-        idle_timeout: without a message, a ping or an answer to our ping; None for ever.
-        ping_interval: between the venue's pings; None for none.
+        delay: for processing a request: fixed, or (least, most) drawn for each.
+        idle_timeout: without a message, a ping or an answer to our ping; None for no limit.
+        ping_interval: between the venue's pings; None for no pings.
     """
 
     delay: float | tuple[float, float] = 0.0
@@ -84,7 +84,7 @@ class ServedConnection:
         self._parts_size = 0
         self._heard_at = 0.0
         self._pings = 0
-        self._doomed = False  # messages are not taken any more: the client sent Close, or broke the protocol
+        self._doomed = False  # messages are not accepted any more: the client sent Close, or broke the protocol
         self._ended = False
 
     async def serve(self) -> None:
@@ -140,7 +140,7 @@ class ServedConnection:
                 if not data:
                     self._note("the client ended the stream")
                     self._outbox.peer_ended.set()
-                    self._put(Step(end=End.FINISH))  # after what it is owed
+                    self._put(Step(end=End.FINISH))  # after the answers that are still due
                     await trio.sleep_forever()
                 self._tally.feed(data)
                 if not self._doomed:
@@ -154,7 +154,7 @@ class ServedConnection:
         for event in websocket.events():
             if isinstance(event, CloseConnection):
                 self._doomed = True
-                if websocket.state is ConnectionState.OPEN:  # wsproto's way to say that the peer broke the protocol
+                if websocket.state is ConnectionState.OPEN:  # wsproto's way of saying that the peer broke the protocol
                     self._close(int(event.code), event.reason or "protocol error", End.FINISH)
                 else:
                     self.record.close_code = int(event.code)

@@ -1,6 +1,6 @@
-"""How an answer gets onto the wire, rightly or not: the steps that a connection takes for each fault.
+"""How an answer is sent, correctly or not: the steps that a connection takes for each fault.
 
-The bytes are made here by hand: what a fault sends is what no WebSocket library would let us send.
+The bytes are made here by hand, because no WebSocket library would let us send what a fault sends.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ OVERSIZE = 2 * 2**20  # bytes
 
 
 class End(Enum):
-    """What becomes of the connection after a step."""
+    """What happens to the connection after a step."""
 
     STAY = "stay"
-    DROP = "drop"  # gone at once
+    DROP = "drop"  # dropped at once
     FINISH = "finish"  # end of stream, once everything is written
     CLOSE = "close"  # a Close was sent: wait for the client's
 
@@ -37,7 +37,7 @@ class Mood(Enum):
     FAIR = "fair"
     STALLED = "stalled"  # reads, does nothing
     APPLYING = "applying"  # reads and applies, answers nothing
-    DEAF = "deaf"  # given up: what still comes is only counted
+    DEAF = "deaf"  # given up: later messages are only counted
     NOT_READING = "not reading"
 
 
@@ -47,10 +47,10 @@ class Step:
 
     Args:
         data: whole frames, or what a fault makes of them.
-        payload: what the log records as a reply; None for what is none.
+        payload: what the log records as a reply; None if it is not one.
         after: seconds to wait first; other steps overtake it.
         slowly: seconds between two bytes, 0 for all at once.
-        end: what becomes of the connection.
+        end: what happens to the connection.
         mood: how the connection treats what it receives from now on, None for no change.
     """
 
@@ -74,12 +74,12 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True, reserved: int = 0) -
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """Return a Close frame; code 1005 stands for none."""
+    """Return a Close frame; 1005 means no code."""
     return frame(CLOSE, b"" if code == 1005 else struct.pack("!H", code) + reason.encode()[:123])
 
 
 def say(text: str) -> Step:
-    """Return the step of an answer in one frame."""
+    """Return the step that sends an answer in one frame."""
     return Step(frame(TEXT, text.encode()), text)
 
 
@@ -135,7 +135,7 @@ def deliver(answer: VenueAnswer, faults: Faults, rng: random.Random) -> tuple[St
 
 
 def _wrong_text(answer: VenueAnswer, fault: Fault, rng: random.Random) -> str:
-    """Return the text in place of the answer where the frame is right and the text is not, else the answer."""
+    """Return the text that replaces the answer if the frame is right and the text is not, otherwise the answer."""
     request_id = protocol.quote(answer.request_id) if answer.request_id is not None else "null"
     error = '"error":{"error_code":40408,"message":"Cannot cancel an already canceled or fully executed order."}'
     match fault:
@@ -184,7 +184,7 @@ def _wrong_text(answer: VenueAnswer, fault: Fault, rng: random.Random) -> str:
 
 
 def _unusual(order: Order, fault: Fault, rng: random.Random) -> str:
-    """Return a result that says what is true and is still enough, in a way that no document shows."""
+    """Return a result that is true and still sufficient, in a form that no document shows."""
     external = "null" if order.external_id is None else protocol.quote(order.external_id)
     if fault is Fault.SPARSE_RESULT:
         return f'{{"id":{protocol.quote(order.id)},"external_id":{external},"status":"canceled"}}'

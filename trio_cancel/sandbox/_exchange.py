@@ -1,7 +1,7 @@
 """The venue without its connections: judges each message, applies it to the book, writes the log (no I/O, no task).
 
-A message is received (read, counted against the limits, its signature and timestamp checked, at that moment) and,
-after the venue's processing delay, processed (a fault picked, the order looked at, the cancel applied).
+A message is received (read, counted against the limits, its signature and timestamp checked, at that moment). After the
+venue's processing delay it is processed (a fault is picked, the order is looked up, the cancel is applied).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Received:
 
 @attrs.frozen
 class VenueAnswer:
-    """What a processed request would be told, and the fault that is in the way of it, if any."""
+    """The answer to a processed request, and the fault that interferes with it, if any."""
 
     request_id: str | None
     text: str
@@ -61,10 +61,10 @@ class Exchange:
     Args:
         credentials: the account's.
         clock: returns Unix milliseconds.
-        rng: draws order ids and faults; give a seeded one for runs that repeat.
-        limits: of requests.
+        rng: draws order ids and faults; pass a seeded one for repeatable runs.
+        limits: on requests.
         faults: chances of misbehaviour.
-        dialect: how it says what.
+        dialect: which of the venue's documents the answers follow.
         token_field: the name under which a request carries the token.
         full_results: whether results also carry ``side`` and ``average_execution_price``.
         log_limit: how many requests and connections the log keeps, None for all.
@@ -100,7 +100,7 @@ class Exchange:
         return self._clock() + self.clock_skew
 
     def receive(self, text: str, connection: ConnectionRecord, moment: float) -> Received:
-        """Take up a message that came at time ``moment`` (s, trio's clock)."""
+        """Receive a message that came at time ``moment`` (s, trio's clock)."""
         now = self.now()
         request = protocol.read_request(text, self._token_field)
         record = RequestRecord(
@@ -124,7 +124,7 @@ class Exchange:
     def process(self, received: Received, moment: float, *, silent: bool = False) -> VenueAnswer:
         """Judge a message at time ``moment``, apply it unless a fault forbids, and return what to answer.
 
-        With ``silent`` nobody will hear the answer: then no fault is picked.
+        If ``silent``, nobody will hear the answer: then no fault is picked.
         """
         record, request, refusal = received.record, received.request, received.refusal
         order: Order | None = None
@@ -165,7 +165,7 @@ class Exchange:
         return VenueAnswer(request.id, text, order if refusal is None else None, fault)
 
     def apply_late(self, record: RequestRecord, moment: float) -> None:
-        """Apply at time ``moment`` what was processed before and not applied, if the order can still be canceled."""
+        """Apply at time ``moment`` a request that was processed but not applied, if the order can still be canceled."""
         if record.order_id is not None and self.book.get(record.order_id).status.active:
             self.book.cancel(record.order_id)
             record.applied_at = moment

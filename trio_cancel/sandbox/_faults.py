@@ -1,10 +1,10 @@
 """How the sandbox can misbehave: the catalogue of faults and their chances (values only).
 
-A fault fires at one of three points: when a connection asks for its upgrade, when a request is processed, when the
-client sends Close. At most one fires at a point.
+A fault fires at one of three points: when a connection asks for its upgrade, when a request is processed, or when the
+client sends Close. At most one fires at each point.
 
-No fault makes the venue lie about an order in a form that a client could not see through: what is answered first, in
-a valid form, is true. (A venue that lies consistently cannot be told from an honest one.)
+No fault makes the venue lie about an order in a form that no client could detect: its first answer in a valid form is
+true. (Nobody can tell a venue that lies consistently from an honest one.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Point(StrEnum):
 
 
 class Fault(StrEnum):
-    """Everything that the sandbox can do wrong. "Applied" means that an order which can be canceled was canceled."""
+    """Everything that the sandbox can do wrong. "Applied" means that an order that can be canceled was canceled."""
 
     # While the connection is opened
     UPGRADE_401 = "upgrade_401"  # rejected, as are the next three
@@ -41,7 +41,7 @@ class Fault(StrEnum):
     UPGRADE_GLUED = "upgrade_glued"  # frames in the same bytes as the 101
 
     # Before the request is applied; it never is
-    DROP_BEFORE = "drop_before"  # the connection goes without a Close
+    DROP_BEFORE = "drop_before"  # the connection drops without a Close
     CLOSE_BEFORE = "close_before"  # Close 1012, service restart
     SILENT_BEFORE = "silent_before"  # no reply to this request
     STALL_BEFORE = "stall_before"  # from here on nothing is answered or applied, no pongs: half-open
@@ -79,7 +79,7 @@ class Fault(StrEnum):
     OTHER_STATUS = "other_status"  # 200 with status open
     OK_WITH_ERROR = "ok_with_error"  # 200 with an error
     OK_WITHOUT_RESULT = "ok_without_result"
-    SPARSE_RESULT = "sparse_result"  # a success that names the order and its status, and nothing else
+    SPARSE_RESULT = "sparse_result"  # a success with only the order's name and its status
     ODD_RESULT = "odd_result"  # a success in other spellings: text for numbers, dates without a zone, another case
     OVERSIZE = "oversize"  # a message of 2 MiB in place of the reply
     BAD_UTF8 = "bad_utf8"
@@ -101,7 +101,7 @@ class Fault(StrEnum):
 
     @property
     def applies(self) -> bool:
-        """Whether the request that it hits is applied all the same."""
+        """Whether the request that it hits is still applied."""
         return self.point is Point.REQUEST and self not in _BEFORE
 
     @property
@@ -143,10 +143,10 @@ _NEEDS_RESULT = frozenset(
 
 @attrs.frozen
 class CustomReply:
-    """What a script has the sandbox say in place of the reply.
+    """What a script makes the sandbox say in place of the reply.
 
     Args:
-        payload: a str goes out as a text message, bytes as a binary one.
+        payload: a str is sent as a text message, bytes as a binary one.
         applies: whether the request is applied first.
     """
 
@@ -167,10 +167,10 @@ def _checked_chances(chances: Mapping[Fault, float]) -> Mapping[Fault, float]:
 
 @attrs.frozen
 class Faults:
-    """How likely each fault is, and how it is shaped. At most one fires for a request, an upgrade or a Close.
+    """How likely each fault is, and its details. At most one fires for a request, an upgrade or a Close.
 
     Args:
-        chances: probability of each fault at its point; those not named never fire by chance.
+        chances: the probability of each fault at its point; faults that are not named never fire by chance.
         delay: seconds, (least, most), that a DELAYED reply takes.
         late: seconds, (least, most), that a LATE reply takes.
         trickle: seconds between two bytes of a TRICKLED reply.
@@ -179,7 +179,7 @@ class Faults:
         acts_late: seconds, (least, most), after which a request that ACTS_LATE is applied.
 
     Raises:
-        ValueError: if a chance is not a probability, or those at one point sum up to more than 1.
+        ValueError: if a chance is not a probability, or those at one point add up to more than 1.
     """
 
     chances: Mapping[Fault, float] = attrs.field(factory=dict, converter=_checked_chances)
@@ -199,9 +199,9 @@ class Faults:
         """Return faults that each have the same chance.
 
         Args:
-            chance: of each fault; some 40 can hit a request, so at most about 0.02.
-            only: the faults meant, all when left out.
-            but: faults left out.
+            chance: of each fault; about 40 can hit a request, so use at most about 0.02.
+            only: the faults to include; all if left out.
+            but: the faults to leave out.
         """
         left_out = frozenset(but)
         return cls({fault: chance for fault in only if fault not in left_out})

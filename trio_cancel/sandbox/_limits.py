@@ -1,4 +1,4 @@
-"""The venue's request limits: a token bucket and a number a day (pure: time is handed in)."""
+"""The venue's request limits: a token bucket and a number per day (sans-I/O: the time is passed in)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ DAY = 86_400.0  # s
 
 
 class Limits:
-    """How many requests the account may make; a refused request costs nothing.
+    """How many requests the account may make; a refused request does not count.
 
     Args:
         rate: requests a second, None for no limit.
-        burst: requests at once after a pause, at least 1; the rate itself, at least 1, when left out.
+        burst: requests at once after a pause, at least 1; if left out, the rate itself, at least 1.
         daily: requests in each 24 h from the first one, None for no limit.
 
     Raises:

@@ -1,6 +1,6 @@
 """What the sandbox received, did and answered: the truth that a client's outcomes are checked against.
 
-Every complete text message on the trading path gets a record, whether or not it could be read. Tokens are left out.
+Every complete text message on the trading path gets a record, even if it could not be read. Tokens are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trio_cancel.sandbox._faults import Fault
 
 @attrs.define(eq=False)
 class RequestRecord:
-    """One message that the venue received whole, and what became of it.
+    """One message that the venue received completely, and what happened to it.
 
     Times are seconds of trio's clock, except ``received_ms`` (Unix ms of the venue's clock, skew included).
     """
@@ -29,16 +29,16 @@ class RequestRecord:
     received_at: float
     received_ms: int
     request_id: str | None
-    """None where the message had none that can be answered to."""
+    """None if the message had none that can be answered."""
     method: str | None
     params: Mapping[str, Any]
     """The business parameters, in the order received."""
     timestamp: int | None
     signature: str
     order_id: str | None = None
-    """The venue's id of the order it named, where there is such an order."""
+    """The venue's id of the order it named, if there is such an order."""
     status: int | None = None
-    """Status of the honest answer; None as long as the request was not processed."""
+    """Status of the honest answer; None as long as the request has not been processed."""
     error_code: int | None = None
     applied_at: float | None = None
     """When this request took its order off the book; None if it did not."""
@@ -46,13 +46,13 @@ class RequestRecord:
     replies: tuple[str | bytes, ...] = ()
     """Payloads of the answers that were handed to the connection, in order, whatever is wrong with them."""
     sent_at: float | None = None
-    """When the stream had taken the last of them whole; None if that never happened."""
+    """When the stream had taken the last of them completely; None if that never happened."""
     note: str = ""
     """Why there was no answer, or what was wrong with it."""
 
     @property
     def answered(self) -> bool:
-        """Whether an answer of any kind went out whole."""
+        """Whether an answer of any kind was sent completely."""
         return self.sent_at is not None
 
 
@@ -67,13 +67,13 @@ class ConnectionRecord:
     closed_at: float | None = None
     requests: int = 0
     incomplete: int = 0
-    """Bytes of a frame that had begun and was not complete when the stream ended."""
+    """Bytes of an incomplete frame when the stream ended."""
     unread: int = 0
-    """Messages that came whole after the venue had given the connection up; they were not looked at."""
+    """Messages that arrived completely after the venue had given up the connection; they were not processed."""
     close_code: int | None = None
-    """Code of the client's Close, 1005 where it had none; None if it sent no Close."""
+    """Code of the client's Close, 1005 if it had none; None if it sent no Close."""
     fault: Fault | None = None
-    """The fault at its upgrade, or else at its Close."""
+    """The fault at its upgrade, or otherwise at its Close."""
     note: str = ""
     """How it ended."""
 
@@ -82,13 +82,13 @@ class Log:
     """The record of one sandbox.
 
     Args:
-        limit: keeps only that many requests and connections, the newest; all when left out.
+        limit: keeps only this many requests and connections, the newest; all if left out.
 
     Attributes:
         requests: every message in the order received.
         connections: every connection in the order accepted.
-        received: how many messages there were, those that are not kept any more included.
-        accepted: how many connections there were, in the same way.
+        received: how many messages there were, including those that are no longer kept.
+        accepted: how many connections there were, counted the same way.
         applied_count: how many requests took an order off the book.
     """
 
@@ -121,7 +121,7 @@ class Log:
         return self._applied.get(canonical_id(order_id))
 
     def lines(self) -> Iterator[str]:
-        """Yield the log as lines of text, the same for two runs that went the same way."""
+        """Yield the log as lines of text; two runs that went the same way give the same lines."""
         for connection in self.connections:
             yield (
                 f"connection {connection.number} opened {_time(connection.opened_at)} "
@@ -140,14 +140,14 @@ class Log:
     # The sandbox's own side.
 
     def add_connection(self, now: float) -> ConnectionRecord:
-        """Begin the record of a connection."""
+        """Start the record of a connection."""
         record = ConnectionRecord(self.accepted, now)
         self.accepted += 1
         self.connections.append(record)
         return record
 
     def add(self, record: RequestRecord) -> None:
-        """Take up a message that was received."""
+        """Record a message that was received."""
         if len(self.requests) == self.requests.maxlen:
             self._forget(self.requests[0])
         self.received += 1
@@ -156,7 +156,7 @@ class Log:
             self._by_request_id.setdefault(record.request_id, []).append(record)
 
     def processed(self, record: RequestRecord) -> None:
-        """Take up what became of it: which order it named, whether it was applied."""
+        """Record what happened to it: which order it named, whether it was applied."""
         if record.order_id is not None:
             key = canonical_id(record.order_id)
             self._by_order.setdefault(key, []).append(record)
@@ -165,7 +165,7 @@ class Log:
                 self._applied[key] = record
 
     def applied_late(self, record: RequestRecord) -> None:
-        """Take up that a request was applied long after it was processed."""
+        """Record that a request was applied long after it was processed."""
         assert record.order_id is not None
         self.applied_count += 1
         self._applied[canonical_id(record.order_id)] = record

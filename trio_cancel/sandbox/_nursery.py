@@ -1,4 +1,4 @@
-"""A nursery for a context manager: its tasks end with the block, and what the block raises comes out as it is."""
+"""A nursery for a context manager: its tasks end with the block, and the block's exception propagates unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import trio
 
 @asynccontextmanager
 async def open_services() -> AsyncGenerator[trio.Nursery]:
-    """Open a nursery whose tasks are cancelled when the block is left; a single exception comes out of no group."""
+    """Open a nursery whose tasks are cancelled when the block exits; a single exception propagates without a group."""
     error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:

@@ -1,8 +1,8 @@
 """What waits to be written to one connection, and the task that writes it.
 
-The only writer of its stream. Steps that are ready go out in one call; a slow one goes alone. After a step that ends
-the connection nothing more is written. Cancelled anywhere it may leave half a frame behind: the stream can only be
-closed then.
+This task is the only writer of its stream. Steps that are ready are sent in one call; a slow one is sent alone. After a
+step that ends the connection, nothing more is written. If it is cancelled anywhere, it may leave half a frame behind:
+then the stream can only be closed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def half_closeable(stream: trio.abc.Stream) -> trio.abc.HalfCloseableStream | No
 
 
 async def finish(stream: trio.abc.Stream) -> None:
-    """End a stream that nobody reads any more so that the client can read all of it; takes at most LINGER."""
+    """End a stream that nobody reads any more, so that the client can read all of it; takes at most LINGER."""
     raw = half_closeable(stream)
     if raw is None:
         return
@@ -57,7 +57,7 @@ class Outbox:
         self._waiting = trio.lowlevel.ParkingLot()
         self.peer_ended = trio.Event()
         self.ending = False
-        """Whether a step that ends the connection was put; frames put after it are dropped."""
+        """Whether a step that ends the connection was queued; later frames are dropped."""
 
     def put(self, step: Step, record: RequestRecord | None = None) -> None:
         """Queue a step; ``record`` learns when its reply was written."""
@@ -84,7 +84,7 @@ class Outbox:
             self._end("the stream broke")
 
     async def _write_some(self, batch: Batch) -> Batch:
-        """Write as many steps at once as go together; return the rest."""
+        """Write as many steps at once as can go together; return the rest."""
         size = 1
         while size < len(batch) and not any(
             step.slowly or step.end is not End.STAY for step, _ in batch[size - 1 : size + 1]

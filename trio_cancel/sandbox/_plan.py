@@ -1,7 +1,7 @@
-"""The plan that picks the faults of one sandbox.
+"""Picks the faults of one sandbox.
 
-First a script is asked, then a table of what was set for that order, for the next request or the next connection, then
-chance decides, with a seed. Each fault that fired is counted.
+A script is asked first. Then a table is checked, of what was set for that order, for the next request or the next
+connection. Then chance decides, with a seed. Each fault that fired is counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class FaultPlan:
 
     Args:
         faults: the chances.
-        rng: decides; give a seeded one for runs that repeat.
+        rng: decides by chance; pass a seeded one for repeatable runs.
     """
 
     def __init__(self, faults: Faults, rng: random.Random) -> None:
@@ -58,7 +58,7 @@ class FaultPlan:
     def for_next(self, point: Point, faults: Iterable[Fault | None]) -> None:
         """Set what happens at the next upgrades, requests or Closes, one after another; None: nothing.
 
-        A fault that only a request which succeeds can have waits for one.
+        A fault that only a successful request can have waits for one.
         """
         planned = list(faults)
         for fault in planned:
@@ -67,7 +67,7 @@ class FaultPlan:
         self._next[point].extend(planned)
 
     def clear(self) -> None:
-        """Take away the script, the chances and what was set; the counts stay."""
+        """Clear the script, the chances and what was set; the counts stay."""
         self.script = None
         self.faults = attrs.evolve(self._faults, chances={})
         self._orders.clear()

@@ -1,8 +1,8 @@
 """The venue's side of ``order.cancel``: request text in, a checked request or a refusal out, reply text back.
 
-Written from the venue's contract alone, with the standard library's JSON and HMAC: no code is shared with the client,
-so that one misreading cannot hide the other. The venue's documents show two sets of answers (``_venue/contract.md``,
-"Two dialects"); a :class:`Dialect` is one of them.
+Written from the venue's contract alone, with the standard library's JSON and HMAC. It shares no code with the client,
+so that one misreading cannot hide another. The venue's documents show two sets of answers (``_venue/contract.md``, "Two
+dialects"); a :class:`Dialect` is one of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @attrs.frozen
 class Refusal:
-    """An error answer: the HTTP status and the venue's error object, or a bare message where it has no code."""
+    """An error answer: the HTTP status and the venue's error object, or a bare message if it has no code."""
 
     status: int
     error_code: int | None
@@ -57,7 +57,7 @@ UNAVAILABLE = Refusal(503, 50300, "Service unavailable.")
 
 @attrs.frozen
 class Dialect:
-    """How the venue says what; as the order.cancel page has it unless other words are given.
+    """The answers of one of the venue's documents; the defaults are those of the order.cancel page.
 
     Args:
         canceled_before: to a cancel of an order that was canceled before.
@@ -102,11 +102,11 @@ DIALECTS = {
 
 @attrs.frozen
 class Request:
-    """What a text message asks for, as far as it can be read.
+    """What a text message requests, as far as it can be read.
 
-    ``id`` is None where there is none to answer to. ``business`` are the params without token, timestamp and
-    signature, in the order received. ``refusal`` says what is missing, None for a request that is complete but perhaps
-    for its token.
+    ``id`` is None if there is none that can be answered. ``business`` are the params without token, timestamp and
+    signature, in the order received. ``refusal`` says what is missing; it is None for a request that is complete,
+    except perhaps for its token.
     """
 
     id: str | None
@@ -119,13 +119,13 @@ class Request:
 
     @property
     def order(self) -> dict[str, str]:
-        """``{"id": …}`` or ``{"external_id": …}``, as the book's methods take it; empty where neither or both came."""
+        """``{"id": …}`` or ``{"external_id": …}``, as the book's methods take it; empty if neither or both came."""
         named: dict[str, str] = {name: self.business[name] for name in ("id", "external_id") if name in self.business}
         return named if len(named) == 1 and _is_text(*named.values()) else {}
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=Decimal).decode
@@ -133,7 +133,7 @@ _encode_any = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), defaul
 
 
 def quote(text: str) -> str:
-    """Return a JSON string as JavaScript's ``JSON.stringify`` writes it: raw but for quotes, controls, surrogates."""
+    """Return a JSON string as JavaScript's ``JSON.stringify`` writes it: raw except quotes, controls, surrogates."""
     return _without_surrogates(encode_basestring(text))
 
 
@@ -149,7 +149,7 @@ def read_json(text: str) -> Any:
     """Return the document in a message, floats as Decimal.
 
     Raises:
-        ValueError: if it is no JSON, or nested or long beyond what the parser takes.
+        ValueError: if it is not JSON, or nested or long beyond what the parser accepts.
     """
     try:
         return _decode(text)
@@ -158,7 +158,7 @@ def read_json(text: str) -> Any:
 
 
 def read_request(text: str, token_field: str = TOKEN_FIELDS[0]) -> Request:
-    """Read a request whose token stands in ``token_field``. What is wrong with it becomes its ``refusal`` (40010)."""
+    """Read a request whose token is in ``token_field``. An error in it becomes its ``refusal`` (40010)."""
     try:
         document = read_json(text)
     except ValueError:
@@ -201,7 +201,7 @@ def signed_text(request: Request) -> str:
 
 
 class Verifier:
-    """Checks token, timestamp and signature against one account's credentials, and says so in a dialect."""
+    """Checks token, timestamp and signature against one account's credentials, and answers in a dialect."""
 
     def __init__(self, credentials: Credentials, dialect: Dialect) -> None:
         self._dialect = dialect
@@ -220,7 +220,7 @@ class Verifier:
             return dialect.bad_timestamp
         try:
             signed = signed_text(request)
-        except RecursionError:  # extra parameters so deep that they can be read and not written
+        except RecursionError:  # extra parameters nested so deep that they can be read but not written
             return dialect.bad_signature
         keyed = self._keyed.copy()
         keyed.update(signed.encode())
@@ -258,7 +258,7 @@ def render_order(order: Order, *, full: bool = False, requested_value: bool = Tr
 
 
 def render_result(request_id: str | None, result: str) -> str:
-    """Return the text of a 200 answer around a result that is JSON already."""
+    """Return the text of a 200 answer around a result that is already JSON."""
     return f'{{"id":{"null" if request_id is None else quote(request_id)},"status":200,"result":{result}}}'
 
 

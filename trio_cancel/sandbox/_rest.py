@@ -1,7 +1,7 @@
 """The sandbox's REST side: orders looked up over HTTP/1.1, from the same book as the WebSocket's.
 
 Written from the venue's documents with the standard library's JSON and HMAC and with h11: it shares no code with the
-client. It serves the same data below both published bases, ``/trade`` and ``/v4``.
+client. It serves the same data under both published bases, ``/trade`` and ``/v4``.
 
 The task that calls :meth:`RestSide.serve` owns the stream and closes it, whatever happens.
 """
@@ -69,16 +69,16 @@ class RestRecord:
     target: str
     """Path and query, as they came."""
     as_of: int
-    """The moment of which the answer tells, earlier than now if the replica lags."""
+    """The moment that the answer describes, earlier than now if the replica lags."""
     status: int | None = None
     """Of the answer; None if there was none."""
     order: Order | None = None
-    """The order that was told, as it was told."""
+    """The order that was returned, as it was returned."""
     fault: RestFault | None = None
 
 
 class RestLog:
-    """What the REST side was asked, the newest requests if there is a limit.
+    """The requests to the REST side; the newest ones if there is a limit.
 
     Attributes:
         requests: the records, oldest first.
@@ -98,7 +98,7 @@ class RestSide:
     Args:
         exchange: the venue.
         credentials: of its one account.
-        rng: draws lags and faults; give a seeded one for runs that repeat.
+        rng: draws lags and faults; pass a seeded one for repeatable runs.
         log_limit: how many requests the log keeps; all if None.
 
     Attributes:
@@ -233,7 +233,7 @@ class RestSide:
             f',"total_pages":{pages},"page_size":{size}}}}}'
         )
 
-    # How it gets onto the wire
+    # How it is sent
 
     def _fault(self) -> RestFault | None:
         if self.planned:

@@ -1,6 +1,6 @@
 """How the sandbox's REST side can misbehave (values only).
 
-No fault makes it lie about an order in a form that a client could not see through; that it lags is not a lie.
+No fault makes it lie about an order in a form that no client could detect; a lag is not a lie.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class RestFault(StrEnum):
     HTML_200 = "html_200"  # a page where JSON belongs
     SLOW = "slow"  # a valid answer, its body byte by byte
     STALLED = "stalled"  # no answer
-    DROPPED = "dropped"  # the connection goes in place of the answer
-    CUT = "cut"  # it goes in the middle of the body
+    DROPPED = "dropped"  # the connection drops in place of the answer
+    CUT = "cut"  # it drops in the middle of the body
     GARBAGE = "garbage"  # not HTTP
     MALFORMED_JSON = "malformed_json"
     WRONG_SCHEMA = "wrong_schema"
@@ -47,16 +47,16 @@ def _checked(chances: Mapping[RestFault, float]) -> Mapping[RestFault, float]:
 
 @attrs.frozen
 class RestFaults:
-    """How likely each fault of a REST answer is, and how it is shaped.
+    """How likely each fault of a REST answer is, and its details.
 
     Args:
-        chances: probability of each; those not named never fire by chance.
+        chances: the probability of each; faults that are not named never fire by chance.
         trickle: seconds between two bytes of a SLOW body.
         hold: seconds for which a STALLED connection is kept before it is dropped.
         retry_after: seconds in the Retry-After header of ERROR_429; None leaves the header out.
 
     Raises:
-        ValueError: if a chance is not a probability, or they sum up to more than 1.
+        ValueError: if a chance is not a probability, or they add up to more than 1.
     """
 
     chances: Mapping[RestFault, float] = attrs.field(factory=dict, converter=_checked)
@@ -73,9 +73,9 @@ class RestFaults:
         """Return faults that each have the same chance.
 
         Args:
-            chance: of each fault; there are some 20, so at most about 0.05.
-            only: the faults meant, all when left out.
-            but: faults left out.
+            chance: of each fault; there are about 20, so use at most about 0.05.
+            only: the faults to include; all if left out.
+            but: the faults to leave out.
         """
         left_out = frozenset(but)
         return cls({fault: chance for fault in only if fault not in left_out})

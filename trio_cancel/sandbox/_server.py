@@ -1,7 +1,7 @@
 """The sandbox exchange as a server: over TCP, TLS or any stream.
 
 `open_sandbox` owns the nursery in which everything runs: the listener with one task per connection, and the requests
-that wait for the venue's processing delay. Leaving the block, or cancelling it, ends them all at once.
+that wait for the venue's processing delay. Exiting the block, or cancelling it, ends them all at once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BACKLOG = 1024  # connections waiting to be accepted: tests open a thousand at o
 
 
 def unix_milliseconds() -> int:
-    """Return the system's time as the venue counts it."""
+    """Return the system's time in the venue's unit."""
     return time.time_ns() // 1_000_000
 
 
@@ -51,7 +51,7 @@ class Sandbox:
     """A running sandbox exchange; made by `open_sandbox`.
 
     Attributes:
-        book: its orders, for the test's side: `Book.create`, `Book.fill`, `Book.get`, `Book.open_orders`.
+        book: its orders, for the test to change and check: `Book.create`, `Book.fill`, `Book.get`, `Book.open_orders`.
         log: what was received, applied and answered.
         credentials: what its clients sign with.
         url: where it listens; None without a listener.
@@ -94,7 +94,7 @@ class Sandbox:
 
     @property
     def rest_url(self) -> str:
-        """The url for `trio_cancel.lookup.RestLookup`; below ``/v4`` in place of ``/trade`` it serves the same.
+        """The url for `trio_cancel.lookup.RestLookup`; with ``/v4`` in place of ``/trade`` it serves the same data.
 
         Raises:
             RuntimeError: if the sandbox has no listener for it (``rest_port=None``).
@@ -110,12 +110,12 @@ class Sandbox:
 
     @property
     def rest_log(self) -> RestLog:
-        """What the REST side was asked."""
+        """The requests to the REST side."""
         return self._rest.log
 
     @property
     def rest_lag(self) -> float | tuple[float, float]:
-        """Seconds by which the answers of the REST side are behind the book: fixed, or (least, most)."""
+        """Seconds by which the answers of the REST side lag behind the book: fixed, or (least, most)."""
         return self._rest.lag
 
     @rest_lag.setter
@@ -157,7 +157,7 @@ class Sandbox:
 
     @property
     def clock_skew(self) -> int:
-        """Milliseconds that the venue's clock is ahead of the real one; may be set at any time."""
+        """Milliseconds by which the venue's clock is ahead of the real one; may be set at any time."""
         return self._exchange.clock_skew
 
     @clock_skew.setter
@@ -185,9 +185,9 @@ class Sandbox:
         return Counter(self._exchange.plan.counts)
 
     def script(self, script: Script | None) -> None:
-        """Have a function decide what hits each request: it gets the `RequestRecord`, returns a fault or None.
+        """Let a function decide what hits each request: it gets the `RequestRecord` and returns a fault or None.
 
-        It is asked before the tables and chances, which decide where it returns None. None takes it away.
+        It is asked before the tables and chances, which decide if it returns None. Pass None to remove it.
         """
         self._exchange.plan.script = script
 
@@ -218,16 +218,17 @@ class Sandbox:
         self._exchange.plan.for_next(Point.CLOSE, faults)
 
     def clear_faults(self) -> None:
-        """Behave from now on: take away the script, the chances and what was set for orders, requests and connections.
+        """Behave from now on: clear the script, the chances and what was set for orders, requests and connections.
 
-        What has fired already runs its course, and the counts stay. The REST side has faults of its own, which stay.
+        A fault that has already fired runs its course, and the counts stay. The REST side has its own faults, which
+        stay.
         """
         self._exchange.plan.clear()
 
     # Serving
 
     async def serve_stream(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection over any stream until it ends, without TLS of its own; always closes the stream."""
+        """Serve one connection over any stream until it ends, without adding TLS; always closes the stream."""
         await ServedConnection(
             stream,
             exchange=self._exchange,
@@ -238,15 +239,15 @@ class Sandbox:
         ).serve()
 
     async def serve_rest_stream(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection to the REST side over any stream, without TLS of its own; always closes the stream."""
+        """Serve one connection to the REST side over any stream, without adding TLS; always closes the stream."""
         await self._rest.serve(stream)
 
     def accept_rest(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection to the REST side in a task of the sandbox's own."""
+        """Serve one connection to the REST side in one of the sandbox's own tasks."""
         self._nursery.start_soon(self.serve_rest_stream, stream)
 
     def accept(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection over any stream in a task of the sandbox's own."""
+        """Serve one connection over any stream in one of the sandbox's own tasks."""
         self._nursery.start_soon(self.serve_stream, stream)
 
     async def _serve_socket(
@@ -306,34 +307,34 @@ async def open_sandbox(
     rest_lag: float | tuple[float, float] = 0.0,
     rest_faults: RestFaults | None = None,
 ) -> AsyncGenerator[Sandbox]:
-    """Run a sandbox exchange on the loopback interface for the length of the block.
+    """Run a sandbox exchange on the loopback interface for the duration of the block.
 
     Args:
-        port: to listen on, 0 for a free one, None for no listener (then use `Sandbox.serve_stream`).
-        tls: with a certificate made on the spot; needs trustme (extras ``cli`` and ``testing``).
-        credentials: of its one account; ``sandbox-token`` and ``sandbox-secret`` when left out.
-        rate: requests a second, all connections together; none refused when left out. Over it: 429 "Too many requests".
+        port: to listen on; 0 for a free one, None for no listener (then use `Sandbox.serve_stream`).
+        tls: use TLS with a certificate made on the spot; needs trustme (extras ``cli`` and ``testing``).
+        credentials: of its one account; ``sandbox-token`` and ``sandbox-secret`` if left out.
+        rate: requests a second, all connections together; no limit if left out. Over it: 429 "Too many requests".
         burst: requests at once after a pause.
         daily_limit: requests in 24 h. Over it: 429 "Limit Exceeded".
         delay: seconds that the venue takes for a request: fixed, or (least, most) drawn for each.
         idle_timeout: seconds until a silent connection is closed; pongs that answer no ping do not count.
         ping_interval: seconds between the venue's pings.
-        dialect: which of the venue's two documents its answers follow: ``"page"`` for the page of ``order.cancel`` (an
-            order that is closed: 40408), ``"openapi"`` for its OpenAPI text (40020 or 40021, 401, a bare 429).
+        dialect: which of the venue's two documents its answers follow: ``"page"`` for the page of ``order.cancel`` (a
+            closed order: 40408), ``"openapi"`` for its OpenAPI text (40020 or 40021, 401, a bare 429).
         token_field: the name under which requests must carry the token, in either dialect.
-        full_results: whether results carry ``side`` and ``average_execution_price`` too.
-        faults: chances of misbehaviour; none when left out.
+        full_results: whether results also carry ``side`` and ``average_execution_price``.
+        faults: chances of misbehaviour; none if left out.
         clock: returns Unix milliseconds.
-        clock_skew: milliseconds that the venue's clock is ahead.
-        seed: makes order ids, delays and faults repeat; random when left out.
-        log_limit: how many requests and connections the log keeps, the newest; all when left out.
+        clock_skew: milliseconds by which the venue's clock is ahead.
+        seed: makes order ids, delays and faults repeatable; random if left out.
+        log_limit: how many requests and connections the log keeps, the newest; all if left out.
         rest_port: where the REST side listens, for lookups: 0 for a free port, None for no listener.
-        rest_lag: seconds by which its answers are behind the book: fixed, or (least, most) drawn for each.
-        rest_faults: chances of its misbehaviour; none when left out.
+        rest_lag: seconds by which its answers lag behind the book: fixed, or (least, most) drawn for each.
+        rest_faults: chances of its misbehaviour; none if left out.
 
     Raises:
         OSError: if the port is taken.
-        RuntimeError: if TLS is wanted and trustme is not installed, or if another event loop than trio runs (asyncio).
+        RuntimeError: if TLS is wanted but trustme is not installed, or if an event loop other than trio is running.
         ValueError: if a limit or a time makes no sense, or there is no such dialect or field.
     """
     if not trio.lowlevel.in_trio_task():
@@ -373,7 +374,7 @@ async def open_sandbox(
     rest = RestSide(
         exchange,
         account,
-        random.Random(None if seed is None else seed + 1),  # of its own: lookups must not change what else is drawn
+        random.Random(None if seed is None else seed + 1),  # a separate one: lookups must not change the other draws
         faults=rest_faults or RestFaults(),
         lag=rest_lag,
         log_limit=log_limit,
@@ -414,7 +415,7 @@ class SandboxOptions(TypedDict, total=False):
 async def serve_sandbox(
     *, task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED, **options: Unpack[SandboxOptions]
 ) -> None:
-    """Run a sandbox exchange until cancelled, for ``nursery.start``: gives the `Sandbox` once it listens.
+    """Run a sandbox exchange until cancelled, for ``nursery.start``, which returns the `Sandbox` once it listens.
 
     Args:
         task_status: trio's.

@@ -1,4 +1,4 @@
-"""The test's side of the sandbox over a WebSocket: orders and faults, from another process.
+"""Access to the sandbox for tests in another process, over a WebSocket: orders and faults.
 
 The venue documents no such methods, and a real venue has no such path: messages on ``/sandbox`` are
 ``{"id": …, "method": "sandbox.create", "params": {…}}``, unsigned, answered in order. `SandboxControl` is the client.
@@ -35,7 +35,7 @@ _DECIMALS = ("price", "requested_amount", "executed_amount", "executed_value")
 
 
 class SandboxControlError(ValueError):
-    """The sandbox refused what was asked through its side door, or cannot be reached there."""
+    """The sandbox refused a call through its side door, or cannot be reached there."""
 
 
 def order_to_json(order: Order) -> dict[str, Any]:
@@ -44,18 +44,18 @@ def order_to_json(order: Order) -> dict[str, Any]:
 
 
 def order_from_json(data: dict[str, Any]) -> Order:
-    """Return the order that `order_to_json` gave the data of."""
+    """Return the order from the data that `order_to_json` made."""
     decimals = {name: Decimal(data[name]) for name in _DECIMALS if data[name] is not None}
     return Order(**{**data, **decimals, "status": BookStatus(data["status"])})
 
 
 @attrs.frozen
 class FaultStatus:
-    """How a sandbox misbehaves now.
+    """The present faults of a sandbox.
 
     Attributes:
         chances: the probability of each fault that has one.
-        counts: how often each fault has fired so far, those that have.
+        counts: how often each fault has fired so far; only those that have fired.
     """
 
     chances: Mapping[Fault, float]
@@ -124,7 +124,7 @@ def fault_named(name: object) -> Fault:
     """Return the fault of this name.
 
     Raises:
-        BookError: naming those that there are.
+        BookError: lists the faults that exist.
     """
     try:
         return Fault(cast("str", name))
@@ -139,9 +139,9 @@ def _list(value: object) -> list[object]:
 
 
 class SandboxControl:
-    """The test's side of a sandbox in any process; made by `open_sandbox_control`. Many tasks may use it at once.
+    """The side door of a sandbox, for any process; made by `open_sandbox_control`. Many tasks may use it at once.
 
-    Every method is cancelled safely: the sandbox may or may not have done what was asked.
+    Every method can be cancelled safely: the sandbox may or may not have carried it out.
     """
 
     def __init__(self, websocket: WebSocketConnection) -> None:
@@ -161,7 +161,7 @@ class SandboxControl:
         price: Decimal | int | str | None = "100000",
         delay: float = 0.0,
     ) -> Order:
-        """Place an order and return it; arguments and errors as `Book.create`'s, raised as `SandboxControlError`."""
+        """Place an order and return it; arguments and errors as for `Book.create`, raised as `SandboxControlError`."""
         amounts = {"amount": _exact(amount, "amount"), "price": None if price is None else _exact(price, "price")}
         params = {"pair": pair, "side": side, "type": type, **amounts, "delay": delay}
         return order_from_json(await self._ask("sandbox.create", {**_named(id, external_id), **params}))
@@ -174,14 +174,14 @@ class SandboxControl:
         amount: Decimal | int | str | None = None,
         price: Decimal | int | str | None = None,
     ) -> Order:
-        """Execute some of an order, or the rest of it; arguments as `Book.fill`'s."""
+        """Execute some of an order, or the rest of it; arguments as for `Book.fill`."""
         amounts = {
             name: _exact(value, name) for name, value in (("amount", amount), ("price", price)) if value is not None
         }
         return order_from_json(await self._ask("sandbox.fill", {**_named(id, external_id), **amounts}))
 
     async def get(self, id: str | None = None, *, external_id: str | None = None) -> Order:
-        """Return an order as it stands.
+        """Return an order in its present state.
 
         Raises:
             NoSuchOrder: if the sandbox never had it.
@@ -202,19 +202,19 @@ class SandboxControl:
         await self._ask("sandbox.set_faults", {"faults": list(faults), "order": order})
 
     async def fault_on_next(self, *faults: Fault) -> None:
-        """Set what hits the next requests, connections or Closes, whatever each fault can hit, one after another."""
+        """Set what hits the next requests, connections or Closes (as each fault requires), one after another."""
         await self._ask("sandbox.set_faults", {"faults": list(faults)})
 
     async def set_chances(self, chances: Mapping[Fault, float]) -> None:
-        """Set the probability of these faults from now on; 0 switches one off, and those not named stay as they are.
+        """Set the probability of these faults from now on; 0 switches one off; faults that are not named stay as is.
 
         Raises:
-            SandboxControlError: if one is not a probability, or those at one point sum up to more than 1.
+            SandboxControlError: if one is not a probability, or those at one point add up to more than 1.
         """
         await self._ask("sandbox.set_chances", {"chances": dict(chances)})
 
     async def clear_faults(self) -> None:
-        """Have the sandbox behave from now on: chances and what was set are taken away, the counts stay."""
+        """Make the sandbox behave from now on: clear chances and what was set; the counts stay."""
         await self._ask("sandbox.clear_faults", {})
 
     async def faults(self) -> FaultStatus:
@@ -229,7 +229,7 @@ class SandboxControl:
         try:
             asked = json.dumps(params, allow_nan=False)
         except (ValueError, TypeError) as error:
-            raise SandboxControlError(f"What is asked cannot be written as JSON: {error}.") from None
+            raise SandboxControlError(f"The request cannot be written as JSON: {error}.") from None
         with trio.move_on_after(ANSWER_WITHIN):
             async with self._turn:
                 self._count += 1
@@ -278,7 +278,7 @@ def _netloc(host: str, port: int) -> str:
 
 
 async def _address(host: str, port: int) -> str:
-    """Return an address of a host, without a thread of trio's usual ones: the test may keep them all busy."""
+    """Return an address of a host without using trio's usual threads: the test may keep them all busy."""
     if host == "localhost":
         return LOOPBACK
     with suppress(ValueError):
@@ -293,11 +293,11 @@ async def _address(host: str, port: int) -> str:
 async def open_sandbox_control(
     url: str, *, ssl_context: ssl.SSLContext | None = None
 ) -> AsyncGenerator[SandboxControl]:
-    """Open the side door of a sandbox that runs in this or another process.
+    """Open the side door of a sandbox that is running in this or another process.
 
     Args:
         url: the sandbox's trading url, as `Sandbox.url` or ``trio-cancel sandbox`` gives it.
-        ssl_context: one that trusts the sandbox's certificate, for a ``wss://`` url.
+        ssl_context: a context that trusts the sandbox's certificate, for a ``wss://`` url.
 
     Raises:
         SandboxControlError: if the url is not one, or no sandbox answers there within 10 s.
@@ -320,7 +320,7 @@ async def open_sandbox_control(
             except (HandshakeError, OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
                 cause: BaseException = error.__cause__ or error
                 while isinstance(cause, BaseExceptionGroup):
-                    cause = cause.exceptions[0]  # of several addresses the first, which stands for all
+                    cause = cause.exceptions[0]  # the first of several addresses, which stands for all
                 reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
                 raise SandboxControlError(f"No sandbox answers at {door}: {reason}.") from error
             yield SandboxControl(websocket)

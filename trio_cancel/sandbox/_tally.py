@@ -1,14 +1,14 @@
-"""Finds where a client's frames begin and end, to tell how much of one was missing when the stream ended."""
+"""Finds where a client's frames begin and end, to see how much of one was missing when the stream ended."""
 
 from __future__ import annotations
 
 
 class FrameTally:
-    """Follows the frames of a byte stream by their headers alone (RFC 6455, 5.2); a frame from a client is masked."""
+    """Follows the frames of a byte stream by their headers (RFC 6455, 5.2); a client's frame is masked."""
 
     def __init__(self) -> None:
         self.complete = 0
-        """Frames that came whole."""
+        """Frames that arrived completely."""
         self._header = bytearray()
         self._wanted = 2
         self._payload = 0  # bytes of payload still to come; 0 while a header is read
@@ -16,11 +16,11 @@ class FrameTally:
 
     @property
     def pending(self) -> int:
-        """Bytes that came of a frame which is not complete."""
+        """Bytes that have arrived of an incomplete frame."""
         return self._seen
 
     def feed(self, data: bytes) -> None:
-        """Take in bytes as they come, in pieces of any size."""
+        """Take bytes as they come, in pieces of any size."""
         position, size = 0, len(data)
         while position < size:
             if self._payload:

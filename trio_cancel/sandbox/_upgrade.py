@@ -1,7 +1,7 @@
 """The opening of a connection at the sandbox: the upgrade request, its answer, and what can go wrong on purpose.
 
-The connection's own task runs this under a deadline of its own. Cancelled anywhere it leaves a stream that can only be
-closed, which its caller does.
+The connection's own task runs this under its own deadline. If it is cancelled anywhere, it leaves a stream that can
+only be closed, which its caller does.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def read_upgrade(stream: trio.abc.Stream) -> Upgrade:
     """Read the upgrade request.
 
     Raises:
-        NoUpgrade: if the stream ends, or holds something else; a 400 has been sent where that is possible.
+        NoUpgrade: if the stream ends, or contains something else; a 400 has been sent if possible.
         trio.BrokenResourceError, trio.ClosedResourceError: as the stream does.
     """
     websocket = WSConnection(ConnectionType.SERVER)
