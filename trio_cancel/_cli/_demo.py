@@ -1,4 +1,4 @@
-"""``trio-cancel demo``: an exchange with TLS in this process, a book full of orders, and all of them canceled."""
+"""``trio-cancel demo``: starts an exchange with TLS in this process, fills its book, and cancels every order."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def _nothing() -> None:
     pass
 
 
-async def demo(*, orders: Annotated[int, WHOLE, Parameter(help="How many orders.")] = 1000) -> int:
-    """Cancel orders at an exchange of its own, and show how that went."""
+async def demo(*, orders: Annotated[int, WHOLE, Parameter(help="The number of orders.")] = 1000) -> int:
+    """Cancel orders at a local sandbox exchange, and show how it went."""
     check_orders(orders, least=1)
     need_trustme()
     tally = Tally()

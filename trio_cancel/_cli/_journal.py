@@ -1,4 +1,4 @@
-"""``trio-cancel journal``: what happened to each order, each attempt, with times; also while the journal is written."""
+"""``trio-cancel journal``: what happened to each order and attempt, with times; also while a session writes it."""
 
 from __future__ import annotations
 
@@ -68,48 +68,49 @@ def journal(
         Parameter(
             metavar="ID",
             allow_leading_hyphen=True,
-            help="Only this order, by either of its ids; may be given several times.",
+            help="Only this order, by either of its ids; may be given more than once.",
         ),
     ] = (),
     since: Annotated[
         str | None,
         Parameter(
             metavar="TIME",
-            allow_leading_hyphen=True,  # "-5m" is told what is wanted
+            allow_leading_hyphen=True,  # "-5m" then gets a message about what is wanted
             help="Only orders to which something happened since then: 2026-01-31, 2026-01-31T12:00 (UTC, unless it "
-            "says another zone), or so long ago: 90s, 30m, 2h, 7d.",
+            "gives another zone), or how long ago: 90s, 30m, 2h, 7d.",
         ),
     ] = None,
     session: Annotated[
         int | None, WHOLE, Parameter(help="Only orders that the session of this number dealt with.")
     ] = None,
     json: Annotated[bool, Parameter(help="Print a JSON object for each order.")] = False,
-    csv: Annotated[bool, Parameter(help="Print CSV, a line for each event.")] = False,
+    csv: Annotated[bool, Parameter(help="Print CSV, one line for each event.")] = False,
     html: Annotated[
         str | None,
         Parameter(
             metavar="FILE",
-            help="Write a page to FILE (to look at in a browser, without a network): a timeline of each order.",
+            help="Write a page to FILE (to view in a browser, without a network): a timeline of each order.",
         ),
     ] = None,
     compact: Annotated[
         bool,
         Parameter(
-            help="Forget what was settled long ago, and make the file smaller; what is left stays. Refused while a "
+            help="Delete what was settled long ago, and make the file smaller; what is left stays. Refused while a "
             "session writes the journal.",
         ),
     ] = False,
     days: Annotated[
         float | None,
         Parameter(
-            metavar="NUMBER", help=f"With --compact: how old what is forgotten is at least. [default: {HISTORY}]"
+            metavar="NUMBER",
+            help=f"With --compact: delete records at least this many days old. [default: {HISTORY}]",
         ),
     ] = None,
     migrate: Annotated[
         bool,
         Parameter(
-            help="Make the tables for journals in a database, or bring them up to date, as a role that may; FILE is "
-            "postgresql://... then, and need not name a journal.",
+            help="Create the tables for journals in a database, or update them, as a role that may; FILE is then "
+            "postgresql://..., and need not name a journal.",
         ),
     ] = False,
 ) -> int:
@@ -160,16 +161,16 @@ def journal(
 
 
 def _write_page(path: str, journal: str, page: str) -> None:
-    """Write the page, whole or not at all; never over a journal.
+    """Write the page, completely or not at all; never over a journal.
 
     Raises:
-        UsageError: it would take the place of something else.
+        UsageError: it would replace something else.
         CommandError: it cannot be written.
     """
     real = os.path.realpath(journal)
     mine = [os.path.realpath(path) == f"{real}{part}" for part in ("", "-wal", "-shm", ".lock")]
     if not path or any(mine) or os.path.isdir(path):
-        raise UsageError("--html needs the name of a file of its own: the page would take the journal's place.")
+        raise UsageError("--html needs its own file: the page would replace the journal.")
     beside = f"{path}.new-page"
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, a pipe
@@ -215,11 +216,11 @@ def _migrate(journal: str) -> int:
 
 @attrs.frozen
 class Selection:
-    """Which orders are told of.
+    """Which orders to print.
 
     Attributes:
-        left: only what was left.
-        names: only these ids, if there are any.
+        left: only orders that were left.
+        names: only these ids, if any are given.
         since: Unix seconds.
         session: the number of a session.
     """
@@ -243,7 +244,7 @@ class Selection:
         return [name for name in self.names if not {("", name), ("id", canonical_id(name))} & known]
 
     def of(self, contents: JournalContents) -> list[JournalOrder]:
-        """Return the orders, in the order in which they first came up."""
+        """Return the orders, in the order in which they first appeared."""
         orders = contents.left if self.left else contents.orders
         wanted = {name for text in self.names for name in (("", text), ("id", canonical_id(text)))}
         return [order for order in orders if self._has(order, wanted)]
@@ -267,7 +268,7 @@ def _names(order: JournalOrder) -> set[tuple[str, str]]:
 
 
 def _moment_of(text: str, now: float) -> float:
-    """Return a moment that a person has written, as Unix seconds.
+    """Return a moment in a person's notation as Unix seconds.
 
     Raises:
         UsageError: it is not one.
@@ -303,12 +304,12 @@ def _text_lines(
 
 
 def state_of(session: JournalSession, contents: JournalContents, writing: bool | None) -> str:
-    """Return how a session stands: "closed", "died", "lives", or "" if that cannot be told.
+    """Return the state of a session: "closed", "died", "lives", or "" if that is not known.
 
     Args:
         session: the session.
         contents: the journal that it wrote.
-        writing: whether a session writes the journal now; None if that cannot be told.
+        writing: whether a session is writing the journal now; None if that is not known.
     """
     if session.closed_at is not None:
         return "closed"
@@ -385,7 +386,7 @@ def _cancel(cancel: JournalCancel) -> dict[str, Any]:
 
 
 def _events(order: JournalOrder) -> list[tuple[float, str, dict[str, Any]]]:
-    """Return what happened to an order, in the order of time: when, what, and the columns that tell more."""
+    """Return what happened to an order, in chronological order: when, what, and more columns."""
     events: list[tuple[float, str, dict[str, Any]]] = []
 
     def add(at: float | None, event: str, **detail: Any) -> None:
@@ -421,7 +422,7 @@ def _events(order: JournalOrder) -> list[tuple[float, str, dict[str, Any]]]:
 
 
 def to_the_second(unix: float | None) -> str | None:
-    """Return Unix seconds as a person reads them, in UTC."""
+    """Return Unix seconds in a readable form, in UTC."""
     return None if unix is None else datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 

@@ -119,7 +119,7 @@ class _Resume(Run):
     """A run that gives the creates of held orders time to arrive.
 
     Attributes:
-        plan: what is to be canceled.
+        plan: what to cancel.
     """
 
     plan: Plan = attrs.field(kw_only=True)

@@ -1,4 +1,4 @@
-"""``trio-cancel sandbox``: serve an exchange on the loopback interface until interrupted, or while a command runs."""
+"""``trio-cancel sandbox``: run an exchange on the loopback interface until interrupted, or while a command runs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from trio_cancel.sandbox._certificate import NoCertificate
 
 REMEDY = "set TMPDIR to a folder that can be written"
 SHOWN = 3
-"""Ids that are printed; all are in a file."""
+"""How many ids are printed; all of them are in a file."""
 CA_NAME = "ca.pem"
 SKEW_MOST = 1e9
 LOG_KEPT = 10_000
-"""Requests that its log keeps: it may run for days."""
+"""How many requests its log keeps: it may run for days."""
 
 
 async def sandbox(
@@ -45,13 +45,13 @@ async def sandbox(
         str,
         Parameter(
             name="COMMAND",
-            help="After --: run this with the variables set; the sandbox ends with it, and with its exit status.",
+            help="After --: run this with the variables set; the sandbox ends when it does, with its exit status.",
         ),
     ],
-    port: Annotated[int, WHOLE, Parameter(help="The port to listen on; 0 takes a free one.")] = 0,
-    rest_port: Annotated[int, WHOLE, Parameter(help="The port of its REST API, for lookups; 0 takes a free one.")] = 0,
-    orders: Annotated[int, WHOLE, Parameter(help="Open orders on its book.")] = 10,
-    tls: Annotated[bool, Parameter(help="Speak TLS, with a certificate made on the spot.")] = False,
+    port: Annotated[int, WHOLE, Parameter(help="The port to listen on; 0 for a free one.")] = 0,
+    rest_port: Annotated[int, WHOLE, Parameter(help="The port of its REST API, for lookups; 0 for a free one.")] = 0,
+    orders: Annotated[int, WHOLE, Parameter(help="The number of open orders on its book.")] = 10,
+    tls: Annotated[bool, Parameter(help="Use TLS, with a certificate made on the spot.")] = False,
     env_file: Annotated[
         str | None,
         Parameter(
@@ -61,7 +61,7 @@ async def sandbox(
     ] = None,
     json_file: Annotated[str | None, Parameter(metavar="FILE", help="The same, as a JSON object.")] = None,
     rate: Annotated[
-        float | None, Parameter(metavar="NUMBER", help="Requests per second; over it, it refuses with 429.")
+        float | None, Parameter(metavar="NUMBER", help="Requests per second; beyond that it refuses with 429.")
     ] = None,
     delay: Annotated[
         str,
@@ -77,17 +77,17 @@ async def sandbox(
     ] = None,
     seed: Annotated[int | None, WHOLE, Parameter(help="Make ids, delays and faults the same in each run.")] = None,
     skew: Annotated[
-        float, Parameter(metavar="SECONDS", help="Seconds that its clock is ahead; negative for behind.")
+        float, Parameter(metavar="SECONDS", help="Seconds by which its clock is ahead; negative for behind.")
     ] = 0.0,
     dialect: Annotated[
         Literal["page", "openapi"],
-        Parameter(help="Answer as the venue's page of order.cancel says, or as its OpenAPI text does."),
+        Parameter(help="Answer as the venue's page on order.cancel says, or as its OpenAPI text does."),
     ] = "page",
     token_field: Annotated[
         Literal["api_token", "apiToken"], Parameter(help="The name under which requests must carry the token.")
     ] = "api_token",  # noqa: S107 - the name of a field, not a token
 ) -> int:
-    """Serve an exchange to try things on, on the loopback interface, until interrupted or while a command runs."""
+    """Run an exchange for trying things out, on the loopback interface, until interrupted or while a command runs."""
     asked = parse_faults(fault or ())
     options: SandboxOptions = {
         "port": _port("--port", port),
@@ -128,7 +128,7 @@ async def sandbox(
 
 @attrs.frozen
 class _OpenSandbox:
-    """A sandbox that listens, and what leads to it."""
+    """A listening sandbox, and how to reach it."""
 
     venue: Sandbox
     folder: Path
@@ -137,12 +137,12 @@ class _OpenSandbox:
     variables: dict[str, str]
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of a program that is to use it."""
+        """Return the environment for a program that should use it."""
         ours = {name: value for name, value in os.environ.items() if name not in OTHERS}
         return ours | self.variables
 
     def described(self) -> str:
-        """Return what a person needs to use it."""
+        """Return a description for a person who wants to use it."""
         with _writes_to(self.folder):
             return describe(self.venue, self.folder, self.ids, self.token_field)
 
@@ -151,7 +151,7 @@ class _OpenSandbox:
 async def _served(
     options: SandboxOptions, orders: int, asked: Asked, files: Mapping[str, Path]
 ) -> AsyncGenerator[_OpenSandbox]:
-    """Serve a sandbox with orders on its book; write the files that lead to it, and take them away."""
+    """Run a sandbox with orders on its book; write the files that point to it, and remove them at the end."""
     with _folder() as folder:
         async with AsyncExitStack() as stack:
             try:
@@ -228,7 +228,7 @@ def _writes_to(folder: Path) -> Generator[None]:
 
 @contextmanager
 def _folder() -> Generator[Path]:
-    """Make a folder for the sandbox's files, which is gone afterwards."""
+    """Make a temporary folder for the sandbox's files."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="trio-cancel-sandbox-", ignore_cleanup_errors=True)
     except OSError as error:
@@ -238,7 +238,7 @@ def _folder() -> Generator[Path]:
 
 
 def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str = TOKEN_FIELDS[0]) -> str:
-    """Return what a person needs to use the sandbox; write the file with all ids, which it names."""
+    """Return a description for a person who wants to use the sandbox; write the file with all ids that it names."""
     trust: list[str] = []
     lines = [
         f"The sandbox exchange listens at {venue.url}",
@@ -259,19 +259,19 @@ def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str 
         lines += [f"  and {len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
         lines += ["", "Cancel one of them:", "", *_pasted(venue, [*command, ids[0]], token_field)]
         lines += ["", "Cancel them all:", "", *_pasted(venue, [*command, "--from", str(ids_file)], token_field)]
-        if importlib.util.find_spec("httpcore2") is not None:  # else that command could only name the missing extra
+        if importlib.util.find_spec("httpcore2") is not None:  # otherwise it could only name the missing extra
             show = [*program(), "show", "--rest-url", venue.rest_url, *trust, ids[0]]
-            lines += ["", "Look up what became of the first:", "", *_pasted(venue, show, token_field)]
+            lines += ["", "Look up what happened to the first:", "", *_pasted(venue, show, token_field)]
     else:
-        lines += ["", "Its book is empty; see what it says to a cancel:", ""]
+        lines += ["", "Its book is empty; see how it answers a cancel:", ""]
         lines += _pasted(venue, [*command, "no-such-order"], token_field)
     faulty = shlex.join([*program(), "fault", "--url", venue.url, *trust, str(Fault.DROP_AFTER)])
-    lines += ["", "Have it misbehave (it cancels, and its answer is lost):", "", f"  {faulty}"]
+    lines += ["", "Make it misbehave (it cancels, and its answer is lost):", "", f"  {faulty}"]
     return "\n".join([*lines, "", "It serves until Ctrl-C.", ""])
 
 
 def program() -> list[str]:
-    """Return the words that run this very program: ``trio-cancel`` only if that is what the shell would find."""
+    """Return the words that run this program: ``trio-cancel`` only if that is what the shell would find."""
     found = shutil.which("trio-cancel")
     if found is not None and Path(found).resolve().parent == Path(sys.executable).parent.resolve():
         return ["trio-cancel"]
