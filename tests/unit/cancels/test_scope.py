@@ -684,7 +684,7 @@ async def test_the_next_order_of_a_name_is_not_taken_for_placed(autojump_clock: 
 async def test_a_scope_is_used_within_its_block_and_once(autojump_clock: MockClock) -> None:
     async with session() as (_, ws):
         orders = ws.open_order_scope()
-        with pytest.raises(SessionClosed, match="has not begun"):
+        with pytest.raises(SessionClosed, match="has not started"):
             await orders.add("x")
         async with orders:
             with pytest.raises(SessionClosed, match="entered once"):
