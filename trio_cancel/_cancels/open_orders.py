@@ -114,7 +114,7 @@ class _List:
 
 @attrs.define(eq=False)
 class _Found:
-    """One order that is meant."""
+    """One listed order that is meant, and how often it was tried."""
 
     state: OrderState
     outcome: Outcome | None = None

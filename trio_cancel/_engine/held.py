@@ -105,7 +105,7 @@ def _unix(date: datetime | None) -> float | None:
 
 
 class Holder(Protocol):
-    """A scope, as the table sees it."""
+    """An order scope, as the table of held orders sees it."""
 
     def off_book(self, request: CancelRequest, outcome: Outcome) -> None:
         """Release the order that is held as ``request``, if the outcome is certainly about this very order."""

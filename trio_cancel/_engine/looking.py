@@ -34,7 +34,7 @@ FAILURES_MOST = 5
 
 
 class Next(enum.Enum):
-    """What follows a lookup."""
+    """What to do after a lookup that did not settle its order."""
 
     SETTLE = enum.auto()
     LOOK_AGAIN = enum.auto()

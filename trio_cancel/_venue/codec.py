@@ -126,6 +126,8 @@ _Int = Annotated[int, msgspec.Meta(ge=-_MOST, lt=_MOST)]
 
 
 class _Error(msgspec.Struct, gc=False):
+    """The error in an answer's JSON, before it is checked."""
+
     error_code: _Int | None = None
     message: str | None = None
 
@@ -135,6 +137,8 @@ _Number = Any
 
 
 class _Order(msgspec.Struct, gc=False):
+    """The result in an answer's JSON, before it is checked."""
+
     id: str | None = None
     create_date: datetime | None = None
     update_date: datetime | None = None
@@ -154,6 +158,8 @@ class _Order(msgspec.Struct, gc=False):
 
 
 class _Reply(msgspec.Struct, gc=False):
+    """An answer's JSON, before it is checked."""
+
     id: str | None
     status: _Int
     result: _Order | None = None

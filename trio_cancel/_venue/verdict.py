@@ -29,7 +29,7 @@ _EXECUTED = re.compile(
 
 
 class Verdict(enum.Enum):
-    """What one answer says."""
+    """What one answer says about the request that it answers."""
 
     CANCELED = enum.auto()
     CLOSED = enum.auto()
