@@ -134,7 +134,7 @@ UNUSABLE = [
     ("http://us%3Aer:sekret@p:1", "a user name with a colon"),
     ("socks5://user:" + "sekret" * 50 + "@p", "longer than SOCKS5 allows"),
     ("http://user:sekret@" + "ä" * 300, "not a valid name"),
-    ("socks5://user:sekretä@p", "not ASCII"),
+    ("socks5://user:sekretä@p", "non-ASCII"),
 ]
 
 

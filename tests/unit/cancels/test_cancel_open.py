@@ -115,7 +115,7 @@ async def test_nothing_beyond_the_scope_is_touched(
 @pytest.mark.parametrize(
     ("keywords", "words"),
     [
-        ({}, "must be said"),
+        ({}, "Say which open orders"),
         ({"everything": True, "pair": "BTC_BRL"}, "without pair and side"),
         ({"everything": True, "side": "buy"}, "without pair and side"),
         ({"everything": "BTC_BRL"}, "True or False"),

@@ -687,12 +687,12 @@ async def test_a_scope_is_used_within_its_block_and_once(autojump_clock: MockClo
         with pytest.raises(SessionClosed, match="has not started"):
             await orders.add("x")
         async with orders:
-            with pytest.raises(SessionClosed, match="entered once"):
+            with pytest.raises(SessionClosed, match="entered only once"):
                 async with orders:
                     pytest.fail("it is open")
         with pytest.raises(SessionClosed, match="has exited"):
             await orders.add("x")
-        with pytest.raises(SessionClosed, match="entered once"):
+        with pytest.raises(SessionClosed, match="entered only once"):
             async with orders:
                 pytest.fail("it has been left")
         with pytest.raises(InvalidRequest, match="does not hold"):
