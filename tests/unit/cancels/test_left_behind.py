@@ -338,7 +338,7 @@ async def test_what_a_resume_leaves_it_says_in_these_words(tmp_path: Path, autoj
             why = "its external id is older than 1 h"
             assert [str(getattr(outcome, "cause", "")) for outcome in report.outcomes] == [
                 f"{why} and may name a newer order; ws.resume(old_external_ids=True) takes it",
-                "this session has held it itself; its scope sees to it, or ws.dismiss(…)",
+                "this session has held it itself; its scope takes care of it, or ws.dismiss(…)",
             ]
 
 

@@ -718,7 +718,7 @@ async def test_an_order_is_added_in_the_block_alone(autojump_clock: MockClock) -
         for _ in range(2):  # before the block and after it
             with pytest.raises(SessionClosed) as refused:
                 await orders.add("early")
-            assert str(refused.value) == "This order scope is not open: its block has not begun or has been left."
+            assert str(refused.value) == "This order scope is not open: its block has not started or has exited."
             if orders.report is None:
                 async with orders:
                     pass
@@ -737,7 +737,7 @@ async def test_a_session_that_has_failed_holds_nothing_more_and_tells(autojump_c
                 with pytest.raises(SessionClosed) as refused:
                     await orders.add("more")
                 assert str(refused.value) == (
-                    "The session has failed, so that no order can be canceled or held any more; do not place it. "
+                    "The session has failed, so no order can be canceled or held any more; do not place it. "
                     "Open a new session."
                 )
                 assert isinstance(refused.value.__cause__, HandshakeFailed)

@@ -196,5 +196,5 @@ async def test_a_list_that_was_not_whole_in_time_says_nothing(autojump_clock: Mo
     sweep = Sweep(OpenScope(), 20.0, 0.0)
     assert await all_of(OpenOrders(sweep, page, lambda: WALL, 5.0)) == []
     assert trio.current_time() == 5.0
-    assert str(sweep.failure) == "The list was not whole and quiet for 20 s within 5 s."
+    assert str(sweep.failure) == "The list was not complete and quiet for 20 s within 5 s."
     assert sweep.none_seen_since == (None if hangs else WALL)
