@@ -88,7 +88,7 @@ async def test_what_cannot_be_read_is_counted_over_all_pages(autojump_clock: Moc
     listed = _List(Pages(shown("A", last=False, unreadable=1), shown("B", " C ", unreadable=2)))
     assert [[state.id for state in await listed.next_page()] for _ in range(2)] == [["A"], ["B"]]
     assert listed.ended
-    assert str(listed.failure) == "4 orders of the venue's list could not be read, so that they were not canceled."
+    assert str(listed.failure) == "4 orders of the venue's list could not be read, so they were not canceled."
 
 
 async def test_pages_without_anything_new_end_a_list_only_one_after_the_other(autojump_clock: MockClock) -> None:

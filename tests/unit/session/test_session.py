@@ -804,7 +804,7 @@ async def test_a_long_retry_after_is_capped(autojump_clock: MockClock, caplog: p
         pauses = [later - earlier for earlier, later in itertools.pairwise(venue.dials[1:])]
         assert pauses == pytest.approx([60, 60])
         assert "(it asks us to wait 3600 s)" in caplog.text
-        assert "waited for 60 s at most" in caplog.text
+        assert "waits 60 s at most" in caplog.text
 
 
 async def test_a_retry_after_is_overtaken_with_care_while_an_order_waits(autojump_clock: MockClock) -> None:
