@@ -6,11 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio.testing
 
-from tests.tools.desk import Desk, bare
-from trio_cancel import CancelRequest, ConnectionLost, NotSent, NotWritten, TakenOver
+from tests.tools.desk import WALL, Desk, Order, bare, canceled
+from trio_cancel import CancelRequest, ConnectionLost, NoReply, NotSent, NotWritten, TakenOver, Unknown
+from trio_cancel._engine import in_flight
 from trio_cancel._engine.engine import SLICE
-from trio_cancel._engine.order import RetryPolicy
+from trio_cancel._engine.looking import BUDGET
+from trio_cancel._engine.order import RetryPolicy, State
+from trio_cancel.lookup import OrderState, OrderStatus
 
 
 def test_whatever_has_not_settled_is_under_way_and_pending() -> None:
@@ -121,3 +125,78 @@ def test_what_could_not_be_written_for_want_of_a_connection_says_so() -> None:
     outcome = desk.only(asked)
     assert isinstance(outcome, NotSent)
     assert "no connection" in str(outcome.cause)
+
+
+# What is in flight
+
+
+def test_what_has_settled_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes late is then known as that."""
+    monkeypatch.setattr(in_flight, "LATE_KEPT", 3)
+    desk = Desk()
+    for number in range(8):
+        desk.submit(f"o-{number}")
+        desk.answer(canceled(desk.ids[-1], f"o-{number}"))
+    assert desk.engine.statistics().settled == 8
+    known = [desk.engine._in_flight.settled_as(request_id) is not None for request_id in desk.ids]
+    assert known == [False] * 3 + [True] * 5
+
+
+def test_a_place_in_the_window_is_given_back_one_by_one() -> None:
+    desk = Desk()
+    orders = [desk.submit(name) for name in "abc"]
+    tables = desk.engine._in_flight
+    assert tables.active_priority == 3
+    tables._leave(orders[0])
+    assert tables.active_priority == 2
+    tables.last[orders[0]] = None
+    tables._leave(orders[0])
+    assert (tables.active_priority, list(tables.last)) == (2, [])
+
+
+def looking_up(desk: Desk, *names: str) -> list[Order]:
+    """Orders that nothing is known of, and that are looked up."""
+    tables: Any = desk.engine._in_flight
+    tables._lookups = True
+    orders = [desk.submit(name) for name in names]
+    for order in orders:
+        assert tables._look_up(order, Unknown(order.request, order.attempts(), cause=NoReply("no answer")))
+    return orders
+
+
+async def test_a_lookup_has_the_time_that_is_left_and_its_own(autojump_clock: trio.testing.MockClock) -> None:
+    desk = Desk(policy=RetryPolicy(give_up_after=10.0))
+    (order,) = looking_up(desk, "a")
+    assert order.looking is not None
+    assert order.looking.ends_at == pytest.approx(10.0 + BUDGET)
+    order.time_spent += 9.5
+    order.looking = None
+    order.state = State.IN_FLIGHT
+    desk.engine._in_flight._look_up(order, Unknown(order.request, cause=NoReply("no answer")))
+    assert order.looking is not None
+    assert order.looking.ends_at == pytest.approx(0.5 + BUDGET)
+
+
+async def test_what_is_still_on_the_book_comes_back_into_the_window(autojump_clock: trio.testing.MockClock) -> None:
+    desk = Desk()
+    others = [desk.submit(name) for name in "xy"]
+    looked_up = looking_up(desk, "a", "b")
+    tables = desk.engine._in_flight
+    assert tables.active_priority == len(others)
+    for order in looked_up:
+        state = OrderState(status=OrderStatus.OPEN, seen_at=WALL, id=order.request.id)
+        assert tables.seen(order, state) is None
+    assert tables.active_priority == len(others) + 2
+    assert not tables.looked_up
+
+
+async def test_what_a_lookup_saw_closed_tells_all_attempts(autojump_clock: trio.testing.MockClock) -> None:
+    desk = Desk()
+    (order,) = looking_up(desk, "a")
+    assert order.looking is not None
+    order.looking.outcome = Unknown(order.request, (), cause=NoReply("no answer"))  # of before an attempt
+    state = OrderState(status=OrderStatus.CANCELED, seen_at=WALL, id="a")
+    assert desk.engine._in_flight.seen(order, state) is None
+    outcome = desk.only(order)
+    assert outcome.off_book
+    assert [attempt.request_id for attempt in outcome.attempts] == desk.ids
