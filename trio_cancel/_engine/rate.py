@@ -257,7 +257,6 @@ class AdaptiveRate:
         self.rate *= 2 ** (busy / DOUBLING) if self._doubling else 1 + min(RECOVERY * busy, RECOVERY_EACH)
         if self.rate > PACED_MOST:
             self.rate = None
-            self._doubling = True
 
     def limited(self, now: float, written_at: float) -> bool:
         """Count a 429 for a request written at ``written_at``; return True if it changed the pace."""

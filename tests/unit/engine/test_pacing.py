@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from trio_cancel import ConfigurationError, Pacer
 from trio_cancel._engine.rate import (
+    _BURST_MOST,
+    _LEAST,
     BESIDE_FOR,
     BESIDE_LEAST,
     BESIDE_MOST,
@@ -24,6 +26,7 @@ from trio_cancel._engine.rate import (
     WINDOW_START,
     AdaptiveRate,
     limit_of,
+    pacer_of,
 )
 
 # Pacer
@@ -122,6 +125,27 @@ def test_a_refused_pacer_says_what_it_needs_and_what_it_got() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Pacer(1, 0)
     assert str(caught.value) == "Pacer needs a burst of at least 1 request, not 0."
+
+
+def test_a_pacer_at_its_limits() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Pacer(0)
+    assert str(caught.value) == "Pacer needs a rate of more than 0 requests a second, not 0."
+    assert Pacer(_LEAST).rate == _LEAST
+    assert Pacer(1, _BURST_MOST).burst == _BURST_MOST
+    with pytest.raises(ConfigurationError):
+        Pacer(1, _BURST_MOST + 1)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_copy_of_a_pacer_is_shared_as_that_is(shared: bool) -> None:
+    again = pickle.loads(pickle.dumps(Pacer(4, shared=shared)))
+    assert again.shared is shared
+
+
+def test_a_pacer_is_made_of_a_limit() -> None:
+    limit = limit_of(Pacer(4, burst=3))
+    assert limit_of(pacer_of(limit)) is limit
 
 
 # AdaptiveRate

@@ -11,11 +11,13 @@ import pytest
 from tests.tools.desk import WALL, Desk, canceled, refusal, result
 from tests.tools.venues import Remembering
 from trio_cancel import AlreadyClosed, Canceled, CancelRequest, NotFound, Outcome, Rejected, Unknown
+from trio_cancel._engine import replies
+from trio_cancel._engine.looking import Looking
 from trio_cancel._engine.order import RetryPolicy, State
-from trio_cancel._engine.rate import PACED_START, WINDOW_START
-from trio_cancel._engine.replies import BAD_PER_MINUTE
-from trio_cancel._values.errors import InvalidReply, UnlistedRefusal, VenueUnavailable
-from trio_cancel.types import Attempt, VenueReply
+from trio_cancel._engine.rate import PACED_START, WINDOW_START, AdaptiveRate
+from trio_cancel._engine.replies import BAD_PER_MINUTE, _contradicts, _learn
+from trio_cancel._values.errors import InvalidReply, NoReply, UnlistedRefusal, VenueUnavailable
+from trio_cancel.types import Attempt, CanceledOrder, VenueReply
 
 Answer = Callable[[str], str]
 ONCE = RetryPolicy(retry=False)
@@ -346,3 +348,74 @@ def test_what_results_lack_is_told_once_for_each_field(caplog: pytest.LogCapture
         caplog.clear()
         desk.answer(json.dumps({"id": desk.ids[-1], "status": 200, "result": {"id": "o", "status": "open"}}))
     assert "lack" not in caplog.text  # what says nothing is not looked at
+
+
+# What is taken from answers besides
+
+
+def test_the_pace_is_told_how_long_each_answer_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    took: list[tuple[float, int]] = []
+    monkeypatch.setattr(AdaptiveRate, "answered", lambda _, seconds, active: took.append((seconds, active)))
+    desk.wait(5)
+    desk.submit("a")
+    desk.submit("b")
+    desk.wait(0.25)
+    desk.answer(canceled(desk.ids[0], "a"))
+    assert took == [(0.25, 2)]
+
+
+@pytest.mark.parametrize(
+    ("claimed", "settled_as", "contradicts"),
+    [
+        ("canceled", "not_sent", True),
+        ("canceled", "rejected", True),
+        ("canceled", "not_found", True),
+        ("canceled", "already_closed", False),
+        ("canceled", "canceled", False),
+        ("canceled", "unknown", False),
+        ("not_found", "canceled", True),
+        (replies.EXECUTED, "canceled", True),
+        (replies.EXECUTED, "already_closed", False),
+        (None, "canceled", False),
+    ],
+)
+def test_which_claims_contradict_an_outcome(claimed: str | None, settled_as: str, contradicts: bool) -> None:
+    assert _contradicts(claimed, settled_as) is contradicts
+
+
+@pytest.mark.parametrize(
+    ("named", "external_id", "by_id", "learned"),
+    [
+        ("7155", "mm-1", False, "7155"),
+        ("7155", "mm-1", True, None),  # asked for by an id that a lookup saw
+        ("7155", "another", False, None),
+        (None, "mm-1", False, None),
+        (" 7155", "mm-1", False, None),
+    ],
+)
+def test_the_venues_id_is_learned_from_an_answer_of_the_same_name(
+    named: str | None, external_id: str, by_id: bool, learned: str | None
+) -> None:
+    desk = Desk()
+    order = desk.submit(external_id="mm-1")
+    (flight,) = desk.flights
+    order.looking = Looking(Unknown(order.request, cause=NoReply("no answer")), 0.0, 1.0)
+    if by_id:
+        order.looking.by_id[flight.request_id] = CancelRequest("7155")
+    _learn(order, flight, CanceledOrder(named, external_id=external_id))
+    assert order.learned == (None if learned is None else CancelRequest(learned))
+    order.learned = before = CancelRequest("first")
+    _learn(order, flight, CanceledOrder(named, external_id=external_id))
+    assert order.learned is before
+
+
+def test_what_results_lack_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    for name in "ab":
+        desk.submit(name)
+        answer = json.loads(canceled(desk.ids[-1], name))
+        del answer["result"]["create_date"]
+        desk.answer(json.dumps(answer))
+    (line,) = [record.getMessage() for record in caplog.records if "lack" in record.getMessage()]
+    assert line == "the venue's results lack create_date, or it cannot be read; it is None, also in those to come"

@@ -35,7 +35,7 @@ from trio_cancel import (
     VenueError,
     VenueUnavailable,
 )
-from trio_cancel._values.errors import InvalidRequest
+from trio_cancel._values.errors import InvalidRequest, NoReply
 from trio_cancel._values.outcomes import FIELD_ADVICE, NotSurelyThisOrder, not_surely
 from trio_cancel._values.report import InvalidItem, describe_invalid, describe_left
 from trio_cancel._venue.codec import Reply, decode_reply
@@ -395,3 +395,20 @@ def test_an_item_that_named_no_order_travels_with_what_stood_there() -> None:
         assert copy.copy(invalid) is invalid
         again = pickle.loads(pickle.dumps(invalid))
         assert (again.index, str(again), type(again.error), again.item) == (3, "bad.", InvalidRequest, told)
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_what_is_not_surely_this_order_keeps_what_is_known_of_it(flag: bool) -> None:
+    name, error = CancelRequest(external_id="mm-1"), VenueReply(400, 40408, "closed")
+    closed = AlreadyClosed(name, (Attempt("r1"),), error=error, after_unanswered=flag, unrecorded=flag)
+    outcome = not_surely(closed)
+    assert (outcome.request, outcome.attempts, outcome.error) == (name, (Attempt("r1"),), error)
+    assert (outcome.after_unanswered, outcome.unrecorded) == (flag, flag)
+    assert getattr(outcome.cause, "closed", None) is closed
+
+
+def test_outcomes_with_causes_have_hashes_of_their_own() -> None:
+    for kind in (NotSent, Unknown):
+        values = {hash(kind(CancelRequest(name), cause=NoReply("no"))) for name in "abcdefgh"}
+        assert len(values) > 1
+        assert hash(kind(CancelRequest("a"), cause=NoReply("no"))) in values

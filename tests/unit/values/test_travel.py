@@ -26,7 +26,7 @@ import trio_cancel as tc
 from trio_cancel import journal, lookup, sandbox, types
 from trio_cancel._engine.rate import limit_of
 from trio_cancel._values import errors
-from trio_cancel._values.travel import ForeignCause
+from trio_cancel._values.travel import Anything, ForeignCause, portable
 
 REQUEST = tc.CancelRequest("7155ED34-1B1B-4B7E-9A5C-000000000001")
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
@@ -426,3 +426,63 @@ def test_there_and_back_through_another_process() -> None:
         assert list(VALUES.values()) == pool.submit(echo, list(VALUES.values())).result()
         unknown = tc.Unknown(REQUEST, cause=OnlyHere("words"))
         assert pool.submit(echo, unknown).result() == unknown
+
+
+def test_a_stand_in_shows_class_and_words() -> None:
+    assert str(ForeignCause("mod.Odd", "went wrong")) == "mod.Odd: went wrong"
+    assert str(ForeignCause("mod.Odd", "")) == "mod.Odd"
+
+
+class Shy:
+    def __repr__(self) -> str:
+        raise ValueError
+
+    def __reduce__(self) -> str:
+        raise ValueError
+
+
+def test_what_cannot_show_itself_is_shown_by_its_class() -> None:
+    arrived = pickle.loads(pickle.dumps(Anything(Shy())))
+    assert isinstance(arrived, str)
+    assert "Shy object at 0x" in arrived
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+    def __reduce__(self) -> str:
+        raise ValueError
+
+
+def test_what_has_no_words_arrives_by_its_name() -> None:
+    arrived = pickle.loads(pickle.dumps(portable(Wordless())))
+    assert isinstance(arrived, ForeignCause)
+    assert (arrived.text, arrived.type_name.rpartition(".")[2]) == ("", "Wordless")
+
+
+class Forgetful(Exception):
+    """Its pickle is no exception."""
+
+    def __reduce__(self) -> Any:
+        return str, ("nothing",)
+
+
+def test_what_does_not_arrive_as_an_exception_arrives_by_its_name() -> None:
+    arrived = pickle.loads(pickle.dumps(portable(Forgetful("gone"))))
+    assert isinstance(arrived, ForeignCause)
+    assert str(arrived).endswith("Forgetful: gone")
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), Forgetful("x")])
+def test_each_note_arrives_once(error: Exception) -> None:
+    error.add_note("first")
+    error.add_note("second")
+    arrived: Any = pickle.loads(pickle.dumps(portable(error)))
+    assert arrived.__notes__ == ["first", "second"]
+
+
+def test_a_copy_keeps_where_it_was_raised() -> None:
+    with pytest.raises(tc.ConnectionLost) as caught:
+        raise tc.ConnectionLost("cut")
+    assert copy.copy(caught.value).__traceback__ is caught.value.__traceback__ is not None

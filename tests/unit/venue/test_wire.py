@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.tools.desk import canceled, refusal, result
 from trio_cancel import CancelRequest, Credentials
-from trio_cancel._venue.codec import BadReply, Reply, Signer, _shared_decimal, decode_reply
+from trio_cancel._venue.codec import BadReply, Reply, Signer, _read_members, _shared_decimal, decode_reply
 from trio_cancel.types import CanceledOrder
 
 PAGE_REQUEST = """{
@@ -727,3 +727,45 @@ def test_what_an_answer_does_not_say_is_not_there() -> None:
 def test_what_cannot_be_read_is_shown_though_it_is_cut_within_a_character() -> None:
     order = order_in(with_field("price", '"%s"' % ("€" * 1000)))
     assert order.unreadable == (("price", '"' + "€" * 199),)
+
+
+# A text that the quick way does not take
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (None, "it is unusual"),
+        (ValueError("first\nsecond"), "first"),
+        (ValueError(), "ValueError"),
+        (ValueError("x" * 300), "x" * 200),
+    ],
+)
+def test_what_cannot_be_read_says_why_in_a_few_words(error: Exception | None, reason: str) -> None:
+    assert _read_members(b"[", error) == BadReply(f"it is no JSON object ({reason})")
+    assert _read_members(b'{"id": 7, "status": 200}', error) == BadReply(
+        f"it has no id that can be read ({reason})", None, 200
+    )
+    assert _read_members(b'{"id": "a"}', error) == BadReply(f"it has no status that can be read ({reason})", "a")
+
+
+@pytest.mark.parametrize(("id", "read"), [('"id": "a\ufffd", ', "a\ufffd"), ('"id": null, ', None), ("", None)])
+def test_an_id_may_be_odd_or_missing(id: str, read: str | None) -> None:
+    reply = _read_members(f'{{{id}"status": 429}}', None)
+    assert isinstance(reply, Reply)
+    assert (reply.id, reply.status) == (read, 429)
+
+
+@pytest.mark.parametrize(("status", "unexpected"), [(200, False), (201, True), (400, True)])
+def test_a_result_beside_another_status_is_noted(status: int, unexpected: bool) -> None:
+    reply = _read_members(json.dumps({"id": "a", "status": status, "result": {"status": "canceled"}}), None)
+    assert isinstance(reply, Reply)
+    assert reply.has_result is unexpected
+
+
+@pytest.mark.parametrize("price", [7, "7", 7.0, "7.00"])
+def test_an_average_price_may_be_written_as_any_number(price: object) -> None:
+    reply = decode_reply(json.dumps({"id": "a", "status": 200, "result": result("o", average_execution_price=price)}))
+    assert isinstance(reply, Reply)
+    assert reply.order is not None
+    assert reply.order.average_execution_price == 7
