@@ -49,25 +49,27 @@ def journal(tmp_path: Path) -> Path:
     changes = Changes()
     for number, name in enumerate(HOSTILE, 1):
         at = NOW + number * 1_000_000
-        changes.holds.values += (number, 1, 1, name, at, None, None)
-        changes.placed.values += (number, at, f"ID-{number}")
+        changes.holds.append((number, 1, 1, name, at, None, None))
+        changes.placed.append((number, at, f"ID-{number}"))
         intent = 100 + number
-        changes.intents.values += (intent, 1, 0, f"id-{number}", at + 400_000)
+        changes.intents.append((intent, 1, 0, f"id-{number}", at + 400_000))
         if number % 3:
-            changes.releases.values += (number, at + 500_000)
-            changes.answers.values += (
-                number,
-                intent,
-                1 + number % 2,
-                at + 410_000,
-                at + 450_000,
-                200,
-                "canceled",
-                None,
+            changes.releases.append((number, at + 500_000))
+            changes.answers.append(
+                (
+                    number,
+                    intent,
+                    1 + number % 2,
+                    at + 410_000,
+                    at + 450_000,
+                    200,
+                    "canceled",
+                    None,
+                )
             )
         else:
-            changes.attempts.values += (number, intent, 1, at + 410_000, None, None)
-            changes.outcomes.values += (intent, "unknown", at + 900_000, None)
+            changes.attempts.append((number, intent, 1, at + 410_000, None, None))
+            changes.outcomes.append((intent, "unknown", at + 900_000, None))
     store.commit(changes)
     store.close()
     return path

@@ -53,9 +53,8 @@ class Disk:
         fails = any(begin <= now < end for begin, end in plan.failures) or rng.random() < plan.chance
         if not fails or rng.random() < 0.2:
             stamp = self._recorder.stamp()
-            for rows in (changes.holds, changes.intents):
-                for row in rows:
-                    self.committed.setdefault(row[0], stamp)
+            for number in [hold[0] for hold in changes.holds] + [intent[0] for intent in changes.intents]:
+                self.committed.setdefault(number, stamp)
             row = self._sessions[session - 1]
             row = row._replace(alive=changes.alive or row.alive, closed=changes.closed or row.closed)
             self._sessions[session - 1] = row
@@ -68,7 +67,7 @@ class Disk:
     def contents(self) -> JournalContents:
         """Return what a reader would find."""
         changes = self._changes
-        rows = (changes.holds, changes.releases, changes.intents, changes.placed)
+        rows: tuple[list[Any], ...] = (changes.holds, changes.releases, changes.intents, changes.placed)
         holds, releases, intents, placed = (sorted({row[0]: row for row in each}.values()) for each in rows)
         tried = spread(changes.answers, changes.attempts, changes.outcomes)
         return contents_of(Tables(URL, list(self._sessions), holds, releases, intents, *tried, placed=placed))

@@ -183,7 +183,7 @@ class Journal:
         external = request.external_id is not None
         low, high = (None, None) if clock is None else (int(clock.low * 1000), int(clock.high * 1000))
         row = (number, self._session, int(external), request.key, micros(self._wall()), low, high)
-        self._changes.holds.values += row
+        self._changes.holds.append(row)
         self._held[request] = number  # now, so that it can be released while it waits
         durable = False
         try:
@@ -240,7 +240,7 @@ class Journal:
         """Record, soon, that the venue has an order that is held, and its id for it, if that is known."""
         number = self._held.get(request)
         if number is not None:
-            self._changes.placed.values += (number, micros(self._wall()), order_id)
+            self._changes.placed.append((number, micros(self._wall()), order_id))
             self._wake_lazily()
 
     def check_free(self, request: CancelRequest) -> None:
@@ -273,8 +273,8 @@ class Journal:
         number, self._next = self._next, self._next + 1
         at, request = micros(self._wall()), outcome.request
         code = None if outcome.error is None else outcome.error.error_code
-        self._changes.intents.values += (number, self._session, int(request.id is None), request.key, at)
-        self._changes.outcomes.values += (number, outcome.kind, at, code)
+        self._changes.intents.append((number, self._session, int(request.id is None), request.key, at))
+        self._changes.outcomes.append((number, outcome.kind, at, code))
         self.left.settled(outcome)
         self._wake_lazily()
 
@@ -296,14 +296,9 @@ class Journal:
         at = micros(self._wall())
         if order.unsettled:
             number, self._next = self._next, self._next + 1
-            self._changes.intents.values += (
-                number,
-                self._session,
-                int(request.external_id is not None),
-                request.key,
-                at,
-            )
-            self._changes.outcomes.values += (number, DISMISSED, at, None)
+            external = int(request.external_id is not None)
+            self._changes.intents.append((number, self._session, external, request.key, at))
+            self._changes.outcomes.append((number, DISMISSED, at, None))
         self.release_left(hold.number for hold in order.open_holds)
         await self.flush()
 
@@ -314,14 +309,14 @@ class Journal:
         at = micros(self._wall())
         number = self._next
         session = self._session
-        values = self._changes.intents.values
+        intents = self._changes.intents
         for order in admitted:
             if not order.intent:
                 request = order.request
                 if request.id is not None:
-                    values += (number, session, 0, request.id, at)
+                    intents.append((number, session, 0, request.id, at))
                 else:
-                    values += (number, session, 1, request.key, at)
+                    intents.append((number, session, 1, request.key, at))
                 order.intent = number
                 number += 1
         if number > self._next:
@@ -362,34 +357,37 @@ class Journal:
             if outcome.off_book and len(flights) == 1 and flights[0].answered_at is not None:
                 # The usual end: its answer, at the time of the answer, in one row.
                 flight = flights[0]
-                self._changes.answers.values += (
-                    self._first_attempt + int(flight.request_id[self._number_at :]),
-                    order.intent,
-                    flight.connection,
-                    int(flight.written_at * 1_000_000),
-                    int((flight.answered_at or self._wall()) * 1_000_000),
-                    flight.status,
-                    outcome.kind,
-                    code,
+                self._changes.answers.append(
+                    (
+                        self._first_attempt + int(flight.request_id[self._number_at :]),
+                        order.intent,
+                        flight.connection,
+                        int(flight.written_at * 1_000_000),
+                        int((flight.answered_at or self._wall()) * 1_000_000),
+                        flight.status,
+                        outcome.kind,
+                        code,
+                    )
                 )
             else:
-                self._changes.outcomes.values += (order.intent, outcome.kind, micros(self._wall()), code)
+                self._changes.outcomes.append((order.intent, outcome.kind, micros(self._wall()), code))
                 self._add_attempts(order)
             if not self._lazy:
                 self._wake_lazily()
 
     def _add_attempts(self, order: OrderCancel) -> None:
-        # Into flat rows at once: orders kept until the next transaction would be work for the garbage collector.
-        values = self._changes.attempts.values
+        # Into rows at once: orders kept until the next transaction would be work for the garbage collector.
         for flight in order.flights:
             answered = flight.answered_at
-            values += (
-                self._first_attempt + int(flight.request_id[self._number_at :]),
-                order.intent,
-                flight.connection,
-                int(flight.written_at * 1_000_000),
-                None if answered is None else int(answered * 1_000_000),
-                flight.status,
+            self._changes.attempts.append(
+                (
+                    self._first_attempt + int(flight.request_id[self._number_at :]),
+                    order.intent,
+                    flight.connection,
+                    int(flight.written_at * 1_000_000),
+                    None if answered is None else int(answered * 1_000_000),
+                    flight.status,
+                )
             )
 
     # Waiting
@@ -441,7 +439,7 @@ class Journal:
         ) from self.failure
 
     def _let_go(self, number: int) -> None:
-        self._changes.releases.values += (number, micros(self._wall()))
+        self._changes.releases.append((number, micros(self._wall())))
         self._wake_lazily()
 
     # The task
@@ -557,7 +555,7 @@ class Journal:
         if len(kept) > KEPT_MOST:
             self._dropped = True
             for rows in (kept.attempts, kept.outcomes, kept.answers, kept.intents):
-                rows.drop_older_half()
+                del rows[: len(rows) // 2]
 
     def _fail(self, error: BaseException) -> None:
         known, self.failure = self.failure, error

@@ -268,19 +268,16 @@ def statement_of(some: Sequence[_Entry], lock: str) -> tuple[LiteralString, dict
     used: list[tuple[str, bool]] = []
     names = False
     for attribute, table in _TABLES.items():
-        filled = [(entry.journal, rows) for entry in some if (rows := getattr(entry.changes, attribute)).values]
-        if not filled:
-            continue
-        columns: list[list[Any]] = [[] for _ in table.columns]
+        rows: list[tuple[Any, ...]] = []
         of: list[int] = []
-        for journal, rows in filled:
-            flat, width = rows.values, rows.width
-            if table.key is not None and len(flat) > width:  # one statement changes a row once: the last word counts
-                latest = {row[table.key]: row for row in rows}
-                flat = [value for row in latest.values() for value in row]
-            of += [journal] * (len(flat) // width)
-            for place in range(width):
-                columns[place] += flat[place::width]
+        for entry in some:
+            its = getattr(entry.changes, attribute)
+            # One statement changes a row once: the last word counts.
+            rows += its if table.key is None else {row[table.key]: row for row in its}.values()
+            of += [entry.journal] * (len(rows) - len(of))
+        if not rows:
+            continue
+        columns = list(zip(*rows, strict=True))
         many = several or len(of) > 1
         used.append((attribute, many))
         if several:
@@ -354,7 +351,7 @@ def _given(name: LiteralString, many: bool, **columns: LiteralString) -> Literal
     return f"(SELECT {', '.join(f'%({column})s::{kind} AS {column}' for column, kind in columns.items())}) AS {name}"
 
 
-def _value(column: list[Any], kind: str, many: bool) -> str | None:
+def _value(column: Sequence[Any], kind: str, many: bool) -> str | None:
     """Return values as the database writes an array, or the only one as it writes that.
 
     It is a text in any case: a number would be of another type for the driver as it grows, and so the statement.

@@ -6,8 +6,7 @@ the clock did. An attempt's number is its request's number plus what its session
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import attrs
@@ -47,31 +46,6 @@ AnswerRow: TypeAlias = tuple[int, int, int, int, int, int | None, str, int | Non
 """The usual end of a cancel, its only attempt and its outcome in one row: an attempt's, then kind, error code"""
 
 
-class Rows:
-    """Rows of a table in one flat list: a bulk cancel must not feed the garbage collector three tuples an order.
-
-    Attributes:
-        width: how many values make a row.
-        values: all of them; to add a row, extend it by that many.
-    """
-
-    __slots__ = ("values", "width")
-
-    def __init__(self, width: int, rows: Iterable[tuple[int | str | None, ...]] = ()) -> None:
-        self.width: int = width
-        self.values: list[int | str | None] = list(chain.from_iterable(rows))
-
-    def __len__(self) -> int:
-        return len(self.values) // self.width
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return zip(*[iter(self.values)] * self.width, strict=True)
-
-    def drop_older_half(self) -> None:
-        """Forget the first half."""
-        del self.values[: len(self) // 2 * self.width]
-
-
 class Changes:
     """Rows that go into a journal in one transaction.
 
@@ -93,38 +67,36 @@ class Changes:
         alive: int | None = None,
         closed: int | None = None,
     ) -> None:
-        self.holds: Rows = Rows(7, holds)
-        self.placed: Rows = Rows(3, placed)
-        self.releases: Rows = Rows(2, releases)
-        self.intents: Rows = Rows(5, intents)
-        self.attempts: Rows = Rows(6, attempts)
-        self.outcomes: Rows = Rows(4, outcomes)
-        self.answers: Rows = Rows(8, answers)
+        self.holds: list[HoldRow] = list(holds)
+        self.placed: list[PlacedRow] = list(placed)
+        self.releases: list[ReleaseRow] = list(releases)
+        self.intents: list[IntentRow] = list(intents)
+        self.attempts: list[AttemptRow] = list(attempts)
+        self.outcomes: list[OutcomeRow] = list(outcomes)
+        self.answers: list[AnswerRow] = list(answers)
         self.alive = alive
         self.closed = closed
 
+    @property
+    def rows(self) -> dict[str, list[Any]]:
+        """All rows, by the names of their tables."""
+        return {
+            "intent": self.intents,
+            "hold": self.holds,
+            "placed": self.placed,
+            "release": self.releases,
+            "attempt": self.attempts,
+            "outcome": self.outcomes,
+            "answer": self.answers,
+        }
+
     def __len__(self) -> int:
-        return (
-            len(self.holds)
-            + len(self.placed)
-            + len(self.releases)
-            + len(self.intents)
-            + len(self.attempts)
-            + len(self.outcomes)
-            + len(self.answers)
-            + (self.alive is not None)
-            + (self.closed is not None)
-        )
+        return sum(map(len, self.rows.values())) + (self.alive is not None) + (self.closed is not None)
 
     def before(self, later: Changes) -> Changes:
         """Add ``later`` changes to these, and return these."""
-        self.holds.values += later.holds.values
-        self.placed.values += later.placed.values
-        self.releases.values += later.releases.values
-        self.intents.values += later.intents.values
-        self.attempts.values += later.attempts.values
-        self.outcomes.values += later.outcomes.values
-        self.answers.values += later.answers.values
+        for table, rows in later.rows.items():
+            self.rows[table].extend(rows)
         if later.alive is not None:
             self.alive = later.alive
         if later.closed is not None:

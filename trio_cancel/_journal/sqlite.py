@@ -18,12 +18,13 @@ import tempfile
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from trio_cancel._journal import fork
 from trio_cancel._journal.lock import Lock, lock
-from trio_cancel._journal.rows import Begun, Changes, Rows, SessionRow, Tables, spread
+from trio_cancel._journal.rows import Begun, Changes, SessionRow, Tables, spread
 from trio_cancel._journal.store import AT_OPENING, DAY, FORKED, HISTORY, Account, StoreFailed
 from trio_cancel._values.errors import JournalError
 from trio_cancel._values.observer import logger
@@ -229,13 +230,8 @@ class SQLiteStore:
         try:
             if database.execute("SELECT max(number) FROM session").fetchone() != (session,):
                 raise StoreFailed("another session has begun to write it")
-            _insert(database, "intent", changes.intents)
-            _insert(database, "hold", changes.holds)
-            _insert(database, "placed", changes.placed)
-            _insert(database, "release", changes.releases)
-            _insert(database, "attempt", changes.attempts)
-            _insert(database, "outcome", changes.outcomes)
-            _insert(database, "answer", changes.answers)
+            for table, rows in changes.rows.items():
+                _insert(database, table, rows)
             if changes.alive is not None:
                 database.execute("UPDATE session SET alive = ? WHERE number = ?", (changes.alive, session))
             if changes.closed is not None:
@@ -445,17 +441,16 @@ def _warn_of_lost_log(real: str, in_use: bool) -> None:
         )
 
 
-def _insert(database: sqlite3.Connection, table: str, rows: Rows) -> None:
-    """Insert rows, many by a statement: Python's lock changes hands with each, which costs more than the row."""
-    values, width = rows.values, rows.width
+def _insert(database: sqlite3.Connection, table: str, rows: list[tuple[int | str | None, ...]]) -> None:
+    """Insert rows, many by a statement: a statement costs more than a row."""
+    width = len(rows[0]) if rows else 0
     at = 0
-    for count in _AT_ONCE:
-        size = count * width
-        if size > _PARAMETERS:
-            continue
-        while len(values) - at >= size:
-            database.execute(_statement(table, width, count), values[at : at + size])
-            at += size
+    for count in _AT_ONCE if rows else ():
+        if count * width <= _PARAMETERS:
+            while len(rows) - at >= count:
+                some = rows[at : at + count]
+                database.execute(_statement(table, width, count), tuple(chain.from_iterable(some)))
+                at += count
 
 
 @cache

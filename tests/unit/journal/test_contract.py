@@ -367,21 +367,21 @@ def check_what_is_found(seed: int, address: str) -> None:
             external, key = rng.choice(keys)
             now = at + rng.randrange(900)
             if rng.random() < 0.5:
-                changes.holds.values += (number, begun.session, external, key, now, None, None)
+                changes.holds.append((number, begun.session, external, key, now, None, None))
                 if rng.random() < 0.6:
-                    changes.placed.values += (number, now, rng.choice(("abc", "Y", "x-É", None)))
+                    changes.placed.append((number, now, rng.choice(("abc", "Y", "x-É", None))))
                 if rng.random() < 0.6:
-                    changes.releases.values += (number, now + rng.randrange(900))
+                    changes.releases.append((number, now + rng.randrange(900)))
             else:
-                changes.intents.values += (number, begun.session, external, key, now)
+                changes.intents.append((number, begun.session, external, key, now))
                 kind = rng.choice(
                     (None, "unknown", "rejected", "not_found", "canceled", "dismissed", "answer", "answer")
                 )
                 if kind == "answer":
-                    changes.answers.values += (attempt, number, 1, now, now, 200, "already_closed", None)
+                    changes.answers.append((attempt, number, 1, now, now, 200, "already_closed", None))
                 elif kind is not None:
-                    changes.outcomes.values += (number, kind, now + rng.randrange(2000), None)
-                    changes.attempts.values += (attempt, number, 1, now, None, None)
+                    changes.outcomes.append((number, kind, now + rng.randrange(2000), None))
+                    changes.attempts.append((attempt, number, 1, now, None, None))
                 attempt += 1
             number += 1
         store.commit(changes)

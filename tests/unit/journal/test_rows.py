@@ -10,26 +10,10 @@ import pytest
 from trio_cancel import AlreadyClosed, Canceled, CancelRequest
 from trio_cancel._journal.reading import JournalHold, contents_of
 from trio_cancel._journal.resume import LEEWAY, OLD, Errand, plan_resume
-from trio_cancel._journal.rows import Changes, Rows, SessionRow, Tables, micros, request_of, seconds, spread
+from trio_cancel._journal.rows import Changes, SessionRow, Tables, micros, request_of, seconds, spread
 from trio_cancel.types import Attempt, CanceledOrder, OffsetInterval
 
 SECOND = 1_000_000
-
-
-def test_rows_lie_flat_and_come_out_whole() -> None:
-    rows = Rows(3, [(1, "a", None), (2, "b", 7)])
-    rows.values += (3, "c", 8)
-    assert (len(rows), list(rows)) == (3, [(1, "a", None), (2, "b", 7), (3, "c", 8)])
-    rows.values.pop()
-    with pytest.raises(ValueError, match="argument"):
-        list(rows)  # a row that is not whole is never left out in silence
-
-
-@pytest.mark.parametrize(("number", "left"), [(0, []), (1, [0]), (2, [1]), (5, [2, 3, 4]), (6, [3, 4, 5])])
-def test_the_older_half_is_dropped_in_whole_rows(number: int, left: list[int]) -> None:
-    rows = Rows(2, [(index, "x") for index in range(number)])
-    rows.drop_older_half()
-    assert list(rows) == [(index, "x") for index in left]
 
 
 TABLES = {
