@@ -262,14 +262,14 @@ def test_a_file_of_no_use_is_named_and_why(monkeypatch: pytest.MonkeyPatch, tmp_
         (b"", "is empty"),
         (b"\n", "is empty"),
         (b"\r\n", "is empty"),
-        (b"x" * 65_537, "is too long to be one"),
-        (b"x" * 70_000, "is too long to be one"),
+        (b"x" * 65_537, "is too long for a credential"),
+        (b"x" * 70_000, "is too long for a credential"),
         (b"\xff", "is not UTF-8"),
     ):
         path.write_bytes(data)
         assert said(monkeypatch, str(path)) == f"{called} {why}."
     assert said(monkeypatch, str(path), value="t") == (
-        "Both RIPIO_API_TOKEN and RIPIO_API_TOKEN_FILE are set; which one is meant is not known. Unset one."
+        "Both RIPIO_API_TOKEN and RIPIO_API_TOKEN_FILE are set, and only one of them can be meant. Unset one."
     )
     assert said(monkeypatch, "") == (
         "The environment variable RIPIO_API_TOKEN_FILE is empty: name a file in it, or unset it."
@@ -363,7 +363,7 @@ def test_what_a_message_shows_of_a_long_id() -> None:
 def test_a_request_names_its_order_already() -> None:
     with pytest.raises(InvalidRequest) as caught:
         CancelRequest.of(CancelRequest("a"), "b")
-    assert str(caught.value) == "A CancelRequest names its order already; external_id must not be given as well."
+    assert str(caught.value) == "A CancelRequest already names its order; do not give external_id as well."
 
 
 def test_a_canceled_order_has_the_names_that_the_venue_gives_it() -> None:
