@@ -101,7 +101,7 @@ def _check_wire(run: Run, wire: Wire) -> Iterator[str]:
     venue = run.log.connections[wire.venue_number]
     faults = {record.fault for record in run.log if record.connection == venue.number}
     left = wire.left_at is not None and wire.left_at.order < closed.order
-    # A write is waited for until WRITE_DEADLINE, and no longer than the time of the orders in it,.
+    # A write is waited for until ``write_deadline``, and no longer than the time of the orders in it,.
     stalled = any(end > len(wire.up.data) and closed.time > stamp.time for stamp, _, end in wire.offers)
     noisy = sum(record.connection == venue.number for record in run.log) > BAD_MESSAGES
     closing = venue.note.startswith("closed by the sandbox")

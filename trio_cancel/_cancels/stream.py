@@ -121,10 +121,7 @@ class StreamSource:
 
     @property
     def invalid(self) -> tuple[InvalidItem, ...]:
-        """The items so far that named no order; empty unless ``invalid="report"`` was passed.
-
-        They are kept for as long as the stream: nothing else in it grows with its input.
-        """
+        """See :class:`CancelStream`."""
         return tuple(self._invalid)
 
     # What the engine calls

@@ -287,12 +287,7 @@ class InFlight:
         return None
 
     def not_seen(self, order: OrderCancel, again: bool) -> float | None:
-        """Note that a lookup failed; return the seconds until the next one, None if there is none.
-
-        Args:
-            order: the order.
-            again: whether another lookup may find more.
-        """
+        """Note that a lookup failed; see ``Engine.not_seen``."""
         looking = order.looking
         if order.state is not State.LOOKED_UP or looking is None:
             return None
