@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from itertools import count
 
@@ -253,7 +253,7 @@ async def _beats(job: Job, database: Database) -> dict[str, float]:
         sides: dict[str, Callable[[], float]] = {
             "beats_cpu": time.process_time,
             "guard_cpu": partial(_cpu, [guard.pid]),
-            "server_cpu": partial(_cpu, database.cluster.pids()),
+            "server_cpu": lambda: _cpu(database.cluster.pids()),
         }
         before, started = {side: used() for side, used in sides.items()}, time.perf_counter()
         await trio.sleep(seconds)
@@ -266,11 +266,12 @@ async def _beats(job: Job, database: Database) -> dict[str, float]:
 
 
 def _cpu(pids: list[int]) -> float:
-    """Processor seconds that these have used."""
+    """Processor seconds that these have used, and those of their children that have ended."""
     used = 0
     for pid in pids:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        used += int(fields[11]) + int(fields[12])
+        with suppress(FileNotFoundError):  # it has ended just now, and counts as its parent's
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            used += sum(map(int, fields[11:15]))
     return used / os.sysconf("SC_CLK_TCK")
 
 

@@ -186,13 +186,21 @@ class Lock:
         self._free: list[trio.Event] = []
 
     def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Take it, also for another job to release."""
         while self._held:
             event = trio.Event()
             self._free.append(event)
             wait(event.wait)
         self._held = True
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Let the next job have it."""
         self._held = False
         if self._free:
             set_event(self._free.pop(0))

@@ -139,6 +139,12 @@ _EXTERNAL = 2
 """The place in a hold's row of whether its key is an external id."""
 
 
+def _taken_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @attrs.define(eq=False)
 class _Entry:
     """What one session commits.
@@ -150,6 +156,7 @@ class _Entry:
         done: set once it is known what became of it.
         error: why it is not recorded, or not surely.
         guards: what the beats of those add up to that have its account's credentials.
+        told: released once it is done, and when its thread is to commit for all that wait.
     """
 
     journal: int
@@ -158,6 +165,7 @@ class _Entry:
     done: bool = False
     error: Exception | None = None
     guards: int | None = None
+    told: threading.Lock = attrs.field(factory=_taken_lock)
 
 
 class _Shared:
@@ -167,9 +175,10 @@ class _Shared:
         self.users = 0
         self.known: Settings | None = None
         self._server = server
-        self._turn = threading.Lock()  # whoever has it uses the connection, for all that wait
+        self._turn = threading.Lock()  # whoever has it uses the connection
         self._guard = threading.Lock()
         self._waiting: deque[_Entry] = deque()
+        self._led = False  # a thread commits for all that wait
         self._connection: DatabaseConnection | None = None
 
     def commit(self, entry: _Entry, seconds: float) -> None:
@@ -181,11 +190,27 @@ class _Shared:
         """
         with self._guard:
             self._waiting.append(entry)
-        with self._turn:
-            while not entry.done:
-                self._commit_some(seconds)
+            leads, self._led = not self._led, True
+        if not leads:
+            # A lock of its own: of hundreds that wait for one lock, each would have it only after the one before.
+            entry.told.acquire()
+        if not entry.done:
+            try:
+                with self._turn:
+                    while not entry.done:
+                        self._commit_some(seconds)
+            finally:
+                self._hand_on()
         if entry.error is not None:
             raise entry.error
+
+    def _hand_on(self) -> None:
+        """Let the thread go on for all that has waited longest, if one waits."""
+        with self._guard:
+            first = self._waiting[0] if self._waiting else None
+            self._led = first is not None
+        if first is not None:
+            first.told.release()
 
     def _commit_some(self, seconds: float) -> None:
         some: list[_Entry] = []
@@ -207,11 +232,15 @@ class _Shared:
                 self._failed(some, error)
         except (psycopg.Error, CommitInDoubt, StoreFailed, OSError) as error:
             self._failed(some, error)
+        except BaseException as error:  # nobody is to take it for recorded
+            self._failed(some, error)
+            raise
         finally:
             for entry in some:
                 entry.done = True
+                entry.told.release()
 
-    def _failed(self, some: Iterable[_Entry], error: Exception) -> None:
+    def _failed(self, some: Iterable[_Entry], error: BaseException) -> None:
         why = reason(error, self._server)
         for entry in some:
             entry.error = StoreFailed(why)
