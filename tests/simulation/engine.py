@@ -19,8 +19,8 @@ from trio.testing import MockClock
 
 from .record import LogKeeper
 
-SPIN_LIMIT = 100.0
-"""Seconds of real time after which a run counts as spinning: its clock does not get on."""
+SPIN_LIMIT = 60.0
+"""Seconds of processor time after which a run counts as spinning: its clock does not get on."""
 
 
 class Spinning(Exception):
@@ -37,13 +37,13 @@ def watched() -> Generator[None]:
     def strike(_signum: int, frame: FrameType | None) -> None:
         raise Spinning("".join(traceback.format_stack(frame, 8)))
 
-    before = signal.signal(signal.SIGALRM, strike)
-    signal.setitimer(signal.ITIMER_REAL, SPIN_LIMIT, 0.1)
+    before = signal.signal(signal.SIGPROF, strike)
+    signal.setitimer(signal.ITIMER_PROF, SPIN_LIMIT, 0.1)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @MockClock.register  # trio lets no other clock jump, and nobody derive from that one
