@@ -328,3 +328,18 @@ async def test_keep_without_a_journal_is_a_checkpoint(autojump_clock: MockClock)
         with trio.testing.assert_checkpoints():
             await orders.keep(orders.held[0])
         assert len(orders) == 0
+
+
+async def test_what_was_closed_and_surely_this_order_is_released(autojump_clock: MockClock, disk: Disk) -> None:
+    """Its date says nothing, but the venue had it before it was asked."""
+    async with session() as (venue, ws):
+        venue.book.create(external_id="mm-1")
+        await trio.sleep(30)
+        async with ws.open_order_scope() as orders:
+            await orders.add(external_id="mm-1")
+            orders.placed(external_id="mm-1")
+            assert disk.held == {"mm-1"}
+        assert orders.report is not None
+        assert orders.report.counts["canceled"] == 1
+        await trio.sleep(5)
+        assert disk.held == set()

@@ -1,0 +1,178 @@
+"""How a stream takes its input in and how what is left is withdrawn: each rule alone, on an engine without sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from tests.tools.desk import Desk, bare
+from trio_cancel import CancelRequest, NotWritten
+from trio_cancel._cancels import stream, withdraw
+from trio_cancel._cancels.stream import StreamSource
+from trio_cancel._engine.order import RetryPolicy
+
+
+def source(**options: Any) -> StreamSource:
+    return StreamSource(RetryPolicy(), Desk(up=False).engine, **options)
+
+
+class Steps(trio.abc.Instrument):
+    """Notes what a number is after each step of a task, wherever it has changed."""
+
+    def __init__(self, number: Callable[[], int]) -> None:
+        self._number = number
+        self.seen: list[int] = []
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        now = self._number()
+        if self.seen[-1:] != [now]:
+            self.seen.append(now)
+
+
+def names(count: int) -> Iterator[str]:
+    return (f"o-{number}" for number in range(count))
+
+
+async def test_the_intake_stops_at_a_full_shelf(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SHELF", 10)
+    taking = source()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(taking._take_in, names(100))
+        await trio.testing.wait_all_tasks_blocked()
+        assert taking._taken_in == 10
+        assert len(taking.take(7)) == 7
+        await trio.testing.wait_all_tasks_blocked()
+        assert taking._taken_in == 17
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_input_that_never_waits_lets_others_run(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "SHELF", 1000)
+    monkeypatch.setattr(stream, "YIELD_EVERY", 50)
+    taking = source()
+    steps = Steps(lambda: taking._taken_in)
+    trio.lowlevel.add_instrument(steps)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(taking._take_in, names(120))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    trio.lowlevel.remove_instrument(steps)
+    assert steps.seen == [0, 50, 100, 120]
+
+
+async def test_outcomes_that_nobody_receives_stop_the_intake(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "ROOM", 5)
+    taking = source()
+    for number, name in enumerate(names(5)):
+        taking._take_item(name, number)
+        taking._not_sent(NotWritten("no"))
+    made = trio.Event()
+
+    async def make_room() -> None:
+        await taking._make_room(0)
+        made.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(make_room)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not made.is_set()
+        await taking.next_outcome()
+        taking._tell_room()
+        await trio.testing.wait_all_tasks_blocked()
+        assert made.is_set()
+
+
+async def test_what_is_refused_is_told_as_it_is_received(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "ROOM", 5)
+    taking = source()
+    for number, name in enumerate(names(8)):
+        taking._take_item(name, number)
+    taking._refused = NotWritten("it has ended")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(taking._settle_shelf)
+        await trio.testing.wait_all_tasks_blocked()
+        assert taking._unreceived == 5
+        for _ in range(3):
+            await taking.next_outcome()
+            taking._tell_room()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (taking._unreceived, len(taking._shelf)) == (5, 0)
+
+
+async def test_from_when_the_time_of_each_item_counts(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was there at once came with the item before, what was waited for when it came."""
+    monkeypatch.setattr(stream, "WAITED", 0.25)
+    taking = source()
+    await trio.sleep(3)
+
+    async def items() -> AsyncIterator[str]:
+        yield "at once"
+        await trio.sleep(0.125)
+        yield "nearly"
+        await trio.sleep(0.25)
+        yield "waited for"
+        await trio.sleep(5)
+        yield "late"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(taking._take_in, items())
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert [came for _, came in taking._shelf] == [0.0, 0.125, 3.375, 8.375]
+
+
+async def test_an_async_generator_is_closed_with_the_intake(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "SHELF", 1)
+    closed = trio.Event()
+
+    async def items() -> AsyncIterator[str]:
+        try:
+            for name in names(5):
+                yield name
+        finally:
+            closed.set()
+
+    kept = items()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(source()._take_in, kept)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert closed.is_set()
+
+
+async def test_an_item_that_names_no_order_is_kept_as_it_came() -> None:
+    taking = source(invalid="report")
+    taking._take_item(7, 3)
+    (invalid,) = taking.invalid
+    assert (invalid.index, invalid.item) == (3, 7)
+
+
+@pytest.mark.parametrize(("count", "seen"), [(9, [0, 9]), (10, [0, 10]), (11, [0, 10, 11]), (25, [0, 10, 20, 25])])
+async def test_orders_are_withdrawn_by_slices(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, count: int, seen: list[int]
+) -> None:
+    monkeypatch.setattr(withdraw, "SLICE", 10)
+    orders = [bare(CancelRequest(name)) for name in names(count)]
+    engine = Desk(up=False).engine
+    steps = Steps(lambda: sum(order.outcome is not None for order in orders))
+    await trio.lowlevel.checkpoint()
+    trio.lowlevel.add_instrument(steps)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(withdraw.withdraw, engine, orders)
+    trio.lowlevel.remove_instrument(steps)
+    assert steps.seen == seen
