@@ -123,4 +123,4 @@ async def test_what_ended_the_connection_is_why_an_order_is_unknown(autojump_clo
     (outcome,) = outcomes
     assert isinstance(outcome, Unknown)
     assert isinstance(outcome.cause, ConnectionLost)
-    assert str(outcome.cause).startswith("the connection ")
+    assert str(outcome.cause).startswith("the connection was lost before the answer came (")

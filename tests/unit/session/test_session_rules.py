@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.tools.venues import Remembering, open_venue
-from trio_cancel import ConnectionLost, HandshakeFailed, NotSent, Outcome, SessionClosed, Unknown
+from tests.tools.venues import Remembering, open_venue, venue_clock
+from trio_cancel import (
+    CancelRequest,
+    ConnectionLost,
+    HandshakeFailed,
+    LookupFailed,
+    NotSent,
+    Observer,
+    Outcome,
+    SessionClosed,
+    TradingWS,
+    Unknown,
+)
 from trio_cancel._engine.engine import Engine
+from trio_cancel._session import session as module
+from trio_cancel._session.connection import Connection
 from trio_cancel._session.session import (
     BACKOFF_FIRST,
     EARLY_FIRST,
@@ -16,6 +32,9 @@ from trio_cancel._session.session import (
     HURRY,
     RETRY_AFTER_MOST,
 )
+from trio_cancel._values.models import TOKEN_FIELDS
+from trio_cancel._venue.codec import Signer
+from trio_cancel.lookup import OrderState
 from trio_cancel.sandbox import Fault
 from trio_cancel.types import SessionState
 
@@ -100,3 +119,141 @@ async def test_the_pauses_between_tries(autojump_clock: MockClock, monkeypatch: 
             early *= 2
         assert await pause(0.1, 1e9) == pytest.approx(EARLY_MOST)
         assert await pause(EARLY_MOST + 1, 1e9) == pytest.approx(EARLY_MOST + 1)
+
+
+async def test_a_connection_that_ends_is_logged_with_its_cause(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        await venue.cut()
+        await trio.sleep(5)
+        assert ws.state is SessionState.CONNECTED
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("connection ")]
+    assert [line for line in lines if "ended" in line and line.startswith("connection 1 ended: ")]
+    assert not [line for line in lines if line.startswith("connection 2 ended")]  # we closed it
+
+
+async def test_a_first_connection_that_ends_at_once_keeps_its_cause(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = ConnectionLost("cut")
+
+    async def serve(*_: Any) -> ConnectionLost:
+        await trio.lowlevel.checkpoint()
+        return lost
+
+    monkeypatch.setattr(Connection, "serve", serve)
+    async with open_venue() as venue:
+        with pytest.raises(HandshakeFailed, match="ended at once: cut") as caught:
+            async with venue.open():
+                raise AssertionError("it is not entered")
+        assert caught.value.__cause__ is lost
+
+
+class Odd:
+    """A scope that cannot be ended."""
+
+    def end(self) -> trio.Event:
+        raise ValueError("no")
+
+    def cut_off(self) -> None: ...
+
+
+async def test_a_scope_that_cannot_be_ended_is_logged_and_the_session_ends(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        ws._session.scopes[Odd()] = None
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert errors == ["an order scope could not be ended: ValueError: no"]
+
+
+async def test_no_scope_is_opened_while_the_session_ends(autojump_clock: MockClock) -> None:
+    refused: list[BaseException] = []
+    async with open_venue(clock=venue_clock) as venue, trio.open_nursery() as nursery:
+        (order_id,) = venue.orders(1)
+        venue.sandbox.script(lambda record: Fault.SILENT_BEFORE)
+
+        async def late(ws: TradingWS) -> None:
+            await trio.sleep(3)
+            try:
+                await ws.open_order_scope().__aenter__()
+            except SessionClosed as error:
+                refused.append(error)
+
+        async with venue.open() as ws:
+            scope = ws.open_order_scope(grace=10)
+            await scope.__aenter__()
+            await scope.add(order_id)
+            nursery.start_soon(late, ws)
+            await trio.sleep(1)
+        assert trio.current_time() >= 10
+    (error,) = refused
+    assert str(error).startswith("This session is ending")
+
+
+@pytest.mark.parametrize("failed", [False, True])
+async def test_a_session_says_that_it_is_closed_before_the_connection_says_goodbye(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, failed: bool
+) -> None:
+    seen: list[SessionState] = []
+    close = Connection.close
+    async with open_venue() as venue:
+        async with venue.open() as ws:
+
+            async def noting(self: Connection) -> None:
+                seen.append(ws.state)
+                await close(self)
+
+            monkeypatch.setattr(Connection, "close", noting)
+            if failed:
+                ws._session.state = SessionState.FAILED
+        assert seen == [SessionState.FAILED if failed else SessionState.CLOSED]
+        seen.append(ws.state)
+        assert seen[-1] is SessionState.CLOSED
+
+
+async def test_what_a_boundary_caught_is_logged_or_handed_on(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_venue() as venue, venue.open() as ws:
+        handed: list[BaseException] = []
+        session, fatal = ws._session, SystemExit(3)
+        monkeypatch.setattr(session, "hand_on", handed.append)
+        assert session._log_failure("it failed", None)
+        assert session._log_failure("it failed", fatal)
+        assert not caplog.records
+        assert not session._log_failure("it failed", ValueError("no"))
+        assert handed == [fatal]
+        assert caplog.records[-1].getMessage() == "it failed: ValueError: no"
+
+
+async def test_an_observer_that_ends_the_program_ends_the_block(autojump_clock: MockClock) -> None:
+    class Ending(Observer):
+        def connection_lost(self, number: int, cause: BaseException | None) -> None:
+            raise SystemExit(3)
+
+    async with open_venue() as venue:
+        with pytest.raises(SystemExit):
+            async with venue.open(observer=Ending()):
+                await venue.cut()
+                await trio.sleep_forever()
+
+
+async def test_a_session_is_made_as_the_options_say(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def signer(*args: Any) -> Signer:
+        made.append(args)
+        return Signer(*args)
+
+    async def lookup(request: CancelRequest) -> OrderState:
+        raise LookupFailed("no")
+
+    monkeypatch.setattr(module, "Signer", signer)
+    async with open_venue() as venue:
+        for field in TOKEN_FIELDS:
+            for closed_too in (False, True):
+                async with venue.open(token_field=field, lookup=lookup, look_up_closed=closed_too) as ws:
+                    assert ws._session.engine._in_flight._closed_too is closed_too
+                assert made.pop()[1] == field

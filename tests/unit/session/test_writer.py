@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from tests.tools.desk import Order, canceled
-from trio_cancel import CancelRequest
+from trio_cancel import CancelRequest, ConnectionLost
 from trio_cancel._engine.engine import WRITE_MOST, Engine
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._engine.venue_clock import VenueClock
@@ -463,3 +463,50 @@ async def test_the_writer_is_rung_when_reading_gives_tls_something_to_say() -> N
     stream.on_output = lambda: rings.append(stream.pending_output)
     assert await stream.receive() == b"end"
     assert rings == [True]
+
+
+async def test_a_write_that_breaks_says_why_and_keeps_the_cause(autojump_clock: trio.testing.MockClock) -> None:
+    bench = Bench()
+    async with writing(bench):
+        bench.raw.room = 10
+        order = bench.submit("a")
+        await trio.testing.wait_all_tasks_blocked()
+        bench.raw.break_it()
+        await trio.testing.wait_all_tasks_blocked()
+    assert order.kind == "not_sent"
+    (lost,) = bench.ended
+    assert isinstance(lost, ConnectionLost)
+    assert isinstance(lost.__cause__, trio.BrokenResourceError)
+    assert str(lost) == str(lost.__cause__) != "None"
+
+
+async def test_a_venue_that_does_not_read_is_its_own_cause(autojump_clock: trio.testing.MockClock) -> None:
+    bench = Bench()
+    async with writing(bench):
+        bench.raw.room = 10
+        bench.submit("a")
+        await trio.sleep(60)
+    (lost,) = bench.ended
+    assert isinstance(lost, ConnectionLost)
+    assert str(lost).startswith("the venue did not read for ")
+    assert lost.__cause__ is None
+
+
+async def test_a_writer_is_parked_only_while_it_waits(autojump_clock: trio.testing.MockClock) -> None:
+    bench = Bench()
+    parked = [bench.writer._parked]
+    async with writing(bench) as scope:
+        parked.append(bench.writer._parked)
+        scope.cancel()
+    parked.append(bench.writer._parked)
+    assert parked == [False, True, False]
+
+
+async def test_a_parked_writer_wakes_when_a_pace_lets_it(autojump_clock: trio.testing.MockClock) -> None:
+    bench = Bench()
+    await bench.writer.wakeup.wait()  # what was rung for before
+    with trio.fail_after(10):
+        await bench.writer._park(2.5)
+    assert trio.current_time() == 2.5
+    with pytest.raises(trio.TooSlowError), trio.fail_after(10):
+        await bench.writer._park(math.inf)

@@ -10,6 +10,7 @@ from trio_cancel import ConfigurationError, VenueUnavailable
 from trio_cancel._values.boundary import describe, ends_program
 from trio_cancel._values.errors import Interrupted
 from trio_cancel._values.observer import Counters, Notifier, Observer, SafeLogger
+from trio_cancel._values.open_report import OpenScope
 
 
 def test_an_unavailable_venue_says_its_words_if_it_has_any() -> None:
@@ -148,3 +149,24 @@ def test_counters_begin_at_nothing_and_are_read_as_they_are() -> None:
     assert [getattr(second, name) for name in Counters.__slots__] == list(range(1, len(Counters.__slots__) + 1))
     assert (second.pending, second.rate, second.window) == (50, 2.5, 60)
     assert first.queued == 0
+
+
+@pytest.mark.parametrize(
+    ("pair", "side", "everything", "text"),
+    [
+        (None, None, 1, "everything must be True or False, not 1."),
+        (" ", None, False, "pair must be the name of a market such as 'BTC_BRL', not ' '."),
+        (None, "BUY", False, "side must be 'buy' or 'sell', not 'BUY'."),
+        (
+            "BTC_BRL",
+            None,
+            True,
+            "everything=True means all markets and both sides: give it without pair and side.",
+        ),
+        (None, None, False, "Say which open orders to cancel: give pair, side or both, or everything=True."),
+    ],
+)
+def test_which_open_orders_are_meant_must_be_clear(pair: object, side: object, everything: object, text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        OpenScope.of(pair, side, everything)
+    assert str(caught.value) == text
