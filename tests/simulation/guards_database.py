@@ -23,7 +23,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from trio_cancel._journal.postgres import _TABLES
-from trio_cancel._journal.postgres_rows import _COLUMNS
+from trio_cancel._journal.postgres_rows import COLUMNS
 from trio_cancel._journal.reading import contents_of
 from trio_cancel._journal.rows import SessionRow, Tables, spread
 from trio_cancel._journal.schema import VERSION
@@ -621,7 +621,7 @@ def _left(raw: Raw, query: str, values: Any) -> list[Any]:
     if raw.server.contents(journal).left:
         last_sign = _alive(raw.server.tables_of(journal))
         sessions = [[*row[:4], max(row[4], last_sign[row[0]]), row[5]] for row in raw.server.rows("session", journal)]
-        found = [URL, sessions, *(_rows(raw, table, columns, journal) for table, (columns, _) in _COLUMNS.items())]
+        found = [URL, sessions, *(_rows(raw, table, columns, journal) for table, (columns, _) in COLUMNS.items())]
     return [(last("hold", "intent"), last("attempt", "answer"), found)]
 
 

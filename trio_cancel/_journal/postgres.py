@@ -39,7 +39,7 @@ from trio_cancel._journal.database import (
     warn_of,
 )
 from trio_cancel._journal.lease import commit_within, steady
-from trio_cancel._journal.postgres_rows import NAMES, forget, left_of, stored, tables_of
+from trio_cancel._journal.postgres_rows import COLUMNS, NAMES, forget, left_of, stored, tables_of
 from trio_cancel._journal.rows import Begun, Changes, Tables
 from trio_cancel._journal.schema import make
 from trio_cancel._journal.store import AT_OPENING, DAY, FORKED, HISTORY, Account, StoreFailed
@@ -78,63 +78,36 @@ class _Table:
     key: int | None = None
 
 
-_TABLES = {
-    "intents": _Table(
-        "intent",
-        (("number", "bigint"), None, ("external", "smallint"), ("key", "text"), ("intended", "bigint")),
-    ),
-    "holds": _Table(
-        "hold",
-        (
-            ("number", "bigint"),
-            None,
-            ("external", "smallint"),
-            ("key", "text"),
-            ("held", "bigint"),
-            ("clock_low", "bigint"),
-            ("clock_high", "bigint"),
-        ),
-    ),
+_TYPES: dict[LiteralString, LiteralString] = {
+    "external": "smallint",
+    "status": "integer",
+    **dict.fromkeys(("key", "kind", "id"), "text"),
+}
+"""Those of the columns that are not a bigint."""
+_AGAIN: dict[LiteralString, LiteralString] = {
     # The venue's id of a hold may be told twice, and an attempt is written again once it is answered.
-    "placed": _Table(
-        "placed",
-        (("hold", "bigint"), ("told", "bigint"), ("id", "text")),
-        "(journal, hold) DO UPDATE SET told = excluded.told, id = excluded.id",
-        key=0,
-    ),
-    "releases": _Table("release", (("hold", "bigint"), ("released", "bigint"))),
-    "attempts": _Table(
-        "attempt",
-        (
-            ("number", "bigint"),
-            ("intent", "bigint"),
-            ("connection", "bigint"),
-            ("written", "bigint"),
-            ("answered", "bigint"),
-            ("status", "integer"),
-        ),
-        "(journal, number) DO UPDATE SET answered = excluded.answered, status = excluded.status",
-        key=0,
-    ),
-    "outcomes": _Table(
-        "outcome", (("intent", "bigint"), ("kind", "text"), ("settled", "bigint"), ("error_code", "bigint"))
-    ),
-    "answers": _Table(
-        "answer",
-        (
-            ("number", "bigint"),
-            ("intent", "bigint"),
-            ("connection", "bigint"),
-            ("written", "bigint"),
-            ("answered", "bigint"),
-            ("status", "integer"),
-            ("kind", "text"),
-            ("error_code", "bigint"),
-        ),
-    ),
+    "placed": "(journal, hold) DO UPDATE SET told = excluded.told, id = excluded.id",
+    "attempt": "(journal, number) DO UPDATE SET answered = excluded.answered, status = excluded.status",
 }
 
 
+def _table(name: LiteralString) -> _Table:
+    columns = tuple(
+        None if column == "session" else (column, _TYPES.get(column, "bigint"))
+        for column in COLUMNS[name][0].split(", ")
+    )
+    return _Table(name, columns, _AGAIN.get(name, "DO NOTHING"), 0 if name in _AGAIN else None)
+
+
+_TABLES = {
+    "intents": _table("intent"),
+    "holds": _table("hold"),
+    "placed": _table("placed"),
+    "releases": _table("release"),
+    "attempts": _table("attempt"),
+    "outcomes": _table("outcome"),
+    "answers": _table("answer"),
+}
 _EXTERNAL = 2
 """The place in a hold's row of whether its key is an external id."""
 

@@ -47,7 +47,7 @@ SELECT session, max(at) FROM (
 ) AS signs GROUP BY session
 """
 """What a session wrote last is a sign of life, too."""
-_COLUMNS: dict[LiteralString, tuple[LiteralString, LiteralString]] = {
+COLUMNS: dict[LiteralString, tuple[LiteralString, LiteralString]] = {
     "hold": ("number, session, external, key, held, clock_low, clock_high", "number"),
     "placed": ("hold, told, id", "hold"),
     "release": ("hold, released", "hold"),
@@ -74,7 +74,7 @@ SELECT greatest((SELECT max(number) FROM trio_cancel.hold WHERE journal = %(jour
 _ROWS: LiteralString = ", ".join(
     f"""(SELECT json_agg(json_build_array({columns}) ORDER BY {columns.partition(",")[0]}) FROM trio_cancel.{table}
          WHERE journal = %(journal)s AND {by} = ANY((SELECT numbers FROM theirs)::bigint[]))"""
-    for table, (columns, by) in _COLUMNS.items()
+    for table, (columns, by) in COLUMNS.items()
 )
 _LEFT: LiteralString = f"""
 WITH name (external, key) AS MATERIALIZED ({NAMES}), every AS MATERIALIZED (
@@ -139,7 +139,7 @@ def left_of(cursor: psycopg.Cursor[Any], journal: int) -> tuple[int, int, Tables
     if left is None:
         return number, attempt, None
     url, sessions, *tables = left
-    return number, attempt, _tables(url, sessions or (), dict(zip(_COLUMNS, tables, strict=True)))
+    return number, attempt, _tables(url, sessions or (), dict(zip(COLUMNS, tables, strict=True)))
 
 
 def tables_of(cursor: psycopg.Cursor[Any], journal: int) -> Tables:
@@ -150,7 +150,7 @@ def tables_of(cursor: psycopg.Cursor[Any], journal: int) -> Tables:
     sessions = cursor.execute(_SESSIONS, values).fetchall()
     queries: dict[str, LiteralString] = {
         table: f"SELECT {columns} FROM trio_cancel.{table} WHERE journal = %(journal)s ORDER BY 1"
-        for table, (columns, _) in _COLUMNS.items()
+        for table, (columns, _) in COLUMNS.items()
     }
     rows = {table: cursor.execute(query, values).fetchall() for table, query in queries.items()}
     return _tables(found[0], sessions, rows)
@@ -277,7 +277,7 @@ def forget(cursor: psycopg.Cursor[Any], journal: int, before: int, most: int) ->
         cursor.execute(
             "DELETE FROM trio_cancel.name WHERE journal = %s AND hold IN (SELECT number FROM pg_temp.gone)", (journal,)
         )
-        for table, (_, by) in _COLUMNS.items():
+        for table, (_, by) in COLUMNS.items():
             gone = f"DELETE FROM trio_cancel.{table} WHERE journal = %s AND {by} IN (SELECT number FROM pg_temp.gone)"
             cursor.execute(gone, (journal,))
         cursor.execute(_EMPTY_SESSIONS, values)
