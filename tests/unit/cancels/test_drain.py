@@ -314,3 +314,24 @@ async def test_what_was_not_sent_beside_a_cancel_that_was_written_is_unknown(
         assert len(venue.log) == 1
         assert isinstance(outcome, Unknown)
         nursery.cancel_scope.cancel()
+
+
+async def test_what_was_not_sent_beside_a_cancel_that_was_not_either_is_not_sent(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_clock(monkeypatch)
+    async with (
+        open_venue(clock=venue_clock) as venue,
+        venue.open(pacer=Pacer(0.1)) as ws,
+        trio.open_nursery() as nursery,
+    ):
+        first, order_id = venue.orders(2)
+        await ws.try_cancel(first)  # the pace's turn
+        with pytest.raises(OrdersLeft) as caught:
+            async with ws.open_order_scope(grace=3) as orders:
+                await orders.add(order_id)
+                nursery.start_soon(ws.try_cancel, order_id)
+                await trio.testing.wait_all_tasks_blocked()
+        (outcome,) = caught.value.report.outcomes
+        assert isinstance(outcome, NotSent)
+        nursery.cancel_scope.cancel()

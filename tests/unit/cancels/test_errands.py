@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.tools.desk import Desk
-from trio_cancel import CancelRequest, NotFound
+from trio_cancel import Canceled, CancelRequest, NotFound
 from trio_cancel._cancels.resuming import Errands, why_old
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._journal.reading import JournalHold
@@ -19,6 +21,7 @@ from trio_cancel._journal.resume import Errand, Plan
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.outcomes import Attempt
 from trio_cancel._values.timings import Timings
+from trio_cancel.types import CanceledOrder
 
 MM = CancelRequest(external_id="mm-1")
 HOLD = JournalHold(number=7, session=1, held_at=1_700_000_000.0, clock=OffsetInterval(-10, 10))
@@ -75,3 +78,26 @@ async def test_the_last_question_is_asked_when_creates_have_had_their_time(autoj
 )
 def test_why_an_old_name_is_left(known_at: float, said: str) -> None:
     assert str(why_old(known_at, 100.0, "--so")) == f"its external id {said} and may name a newer order; --so takes it"
+
+
+@pytest.mark.parametrize(
+    ("created", "clock", "sure"),
+    [
+        (15.0, None, True),  # later than any reading of the hold's own clock
+        (5.0, OffsetInterval(-1000, 1000), True),
+        (5.0, None, False),
+        (0.5, OffsetInterval(-1000, 1000), False),
+    ],
+)
+def test_a_yes_is_judged_by_the_venues_clock_as_it_is_known_now(
+    created: float, clock: OffsetInterval | None, sure: bool
+) -> None:
+    hold = attrs.evolve(HOLD, clock=OffsetInterval(-10_000, 10_000))
+    released = Released()
+    errands = Errands(Plan((Errand(MM, MM, (hold,)),), ()), released, lambda: clock)
+    date = datetime.fromtimestamp(hold.held_at + created, UTC)
+    order = CanceledOrder("7155", date, None, external_id="mm-1")
+    attempt = Attempt("r1", hold.held_at + 20, hold.held_at + 21, 200)
+    outcome = Canceled(MM, (attempt,), order=order)
+    assert errands.read(outcome) == (outcome if sure else None)
+    assert released.numbers == ([7] if sure else [])

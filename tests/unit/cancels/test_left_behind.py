@@ -44,13 +44,14 @@ def die(
     ids: tuple[str, ...] = (),
     placed: tuple[tuple[int, str | None], ...] = (),
     at: float = EPOCH - 1,
+    clock: int = 10_000,
 ) -> None:
     """Leave external ids that were held, and cancelled with that outcome; ``ids`` are the venue's, held."""
     now = micros(at)
     store = SQLiteStore.open(path, Account("ws://localhost", venue.sandbox.credentials), "dead", now)
     first, session = store.begun.number, store.begun.session
     names = [(1, name) for name in holds] + [(0, key) for key in ids]
-    held = [(first + i, session, ext, key, now, -10_000, 10_000) for i, (ext, key) in enumerate(names)]
+    held = [(first + i, session, ext, key, now, -clock, clock) for i, (ext, key) in enumerate(names)]
     number = first + len(held)
     store.commit(
         Changes(
@@ -371,8 +372,8 @@ async def test_with_the_venues_clock_a_yes_is_surely_about_a_younger_order(
 ) -> None:
     """It was created after it was held, by what this session knows of the venue's clock; so one question is enough."""
     async with open_venue(clock=venue_clock) as venue:
-        die(tmp_path / "j", venue, holds=("mm-1",), at=EPOCH - 1)
-        await trio.sleep(30)
+        die(tmp_path / "j", venue, holds=("mm-1",), at=EPOCH - 1, clock=10_000_000)
+        await trio.sleep(5)
         venue.book.create(external_id="mm-1")
         async with venue.open(journal=tmp_path / "j") as ws:
             began = trio.current_time()

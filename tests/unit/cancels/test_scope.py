@@ -712,6 +712,17 @@ async def test_a_scope_is_not_entered_by_who_is_cancelled(autojump_clock: MockCl
         assert not ws._session.scopes
 
 
+async def test_a_hold_says_from_when_it_is(autojump_clock: MockClock) -> None:
+    async with session() as (_, ws):
+        await trio.sleep(7)
+        with pytest.raises(OrdersLeft):
+            async with ws.open_order_scope() as orders:
+                await orders.add(external_id="mm-1")
+                hold = orders._hold_of(CancelRequest(external_id="mm-1"))
+                assert (hold.since, hold.wall) == (trio.current_time(), ws._session.wall())
+                assert hold.clock == ws._session.engine.clock.interval
+
+
 async def test_an_order_is_added_in_the_block_alone(autojump_clock: MockClock) -> None:
     async with session() as (_, ws):
         orders = ws.open_order_scope()

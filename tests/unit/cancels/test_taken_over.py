@@ -104,6 +104,22 @@ async def test_the_cancellation_that_was_ours_is_no_cause(autojump_clock: MockCl
         assert caught.value.__cause__ is None
 
 
+async def test_what_came_with_our_cancellation_is_the_cause_without_it(
+    autojump_clock: MockClock, shared: Shared
+) -> None:
+    async with session() as (_, ws):
+        with pytest.raises(TakenOver) as caught:
+            async with ws.open_order_scope():
+                shared.take()
+                try:
+                    await trio.sleep_forever()
+                except trio.Cancelled as cancelled:
+                    raise BaseExceptionGroup("both", [cancelled, ValueError("the strategy's")]) from None
+        cause = caught.value.__cause__
+        assert isinstance(cause, ExceptionGroup)
+        assert [type(error) for error in cause.exceptions] == [ValueError]
+
+
 async def test_what_a_block_swallows_comes_out_all_the_same(autojump_clock: MockClock, shared: Shared) -> None:
     async with session() as (_, ws):
         with pytest.raises(TakenOver) as caught:

@@ -235,7 +235,9 @@ async def test_an_observer_that_ends_the_program_ends_the_block(autojump_clock: 
 
     async with open_venue() as venue:
         with pytest.raises(SystemExit):
-            async with venue.open(observer=Ending()):
+            async with venue.open(observer=Ending()) as ws:
+                assert ws._session._notify is not None
+                assert ws._session._notify._hand_on == ws._session.hand_on  # nothing is raised in the middle of things
                 await venue.cut()
                 await trio.sleep_forever()
 

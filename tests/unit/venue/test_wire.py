@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -767,3 +768,26 @@ def test_an_average_price_may_be_written_as_any_number(price: object) -> None:
     assert isinstance(reply, Reply)
     assert reply.order is not None
     assert reply.order.average_execution_price == 7
+
+
+@pytest.mark.parametrize("price", ["NaN", "Infinity", "seven"])
+def test_what_is_no_number_is_no_average_price(price: str) -> None:
+    reply = decode_reply(json.dumps({"id": "a", "status": 200, "result": result("o", average_execution_price=price)}))
+    assert isinstance(reply, Reply)
+    assert reply.order is not None
+    assert reply.order.average_execution_price is None
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/Sao_Paulo"])
+def test_a_date_without_a_zone_is_utc_wherever_it_is_read(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        text = json.dumps({"id": "a", "status": 200, "result": result("o", create_date="2024-03-27T13:27:19.853")})
+        reply = decode_reply(text)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert isinstance(reply, Reply)
+    assert reply.order is not None
+    assert reply.order.create_date == datetime(2024, 3, 27, 13, 27, 19, 853000, tzinfo=UTC)
