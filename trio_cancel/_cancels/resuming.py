@@ -30,7 +30,16 @@ from trio_cancel._session.session import Session
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import NotWritten
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.outcomes import AlreadyClosed, Canceled, NotFound, NotSent, Outcome, not_surely
+from trio_cancel._values.outcomes import (
+    AlreadyClosed,
+    Canceled,
+    NotFound,
+    NotSent,
+    NotSurelyThisOrder,
+    Outcome,
+    Unknown,
+    not_surely,
+)
 from trio_cancel._values.report import CancelReport
 
 
@@ -55,6 +64,9 @@ class Errands:
         request = outcome.request
         errand = self.of[request]
         surely = bool(outcome.off_book) and errand.is_meant_by(outcome, self._clock())
+        if isinstance(outcome, Unknown) and isinstance(outcome.cause, NotSurelyThisOrder) and outcome.cause.closed:
+            # It was canceled by an id that a lookup gave, of an older order of this name; the held one may come.
+            outcome = msgspec.structs.replace(outcome.cause.closed, attempts=outcome.attempts)
         outcome = together(self.again.pop(request, None), outcome, surely=surely)
         if errand.holds and not surely and isinstance(outcome, NotFound | Canceled | AlreadyClosed):
             self.again[request] = outcome

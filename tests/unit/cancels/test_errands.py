@@ -13,13 +13,13 @@ import trio
 from trio.testing import MockClock
 
 from tests.tools.desk import Desk
-from trio_cancel import Canceled, CancelRequest, NotFound
+from trio_cancel import AlreadyClosed, Canceled, CancelRequest, NotFound, NotSurelyThisOrder, Unknown
 from trio_cancel._cancels.resuming import Errands, why_old
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._journal.reading import JournalHold
 from trio_cancel._journal.resume import Errand, Plan
 from trio_cancel._values.clock import OffsetInterval
-from trio_cancel._values.outcomes import Attempt
+from trio_cancel._values.outcomes import Attempt, not_surely
 from trio_cancel._values.timings import Timings
 from trio_cancel.types import CanceledOrder
 
@@ -48,6 +48,25 @@ def test_what_is_not_found_again_adds_its_attempts_up() -> None:
     assert errands.read(not_found(Attempt("r2"))) is None
     (outcome,) = errands.unsure()
     assert [attempt.request_id for attempt in outcome.attempts] == ["r1", "r2"]
+    assert released.numbers == []
+
+
+@pytest.mark.parametrize("placed_at", [None, 1_700_000_001.0])
+def test_a_lagging_lookup_that_saw_an_older_order_of_the_name_is_no_reason_to_stop_asking(
+    placed_at: float | None,
+) -> None:
+    """It was canceled by the id that the lookup gave, and that order was closed: the one that was held may come."""
+    released = Released()
+    hold = attrs.evolve(HOLD, placed_at=placed_at)
+    errands = Errands(Plan((Errand(MM, MM, (hold,)),), ()), released, lambda: None)
+    closed = AlreadyClosed(MM, (Attempt("r1"), Attempt("r2")), error=None)
+    assert errands.read(not_surely(closed)) is None
+    assert errands.read(not_found(Attempt("r3"))) is None
+    assert errands.read(not_surely(closed)) is None
+    (outcome,) = errands.unsure()
+    assert isinstance(outcome, Unknown)
+    assert isinstance(outcome.cause, NotSurelyThisOrder)
+    assert [attempt.request_id for attempt in outcome.attempts] == ["r1", "r2", "r3", "r1", "r2"]
     assert released.numbers == []
 
 
