@@ -10,8 +10,8 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.tools.desk import Desk, bare
-from trio_cancel import CancelRequest, NotWritten
+from tests.tools.desk import CountedWakeup, Desk, bare
+from trio_cancel import CancelRequest, NotWritten, Outcome
 from trio_cancel._cancels import stream, withdraw
 from trio_cancel._cancels.stream import StreamSource
 from trio_cancel._engine.order import RetryPolicy
@@ -176,3 +176,34 @@ async def test_orders_are_withdrawn_by_slices(
         nursery.start_soon(withdraw.withdraw, engine, orders)
     trio.lowlevel.remove_instrument(steps)
     assert steps.seen == seen
+
+
+async def test_the_intake_is_woken_when_half_of_the_shelf_is_free_and_when_all_is(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "SHELF", 10)
+    taking = source()
+    taking._intake_wakeup = woken = CountedWakeup()
+    for number, name in enumerate(names(10)):
+        taking._take_item(name, number)
+    rings = []
+    for most in (4, 1, 1, 4):
+        taking.take(most)
+        rings.append(woken.count)
+    assert rings == [0, 1, 1, 2]
+
+
+async def test_one_outcome_in_so_many_tells_that_there_is_room(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "TOLD_EVERY", 10)
+    taking = source()
+    for number, name in enumerate(names(30)):
+        taking._take_item(name, number)
+        taking._not_sent(NotWritten("no"))
+    told: list[int] = []
+    received: list[Outcome] = []
+    monkeypatch.setattr(taking, "_tell_room", lambda: told.append(len(received)))
+    while len(received) < 30:
+        received.append(await taking.next_outcome())
+    assert told == [9, 19, 29]  # with the tenth, and so on

@@ -197,3 +197,21 @@ async def test_what_a_lookup_saw_closed_tells_all_attempts(autojump_clock: trio.
     outcome = desk.only(order)
     assert outcome.off_book
     assert [attempt.request_id for attempt in outcome.attempts] == desk.ids
+
+
+async def test_when_lookups_end_nobody_waits_for_one(autojump_clock: trio.testing.MockClock) -> None:
+    desk = Desk()
+    orders = looking_up(desk, "a", "b")
+    desk.engine.end_lookups()
+    assert [desk.only(order).kind for order in orders] == ["unknown", "unknown"]
+
+
+def test_time_that_the_machine_slept_counts_for_all_that_has_not_settled() -> None:
+    desk = Desk(auto=False)
+    first, second, third = (desk.submit(name) for name in "abc")
+    desk.write()
+    second.settle(NotSent(second.request, cause=NotWritten("elsewhere")))
+    desk.engine.awaken(desk.now)
+    desk.suspended = 4.0
+    desk.engine.awaken(desk.now)
+    assert (first.time_spent, third.time_spent) == (4.0, 4.0)

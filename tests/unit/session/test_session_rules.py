@@ -236,10 +236,11 @@ async def test_an_observer_that_ends_the_program_ends_the_block(autojump_clock: 
     async with open_venue() as venue:
         with pytest.raises(SystemExit):
             async with venue.open(observer=Ending()) as ws:
-                assert ws._session._notify is not None
-                assert ws._session._notify._hand_on == ws._session.hand_on  # nothing is raised in the middle of things
+                notify, hand_on = ws._session._notify, ws._session.hand_on
                 await venue.cut()
                 await trio.sleep_forever()
+        assert notify is not None
+        assert notify._hand_on == hand_on  # so that nothing is raised in the middle of things
 
 
 async def test_a_session_is_made_as_the_options_say(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
