@@ -170,10 +170,10 @@ async def test_orders_are_withdrawn_by_slices(
     orders = [bare(CancelRequest(name)) for name in names(count)]
     engine = Desk(up=False).engine
     steps = Steps(lambda: sum(order.outcome is not None for order in orders))
-    await trio.lowlevel.checkpoint()
     trio.lowlevel.add_instrument(steps)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(withdraw.withdraw, engine, orders)
+    await trio.lowlevel.checkpoint()
+    await withdraw.withdraw(engine, orders)
+    await trio.lowlevel.checkpoint()
     trio.lowlevel.remove_instrument(steps)
     assert steps.seen == seen
 

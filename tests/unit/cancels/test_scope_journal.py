@@ -343,3 +343,26 @@ async def test_what_was_closed_and_surely_this_order_is_released(autojump_clock:
         assert orders.report.counts["canceled"] == 1
         await trio.sleep(5)
         assert disk.held == set()
+
+
+async def test_a_discard_begins_to_be_recorded_at_once(autojump_clock: MockClock, disk: Disk) -> None:
+    """What a cancel has taken off the book may wait for company instead."""
+    async with session() as (_, ws), ws.open_order_scope() as orders:
+        await orders.add(external_id="mm-1")
+        await trio.sleep(10)
+        orders.discard(external_id="mm-1")
+        await trio.sleep(0.001)
+        assert disk.held == set()
+
+
+async def test_what_was_canceled_is_recorded_with_others(autojump_clock: MockClock, disk: Disk) -> None:
+    async with session() as (venue, ws), ws.open_order_scope() as orders:
+        (order_id,) = venue.orders(1)
+        await orders.add(order_id)
+        await trio.sleep(10)
+        orders._release(CancelRequest(order_id))
+        await trio.sleep(0.001)
+        assert disk.held == {order_id}
+        await trio.sleep(10)
+        assert disk.held == set()
+        del orders._held[CancelRequest(order_id)]

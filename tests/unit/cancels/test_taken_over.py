@@ -114,7 +114,7 @@ async def test_what_came_with_our_cancellation_is_the_cause_without_it(
                 try:
                     await trio.sleep_forever()
                 except trio.Cancelled as cancelled:
-                    raise BaseExceptionGroup("both", [cancelled, ValueError("the strategy's")]) from None
+                    raise BaseExceptionGroup("both", [cancelled, ValueError("the strategy's")]) from None  # noqa: ASYNC104 - the group holds it
         cause = caught.value.__cause__
         assert isinstance(cause, ExceptionGroup)
         assert [type(error) for error in cause.exceptions] == [ValueError]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -124,3 +125,48 @@ async def test_what_ended_the_connection_is_why_an_order_is_unknown(autojump_clo
     assert isinstance(outcome, Unknown)
     assert isinstance(outcome.cause, ConnectionLost)
     assert str(outcome.cause).startswith("the connection was lost before the answer came (")
+
+
+class Goodbye:
+    """A link, its stream and its writer, as the end of a connection sees them: what is to be said takes 0.2 s."""
+
+    def __init__(self, *, closing: bool, poisoned: bool) -> None:
+        self.closing, self.poisoned = closing, poisoned
+        self.ended, self.flushed = trio.Event(), trio.Event()
+        self.write_ahead = None
+        self.drained = 0
+
+    @property
+    def stream(self) -> Goodbye:
+        return self
+
+    async def write(self) -> None:
+        await trio.sleep(0.2)
+        self.flushed.set()
+
+    async def drain(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.drained += 1
+
+    async def messages(self) -> AsyncIterator[str]:
+        await trio.sleep(100)
+        yield ""
+
+
+@pytest.mark.parametrize(("closing", "poisoned", "takes"), [(True, False, 0.2), (True, True, 0.0), (False, False, 0.0)])
+@pytest.mark.parametrize("read", [False, True])
+async def test_what_the_peer_did_wrong_is_said_before_the_end(
+    autojump_clock: MockClock, closing: bool, poisoned: bool, takes: float, read: bool
+) -> None:
+    connection = one()
+    link: Any = Goodbye(closing=closing, poisoned=poisoned)
+    connection.link = link
+    if read:
+        link.ended.set()
+        link.failure = link.close_code = None
+    connection.end(None)
+    async with trio.open_nursery() as nursery:
+        await connection._run(nursery, link)
+        assert trio.current_time() == takes
+        nursery.cancel_scope.cancel()
+    assert link.drained == (1 if read and takes else 0)

@@ -185,7 +185,7 @@ async def test_no_scope_is_opened_while_the_session_ends(autojump_clock: MockClo
             scope = ws.open_order_scope(grace=10)
             await scope.__aenter__()
             await scope.add(order_id)
-            nursery.start_soon(late, ws)
+            nursery.start_soon(late, ws)  # noqa: ASYNC111 - it is to come too late
             await trio.sleep(1)
         assert trio.current_time() >= 10
     (error,) = refused
