@@ -261,7 +261,9 @@ def test_only_what_waits_for_a_look_is_released_by_it() -> None:
         queue.retry(one)
     gone.state = State.SETTLED
     queue.release(5.0)
+    queue.release(6.0)  # it waits for nothing any more
     assert [one.not_before for one in (later, looking, gone, sooner)] == [9.0, 5.0, math.inf, 8.0]
+    assert sorted(queue.retrying(), key=id) == sorted((later, looking, sooner), key=id)
     assert queue.next_retry(4.9) is None
     assert queue.next_retry(5.0) is looking
     assert queue.next_due(5.0) == 8.0

@@ -354,6 +354,31 @@ async def test_a_doubt_after_the_time_for_lookups_stands(autojump_clock: MockClo
     assert outcome.seen == state("open")  # what was seen before is told
 
 
+async def test_an_answer_that_came_during_a_lookup_is_among_the_attempts(autojump_clock: MockClock) -> None:
+    def answered_late() -> tuple[Wakes, Order]:
+        wakes = Wakes()
+        pending, looking = wakes.may_have_applied()
+        (flight,) = pending.flights
+        flight.answered_at, flight.status = WALL + 1, 503
+        assert looking.outcome.attempts != pending.attempts()
+        return wakes, pending
+
+    wakes, pending = answered_late()
+    wakes.table.seen(pending, state("canceled"))
+    assert [outcome.attempts for outcome in pending.delivered] == [pending.attempts()]
+    _, pending = answered_late()
+    assert pending.conclude(None, None).attempts == pending.attempts()
+
+
+async def test_a_doubt_in_the_end_is_told_with_what_was_seen_before(autojump_clock: MockClock) -> None:
+    wakes = Wakes()
+    pending, looking = wakes.may_have_applied()
+    assert wakes.table.seen(pending, state("open")) is None
+    looking.ends_at = trio.current_time()
+    wakes.table.settle(pending, NotFound(BY_ID))
+    assert pending.delivered == [NotFound(BY_ID, seen=state("open"))]
+
+
 async def test_a_definite_end_is_not_told_with_what_was_seen_before(autojump_clock: MockClock) -> None:
     wakes = Wakes()
     pending, _ = wakes.may_have_applied()

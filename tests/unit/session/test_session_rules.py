@@ -260,3 +260,13 @@ async def test_a_session_is_made_as_the_options_say(autojump_clock: MockClock, m
                 async with venue.open(token_field=field, lookup=lookup, look_up_closed=closed_too) as ws:
                     assert ws._session.engine._in_flight._closed_too is closed_too
                 assert made.pop()[1] == field
+
+
+async def test_closing_is_never_cancelled(autojump_clock: MockClock) -> None:
+    """The block's clean-up may be in a cancelled scope of its own; orders get their outcomes all the same."""
+    async with open_venue() as venue, venue.open() as ws:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ws._session.close()
+            assert ws.state is SessionState.CLOSED
+        assert not scope.cancelled_caught
