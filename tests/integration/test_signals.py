@@ -304,12 +304,12 @@ def test_in_a_guest_run_as_well(signum: int) -> None:
 def test_it_is_used_once() -> None:
     async def main() -> None:
         async with cancel_on_signals(), trio.open_nursery() as nursery:
-            with pytest.raises(ConfigurationError, match="used already"):
+            with pytest.raises(ConfigurationError, match="in use already"):
                 async with cancel_on_signals():
                     pytest.fail("twice")
 
             async def elsewhere() -> None:
-                with pytest.raises(ConfigurationError, match="used already"):
+                with pytest.raises(ConfigurationError, match="in use already"):
                     async with cancel_on_signals():
                         pytest.fail("twice")
 
