@@ -110,6 +110,8 @@ def _others(whole: GuardRun) -> Iterator[str]:
         other = bots.get(who)
         if other is not None and _asked_before_it_was_told(whole, other, whole.orders[order].external_id, at):
             continue
+        if _was_held_later(whole, owner, whole.orders[order].external_id, at):
+            continue
         if not taken or (other is not None and (other.journal != owner.journal or other.epoch < owner.epoch)):
             yield f"G8: {order}, an order of {owner.process.name} (epoch {owner.epoch}), was canceled by {who}"
 
@@ -123,6 +125,25 @@ def _asked_before_it_was_told(whole: GuardRun, bot: Bot, name: str | None, at: f
         held.let_go is not None and held.let_go <= at and not held.kept
         for held in whole.held
         if held.bot is bot and name is not None and held.request.external_id == name
+    )
+
+
+def _was_held_later(whole: GuardRun, owner: Bot, name: str | None, at: float) -> bool:
+    """Return whether another program held a name after its owner, and had its journal taken over: the last one has it.
+
+    Two programs that use one name at the same time are a fault of theirs, which the guide names.
+    """
+    mine = [held.added for held in whole.held if held.bot is owner and held.request.external_id == name]
+    if name is None or not mine:
+        return False
+    return any(
+        held.request.external_id == name
+        and held.bot is not owner
+        and held.added > min(mine)
+        and any(
+            each.journal == held.bot.journal and each.epoch > held.bot.epoch and each.at <= at for each in whole.takings
+        )
+        for held in whole.held
     )
 
 
