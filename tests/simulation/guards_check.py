@@ -5,12 +5,13 @@ G2, G3 and G6 are looked at while the run lasts (``guards_run.py``), where the d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from trio_cancel import TakenOver
 from trio_cancel._journal.lease import LeaseState
 
-from .guards_run import ADDRESS, Bot, GuardRun, Held
+from .guards_run import ADDRESS, Bot, GuardRun, Held, Taking
 from .harness import CREDENTIALS
 
 CLOCKS = 0.98
@@ -34,7 +35,7 @@ def _read(whole: GuardRun) -> Iterator[str]:
     """G1: every ``add`` that returned is in what the next taker reads."""
     for held in whole.held:
         bot = held.bot
-        takings = [each for each in whole.takings if each.journal == bot.journal and each.epoch > bot.epoch]
+        takings = _takings_after(whole, bot)
         if not takings or whole.lost_by_failover:
             continue
         first = min(takings, key=lambda each: each.epoch)
@@ -49,6 +50,14 @@ def _read(whole: GuardRun) -> Iterator[str]:
         )
         if held.request.key not in read and not again:
             yield f"G1: {held.request} was added at {held.added:.3f}, and epoch {first.epoch} did not read it"
+
+
+def _takings_after(whole: GuardRun, bot: Bot) -> list[Taking]:
+    """Return the take-overs of a bot's journal; a fail-over may have lost earlier epochs, whose numbers come again."""
+    entered = math.inf if bot.entered is None else bot.entered
+    theirs = [each for each in whole.takings if each.journal == bot.journal]
+    since = max((each.at for each in theirs if each.epoch == bot.epoch and each.at <= entered), default=0.0)
+    return [each for each in theirs if each.epoch > bot.epoch and each.at > since]
 
 
 def _taken(whole: GuardRun) -> Iterator[str]:
@@ -152,9 +161,7 @@ def _told(whole: GuardRun) -> Iterator[str]:
     for bot in whole.bots:
         if bot.dead:
             continue
-        last = max(
-            (each.at for each in whole.takings if each.journal == bot.journal and each.epoch > bot.epoch), default=None
-        )
+        last = max((each.at for each in _takings_after(whole, bot)), default=None)
         if bot.over is not None and bot.over < whole.looked - 13:
             if bot.left is None or bot.left > whole.looked:
                 yield f"G9: {bot.process.name} was taken over, and its program goes on"
