@@ -13,7 +13,8 @@ from trio_cancel import CancelRequest, ConnectionLost, NoReply, NotSent, NotWrit
 from trio_cancel._engine import in_flight
 from trio_cancel._engine.engine import SLICE
 from trio_cancel._engine.looking import BUDGET
-from trio_cancel._engine.order import RetryPolicy
+from trio_cancel._engine.order import RetryPolicy, State
+from trio_cancel._values.outcomes import VenueReply
 from trio_cancel.lookup import OrderState, OrderStatus
 
 
@@ -215,3 +216,45 @@ def test_time_that_the_machine_slept_counts_for_all_that_has_not_settled() -> No
     desk.suspended = 4.0
     desk.engine.awaken(desk.now)
     assert (first.time_spent, third.time_spent) == (4.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "error", "paced"),
+    [
+        (None, None, False),
+        (5.0, None, True),
+        (5.0, VenueReply(503), True),
+        (5.0, VenueReply(429), False),  # whoever waits after a 429 waits for the pace, as long as others get through
+    ],
+)
+def test_whose_clock_stops_under_a_pace_that_was_found(
+    rate: float | None, error: VenueReply | None, paced: bool
+) -> None:
+    desk = Desk()
+    desk.engine._rate.rate = rate
+    order = bare(CancelRequest("a"))
+    order.error = error
+    assert desk.engine._is_paced(order) is paced
+
+
+@pytest.mark.parametrize("changed", [None, "down", "in flight", "no pace", "its turn has come", "its pause lasts"])
+def test_what_only_the_pace_holds_back_is_held(changed: str | None) -> None:
+    desk = Desk()
+    desk.engine._rate.rate = None if changed == "no pace" else 0.5
+    desk.engine._rate._next_at = 5.0 if changed == "its turn has come" else 9.0
+    if changed == "down":
+        desk.engine.connection_down(1, ConnectionLost("cut"), 5.0)
+    order = bare(CancelRequest("a"))
+    order.state = State.IN_FLIGHT if changed == "in flight" else State.RETRYING
+    order.not_before = 5.5 if changed == "its pause lasts" else 5.0
+    assert desk.engine._is_held(order, 5.0) is (changed is None)
+
+
+def test_what_was_written_on_a_connection_that_is_lost_is_given_up_for_want_of_one() -> None:
+    desk = Desk()
+    order = desk.submit()
+    desk.wait(0)
+    assert order.latest is not None
+    assert desk.engine._why_silent(order) is None
+    desk.engine.connection_down(1, ConnectionLost("cut"), desk.now)
+    assert isinstance(desk.engine._why_silent(order), NotWritten)
