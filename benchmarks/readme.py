@@ -1,4 +1,4 @@
-"""The lines of README that hold figures, made of a run: a report has them in `readme.md`, to be pasted. Pure."""
+"""The lines of README that hold figures, made of a run: a report has them in `readme.md`, to be pasted."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ pytestmark = [
 ]
 
 
-def benchmarks(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks", *arguments]
+def benchmarks(*arguments: str, path: str = "", module: str = "benchmarks") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
     environment = os.environ | ({"PYTHONPATH": path} if path else {})
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
 
@@ -54,6 +54,14 @@ def test_another_commit_of_ours_is_measured_beside_this_one() -> None:
     done = benchmarks("--smoke", "--only", "call", "report", "--peers", "ours", "before", "--before", str(ROOT))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trio_cancel before") >= 2
+
+
+def test_a_profile_says_where_the_time_goes() -> None:
+    done = benchmarks("bulk", "--orders", "2000", module="benchmarks.profiling")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("bulk, wss, 2000 orders, ")
+    modules = done.stdout.partition("\nmodules\n")[2].partition("\n\n")[0]
+    assert " %  trio_cancel/" in modules
 
 
 def test_a_failing_competitor_is_named_and_fails_the_run(tmp_path: pathlib.Path) -> None:

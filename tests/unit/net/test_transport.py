@@ -513,7 +513,10 @@ async def test_an_untrusted_certificate() -> None:
     ("answer", "says"),
     [
         (b"", r"TLS handshake with .* failed"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", r"wss://(.*) does not speak TLS; perhaps the url must be ws://\1, otherwise"),
+        (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            r"wss://(.*) does not speak TLS; perhaps the url must be ws://\1, otherwise",
+        ),
         (b"\x15\x03\x01\x00\x02\x02\x28", r"TLS handshake with .* failed"),
     ],
 )
