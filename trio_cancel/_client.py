@@ -38,7 +38,7 @@ from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, CanceledOrder, CancelRequest, Credentials
 from trio_cancel._values.observer import Observer, Statistics, logger
-from trio_cancel._values.open_report import OpenReport, OpenScope
+from trio_cancel._values.open_report import OpenFilter, OpenReport
 from trio_cancel._values.order_state import OrderLookup, OrderState
 from trio_cancel._values.outcomes import Outcome
 from trio_cancel._values.report import CancelReport
@@ -320,11 +320,9 @@ class TradingWS:
             ConfigurationError: another word for ``invalid``.
             SessionClosed: the session's block has ended.
         """
-        session = self._session
-        session.check_open()
+        self._session.check_open()
         check_invalid(invalid)
-        items = Input(requests, invalid)
-        return Batch(BatchSource(items, self._policy, session.engine, session.check_open, session.journal_failed))
+        return Batch(BatchSource(Input(requests, invalid), self._policy, self._session))
 
     async def cancel_many(self, requests: Iterable[str | CancelRequest], *, invalid: Invalid = "raise") -> CancelReport:
         """Cancel many orders; return one outcome for each, in the order given.
@@ -422,7 +420,7 @@ class TradingWS:
 
         Cancelled: no further order is written, and the report is lost.
         """
-        scope = OpenScope.of(pair, side, everything)
+        meant = OpenFilter.of(pair, side, everything)
         quiet, longest = _seconds("quiet_for", quiet_for), _seconds("within", within)
         if longest < quiet:
             raise ConfigurationError(f"within ({longest:g} s) must not be shorter than quiet_for ({quiet:g} s).")
@@ -435,7 +433,7 @@ class TradingWS:
             what = "no lookup" if lookups is None else "a lookup that cannot list open orders"
             raise ConfigurationError(f"This session has {what}: pass lookup=RestLookup() to open_trading_ws().")
         await trio.lowlevel.checkpoint_if_cancelled()  # if the caller is cancelled already, nothing is written
-        sweep = Sweep(scope, quiet, trio.current_time())
+        sweep = Sweep(meant, quiet, trio.current_time())
         orders = OpenOrders(sweep, lookups.open_orders, session.wall, longest, once=dry_run)
         if dry_run:
             async for _ in orders:

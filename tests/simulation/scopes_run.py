@@ -308,15 +308,15 @@ class ScopeSimulation(Simulation):
             self.scenario = attrs.evolve(self.scenario, roads=(), silent=None, flapping=None)
             whole.disk.plan = DiskPlan()
         for turn in range(5):
-            plan = plan_resume(whole.disk.contents(), self.wall())
-            resume = Resume([errand.name for errand in plan.errands])
-            if plan.errands:
+            plan = plan_resume(whole.disk.contents().left, self.wall())
+            resume = Resume([planned.name for planned in plan.cancels])
+            if plan.cancels:
                 whole.resumes.append(resume)
                 await self._resume(resume, plan, whole.plan.death_again if turn == 0 else None)
             elif not any(resume.finished for resume in whole.resumes):
                 whole.resumes.append(resume)  # nothing was left, or so it says
             resume.on_book = self._on_book()
-            if not plan.errands:
+            if not plan.cancels:
                 break
 
     async def _resume(self, resume: Resume, plan: Plan, death: float | None) -> None:
@@ -329,7 +329,7 @@ class ScopeSimulation(Simulation):
         def tell(outcome: Outcome, _: int) -> None:
             resume.told.append(msgspec.structs.replace(outcome, request=by_request[outcome.request].name))
 
-        by_request = {errand.request: errand for errand in plan.errands}
+        by_request = {planned.request: planned for planned in plan.cancels}
         halt = Halt(2 * LIMIT)
         run = _Resume(open_session, dict.fromkeys(by_request, 1), tell, trio.lowlevel.checkpoint, halt, plan=plan)
 

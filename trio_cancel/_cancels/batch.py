@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from types import TracebackType
 from typing import Literal, Self, TypeAlias, cast
@@ -23,9 +23,9 @@ from typing import Literal, Self, TypeAlias, cast
 import msgspec
 import trio
 
-from trio_cancel._cancels.withdraw import withdraw
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.order import OrderCancel, RetryPolicy
+from trio_cancel._session.session import Session
 from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import ConfigurationError, InvalidRequest, NoReply, NotWritten
 from trio_cancel._values.kept import CHUNK, ByExternalId, Ledger, Name, Repeats, name_of
@@ -90,6 +90,16 @@ YIELD_EVERY = 64
 """Outcomes after which a reader, which may never wait, lets others run."""
 SLICE = 1_000
 """Items that are read in one step, at most."""
+WITHDRAWN_AT_ONCE = 2_000
+"""Orders that are withdrawn in one step, at most."""
+
+
+async def withdraw(engine: Engine, orders: Iterable[OrderCancel]) -> None:
+    """Abandon orders in slices, with other tasks' turns in between. It shields itself, and ends by itself."""
+    for number, order in enumerate(tuple(orders)):
+        if number and number % WITHDRAWN_AT_ONCE == 0:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        engine.abandon(order)
 
 
 _SHARDS = 64
@@ -238,19 +248,11 @@ class Input:
 class BatchSource:
     """A batch as the engine sees it, and the state behind :class:`Batch`."""
 
-    def __init__(
-        self,
-        items: Input,
-        policy: RetryPolicy,
-        engine: Engine,
-        check_open: Callable[[], None],
-        journal_failed: Callable[[], bool],
-    ) -> None:
-        self.policy = policy
+    def __init__(self, items: Input, policy: RetryPolicy, session: Session) -> None:
+        self._policy = policy
         self._input = items
-        self._engine = engine
-        self._check_open = check_open
-        self._journal_failed = journal_failed
+        self._session = session
+        self._engine = session.engine
         self._unread = items.read_some()
         self._unreadable: BaseException | None = None  # why the rest of the input cannot be read
         self._orders = 0  # how many there are, once all have been read
@@ -298,7 +300,7 @@ class BatchSource:
             self._read_on()
 
     def _start(self) -> None:
-        self._check_open()
+        self._session.check_open()
         if self._started:
             raise trio.BusyResourceError("a batch runs once; make another for another run")
         self._started = True
@@ -402,7 +404,7 @@ class BatchSource:
         cause, final = self._why_not_written()  # one for all
         under_way = [(order.place, self._outcome_now(order, cause, final)) for order in self._out]
         outcomes = self._ledger.outcomes(under_way, self._input.repeats, cause, final)
-        return CancelReport(outcomes, journal_failed=self._journal_failed(), invalid=tuple(self._input.invalid))
+        return CancelReport(outcomes, journal_failed=self._session.journal_failed(), invalid=tuple(self._input.invalid))
 
     def _outcome_now(self, order: OrderCancel, cause: BaseException, final: bool) -> Outcome:
         if order.latest is not None:
@@ -431,7 +433,7 @@ class BatchSource:
         begin = self._asked
         some = self._ledger.requests(begin, most)
         self._asked += len(some)
-        policy, held_since = self.policy, self.held_since
+        policy, held_since = self._policy, self.held_since
         taken = [
             OrderCancel(request, policy, self, False, place, held_since) for place, request in enumerate(some, begin)
         ]
@@ -471,7 +473,7 @@ class BatchSource:
 
     def give_up_after(self) -> float:
         """Return how many seconds it waits for a sign of life."""
-        return self.policy.give_up_after
+        return self._policy.give_up_after
 
 
 class Batch:

@@ -26,7 +26,7 @@ from trio_cancel._cancels.scope_exit import together
 from trio_cancel._session.lookups import FINAL, RETRY_AFTER_MOST
 from trio_cancel._values.errors import InvalidRequest, LookupFailed
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.open_report import OpenReport, OpenScope
+from trio_cancel._values.open_report import OpenFilter, OpenReport
 from trio_cancel._values.order_state import OrderState
 from trio_cancel._values.outcomes import Outcome
 from trio_cancel._values.report import CancelReport
@@ -126,7 +126,7 @@ class Sweep:
     """What has been listed and what happened to it; decides what is canceled, and when it is over.
 
     Args:
-        scope: which orders are meant.
+        meant: which orders.
         quiet: seconds.
         now: trio's clock.
 
@@ -135,8 +135,8 @@ class Sweep:
         none_seen_since: Unix seconds, see :class:`OpenReport`.
     """
 
-    def __init__(self, scope: OpenScope, quiet: float, now: float) -> None:
-        self._scope = scope
+    def __init__(self, meant: OpenFilter, quiet: float, now: float) -> None:
+        self._filter = meant
         self._quiet = quiet
         self._found: dict[CancelRequest, _Found] = {}
         self._news_at = now  # when there last was something to cancel, or it had settled
@@ -167,7 +167,7 @@ class Sweep:
         """Process what a page shows; return what to cancel now."""
         due: list[CancelRequest] = []
         for order in orders:
-            meant = self._scope.holds(order)
+            meant = self._filter.matches(order)
             if not meant:
                 if meant is None:
                     self._unsure += 1

@@ -6,7 +6,7 @@ passed, because its create may still be on its way. If the venue does not know i
 released. The same holds for an order that was held by external id if the venue says that the name is closed and may
 mean an older order.
 
-The task that resumes owns :class:`Errands`. The outcomes themselves change the journal's list of what is left
+The task that resumes owns the :class:`Resumption`. The outcomes themselves change the journal's list of what is left
 (``_journal.left``). So if a resume is cancelled, or its process dies, what has settled stays settled. Cancelling it
 withdraws what has not been written; answers to what has been written still go into the journal. An order whose answer
 came but was not judged stays left: it is asked for once more.
@@ -24,8 +24,7 @@ from trio_cancel._cancels.stream import run_stream
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._journal.journal import Journal
 from trio_cancel._journal.left import requests_of
-from trio_cancel._journal.reading import JournalContents
-from trio_cancel._journal.resume import OLD, Errand, Plan, plan_resume
+from trio_cancel._journal.resume import OLD, Plan, PlannedCancel, plan_resume
 from trio_cancel._session.session import Session
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import NotWritten
@@ -43,18 +42,18 @@ from trio_cancel._values.outcomes import (
 from trio_cancel._values.report import CancelReport
 
 
-class Errands:
+class Resumption:
     """The orders to cancel, and what each answer means for them.
 
     Attributes:
-        of: the errands, by the request that is sent to the venue.
+        planned: the cancels, by the request that is sent to the venue.
         again: orders that were not found for certain, and what is known of them.
     """
 
     def __init__(
         self, plan: Plan, release: Callable[[Iterable[int]], None], clock: Callable[[], OffsetInterval | None]
     ) -> None:
-        self.of: dict[CancelRequest, Errand] = {errand.request: errand for errand in plan.errands}
+        self.planned: dict[CancelRequest, PlannedCancel] = {planned.request: planned for planned in plan.cancels}
         self.again: dict[CancelRequest, Outcome] = {}
         self._release = release
         self._clock = clock
@@ -62,17 +61,17 @@ class Errands:
     def read(self, outcome: Outcome) -> Outcome | None:
         """Return the outcome of an order; None if it must be asked for again."""
         request = outcome.request
-        errand = self.of[request]
-        surely = bool(outcome.off_book) and errand.is_meant_by(outcome, self._clock())
+        planned = self.planned[request]
+        surely = bool(outcome.off_book) and planned.is_meant_by(outcome, self._clock())
         if isinstance(outcome, Unknown) and isinstance(outcome.cause, NotSurelyThisOrder) and outcome.cause.closed:
             # It was canceled by an id that a lookup gave, of an older order of this name; the held one may come.
             outcome = msgspec.structs.replace(outcome.cause.closed, attempts=outcome.attempts)
         outcome = together(self.again.pop(request, None), outcome, surely=surely)
-        if errand.holds and not surely and isinstance(outcome, NotFound | Canceled | AlreadyClosed):
+        if planned.holds and not surely and isinstance(outcome, NotFound | Canceled | AlreadyClosed):
             self.again[request] = outcome
             return None
         if surely:
-            self._end(errand)
+            self._end(planned)
         return outcome
 
     async def run(
@@ -87,7 +86,7 @@ class Errands:
         """
         timings = session.timings
         settled_at = trio.current_time() + timings.settle
-        some: Iterable[CancelRequest] = tuple(self.of)
+        some: Iterable[CancelRequest] = tuple(self.planned)
         while True:
             last = trio.current_time() >= settled_at
             await cancel(some)
@@ -103,15 +102,15 @@ class Errands:
     def give_up(self, requests: Iterable[CancelRequest]) -> None:
         """Count orders that were not found for long enough as dealt with; see :meth:`unsure`."""
         for request in requests:
-            self._end(self.of[request])
+            self._end(self.planned[request])
 
     def unsure(self) -> Iterator[Outcome]:
         """Return the outcomes of the orders that had to be asked for again."""
         for outcome in self.again.values():
             yield not_surely(outcome) if isinstance(outcome, Canceled | AlreadyClosed) else outcome
 
-    def _end(self, errand: Errand) -> None:
-        self._release(hold.number for hold in errand.holds)
+    def _end(self, planned: PlannedCancel) -> None:
+        self._release(hold.number for hold in planned.holds)
 
 
 def why_old(known_at: float, now: float, remedy: str) -> NotWritten:
@@ -141,26 +140,26 @@ async def resume(session: Session, journal: Journal, policy: RetryPolicy, *, old
             skipped.append(NotSent(order.request, cause=NotWritten(why)))
         else:
             free.append(order)
-    plan = plan_resume(JournalContents("", (), tuple(free)), now, old_external_ids=old_external_ids)
+    plan = plan_resume(free, now, old_external_ids=old_external_ids)
     remedy = "ws.resume(old_external_ids=True)"
     old = [NotSent(order.request, cause=why_old(order.known_at, now, remedy)) for order in plan.old]
-    errands = Errands(plan, journal.release_left, lambda: session.clock)
+    resumption = Resumption(plan, journal.release_left, lambda: session.clock)
     outcomes: dict[CancelRequest, Outcome] = {}
 
     async def cancel(some: Iterable[CancelRequest]) -> None:
         async with run_stream(some, policy, session.engine) as stream:
             async for outcome in stream:
-                if (read := errands.read(outcome)) is not None:
+                if (read := resumption.read(outcome)) is not None:
                     outcomes[read.request] = read
 
-    names = {errand.name for errand in plan.errands}
+    names = {planned.name for planned in plan.cancels}
     left.under_way |= names
     try:
         await trio.lowlevel.checkpoint()
-        if errands.of:
-            await errands.run(cancel, session, policy)
+        if resumption.planned:
+            await resumption.run(cancel, session, policy)
     finally:
         left.under_way -= names
-    outcomes |= {outcome.request: outcome for outcome in errands.unsure()}
-    told = [msgspec.structs.replace(outcomes[request], request=errand.name) for request, errand in errands.of.items()]
+    outcomes |= {outcome.request: outcome for outcome in resumption.unsure()}
+    told = [msgspec.structs.replace(outcomes[p.request], request=p.name) for p in resumption.planned.values()]
     return CancelReport((*told, *old, *skipped), journal_failed=session.journal_failed())

@@ -1,19 +1,15 @@
 """Order scopes: no order that was added outlives its block, or the program is told.
 
 The block's task owns what is held. An outcome that says that an order is off the book, and is certainly about this
-order, takes it out (``_engine.held``). When the block exits, a drain (``_cancels.scope_exit``) runs as a task of the
-session, so that whatever ended the block cannot end the drain; the block's task only waits for it, shielded. That wait
-ends with the drain: when every order has its outcome, ``grace`` is over, or a second Ctrl-C has come. If the session's
-block ends while a scope's block is still open, the scope is drained then.
-
-A client-side scope cannot help when the power fails or the network is gone: then the orders stay on the book, and you
-learn of it only if your program is still there. A venue's own cancel-on-disconnect would help, but this venue does not
-document one.
-
+order, takes it out (``_engine.held``). When the block exits, a task of the session cancels the rest
+(``_cancels.scope_exit``), so that whatever ended the block cannot end that as well; the block's task only waits,
+shielded, until every order has its outcome, ``grace`` is over, or a second Ctrl-C has come. If the session's block ends
+while a scope's block is still open, what the scope holds is canceled then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self, overload
 
@@ -66,7 +62,7 @@ class OrderScope:
         self._journal = journal
         self._held: dict[CancelRequest, Hold] = {}
         self._adding: set[CancelRequest] = set()
-        self._drain: ScopeExit | None = None
+        self._exit: ScopeExit | None = None
         self._pulls: dict[ScopeExit, frozenset[Hold]] = {}  # each `cancel_all` that is under way, and what it cancels
         self._open = False
         self._heard_before = 0
@@ -159,7 +155,7 @@ class OrderScope:
         """
         request = CancelRequest.of(id, external_id)
         self._hold_of(request)
-        if self._drain is not None:
+        if self._exit is not None:
             raise InvalidRequest(f"{request} is being canceled: the block of its scope has exited.")
         if request in self._adding:
             raise InvalidRequest(f"Another task is adding {request} to this scope.")
@@ -259,10 +255,7 @@ class OrderScope:
         still be canceled. Orders found off the book by then are no longer held, the rest stays held. The report is
         lost.
         """
-        if not self._open:
-            raise SessionClosed("This order scope is not open: its block has not started or has exited.")
-        session = self._session
-        session.check_open()
+        self._check_open()
         held = [hold for request, hold in self._held.items() if request not in self._adding]
         outcomes: tuple[Outcome, ...] = ()
 
@@ -275,17 +268,9 @@ class OrderScope:
                     self._end_hold(hold, outcome)
 
         await trio.lowlevel.checkpoint_if_cancelled()
-        pull = ScopeExit(
-            session.engine,
-            self._policy,
-            held,
-            grace=self._grace,
-            settle=self._settle,
-            take_in=session.take_in,
-            concluded=pulled,
-        )
+        pull = self._exit_of(held, pulled)
         self._pulls[pull] = frozenset(held)
-        if not held or not session.spawn(pull.run):
+        if not held or not self._session.spawn(pull.run):
             pull.give_up()
         try:
             await trio.lowlevel.checkpoint()
@@ -293,12 +278,12 @@ class OrderScope:
         except BaseException:
             pull.early.cancel()
             raise
-        return CancelReport(outcomes, journal_failed=session.journal_failed())
+        return CancelReport(outcomes, journal_failed=self._session.journal_failed())
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         self._session.check_open()
-        if self._open or self._drain is not None:
+        if self._open or self._exit is not None:
             raise SessionClosed("An order scope can be entered only once; open another with ws.open_order_scope().")
         await trio.lowlevel.checkpoint()
         if self._session.ending:  # it would not be ended before the connection is closed
@@ -322,11 +307,11 @@ class OrderScope:
         # The first Ctrl-C asks for an orderly end, which is this; only a second one ends it early.
         first = is_interrupt(error) or (error is not None and listeners.heard > self._heard_before)
         interrupt: KeyboardInterrupt | None = None
-        drain = self._begin_drain()
-        with listeners.ending(drain.early, 1 if first else 2), trio.CancelScope(shield=True):
-            while not drain.done.is_set():
+        ending = self._begin_exit()
+        with listeners.ending(ending.early, 1 if first else 2), trio.CancelScope(shield=True):
+            while not ending.done.is_set():
                 try:
-                    await drain.done.wait()
+                    await ending.done.wait()
                 except KeyboardInterrupt as caught:
                     interrupt = caught
                     if not listeners.listening:
@@ -351,10 +336,6 @@ class OrderScope:
         if error is not None and error is not ended_with:
             raise error  # without the cancellation that was ours
 
-    def _end_now(self) -> trio.Event:
-        """Cancel what is held as if the block exited now; see ``Ending``."""
-        return self._begin_drain().done
-
     def _leave_block(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> BaseException | None:
@@ -376,24 +357,11 @@ class OrderScope:
             raise TakenOver(text, report=report) from error
         error.add_note(text)
 
-    def _cut_off(self) -> None:
-        """Cancel the block; see ``Ending``."""
-        if self._block is not None:
-            self._block.cancel()
-
-    def _off_book(self, request: CancelRequest, outcome: Outcome) -> None:
-        """Release an order that a cancel took off the book; see ``Holder``."""
-        hold = self._held.get(request)
-        if hold is None or request in self._adding:  # in the second case its name is about to be another order's
-            return
-        if hold.is_meant_by(outcome, self._session.engine.clock.interval):
-            self._end_hold(hold, outcome)
-
     def _end_hold(self, hold: Hold, outcome: Outcome) -> None:
         """Stop holding an order that is certainly off the book; other cancels of it need not doubt a "closed"."""
-        for drain in (*self._pulls, self._drain):
-            if drain is not None:
-                drain.found(hold, outcome)
+        for ending in (*self._pulls, self._exit):
+            if ending is not None:
+                ending.found(hold, outcome)
         if self._held.get(hold.request) is hold:  # otherwise its name is another order's, or the scope has exited
             del self._held[hold.request]
             self._release(hold.request)
@@ -402,27 +370,30 @@ class OrderScope:
         hold = self._held.get(request)
         return hold is not None and any(hold in holds for holds in self._pulls.values())
 
-    def _begin_drain(self) -> ScopeExit:
-        if self._drain is None:
+    def _begin_exit(self) -> ScopeExit:
+        if self._exit is None:
             self._open = False
-            session = self._session
             for request in self._adding - self._held.keys():
                 self._release(request)  # its `add` will be refused, perhaps after the journal's last transaction
-            self._drain = drain = ScopeExit(
-                session.engine,
-                self._policy,
-                self._held.values(),
-                grace=self._grace,
-                settle=self._settle,
-                take_in=session.take_in,
-                concluded=self._concluded,
-            )
-            if not session.spawn(drain.run):
-                drain.give_up()
-        return self._drain
+            self._exit = self._exit_of(self._held.values(), self._concluded)
+            if not self._session.spawn(self._exit.run):
+                self._exit.give_up()
+        return self._exit
+
+    def _exit_of(self, holds: Iterable[Hold], concluded: Callable[[tuple[Outcome, ...]], None]) -> ScopeExit:
+        session, grace, settle = self._session, self._grace, self._settle
+        return ScopeExit(
+            session.engine,
+            self._policy,
+            holds,
+            grace=grace,
+            settle=settle,
+            take_in=session.take_in,
+            concluded=concluded,
+        )
 
     def _concluded(self, outcomes: tuple[Outcome, ...]) -> None:
-        """Note the result of the drain, and log what is left."""
+        """Note what the exit has come to, and log what is left."""
         self.report = CancelReport(outcomes, journal_failed=self._session.journal_failed())
         holds = self._session.engine.holds
         for outcome in outcomes:
@@ -438,16 +409,18 @@ class OrderScope:
             some = left[first : first + LOGGED_TOGETHER]
             logger.error("order scope left: %s", describe_left(some, len(some)))
 
-    def _check_can_add(self) -> None:
+    def _check_open(self) -> None:
         if not self._open:
             raise SessionClosed("This order scope is not open: its block has not started or has exited.")
-        session = self._session
-        session.check_open()
-        if session.failure is not None:
+        self._session.check_open()
+
+    def _check_can_add(self) -> None:
+        self._check_open()
+        if (failure := self._session.failure) is not None:
             raise SessionClosed(
                 "The session has failed, so no order can be canceled or held any more; do not place it. "
                 "Open a new session."
-            ) from session.failure
+            ) from failure
 
     def _new_hold(self, request: CancelRequest) -> Hold:
         session = self._session
@@ -481,12 +454,18 @@ class ScopeLink:
 
     def end(self) -> trio.Event:
         """Cancel what is held as if the block exited now; see ``Ending``."""
-        return self._scope._end_now()
+        return self._scope._begin_exit().done
 
     def cut_off(self) -> None:
         """Cancel the block; see ``Ending``."""
-        self._scope._cut_off()
+        if self._scope._block is not None:
+            self._scope._block.cancel()
 
     def off_book(self, request: CancelRequest, outcome: Outcome) -> None:
         """Release an order that a cancel took off the book; see ``Holder``."""
-        self._scope._off_book(request, outcome)
+        scope = self._scope
+        hold = scope._held.get(request)
+        if hold is None or request in scope._adding:  # in the second case its name is about to be another order's
+            return
+        if hold.is_meant_by(outcome, scope._session.engine.clock.interval):
+            scope._end_hold(hold, outcome)

@@ -1,14 +1,13 @@
 """The end of an order scope: cancel what it held, within its grace, and report what happened to it.
 
-A drain runs as a task of the session: shielded, protected from KeyboardInterrupt, out of the reach of whatever ended
-the scope's block. It owns the orders' outcomes. The engine settles them into its channel, and the drain empties that
-before it concludes, so that none is lost however the drain ends: with the last outcome, at the end of the grace, early
-by a second Ctrl-C, or with the session.
+It runs as a task of the session: shielded, protected from KeyboardInterrupt, out of the reach of whatever ended the
+scope's block. It owns the orders' outcomes. The engine sends them into its channel, which it empties before it
+concludes, so that none is lost however it ends: with the last outcome, at the end of the grace, early by a second
+Ctrl-C, or with the session. ``cancel_all`` is the same, while its scope stays open.
 
 A yes for an external id may be about an older order of that name while the create of ours is still on its way. The
 order is asked for again as long as one that is not found, unless the yes is certainly about ours (``_engine.held``) or
 the venue had ours before it was asked.
-
 """
 
 from __future__ import annotations

@@ -23,8 +23,7 @@ from contextlib import aclosing, asynccontextmanager, nullcontext
 
 import trio
 
-from trio_cancel._cancels.batch import Invalid, as_request, check_iterable
-from trio_cancel._cancels.withdraw import withdraw
+from trio_cancel._cancels.batch import Invalid, as_request, check_iterable, withdraw
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.order import OrderCancel, RetryPolicy
 from trio_cancel._engine.rate import WINDOW_MOST
@@ -60,7 +59,7 @@ class StreamSource:
     ) -> None:
         self._policy = policy
         self._report_invalid = invalid == "report"
-        self._invalid: list[InvalidItem] = []
+        self.invalid: list[InvalidItem] = []
         self._engine = engine
         self._shelf: deque[tuple[CancelRequest, float]] = deque()  # each with the time of its arrival
         self._total = total  # of the input, if it says so
@@ -113,16 +112,6 @@ class StreamSource:
             return self._receive.receive_nowait()
         except trio.WouldBlock:
             return None
-
-    @property
-    def unsettled(self) -> tuple[CancelRequest, ...]:
-        """The orders in flight now; after the block: those in flight at its exit that have not settled since."""
-        return tuple(order.request for order in self._out if order.latest is not None and order.outcome is None)
-
-    @property
-    def invalid(self) -> tuple[InvalidItem, ...]:
-        """See :class:`CancelStream`."""
-        return tuple(self._invalid)
 
     # What the engine calls
 
@@ -235,7 +224,7 @@ class StreamSource:
         except InvalidRequest as error:
             if not self._report_invalid:
                 raise
-            self._invalid.append(InvalidItem(index, item, error))
+            self.invalid.append(InvalidItem(index, item, error))
 
     async def _make_room(self, index: int) -> None:
         """Wait until there is room for another item."""
@@ -288,7 +277,8 @@ class CancelStream:
     @property
     def unsettled(self) -> tuple[CancelRequest, ...]:
         """The orders in flight now; after the block: those in flight at its exit that have not settled since."""
-        return self._source.unsettled
+        out = self._source._out
+        return tuple(order.request for order in out if order.latest is not None and order.outcome is None)
 
     @property
     def invalid(self) -> tuple[InvalidItem, ...]:
@@ -296,7 +286,7 @@ class CancelStream:
 
         They are kept for as long as the stream: nothing else in it grows with its input.
         """
-        return self._source.invalid
+        return tuple(self._source.invalid)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, UsageError, clean, say
 from trio_cancel._cli._input import GivenOrders, read_arguments, read_file
 from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup, find_lookup
-from trio_cancel._cli._open import cancel_open, need_answer, scope_of
+from trio_cancel._cli._open import cancel_open, filter_of, need_answer
 from trio_cancel._cli._options import (
     CaFile,
     EnvFile,
@@ -120,13 +120,13 @@ async def cancel(
     if open_:
         if ids or external_id or from_ is not None or literal or skip_bad:
             raise UsageError("--open cancels what the venue lists: give it without ids, --external-id and --from.")
-        scope = scope_of(pair, side, everything)
+        meant = filter_of(pair, side, everything)
         quiet = _quiet(quiet_for)
-        need_answer(scope, yes=yes or dry_run)
+        need_answer(meant, yes=yes or dry_run)
         venue = find_venue(url, ca_file, proxy).with_terms(rate, give_up_after, retry=not no_retry)
         listed = find_lookup(rest_url, venue.endpoint, proxy)
         venue = attrs.evolve(venue.with_journal(journal), lookup=listed, look_up_closed=look_up)
-        return await cancel_open(venue, scope, quiet=quiet, deadline=deadline, yes=yes, dry_run=dry_run, as_json=json)
+        return await cancel_open(venue, meant, quiet=quiet, deadline=deadline, yes=yes, dry_run=dry_run, as_json=json)
     if pair is not None or side is not None or everything or yes or dry_run or quiet_for is not None:
         raise UsageError("--pair, --side, --everything, --yes, --dry-run and --quiet-for belong to --open: add it.")
     found = GivenOrders(literal)

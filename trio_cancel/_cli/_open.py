@@ -28,13 +28,13 @@ from trio_cancel._cli._venue import Venue
 from trio_cancel._client import TradingWS
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import CancelRequest
-from trio_cancel._values.open_report import OpenScope
+from trio_cancel._values.open_report import OpenFilter
 from trio_cancel._values.outcomes import Outcome
 
 UNAUTHORIZED = 401
 
 
-def scope_of(pair: str | None, side: Literal["buy", "sell"] | None, everything: bool) -> OpenScope:
+def filter_of(pair: str | None, side: Literal["buy", "sell"] | None, everything: bool) -> OpenFilter:
     """Return which orders are meant.
 
     Raises:
@@ -45,12 +45,12 @@ def scope_of(pair: str | None, side: Literal["buy", "sell"] | None, everything: 
     if everything and (pair is not None or side is not None):
         raise UsageError("--everything means all markets and both sides: give it without --pair and --side.")
     try:
-        return OpenScope.of(pair, side, everything)
+        return OpenFilter.of(pair, side, everything)
     except ConfigurationError:
         raise UsageError("--pair needs the name of a market, such as BTC_BRL.") from None
 
 
-def need_answer(scope: OpenScope, *, yes: bool) -> None:
+def need_answer(meant: OpenFilter, *, yes: bool) -> None:
     """Refuse a run that nobody has confirmed and nobody can confirm.
 
     Raises:
@@ -58,14 +58,14 @@ def need_answer(scope: OpenScope, *, yes: bool) -> None:
     """
     if not yes and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         raise CommandError(
-            f"Nothing was sent: without a terminal nobody can confirm that all open {scope} should be canceled; "
+            f"Nothing was sent: without a terminal nobody can confirm that all open {meant} should be canceled; "
             "add --yes, or look first with --dry-run."
         )
 
 
 async def cancel_open(
     venue: Venue,
-    scope: OpenScope,
+    meant: OpenFilter,
     *,
     quiet: float,
     deadline: float | None,
@@ -73,15 +73,15 @@ async def cancel_open(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Cancel the open orders of the scope, or list them; return the exit status."""
+    """Cancel the open orders that are meant, or list them; return the exit status."""
     if not yes or dry_run:
         halt = Halt(deadline)
-        sweep = Sweep(scope, quiet, trio.current_time())
+        sweep = Sweep(meant, quiet, trio.current_time())
         agreed = False
         async with hear_signals(halt) as nursery:
             with halt.scope:
                 await _list_once(venue, sweep)
-                agreed = dry_run or await _confirm(sweep, scope, quiet)
+                agreed = dry_run or await _confirm(sweep, meant, quiet)
             nursery.cancel_scope.cancel()
         if not agreed:
             say(f"{'nothing was canceled' if halt.why is None else f'{halt.why}; nothing was canceled'}")
@@ -96,7 +96,7 @@ async def cancel_open(
         output.room,
         Halt(deadline),
         venue.rate,
-        scope=scope,
+        meant=meant,
         quiet=quiet,
         expect=output.expect,
     )
@@ -133,7 +133,7 @@ def _outside(sweep: Sweep) -> str:
     return f"; {count} other open order{'s are' if count != 1 else ' is'} not meant" if count else ""
 
 
-async def _confirm(sweep: Sweep, scope: OpenScope, quiet: float) -> bool:
+async def _confirm(sweep: Sweep, meant: OpenFilter, quiet: float) -> bool:
     orders = sweep.orders
     lines = [HEAD, *(order_line(state, as_json=False) for state in orders[:NAMED_MOST])] if orders else []
     if len(orders) > NAMED_MOST:
@@ -143,7 +143,7 @@ async def _confirm(sweep: Sweep, scope: OpenScope, quiet: float) -> bool:
     if sweep.failure is not None:
         lines.append(f"The list is not complete: {clean(str(sweep.failure))}\n")
     lines.append(
-        f"Cancel all open {clean(str(scope))}, and any that appear until {quiet:g} s pass without a new one? [y/N] "
+        f"Cancel all open {clean(str(meant))}, and any that appear until {quiet:g} s pass without a new one? [y/N] "
     )
     write_stderr("".join(lines))
     answer = await _read_line()
@@ -168,12 +168,12 @@ class _OpenRun(Run):
     """A run whose orders come from the venue's list. An order is reported once, when nothing more is done for it.
 
     Attributes:
-        scope: which orders are meant.
+        meant: which orders.
         quiet: seconds.
         expect: called with the number of orders so far.
     """
 
-    scope: OpenScope = attrs.field(kw_only=True)
+    meant: OpenFilter = attrs.field(kw_only=True)
     quiet: float = attrs.field(kw_only=True)
     expect: Callable[[int], None] = attrs.field(kw_only=True)
     _sweep: Sweep | None = attrs.field(default=None, init=False)
@@ -183,7 +183,7 @@ class _OpenRun(Run):
     async def _cancel_all(self, ws: TradingWS) -> None:
         lookups = ws._session.lookups
         assert lookups is not None
-        self._sweep = sweep = Sweep(self.scope, self.quiet, trio.current_time())
+        self._sweep = sweep = Sweep(self.meant, self.quiet, trio.current_time())
         orders = OpenOrders(sweep, lookups.open_orders, ws._session.wall, WITHIN)
         try:
             await self._stream(ws, orders)
@@ -216,7 +216,7 @@ class _OpenRun(Run):
             return status or Status.LEFT  # no connection, or ended early: both were reported
         if sweep.none_seen_since is not None:
             since = datetime.fromtimestamp(sweep.none_seen_since, UTC).isoformat(timespec="seconds")
-            say(f"none of the {self.scope} seen since {since[:-6]}Z{_outside(sweep)}")
+            say(f"none of the {self.meant} seen since {since[:-6]}Z{_outside(sweep)}")
         if sweep.failure is None:
             return status
         say(f"the list is not complete: {sweep.failure}")

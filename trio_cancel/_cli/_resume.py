@@ -15,7 +15,7 @@ import attrs
 import msgspec
 from cyclopts import Parameter
 
-from trio_cancel._cancels.resuming import Errands, why_old
+from trio_cancel._cancels.resuming import Resumption, why_old
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, clean, say
 from trio_cancel._cli._help import CONNECTION
@@ -70,8 +70,8 @@ async def resume(
         return Status.OK
     contents = read_journal(journal)
     now = time.time()
-    plan = plan_resume(contents, now, old_external_ids=old_external_ids)
-    if not plan.errands and not plan.old:
+    plan = plan_resume(contents.left, now, old_external_ids=old_external_ids)
+    if not plan.cancels and not plan.old:
         say("nothing was left")
         return Status.OK
     endpoint = parse_endpoint(contents.url if url is None else url)
@@ -98,16 +98,16 @@ async def resume(
             yield ws
             failed = ws.journal_failed
 
-    output = Output(len(plan.errands) + len(plan.old), as_json=json)
+    output = Output(len(plan.cancels) + len(plan.old), as_json=json)
     for order in plan.old:
         why = why_old(order.known_at, now, "--old-external-ids")
         output.tell(NotSent(order.request, cause=why), 1)
-    errands = {errand.request: errand for errand in plan.errands}
+    requests = {planned.request: planned for planned in plan.cancels}
 
     def tell(outcome: Outcome, places: int) -> None:
-        output.tell(msgspec.structs.replace(outcome, request=errands[outcome.request].name), places)
+        output.tell(msgspec.structs.replace(outcome, request=requests[outcome.request].name), places)
 
-    run = _Resume(open_session, dict.fromkeys(errands, 1), tell, output.room, Halt(), rate, plan=plan)
+    run = _Resume(open_session, dict.fromkeys(requests, 1), tell, output.room, Halt(), rate, plan=plan)
     await output.cancel(run)
     if failed:
         say("the journal could not record all of it; once it can be written, run this again")
@@ -123,12 +123,12 @@ class _Resume(Run):
     """
 
     plan: Plan = attrs.field(kw_only=True)
-    _errands: Errands | None = attrs.field(default=None, init=False)
+    _resumption: Resumption | None = attrs.field(default=None, init=False)
 
     async def _cancel_all(self, ws: TradingWS) -> None:
         journal = ws._session.journal
         assert journal is not None
-        self._errands = errands = Errands(self.plan, journal.release_left, lambda: ws.clock)
+        self._resumption = resumption = Resumption(self.plan, journal.release_left, lambda: ws.clock)
         everything = self.requests
 
         async def cancel(some: Iterable[CancelRequest]) -> None:
@@ -136,13 +136,13 @@ class _Resume(Run):
             await super(_Resume, self)._cancel_all(ws)
 
         try:
-            await errands.run(cancel, ws._session, ws._policy)
+            await resumption.run(cancel, ws._session, ws._policy)
         finally:
             self.requests = everything
-            for outcome in errands.unsure():
+            for outcome in resumption.unsure():
                 super()._settle(outcome)
 
     def _settle(self, outcome: Outcome) -> None:
-        read = outcome if self._errands is None else self._errands.read(outcome)
+        read = outcome if self._resumption is None else self._resumption.read(outcome)
         if read is not None:
             super()._settle(read)

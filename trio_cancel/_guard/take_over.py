@@ -20,14 +20,13 @@ import attrs
 import msgspec
 import trio
 
-from trio_cancel._cancels.resuming import Errands, why_old
+from trio_cancel._cancels.resuming import Resumption, why_old
 from trio_cancel._cancels.stream import run_stream
 from trio_cancel._client import TradingWS
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.journal import Journal
 from trio_cancel._journal.lease import steady
-from trio_cancel._journal.reading import JournalContents
 from trio_cancel._journal.resume import plan_resume
 from trio_cancel._values.errors import NotWritten
 from trio_cancel._values.models import CancelRequest
@@ -82,8 +81,8 @@ async def see_to(
     Raises:
         StoreFailed: it could not be found out whose an external id is. What was canceled until then is recorded.
     """
-    plan = plan_resume(JournalContents("", (), journal.left.orders), now)
-    errands = Errands(plan, journal.release_left, lambda: ws.clock)
+    plan = plan_resume(journal.left.orders, now)
+    resumption = Resumption(plan, journal.release_left, lambda: ws.clock)
     outcomes: dict[CancelRequest, Outcome] = {}
     skipped: set[CancelRequest] = set()
 
@@ -92,7 +91,7 @@ async def see_to(
             async for outcome in stream:
                 if outcome.off_book or isinstance(outcome, NotFound):
                     journal.settle_left(outcome)
-                if (read := errands.read(outcome)) is not None:
+                if (read := resumption.read(outcome)) is not None:
                     outcomes[outcome.request] = read
 
     with trio.CancelScope() as scope:
@@ -103,34 +102,34 @@ async def see_to(
                 scope.cancel()
 
             nursery.start_soon(stop_if_taken_over)
-            await cancel([request for request in errands.of if request.id is not None], BY_ID)
-            names = iter([request for request in errands.of if request.id is None])
+            await cancel([request for request in resumption.planned if request.id is not None], BY_ID)
+            names = iter([request for request in resumption.planned if request.id is None])
             while some := list(islice(names, NAMES_TOGETHER)):
                 asked_at, theirs = await _asked(others, some)
                 while steady() - asked_at > FRESH:  # this process stood still: perhaps it is another's by now
                     asked_at, theirs = await _asked(others, some)
                 skipped |= theirs
                 await cancel([request for request in some if request not in theirs], BY_NAME)
-            if errands.again:
+            if resumption.again:
                 gone = await ended()
-                errands.give_up(
+                resumption.give_up(
                     [
                         request
-                        for request in errands.again
-                        if all(hold.session in gone for hold in errands.of[request].holds)
+                        for request in resumption.again
+                        if all(hold.session in gone for hold in resumption.planned[request].holds)
                     ]
                 )
             nursery.cancel_scope.cancel()
-    outcomes |= {outcome.request: outcome for outcome in errands.unsure()}
-    for request in errands.of:
+    outcomes |= {outcome.request: outcome for outcome in resumption.unsure()}
+    for request in resumption.planned:
         if request in skipped:
             outcomes[request] = NotSent(request, cause=NotWritten("another journal has this name now; it is not ours"))
         elif request not in outcomes:
             outcomes[request] = NotSent(request, cause=NotWritten("another session has the journal now"))
-    told = [msgspec.structs.replace(outcomes[request], request=errand.name) for request, errand in errands.of.items()]
+    told = [msgspec.structs.replace(outcomes[p.request], request=p.name) for p in resumption.planned.values()]
     remedy = "ws.resume(old_external_ids=True)"
     old = [NotSent(order.request, cause=why_old(order.known_at, now, remedy)) for order in plan.old]
-    settled = {errand.name for request, errand in errands.of.items() if request not in skipped}
+    settled = {planned.name for request, planned in resumption.planned.items() if request not in skipped}
     again = any(order.request in settled for order in journal.left.orders)
     return Taken(CancelReport((*told, *old), journal_failed=journal.failed), again)
 

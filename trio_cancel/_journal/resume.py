@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from trio_cancel._engine.held import Hold
-from trio_cancel._journal.reading import JournalContents, JournalHold, JournalOrder
+from trio_cancel._journal.reading import JournalHold, JournalOrder
 from trio_cancel._journal.rows import request_of
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.models import CancelRequest
@@ -18,7 +20,7 @@ OLD = 3600.0
 
 
 @attrs.frozen
-class Errand:
+class PlannedCancel:
     """One order that is to be canceled.
 
     Attributes:
@@ -49,37 +51,37 @@ class Plan:
     """What to do with the orders that were left.
 
     Attributes:
-        errands: what to cancel, in the order in which it first came up.
+        cancels: what to cancel, in the order in which it first came up.
         old: the orders whose external ids are too old to be sure which order they name.
     """
 
-    errands: tuple[Errand, ...]
+    cancels: tuple[PlannedCancel, ...]
     old: tuple[JournalOrder, ...]
 
 
-def plan_resume(contents: JournalContents, now: float, *, old_external_ids: bool = False) -> Plan:
-    """Return what is to be done.
+def plan_resume(left: Iterable[JournalOrder], now: float, *, old_external_ids: bool = False) -> Plan:
+    """Return what to do with the orders that were left.
 
     An external id's age counts from when its session surely meant this very order by it: of a held order from the
     session's last sign of life, of a mere cancel from its intent. One that is stamped more than ``LEEWAY`` in the
     future is old: the clock was set back, and nobody knows by how much.
 
     Args:
-        contents: what the journal says.
+        left: the orders.
         now: Unix seconds.
         old_external_ids: cancel by old external ids, too.
     """
-    errands: dict[CancelRequest, Errand] = {}
+    cancels: dict[CancelRequest, PlannedCancel] = {}
     old: list[JournalOrder] = []
-    for order in contents.left:
+    for order in left:
         for request, holds in _requests(order).items():
             is_old = request.external_id is not None and not -LEEWAY <= now - order.known_at <= OLD
             if is_old and not old_external_ids:
                 old.append(order)
                 continue
-            before = errands.get(request, Errand(request, order.request))
-            errands[request] = attrs.evolve(before, holds=(*before.holds, *holds))
-    return Plan(tuple(errands.values()), tuple(old))
+            before = cancels.get(request, PlannedCancel(request, order.request))
+            cancels[request] = attrs.evolve(before, holds=(*before.holds, *holds))
+    return Plan(tuple(cancels.values()), tuple(old))
 
 
 def _requests(order: JournalOrder) -> dict[CancelRequest, list[JournalHold]]:

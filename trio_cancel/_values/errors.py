@@ -38,10 +38,10 @@ from __future__ import annotations
 
 import trio
 
-from trio_cancel._values.travel import Travels
+from trio_cancel._values.pickling import Picklable
 
 
-class TradingError(Travels, Exception):
+class TradingError(Picklable, Exception):
     """The root of this library's exceptions. Only ``Interrupted`` is outside it, so that no handler swallows that."""
 
 
@@ -155,7 +155,7 @@ class SessionClosed(TradingError, trio.ClosedResourceError):
     """The session's ``async with`` block has ended; open a new one."""
 
 
-class Interrupted(Travels, BaseException):
+class Interrupted(Picklable, BaseException):
     """A signal ended a ``cancel_on_signals()`` block. It is not an ``Exception``, so no handler of those swallows it.
 
     Attributes:

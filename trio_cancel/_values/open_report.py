@@ -11,15 +11,15 @@ from trio_cancel._values.errors import ConfigurationError, LookupFailed
 from trio_cancel._values.kept import Outcomes
 from trio_cancel._values.order_state import OrderState
 from trio_cancel._values.outcomes import Outcome
+from trio_cancel._values.pickling import identity
 from trio_cancel._values.report import CancelReport
-from trio_cancel._values.travel import identity
 
 SIDES = ("buy", "sell")
 
 
 @attrs.frozen
-class OpenScope:
-    """The open orders that are meant: a market, a side, or both; neither means all of them.
+class OpenFilter:
+    """Which open orders are meant: those of a market, of a side, or of both; without either, all of them.
 
     Attributes:
         pair: those of this market; None for all markets.
@@ -30,8 +30,8 @@ class OpenScope:
     side: Literal["buy", "sell"] | None = None
 
     @staticmethod
-    def of(pair: object, side: object, everything: object) -> OpenScope:
-        """Return the scope that a caller named.
+    def of(pair: object, side: object, everything: object) -> OpenFilter:
+        """Return the filter that a caller named.
 
         Raises:
             ConfigurationError: none was named, two contradict each other, or a word is not understood.
@@ -46,9 +46,9 @@ class OpenScope:
             raise ConfigurationError("everything=True means all markets and both sides: give it without pair and side.")
         if not everything and pair is None and side is None:
             raise ConfigurationError("Say which open orders to cancel: give pair, side or both, or everything=True.")
-        return OpenScope(pair, "buy" if side == "buy" else "sell" if side == "sell" else None)
+        return OpenFilter(pair, "buy" if side == "buy" else "sell" if side == "sell" else None)
 
-    def holds(self, order: OrderState) -> bool | None:
+    def matches(self, order: OrderState) -> bool | None:
         """Return whether an order is meant; None if too little is known of it.
 
         Markets are compared without regard to case, with ``-`` and ``/`` read as ``_``.
@@ -77,12 +77,12 @@ class OpenReport:
     still be on its way. ``none_seen_since`` is as much as can be known.
 
     Attributes:
-        orders: every order of the scope that was listed, as it was first seen, in this order.
+        orders: every order that was meant and listed, as it was first seen, in this order.
         cancels: one outcome for each of ``orders``; empty after a dry run.
-        none_seen_since: Unix seconds (UTC) since which every list was complete and showed no order of the scope that
+        none_seen_since: Unix seconds (UTC) since which every list was complete and showed no such order that
             might still have been on the book; None if the last list showed one, or was not complete.
         failure: why the last list was not complete, or why it ended without the quiet period; None if all is well.
-        outside: how many open orders the last list showed that are not in the scope; they were left alone.
+        outside: how many open orders the last list showed that were not meant; they were left alone.
     """
 
     orders: tuple[OrderState, ...]

@@ -22,7 +22,7 @@ from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import TradingError
 from trio_cancel._values.models import CanceledOrder, CancelRequest
 from trio_cancel._values.order_state import OrderState
-from trio_cancel._values.travel import identity, portable
+from trio_cancel._values.pickling import identity, portable
 
 FIELD_ADVICE = (
     "if the credentials are right, the venue may know the token by its other name: "

@@ -11,7 +11,7 @@ import attrs
 from trio_cancel._values.errors import InvalidRequest, JournalError, TradingError
 from trio_cancel._values.kept import Outcomes, counts_of, is_final, left_of, outcomes_of, partly_filled_of
 from trio_cancel._values.outcomes import Canceled, NotSurelyThisOrder, Outcome, Unknown
-from trio_cancel._values.travel import Anything, identity
+from trio_cancel._values.pickling import Anything, identity
 
 
 @attrs.frozen

@@ -21,7 +21,7 @@ from trio_cancel import (
     open_trading_ws,
 )
 from trio_cancel._cancels import open_orders
-from trio_cancel._values.open_report import OpenScope
+from trio_cancel._values.open_report import OpenFilter
 from trio_cancel._venue.rest import Page
 from trio_cancel.lookup import OrderState, OrderStatus, RestLookup
 from trio_cancel.sandbox import Fault, RestFault, open_sandbox
@@ -532,10 +532,10 @@ async def test_over_tls_and_sockets() -> None:
 )
 def test_which_order_is_meant(pair: str | None, side: str | None, meant: bool | None) -> None:
     order = OrderState(status=OrderStatus.OPEN, seen_at=1.0, id="A", pair=pair, side=side)
-    assert OpenScope("BTC_BRL", "buy").holds(order) is meant
-    assert OpenScope().holds(order) is True
+    assert OpenFilter("BTC_BRL", "buy").matches(order) is meant
+    assert OpenFilter().matches(order) is True
 
 
 def test_scopes_in_words() -> None:
-    assert str(OpenScope("BTC_BRL", "buy")) == "buy orders of BTC_BRL"
-    assert str(OpenScope()) == "orders on all markets"
+    assert str(OpenFilter("BTC_BRL", "buy")) == "buy orders of BTC_BRL"
+    assert str(OpenFilter()) == "orders on all markets"

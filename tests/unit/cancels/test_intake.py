@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from tests.tools.desk import CountedWakeup, Desk, bare
 from trio_cancel import CancelRequest, NotWritten, Outcome
-from trio_cancel._cancels import stream, withdraw
+from trio_cancel._cancels import batch, stream
 from trio_cancel._cancels.stream import StreamSource
 from trio_cancel._engine.order import RetryPolicy
 
@@ -166,13 +166,13 @@ async def test_an_item_that_names_no_order_is_kept_as_it_came() -> None:
 async def test_orders_are_withdrawn_by_slices(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, count: int, seen: list[int]
 ) -> None:
-    monkeypatch.setattr(withdraw, "SLICE", 10)
+    monkeypatch.setattr(batch, "WITHDRAWN_AT_ONCE", 10)
     orders = [bare(CancelRequest(name)) for name in names(count)]
     engine = Desk(up=False).engine
     steps = Steps(lambda: sum(order.outcome is not None for order in orders))
     trio.lowlevel.add_instrument(steps)
     await trio.lowlevel.checkpoint()
-    await withdraw.withdraw(engine, orders)
+    await batch.withdraw(engine, orders)
     await trio.lowlevel.checkpoint()
     trio.lowlevel.remove_instrument(steps)
     assert steps.seen == seen

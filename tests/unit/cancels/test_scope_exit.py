@@ -74,17 +74,17 @@ async def test_what_was_never_written_by_the_end_of_the_grace_says_why(
             assert ("no connection" in str(outcome.cause)) is not connected
 
 
-async def test_nothing_is_tried_again_once_the_session_has_ended_a_drain_early(autojump_clock: MockClock) -> None:
+async def test_nothing_is_tried_again_once_the_session_has_ended_an_exit_early(autojump_clock: MockClock) -> None:
     async with session(reply_timeout=1) as (venue, ws):
         (order_id,) = venue.orders(1)
         venue.sandbox.script(lambda request: Fault.SILENT_BEFORE)
         orders = ws.open_order_scope(grace=30)
         await orders.__aenter__()
         await orders.add(order_id)
-        drain = orders._begin_drain()
+        ending = orders._begin_exit()
         await trio.sleep(2.5)
-        drain.early.cancel()  # what a second Ctrl-C does
-        await drain.done.wait()
+        ending.early.cancel()  # what a second Ctrl-C does
+        await ending.done.wait()
         written = len(venue.log.requests)
         assert orders.report is not None
         assert orders.report.counts["unknown"] == 1

@@ -13,7 +13,7 @@ from trio_cancel import AlreadyClosed, CancelRequest, LookupFailed
 from trio_cancel._cancels.open_orders import BARREN_MOST, PAGE_TRIES, QUIET, OpenOrders, Sweep, _List
 from trio_cancel._session.lookups import RETRY_AFTER_MOST
 from trio_cancel._values.errors import NoReply
-from trio_cancel._values.open_report import OpenScope
+from trio_cancel._values.open_report import OpenFilter
 from trio_cancel._values.outcomes import Unknown, VenueReply
 from trio_cancel._venue.rest import Page
 from trio_cancel.lookup import OrderState
@@ -107,13 +107,13 @@ async def test_pages_without_anything_new_end_a_list_only_one_after_the_other(au
 
 
 def test_nothing_is_known_before_the_first_list() -> None:
-    report = Sweep(OpenScope(), QUIET, 0.0).report(False)
+    report = Sweep(OpenFilter(), QUIET, 0.0).report(False)
     assert (report.orders, len(report.outcomes), report.outside, report.failure) == ((), 0, 0, None)
     assert report.none_seen_since is None
 
 
 def test_each_order_of_a_page_is_judged_by_itself() -> None:
-    sweep = Sweep(OpenScope(), QUIET, 0.0)
+    sweep = Sweep(OpenFilter(), QUIET, 0.0)
     a, b, c = map(CancelRequest, "ABC")
     assert sweep.take([order("X", "canceled"), order("A"), order("B")], 0.0) == [a, b]
     assert sweep.take([order("A"), order("B")], 1.0) == []  # both are under way
@@ -122,7 +122,7 @@ def test_each_order_of_a_page_is_judged_by_itself() -> None:
 
 
 def test_an_order_under_way_has_no_outcome_though_it_had_one() -> None:
-    sweep = Sweep(OpenScope(), QUIET, 0.0)
+    sweep = Sweep(OpenFilter(), QUIET, 0.0)
     (a,) = sweep.take([order("A")], 0.0)
     assert sweep.outcomes() == [(a, None)]
     settled = sweep.settled(unknown("A"), 1.0)
@@ -136,7 +136,7 @@ def test_an_order_under_way_has_no_outcome_though_it_had_one() -> None:
 
 @pytest.mark.parametrize(("began", "broken", "over"), [(21.9, False, False), (22.0, False, True), (22.0, True, False)])
 def test_it_is_over_when_a_list_that_began_late_enough_was_quiet(began: float, broken: bool, over: bool) -> None:
-    sweep = Sweep(OpenScope(), 20.0, 0.0)
+    sweep = Sweep(OpenFilter(), 20.0, 0.0)
     sweep.take([order("A")], 1.0)
     sweep.settled(closed("A"), 2.0)
     sweep.begin(began, WALL)
@@ -144,7 +144,7 @@ def test_it_is_over_when_a_list_that_began_late_enough_was_quiet(began: float, b
 
 
 def test_a_list_shows_an_order_until_one_does_not() -> None:
-    sweep = Sweep(OpenScope(), 20.0, 0.0)
+    sweep = Sweep(OpenFilter(), 20.0, 0.0)
     sweep.begin(0.0, WALL)
     sweep.take([order("A"), order("B")], 0.0)
     sweep.end(None, broken=False)
@@ -162,7 +162,7 @@ def test_a_list_shows_an_order_until_one_does_not() -> None:
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_the_report_tells_that_the_journal_failed(failed: bool) -> None:
-    assert Sweep(OpenScope(), 20.0, 0.0).report(failed).cancels.journal_failed is failed
+    assert Sweep(OpenFilter(), 20.0, 0.0).report(failed).cancels.journal_failed is failed
 
 
 async def all_of(orders: OpenOrders) -> list[CancelRequest]:
@@ -171,14 +171,14 @@ async def all_of(orders: OpenOrders) -> list[CancelRequest]:
 
 async def test_lists_that_break_are_not_quiet(autojump_clock: MockClock) -> None:
     failure = LookupFailed("away", status=500)
-    sweep = Sweep(OpenScope(), 20.0, 0.0)
+    sweep = Sweep(OpenFilter(), 20.0, 0.0)
     assert await all_of(OpenOrders(sweep, Pages(failure), lambda: WALL, 60.0)) == []
     assert trio.current_time() == 60.0
     assert sweep.failure is failure
 
 
 async def test_whole_lists_without_orders_end_it_after_the_quiet_time(autojump_clock: MockClock) -> None:
-    sweep = Sweep(OpenScope(), 20.0, 0.0)
+    sweep = Sweep(OpenFilter(), 20.0, 0.0)
     assert await all_of(OpenOrders(sweep, Pages(shown()), lambda: WALL + trio.current_time(), 60.0)) == []
     assert trio.current_time() == 20.0
     assert sweep.failure is None
@@ -193,7 +193,7 @@ async def test_a_list_that_was_not_whole_in_time_says_nothing(autojump_clock: Mo
         await trio.lowlevel.checkpoint()
         return shown()
 
-    sweep = Sweep(OpenScope(), 20.0, 0.0)
+    sweep = Sweep(OpenFilter(), 20.0, 0.0)
     assert await all_of(OpenOrders(sweep, page, lambda: WALL, 5.0)) == []
     assert trio.current_time() == 5.0
     assert str(sweep.failure) == "The list was not complete and quiet for 20 s within 5 s."

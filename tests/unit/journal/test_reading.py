@@ -121,18 +121,18 @@ def test_an_attempt_has_its_sessions_request_id() -> None:
 )
 def test_the_age_of_an_external_id(events: list[tuple[object, ...]], alive: int, since: int) -> None:
     told = contents(*events, external=True, alive=alive)
-    young, old = plan_resume(told, since + OLD), plan_resume(told, since + OLD + 1)
-    assert ([errand.name for errand in young.errands], young.old) == ([order.request for order in told.left], ())
-    assert (old.errands, old.old) == ((), told.left)
-    assert plan_resume(told, since + OLD + 1, old_external_ids=True) == young
+    young, old = plan_resume(told.left, since + OLD), plan_resume(told.left, since + OLD + 1)
+    assert ([planned.name for planned in young.cancels], young.old) == ([order.request for order in told.left], ())
+    assert (old.cancels, old.old) == ((), told.left)
+    assert plan_resume(told.left, since + OLD + 1, old_external_ids=True) == young
 
 
 def test_what_is_stamped_in_the_future_is_old() -> None:
     told = contents(HOLD, external=True, alive=5000)
-    assert plan_resume(told, 5000 - LEEWAY - 0.1).old == told.left
-    assert plan_resume(told, 5000 - LEEWAY).old == ()
-    assert plan_resume(told, 4000, old_external_ids=True).old == ()
-    assert plan_resume(contents(HOLD, alive=5000), 4000).old == ()
+    assert plan_resume(told.left, 5000 - LEEWAY - 0.1).old == told.left
+    assert plan_resume(told.left, 5000 - LEEWAY).old == ()
+    assert plan_resume(told.left, 4000, old_external_ids=True).old == ()
+    assert plan_resume(contents(HOLD, alive=5000).left, 4000).old == ()
 
 
 @pytest.mark.parametrize("row", [(1, 1, 1, "x", 9000 * SECOND, None, None), (1, 1, 1, "x", 9000 * SECOND)])
@@ -144,19 +144,19 @@ def test_a_clock_that_was_set_back_before_a_later_session_makes_nothing_younger(
     rows: tuple[list[Any], list[Any]] = ([row], []) if len(row) > 5 else ([], [row])
     told = contents_of(Tables("wss://venue", sessions, rows[0], [], rows[1], [], []))
     assert told.left[0].known_at == 1000
-    assert plan_resume(told, 9100).old == told.left
-    assert plan_resume(told, 1000 + OLD).old == ()
+    assert plan_resume(told.left, 9100).old == told.left
+    assert plan_resume(told.left, 1000 + OLD).old == ()
     assert told.sessions[0].alive_at == 9000
 
 
 def test_a_venues_id_never_grows_old() -> None:
     told = contents(HOLD)
-    assert [errand.request for errand in plan_resume(told, 1e9).errands] == [CancelRequest("x")]
+    assert [planned.request for planned in plan_resume(told.left, 1e9).cancels] == [CancelRequest("x")]
 
 
 def test_what_was_not_left_is_no_part_of_the_plan() -> None:
     told = contents(HOLD, ("release", 1), external=True)
-    assert (plan_resume(told, 1e9).old, plan_resume(told, 0).errands) == ((), ())
+    assert (plan_resume(told.left, 1e9).old, plan_resume(told.left, 0).cancels) == ((), ())
 
 
 def test_an_id_that_is_refused_by_now_is_read_as_it_was_written() -> None:
@@ -186,8 +186,8 @@ def test_an_old_name_does_not_keep_what_is_known_by_id() -> None:
     sessions = [SessionRow(1, "id", 0, 0, 0, None)]
     holds: list[HoldRow] = [(1, 1, 1, "x", 0, None, None), (2, 1, 1, "x", 0, None, None)]
     tables = Tables("wss://venue", sessions, holds, [], [(3, 1, 1, "x", 0)], [], [], placed=[(1, 0, "the-id")])
-    plan = plan_resume(contents_of(tables), OLD + 100.0)
-    assert [errand.request for errand in plan.errands] == [CancelRequest("the-id")]
+    plan = plan_resume(contents_of(tables).left, OLD + 100.0)
+    assert [planned.request for planned in plan.cancels] == [CancelRequest("the-id")]
     assert {order.request for order in plan.old} == {CancelRequest(external_id="x")}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from trio_cancel import AlreadyClosed, Canceled, CancelRequest
 from trio_cancel._journal.reading import JournalHold, contents_of
-from trio_cancel._journal.resume import LEEWAY, OLD, Errand, plan_resume
+from trio_cancel._journal.resume import LEEWAY, OLD, PlannedCancel, plan_resume
 from trio_cancel._journal.rows import Changes, SessionRow, Tables, micros, request_of, seconds, spread
 from trio_cancel.types import Attempt, CanceledOrder, OffsetInterval
 
@@ -171,15 +171,15 @@ def test_a_name_is_known_as_long_as_its_session_lived(holds: list[tuple[int, str
 
 def test_a_resume_asks_by_the_venues_id_where_it_is_known() -> None:
     told = contents_of(one([(1, "v"), (2, None), (3, "v")], [(4, None)], []))
-    plan = plan_resume(told, 4.0)
+    plan = plan_resume(told.left, 4.0)
     name = CancelRequest(external_id="x")
     assert plan.old == ()
-    assert [(errand.request, errand.name, [hold.number for hold in errand.holds]) for errand in plan.errands] == [
+    assert [(planned.request, planned.name, [hold.number for hold in planned.holds]) for planned in plan.cancels] == [
         (CancelRequest("v"), name, [1, 3]),
         (name, name, [2]),
     ]
-    late = plan_resume(told, 4.0 + OLD + 1)
-    assert [errand.request for errand in late.errands] == [CancelRequest("v")]
+    late = plan_resume(told.left, 4.0 + OLD + 1)
+    assert [planned.request for planned in late.cancels] == [CancelRequest("v")]
     assert [order.request for order in late.old] == [name]
 
 
@@ -187,8 +187,8 @@ def test_a_resume_asks_by_the_venues_id_where_it_is_known() -> None:
     ("age", "old"), [(0.0, False), (OLD, False), (OLD + 0.5, True), (-LEEWAY, False), (-LEEWAY - 0.5, True)]
 )
 def test_a_name_is_old_after_an_hour_and_from_the_future(age: float, old: bool) -> None:
-    plan = plan_resume(contents_of(one([], [(4, None)], [])), 4.0 + age)
-    assert (len(plan.errands), len(plan.old)) == ((0, 1) if old else (1, 0))
+    plan = plan_resume(contents_of(one([], [(4, None)], [])).left, 4.0 + age)
+    assert (len(plan.cancels), len(plan.old)) == ((0, 1) if old else (1, 0))
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,9 @@ def test_a_name_is_old_after_an_hour_and_from_the_future(age: float, old: bool) 
 def test_what_ends_a_hold_of_a_dead_process(request_: CancelRequest, placed_at: float | None, meant: bool) -> None:
     name = CancelRequest(external_id="x")
     placed = JournalHold(1, 1, 5.0, placed_at=5.0)
-    errand = Errand(request_, name, (placed, JournalHold(2, 1, 5.0, placed_at=placed_at)))
-    assert errand.is_meant_by(AlreadyClosed(request_), OffsetInterval(-1, 1)) is meant
-    assert Errand(name, name).is_meant_by(AlreadyClosed(name), None)
+    planned = PlannedCancel(request_, name, (placed, JournalHold(2, 1, 5.0, placed_at=placed_at)))
+    assert planned.is_meant_by(AlreadyClosed(request_), OffsetInterval(-1, 1)) is meant
+    assert PlannedCancel(name, name).is_meant_by(AlreadyClosed(name), None)
 
 
 def test_a_hold_of_a_dead_process_ends_with_an_order_that_is_surely_its_own() -> None:
@@ -216,12 +216,12 @@ def test_a_hold_of_a_dead_process_ends_with_an_order_that_is_surely_its_own() ->
         return Canceled(name, attempts, order=order)
 
     clock = OffsetInterval(-1000, 1000)
-    errand = Errand(name, name, (JournalHold(1, 1, 50.0, clock=clock),))
-    assert errand.is_meant_by(canceled(51.5), clock)
-    assert errand.is_meant_by(canceled(51.5), None)
-    assert not errand.is_meant_by(canceled(50.5), clock)
-    assert not errand.is_meant_by(canceled(49.0), clock)
-    vague = Errand(name, name, (JournalHold(1, 1, 50.0, clock=OffsetInterval(-1e9, 1e9)),))
+    planned = PlannedCancel(name, name, (JournalHold(1, 1, 50.0, clock=clock),))
+    assert planned.is_meant_by(canceled(51.5), clock)
+    assert planned.is_meant_by(canceled(51.5), None)
+    assert not planned.is_meant_by(canceled(50.5), clock)
+    assert not planned.is_meant_by(canceled(49.0), clock)
+    vague = PlannedCancel(name, name, (JournalHold(1, 1, 50.0, clock=OffsetInterval(-1e9, 1e9)),))
     assert vague.is_meant_by(canceled(51.5), clock)
     assert not vague.is_meant_by(canceled(51.5), None)
 
@@ -252,10 +252,10 @@ def test_what_is_old_stops_nothing_that_comes_after_it() -> None:
         [],
         placed=[(4, 4 * SECOND, "v")],
     )
-    plan = plan_resume(contents_of(tables), 2 * OLD)
+    plan = plan_resume(contents_of(tables).left, 2 * OLD)
     assert [order.request for order in plan.old] == [CancelRequest(external_id="x")]
     # One order that is held under both its names is canceled once.
-    assert [(errand.request, [hold.number for hold in errand.holds]) for errand in plan.errands] == [
+    assert [(planned.request, [hold.number for hold in planned.holds]) for planned in plan.cancels] == [
         (CancelRequest("w"), []),
         (CancelRequest("v"), [3, 4]),
     ]

@@ -694,11 +694,11 @@ async def test_the_end_of_a_large_scope_looks_at_everything_once(
     looked = 0
     values = ScopeExit._is_asked_elsewhere
 
-    def count(drain: ScopeExit, turn: Any) -> bool:
+    def count(ending: ScopeExit, turn: Any) -> bool:
         nonlocal looked
-        before = drain._others_at
-        found = values(drain, turn)
-        looked += drain._others_at != before
+        before = ending._others_at
+        found = values(ending, turn)
+        looked += ending._others_at != before
         return found
 
     monkeypatch.setattr(ScopeExit, "_is_asked_elsewhere", count)

@@ -10,7 +10,7 @@ from trio_cancel import ConfigurationError, VenueUnavailable
 from trio_cancel._values.boundary import describe, ends_program
 from trio_cancel._values.errors import Interrupted
 from trio_cancel._values.observer import Counters, Notifier, Observer, SafeLogger
-from trio_cancel._values.open_report import OpenScope
+from trio_cancel._values.open_report import OpenFilter
 
 
 def test_an_unavailable_venue_says_its_words_if_it_has_any() -> None:
@@ -168,5 +168,5 @@ def test_counters_begin_at_nothing_and_are_read_as_they_are() -> None:
 )
 def test_which_open_orders_are_meant_must_be_clear(pair: object, side: object, everything: object, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        OpenScope.of(pair, side, everything)
+        OpenFilter.of(pair, side, everything)
     assert str(caught.value) == text

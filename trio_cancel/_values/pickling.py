@@ -30,7 +30,7 @@ class ForeignCause(Exception):
         return f"{self.type_name}: {self.text}" if self.text else self.type_name
 
 
-class Travels(BaseException):
+class Picklable(BaseException):
     """An exception that survives pickle and copy completely, whatever its constructor takes and whatever caused it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -60,7 +60,7 @@ class Travels(BaseException):
 
 def portable(error: BaseException | None) -> object:
     """Return an object that pickle and deepcopy turn into ``error`` again, or into the closest possible."""
-    return error if error is None or isinstance(error, Travels) else _Foreign(error, ())
+    return error if error is None or isinstance(error, Picklable) else _Foreign(error, ())
 
 
 def identity(error: BaseException | None) -> tuple[str, str] | None:
@@ -128,7 +128,7 @@ class _Foreign:
         return _arrive, facts
 
     def _next(self, error: BaseException | None) -> object:
-        if error is None or isinstance(error, Travels):
+        if error is None or isinstance(error, Picklable):
             return error
         return None if any(error is one for one in self._above) else _Foreign(error, self._above)
 

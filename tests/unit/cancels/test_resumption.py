@@ -14,10 +14,10 @@ from trio.testing import MockClock
 
 from tests.tools.desk import Desk
 from trio_cancel import AlreadyClosed, Canceled, CancelRequest, NotFound, NotSurelyThisOrder, Unknown
-from trio_cancel._cancels.resuming import Errands, why_old
+from trio_cancel._cancels.resuming import Resumption, why_old
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._journal.reading import JournalHold
-from trio_cancel._journal.resume import Errand, Plan
+from trio_cancel._journal.resume import Plan, PlannedCancel
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.outcomes import Attempt, not_surely
 from trio_cancel._values.timings import Timings
@@ -43,10 +43,10 @@ class Released:
 
 def test_what_is_not_found_again_adds_its_attempts_up() -> None:
     released = Released()
-    errands = Errands(Plan((Errand(MM, MM, (HOLD,)),), ()), released, lambda: None)
-    assert errands.read(not_found(Attempt("r1"))) is None
-    assert errands.read(not_found(Attempt("r2"))) is None
-    (outcome,) = errands.unsure()
+    resumption = Resumption(Plan((PlannedCancel(MM, MM, (HOLD,)),), ()), released, lambda: None)
+    assert resumption.read(not_found(Attempt("r1"))) is None
+    assert resumption.read(not_found(Attempt("r2"))) is None
+    (outcome,) = resumption.unsure()
     assert [attempt.request_id for attempt in outcome.attempts] == ["r1", "r2"]
     assert released.numbers == []
 
@@ -58,12 +58,12 @@ def test_a_lagging_lookup_that_saw_an_older_order_of_the_name_is_no_reason_to_st
     """It was canceled by the id that the lookup gave, and that order was closed: the one that was held may come."""
     released = Released()
     hold = attrs.evolve(HOLD, placed_at=placed_at)
-    errands = Errands(Plan((Errand(MM, MM, (hold,)),), ()), released, lambda: None)
+    resumption = Resumption(Plan((PlannedCancel(MM, MM, (hold,)),), ()), released, lambda: None)
     closed = AlreadyClosed(MM, (Attempt("r1"), Attempt("r2")), error=None)
-    assert errands.read(not_surely(closed)) is None
-    assert errands.read(not_found(Attempt("r3"))) is None
-    assert errands.read(not_surely(closed)) is None
-    (outcome,) = errands.unsure()
+    assert resumption.read(not_surely(closed)) is None
+    assert resumption.read(not_found(Attempt("r3"))) is None
+    assert resumption.read(not_surely(closed)) is None
+    (outcome,) = resumption.unsure()
     assert isinstance(outcome, Unknown)
     assert isinstance(outcome.cause, NotSurelyThisOrder)
     assert [attempt.request_id for attempt in outcome.attempts] == ["r1", "r2", "r3", "r1", "r2"]
@@ -72,17 +72,17 @@ def test_a_lagging_lookup_that_saw_an_older_order_of_the_name_is_no_reason_to_st
 
 async def test_the_last_question_is_asked_when_creates_have_had_their_time(autojump_clock: MockClock) -> None:
     released = Released()
-    errands = Errands(Plan((Errand(MM, MM, (HOLD,)),), ()), released, lambda: None)
+    resumption = Resumption(Plan((PlannedCancel(MM, MM, (HOLD,)),), ()), released, lambda: None)
     asked: list[float] = []
 
     async def cancel(some: Iterable[CancelRequest]) -> None:
         assert list(some) == [MM]
         asked.append(trio.current_time())
         await trio.sleep(0.3)
-        assert errands.read(not_found()) is None
+        assert resumption.read(not_found()) is None
 
     session: Any = SimpleNamespace(timings=Timings(), engine=Desk().engine)
-    await errands.run(cancel, session, RetryPolicy())
+    await resumption.run(cancel, session, RetryPolicy())
     assert asked == pytest.approx([*(1.3 * number for number in range(8)), Timings().settle])
     assert released.numbers == [7]
 
@@ -113,10 +113,10 @@ def test_a_yes_is_judged_by_the_venues_clock_as_it_is_known_now(
 ) -> None:
     hold = attrs.evolve(HOLD, clock=OffsetInterval(-10_000, 10_000))
     released = Released()
-    errands = Errands(Plan((Errand(MM, MM, (hold,)),), ()), released, lambda: clock)
+    resumption = Resumption(Plan((PlannedCancel(MM, MM, (hold,)),), ()), released, lambda: clock)
     date = datetime.fromtimestamp(hold.held_at + created, UTC)
     order = CanceledOrder("7155", date, None, external_id="mm-1")
     attempt = Attempt("r1", hold.held_at + 20, hold.held_at + 21, 200)
     outcome = Canceled(MM, (attempt,), order=order)
-    assert errands.read(outcome) == (outcome if sure else None)
+    assert resumption.read(outcome) == (outcome if sure else None)
     assert released.numbers == ([7] if sure else [])

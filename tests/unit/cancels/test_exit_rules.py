@@ -26,7 +26,7 @@ def holds(count: int = 1) -> list[Hold]:
     return [Hold(CancelRequest(f"o-{number}"), WALL, None, 0.0) for number in range(count)]
 
 
-class Drain(ScopeExit):
+class Exit(ScopeExit):
     """One on a desk, and what it concludes."""
 
     def __init__(self, desk: Desk, held: list[Hold], *, grace: float = 8.0, settle: float = 4.0) -> None:
@@ -53,84 +53,84 @@ async def test_its_cancels_overtake_and_leave_time_for_lookups(
 ) -> None:
     desk = Desk(up=False)
     monkeypatch.setattr(InFlight, "has_lookups", lookups)
-    drain = Drain(desk, held := holds(), grace=grace)
-    drain._submit(0)
-    turn = drain._under_way[held[0]]
+    ending = Exit(desk, held := holds(), grace=grace)
+    ending._submit(0)
+    turn = ending._under_way[held[0]]
     assert turn.priority
     assert turn.policy.give_up_after == waits
     await trio.sleep(2.0)
-    drain._submit(0)
-    assert drain._under_way[held[0]].policy.give_up_after == waits - 2.0
+    ending._submit(0)
+    assert ending._under_way[held[0]].policy.give_up_after == waits - 2.0
     await trio.sleep(grace)
-    drain._submit(0)
-    assert drain._under_way[held[0]].policy.give_up_after == 0.001
+    ending._submit(0)
+    assert ending._under_way[held[0]].policy.give_up_after == 0.001
 
 
 class Steps(trio.abc.Instrument):
-    """Notes how many orders of a drain are under way after each step of a task."""
+    """Notes how many orders of an exit are under way after each step of a task."""
 
-    def __init__(self, drain: Drain) -> None:
-        self._drain = drain
+    def __init__(self, ending: Exit) -> None:
+        self._ending = ending
         self.seen: list[int] = []
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        now = len(self._drain._under_way)
+        now = len(self._ending._under_way)
         if self.seen[-1:] != [now]:
             self.seen.append(now)
 
 
 async def test_it_hands_orders_in_and_concludes_by_slices(autojump_clock: MockClock) -> None:
-    drain = Drain(Desk(up=False), holds(3 * SLICE))
-    steps = Steps(drain)
+    ending = Exit(Desk(up=False), holds(3 * SLICE))
+    steps = Steps(ending)
     trio.lowlevel.add_instrument(steps)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(drain.run)
+        nursery.start_soon(ending.run)
         await trio.testing.wait_all_tasks_blocked()
-        drain.early.cancel()
+        ending.early.cancel()
     trio.lowlevel.remove_instrument(steps)
     assert steps.seen == [slices * SLICE for slices in (0, 1, 2, 3, 2, 1, 0)]
-    assert len(drain.concluded) == 3 * SLICE
+    assert len(ending.concluded) == 3 * SLICE
 
 
 async def test_no_outcome_at_hand_is_lost_when_it_ends(autojump_clock: MockClock) -> None:
     desk = Desk(up=False)
-    drain = Drain(desk, holds(3 * SLICE))
+    ending = Exit(desk, holds(3 * SLICE))
     why = NoReply("the session has ended")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(drain.run)
+        nursery.start_soon(ending.run)
         await trio.testing.wait_all_tasks_blocked()
         desk.engine.stop(why)
         while desk.engine.stop_some():
             pass
-        drain.early.cancel()
-    assert {outcome.cause for outcome in drain.concluded if isinstance(outcome, NotSent)} == {why}
-    assert len(drain.concluded) == 3 * SLICE
+        ending.early.cancel()
+    assert {outcome.cause for outcome in ending.concluded if isinstance(outcome, NotSent)} == {why}
+    assert len(ending.concluded) == 3 * SLICE
 
 
 async def test_time_that_the_machine_slept_counts_once(autojump_clock: MockClock) -> None:
     desk = Desk(up=False)
-    drain = Drain(desk, holds())
+    ending = Exit(desk, holds())
     desk.suspended = 3.0
-    drain._awaken()
-    drain._awaken()
-    assert (drain._ends_at, drain._settled_at) == (5.0, 1.0)
+    ending._awaken()
+    ending._awaken()
+    assert (ending._ends_at, ending._settled_at) == (5.0, 1.0)
     desk.suspended = 4.0
-    drain._awaken()
-    assert (drain._ends_at, drain._settled_at) == (4.0, 0.0)
+    ending._awaken()
+    assert (ending._ends_at, ending._settled_at) == (4.0, 0.0)
 
 
 async def test_what_was_written_and_what_was_not_say_why_nothing_is_known(autojump_clock: MockClock) -> None:
     desk = Desk()
-    drain = Drain(desk, holds(9))
+    ending = Exit(desk, holds(9))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(drain.run)
+        nursery.start_soon(ending.run)
         await trio.testing.wait_all_tasks_blocked()
         written = len(desk.write())
-        drain.early.cancel()
+        ending.early.cancel()
     assert 0 < written < 9
-    unknown = [outcome for outcome in drain.concluded if isinstance(outcome, Unknown)]
+    unknown = [outcome for outcome in ending.concluded if isinstance(outcome, Unknown)]
     assert [str(outcome.cause) for outcome in unknown] == ["no answer came before the scope's grace was over"] * written
-    rest = [outcome for outcome in drain.concluded if isinstance(outcome, NotSent)]
+    rest = [outcome for outcome in ending.concluded if isinstance(outcome, NotSent)]
     assert [str(outcome.cause) for outcome in rest] == ["the scope's grace was over before its turn came"] * (
         9 - written
     )
@@ -140,14 +140,14 @@ async def test_a_refusal_after_a_cancel_that_may_have_worked_keeps_what_is_known
     desk = Desk(up=False)
     (hold,) = held = holds()
     desk.engine.holds.hold(hold.request, Holder())
-    drain = Drain(desk, held)
-    drain._submit(0)
+    ending = Exit(desk, held)
+    ending._submit(0)
     error = VenueReply(400, 40001, "No.")
     refused = Rejected(hold.request, (Attempt("r1"),), error=error)
-    turn = drain._under_way[hold]
-    assert drain._read(turn, refused) == refused
+    turn = ending._under_way[hold]
+    assert ending._read(turn, refused) == refused
     desk.engine.holds.may_have_applied.add(hold.request)
-    outcome = drain._read(turn, refused)
+    outcome = ending._read(turn, refused)
     assert isinstance(outcome, Unknown)
     assert str(outcome.cause) == "an earlier cancel of it was not answered, and this one was refused or not sent"
     assert (outcome.request, outcome.attempts, outcome.error) == (hold.request, (Attempt("r1"),), error)
@@ -155,21 +155,21 @@ async def test_a_refusal_after_a_cancel_that_may_have_worked_keeps_what_is_known
 
 
 async def test_what_it_never_asked_for_says_so(autojump_clock: MockClock) -> None:
-    drain = Drain(Desk(), holds(3 * SLICE))
-    drain.early.cancel()
-    await drain.run()
-    said = {str(outcome.cause) for outcome in drain.concluded if isinstance(outcome, NotSent)}
+    ending = Exit(Desk(), holds(3 * SLICE))
+    ending.early.cancel()
+    await ending.run()
+    said = {str(outcome.cause) for outcome in ending.concluded if isinstance(outcome, NotSent)}
     assert said == {"the scope's grace was over before its turn came"}
-    assert len(drain.concluded) == 3 * SLICE
+    assert len(ending.concluded) == 3 * SLICE
 
 
 async def test_what_another_cancel_found_is_told_by_the_name_that_is_held(autojump_clock: MockClock) -> None:
     hold = Hold(CancelRequest(external_id="mm-1"), WALL, None, 0.0)
-    drain = Drain(Desk(), [hold])
+    ending = Exit(Desk(), [hold])
     yes = AlreadyClosed(CancelRequest("7155"), (), error=VenueReply(400, 40040))
-    drain.found(hold, yes)
-    drain._conclude()
-    (outcome,) = drain.concluded
+    ending.found(hold, yes)
+    ending._conclude()
+    (outcome,) = ending.concluded
     assert (outcome.request, outcome.kind) == (hold.request, "already_closed")
 
 
@@ -185,10 +185,10 @@ async def test_what_is_concluded_is_judged_by_the_venues_clock(
         seen.append(clock)
         return conclude(self, why, clock, **rest)
 
-    drain = Drain(desk, holds())
-    drain._submit(0)
+    ending = Exit(desk, holds())
+    ending._submit(0)
     monkeypatch.setattr(OrderCancel, "conclude", noting)
-    drain._conclude_some()
+    ending._conclude_some()
     assert seen[0] is known
 
 
@@ -258,10 +258,10 @@ class Holder:
 
 async def test_a_yes_for_the_venues_id_is_sure(autojump_clock: MockClock) -> None:
     (hold,) = held = holds()
-    drain = Drain(Desk(up=False), held)
-    drain._submit(0)
+    ending = Exit(Desk(up=False), held)
+    ending._submit(0)
     yes = AlreadyClosed(hold.request, (), error=None)
-    assert drain._is_sure(drain._under_way[hold], yes)
+    assert ending._is_sure(ending._under_way[hold], yes)
 
 
 async def test_a_yes_is_judged_by_the_venues_clock(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,9 +275,9 @@ async def test_a_yes_is_judged_by_the_venues_clock(autojump_clock: MockClock, mo
 
     monkeypatch.setattr(Hold, "is_meant_by", is_meant_by)
     (hold,) = held = holds()
-    drain = Drain(desk, held)
-    drain._submit(0)
-    assert drain._is_sure(drain._under_way[hold], NotSent(hold.request, cause=NoReply("")))
+    ending = Exit(desk, held)
+    ending._submit(0)
+    assert ending._is_sure(ending._under_way[hold], NotSent(hold.request, cause=NoReply("")))
     assert seen == [known]
 
 

@@ -26,7 +26,7 @@ import trio_cancel as tc
 from trio_cancel import journal, lookup, sandbox, types
 from trio_cancel._engine.rate import limit_of
 from trio_cancel._values import errors
-from trio_cancel._values.travel import Anything, ForeignCause, portable
+from trio_cancel._values.pickling import Anything, ForeignCause, portable
 
 REQUEST = tc.CancelRequest("7155ED34-1B1B-4B7E-9A5C-000000000001")
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
