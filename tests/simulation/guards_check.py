@@ -65,12 +65,26 @@ def _taken(whole: GuardRun) -> Iterator[str]:
         if not each.live or (whole.lost_by_failover and each.epoch):
             continue
         what = f"{each.journal}: epoch {each.epoch} began at {each.at:.3f}"
-        if each.silent < CLOCKS * each.lease:
-            yield f"G4: {what}, {each.silent:.3f} s after the last beat"
-        if each.back is not None and each.back < CLOCKS * each.lease:
-            yield f"G4: {what}, {each.back:.3f} s after the database was away"
+        if each.locked - each.beaten < CLOCKS * each.lease:
+            yield f"G4: {what}, {each.locked - each.beaten:.3f} s after the last beat"
+        elif each.here and (heard := _could_be_heard(whole, each)) < CLOCKS * each.lease:
+            yield f"G4: {what}, when its session could have been heard for {heard:.3f} s: the database was away"
         if each.was is LeaseState.SURE:
             yield f"G5: {what}, and the session before was sure of its lease"
+
+
+def _could_be_heard(whole: GuardRun, taking: Taking) -> float:
+    """Return for how long a session had not beaten while the database was there, without a break.
+
+    What counts is the time until the taker had the row: from then on no beat comes, but its commit may wait for long.
+    """
+    since, until = taking.beaten, taking.locked
+    for begin, end in whole.away:
+        if begin < taking.locked <= end:  # it was locked just as the database went away
+            until = min(until, begin)
+        elif end < taking.locked:
+            since = max(since, end)
+    return until - since
 
 
 def _off_book(whole: GuardRun) -> Iterator[str]:

@@ -105,6 +105,9 @@ class Watcher(Protocol):
     def visible(self, raw: Raw) -> None:
         """What a connection has committed is visible; the answer is not on its way yet."""
 
+    def locked(self, server: Server, journal: int) -> None:
+        """Whoever takes a journal over has locked its row, and found it as it was seen."""
+
     def taken(self, server: Server, journal: int, before: Row, after: Row) -> None:
         """A journal is about to have another epoch."""
 
@@ -581,6 +584,7 @@ async def _take(raw: Raw, query: str, values: Any) -> list[Any]:
     row = raw.server.table("journal")[journal]
     if row["epoch"] != epoch or (rest and row["beat"] != rest[0]):
         return []
+    raw.cluster.watcher.locked(raw.server, journal)
     changed = {"epoch": row["epoch"] + 1, "beat": row["beat"] + 1, "state": "live", "lease_ms": lease}
     raw.put("journal", journal, row | changed)
     return [(row["epoch"] + 1,)]

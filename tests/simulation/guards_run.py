@@ -101,10 +101,11 @@ class Taking:
     """A journal got another epoch.
 
     Attributes:
-        read: the keys of the orders that the taker was given as left.
-        was: how the lease of the session stood then that had it; None if that has ended.
-        silent: seconds since its last beat.
-        back: seconds since the database was away last; None if its session could not have used it all the same.
+        locked: when the taker had locked the journal's row, and nothing could stop it any more; its commit may come
+            much later.
+        was: how the lease of the session stood that had it, when the epoch began; None if that has ended.
+        beaten: when its last beat was.
+        here: it had run and had a way to the database for two leases before the row was locked.
         live: it was not let go of.
     """
 
@@ -112,16 +113,21 @@ class Taking:
     journal: str
     epoch: int
     by: str
+    locked: float
     was: LeaseState | None
-    silent: float
-    back: float | None
+    beaten: float
+    here: bool
     lease: float
     live: bool
 
 
 @attrs.define(eq=False)
 class GuardRun:
-    """Everything about one run."""
+    """Everything about one run.
+
+    Attributes:
+        away: from when to when the database was away for all, where that was longer than a second.
+    """
 
     plan: GuardScenario
     logged: list[tuple[int, str]] = attrs.field(factory=list)
@@ -136,6 +142,7 @@ class GuardRun:
     canceled_by: dict[str, tuple[str, float]] = attrs.field(factory=dict)
     owners: dict[str, Bot] = attrs.field(factory=dict)
     left: dict[str, set[str]] = attrs.field(factory=dict)
+    away: list[tuple[float, float]] = attrs.field(factory=list)
     states: dict[str, str] = attrs.field(factory=dict)
     rows: str = ""
     lost_by_failover: bool = False
@@ -184,7 +191,7 @@ class World:
         self._sandbox: Sandbox
         self._wires: dict[int, str] = {}
         self._began = 0.0
-        self._away_until = -1.0
+        self._locked: dict[tuple[str, int], tuple[float, bool]] = {}  # by a taker: when, and if its session was here
         self._processes: list[Process] = []
 
     # What is made here
@@ -370,20 +377,33 @@ class World:
         if sleep.away:
             self.spawn(self._cut, bot.process.name, "", 0.1, 0.1 + sleep.away)
 
+    def locked(self, server: Server, journal: int) -> None:
+        """See ``Watcher``."""
+        row, now = server.table("journal")[journal], self.now()
+        here = any(
+            not bot.process.stopped and now - bot.process.reachable_from > 2 * row["lease_ms"] / 1000
+            for bot in self._alive(row)
+        )
+        self._locked[server.name, journal] = now, here
+
+    def _alive(self, row: Row) -> list[Bot]:
+        """Return the bot that has a journal, if it lives."""
+        return [
+            bot
+            for bot in self.whole.bots
+            if bot.journal == row["name"] and bot.epoch == row["epoch"] and not bot.process.dead and bot.left is None
+        ]
+
     def taken(self, server: Server, journal: int, before: Row, after: Row) -> None:
         """See ``Watcher``."""
         whole, name, now = self.whole, before["name"], self.now()
         if after["epoch"] != before["epoch"] + 1:
             whole.wrong.append(f"G3: {name}: epoch {after['epoch']} follows {before['epoch']}")
         was: LeaseState | None = None
-        back: float | None = None
-        for bot in whole.bots:
-            if bot.journal == name and bot.epoch == before["epoch"] and not bot.process.dead and bot.left is None:
-                ws = bot.ws
-                assert bot.process.context is not None
-                was = None if ws is None else bot.process.context.run(_lease_of, ws)
-                if not bot.process.stopped and now - bot.process.reachable_from > 2 * before["lease_ms"] / 1000:
-                    back = now - self._away_until
+        for bot in self._alive(before):
+            assert bot.process.context is not None
+            was = None if bot.ws is None else bot.process.context.run(_lease_of, bot.ws)
+        locked, here = self._locked[server.name, journal]
         process = CURRENT.get()
         whole.takings.append(
             Taking(
@@ -391,9 +411,10 @@ class World:
                 name,
                 after["epoch"],
                 "" if process is None else process.name,
+                locked,
                 was,
-                self._clock.current_time() - server.beaten.get(journal, -10.0),
-                back,
+                server.beaten.get(journal, -10.0) - self._began,
+                here,
                 before["lease_ms"] / 1000,
                 before["state"] == "live",
             )
@@ -697,7 +718,7 @@ class World:
         """Note that the database was away for all until now."""
         if self.now() - begin >= 1.0:
             self.whole.faults["database away for more than a second"] += 1
-            self._away_until = self.now()
+            self.whole.away.append((begin, self.now()))
 
     async def _restarts(self) -> None:
         for begin, end in sorted(self.plan.restarts):

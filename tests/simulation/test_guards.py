@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from trio_cancel._journal.lease import LeaseState
+
 from . import table
 from .guards import draw_guards
 from .guards_batch import judge_guards
+from .guards_check import check_guards
 from .guards_defects import GUARD_DEFECTS
-from .guards_run import run_guards
+from .guards_run import GuardRun, Taking, run_guards
 from .scopes_batch import ScopeSummary
 
 SEEDS = 20
@@ -50,6 +53,50 @@ def test_a_black_hole_swallows_what_is_sent_on_a_connection_that_is_open() -> No
     assert whole.faults["killed"]
     assert all(raw.process is not None for bot in whole.bots for raw in bot.process.connections)
     assert any(bot.process.connections for bot in whole.bots)
+
+
+def _g4(away: tuple[float, float], *, beaten: float, locked: float, here: bool = True) -> list[str]:
+    """Check a run with one take-over of a session with a lease of 1 s, whose commit took until the second 20."""
+    whole = GuardRun(draw_guards(0), away=[away])
+    taking = Taking(20.0, "a", 2, "guard-0", locked, LeaseState.UNCERTAIN, beaten, here=here, lease=1.0, live=True)
+    whole.takings.append(taking)
+    return check_guards(whole)
+
+
+@pytest.mark.parametrize(
+    ("away", "beaten", "locked", "here"),
+    [
+        ((5.0, 7.0), 4.9, 8.1, True),  # a lease after it was there again
+        ((11.5, 19.9), 10.0, 11.4, True),  # it went away in the commit
+        ((11.1, 19.9), 10.0, 11.4, True),  # or before, but a lease after the beat
+        ((5.0, 7.0), 4.0, 7.5, False),  # the session was stopped, so that it would have been silent in any case
+    ],
+)
+def test_who_was_silent_for_a_lease_may_be_taken_over(
+    away: tuple[float, float], beaten: float, locked: float, here: bool
+) -> None:
+    assert _g4(away, beaten=beaten, locked=locked, here=here) == []
+
+
+@pytest.mark.parametrize(
+    ("away", "beaten", "locked", "why"),
+    [
+        ((1.0, 3.0), 10.0, 10.9, "0.900 s after the last beat"),
+        ((5.0, 7.0), 4.9, 7.5, "when its session could have been heard for 0.500 s"),
+        ((10.4, 19.9), 10.0, 11.4, "when its session could have been heard for 0.400 s"),
+    ],
+)
+def test_who_was_silent_because_the_database_was_away_may_not(
+    away: tuple[float, float], beaten: float, locked: float, why: str
+) -> None:
+    (wrong,) = _g4(away, beaten=beaten, locked=locked)
+    assert wrong.startswith("G4: a: epoch 2 began at 20.000, ")
+    assert why in wrong
+
+
+def test_a_take_over_is_judged_by_when_the_row_was_locked() -> None:
+    """In this seed its commit waits for the second server for four seconds, while the session goes on."""
+    assert judge_guards(9132).violations == ()
 
 
 def test_a_seed_gives_the_same_trace_in_any_process() -> None:
