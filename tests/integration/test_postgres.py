@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import trio
+import trio.testing
 import trustme
 
 from tests.tools.journals import ACCOUNT
@@ -40,6 +42,24 @@ def open_it(address: str, lease: float = 3.0) -> pg.PostgresStore:
     store = open_store(address, ACCOUNT, "a", NOW, lease=lease)
     assert isinstance(store, pg.PostgresStore)
     return store
+
+
+Commit = Callable[[pg.PostgresStore, Changes], int | None]
+
+
+def commit_here(store: pg.PostgresStore, changes: Changes) -> int | None:
+    """Commit in an event loop, as a journal's task does it; a thread makes the connection."""
+    store._shared._loop = None  # each call has a loop of its own
+    try:
+        return trio.run(store.commit_here, changes)
+    except trio.WouldBlock:
+        return store.commit(changes)
+
+
+@pytest.fixture(params=["thread", "loop"])
+def commit(request: pytest.FixtureRequest) -> Commit:
+    """The ways to commit."""
+    return commit_here if request.param == "loop" else pg.PostgresStore.commit
 
 
 def take(database: Database, journal: str) -> None:
@@ -93,7 +113,7 @@ def cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
 # Who may write
 
 
-def test_nothing_of_an_old_session_is_recorded_after_a_take_over(database: Database) -> None:
+def test_nothing_of_an_old_session_is_recorded_after_a_take_over(database: Database, commit: Commit) -> None:
     store = open_it(database.url("a"))
     store.commit(hold(1))
     take(database, "a")
@@ -101,7 +121,7 @@ def test_nothing_of_an_old_session_is_recorded_after_a_take_over(database: Datab
         with pytest.raises(
             TakenOver, match=r"^The journal postgresql://127\.0\.0\.1:\d+/test_\d+\?journal=a was taken"
         ):
-            store.commit(hold(2))
+            commit(store, hold(2))
     assert held(database.url("a")) == ["mm-1"]
     ((beat, state),) = database.execute("SELECT beat, state FROM trio_cancel.journal")
     store.close()
@@ -218,43 +238,155 @@ def test_an_external_id_is_the_last_ones_that_added_it(database: Database) -> No
     second.close()
 
 
-def test_a_commit_tells_what_the_guards_of_its_account_do(database: Database) -> None:
+def test_a_commit_tells_what_the_guards_of_its_account_do(database: Database, commit: Commit) -> None:
     store = open_it(database.url("a"))
     assert store.commit(Changes()) is None
     database.execute(
         "INSERT INTO trio_cancel.guard (name, beat) VALUES ('one', 3), ('two', 4), ('another', 100)",
         "INSERT INTO trio_cancel.guard_account SELECT id, 1 FROM trio_cancel.guard WHERE name <> 'another'",
     )
-    assert store.commit(hold(1)) == 7
+    assert commit(store, hold(1)) == 7
     database.execute("UPDATE trio_cancel.guard SET beat = beat + 1 WHERE name = 'two'")
-    assert store.commit(Changes()) == 8
+    assert commit(store, Changes()) == 8
+    store.close()
+
+
+# In the event loop
+
+
+async def test_a_thread_connects_and_the_loop_goes_on(database: Database) -> None:
+    store = open_it(database.url("a"))
+    with pytest.raises(trio.WouldBlock):
+        await store.commit_here(hold(1))
+    await trio.to_thread.run_sync(store.commit, hold(1))
+    with trio.testing.assert_checkpoints():
+        await store.commit_here(hold(2))
+    await store.commit_here(Changes(closed=NOW, intents=[(n, 1, 1, f"mm-{n}", NOW) for n in range(3, 3_000)]))
+    tables = read_tables(database.url("a"))
+    assert [row[3] for row in tables.holds] == ["mm-1", "mm-2"]
+    assert len(tables.intents) == 2_997
+    assert tables.sessions[0].closed == NOW
+    store.close()
+
+
+async def test_what_the_database_does_not_take_leaves_a_connection_that_can_be_used(database: Database) -> None:
+    store = open_it(database.url("a"))
+    store.commit(Changes())
+    connection = store._shared._connection
+    for wrong in (hold(2**70), Changes(holds=[(1, 1, 1, "x", "not a time", None, None)])):  # type: ignore[list-item]
+        with pytest.raises(StoreFailed):
+            await store.commit_here(wrong)
+    await store.commit_here(hold(1))
+    assert store._shared._connection is connection
+    assert held(database.url("a")) == ["mm-1"]
+    store.close()
+
+
+@pytest.fixture
+async def paused(database: Database) -> AsyncGenerator[tuple[pg.PostgresStore, pg.PostgresStore]]:
+    """Two sessions of one process whose database stands still; whoever wants it to go on says so."""
+    first, second = (open_it(database.url(name)) for name in "ab")
+    first.commit(Changes())
+    database.cluster.pause()
+    try:
+        yield first, second
+    finally:
+        database.cluster.go_on()
+    first.close()
+    second.close()
+
+
+async def test_while_a_thread_has_the_connection_the_loop_does_not_wait_for_it(
+    database: Database, paused: tuple[pg.PostgresStore, pg.PostgresStore]
+) -> None:
+    first, second = paused
+    commit = Background(lambda: first.commit(hold(1)))
+    until(lambda: first._shared._turn.locked())
+    with pytest.raises(trio.WouldBlock):
+        await second.commit_here(hold(1))
+    database.cluster.go_on()
+    commit.wait()
+    assert commit.error is None
+    await second.commit_here(hold(1))
+    assert held(database.url("b")) == ["mm-1"]
+
+
+async def test_a_thread_waits_for_the_loop_and_is_next(
+    database: Database, paused: tuple[pg.PostgresStore, pg.PostgresStore], nursery: trio.Nursery
+) -> None:
+    first, second = paused
+    nursery.start_soon(first.commit_here, hold(1))
+    await trio.testing.wait_all_tasks_blocked()
+    commit = Background(lambda: second.commit(hold(1)))
+    until(lambda: second._shared._waiting)
+    assert not commit.ended
+    database.cluster.go_on()
+    await trio.to_thread.run_sync(commit.wait)
+    assert commit.error is None
+    assert [held(database.url(name)) for name in "ab"] == [["mm-1"], ["mm-1"]]
+
+
+async def test_one_who_is_cancelled_leaves_nothing_to_the_next_one(
+    database: Database, paused: tuple[pg.PostgresStore, pg.PostgresStore], nursery: trio.Nursery
+) -> None:
+    """The answer to what was sent may still come; nobody is to take it for the answer to something else."""
+    first, second = paused
+    scope = trio.CancelScope()
+
+    async def commit_and_be_cancelled() -> None:
+        with scope:
+            await first.commit_here(hold(1))
+
+    nursery.start_soon(commit_and_be_cancelled)
+    await trio.testing.wait_all_tasks_blocked()
+    commit = Background(lambda: second.commit(hold(1)))
+    until(lambda: second._shared._waiting)
+    scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert scope.cancelled_caught
+    database.cluster.go_on()
+    await trio.to_thread.run_sync(commit.wait)
+    assert commit.error is None
+    assert await first.commit_here(hold(1)) is None
+    assert [held(database.url(name)) for name in "ab"] == [["mm-1"], ["mm-1"]]
+
+
+def test_with_several_loops_threads_commit(database: Database) -> None:
+    """One that stands still in the middle is not to hold up the sessions of the others."""
+    store = open_it(database.url("a"))
+    store.commit(Changes())
+    trio.run(store.commit_here, hold(1))
+    for _ in range(2):
+        with pytest.raises(trio.WouldBlock):
+            trio.run(store.commit_here, hold(2))
     store.close()
 
 
 # What a commit promises
 
 
-def test_a_commit_that_may_not_be_replicated_has_failed(cluster: Cluster) -> None:
+def test_a_commit_that_may_not_be_replicated_has_failed(cluster: Cluster, commit: Commit) -> None:
     """An administrator ends the wait for a standby that is gone: the server says that it has committed, and warns."""
     database = cluster.new_database()
     store = open_it(database.url("a"), lease=20.0)
+    store.commit(Changes())  # connects
     cluster.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'", "SELECT pg_reload_conf()")
     until(lambda: cluster.execute("SHOW synchronous_standby_names") == [("gone",)])
-    commit = Background(lambda: store.commit(hold(1)))
+    committing = Background(lambda: commit(store, hold(1)))
     waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
     until(lambda: cluster.execute(waits))
     cluster.execute(f"SELECT pg_cancel_backend({cluster.execute(waits)[0][0]})")
-    commit.wait()
-    assert isinstance(commit.error, StoreFailed)
-    assert "might not have been replicated" in str(commit.error)
+    committing.wait()
+    assert isinstance(committing.error, StoreFailed)
+    assert "might not have been replicated" in str(committing.error)
     cluster.execute("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
     until(lambda: cluster.execute("SHOW synchronous_standby_names") == [("",)])
-    store.commit(hold(1))
+    commit(store, hold(1))
     assert held(database.url("a")) == ["mm-1"]
     store.close()
 
 
-def test_the_wait_for_a_standby_has_an_end(cluster: Cluster) -> None:
+def test_the_wait_for_a_standby_has_an_end(cluster: Cluster, commit: Commit) -> None:
     """And what is left at the server does not pile up: the next tries wait for its row, and give up by themselves."""
     database = cluster.new_database()
     store = open_it(database.url("a"), lease=1.0)
@@ -262,46 +394,48 @@ def test_the_wait_for_a_standby_has_an_end(cluster: Cluster) -> None:
     until(lambda: cluster.execute("SHOW synchronous_standby_names") == [("gone",)])
     for _ in range(5):
         with pytest.raises(StoreFailed):
-            store.commit(hold(1))
+            commit(store, hold(1))
     busy = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'bot' AND state = 'active'"
     assert cluster.execute(busy)[0][0] <= 2
     cluster.execute("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
-    until(lambda: _commits(store, hold(1)))
+    until(lambda: _commits(store, hold(1), commit))
     assert held(database.url("a")) == ["mm-1"]
     store.close()
 
 
-def _commits(store: pg.PostgresStore, changes: Changes) -> bool:
+def _commits(store: pg.PostgresStore, changes: Changes, commit: Commit = pg.PostgresStore.commit) -> bool:
     try:
-        store.commit(changes)
+        commit(store, changes)
     except StoreFailed:
         return False
     return True
 
 
-def test_a_server_that_stands_still_ends_no_commit_and_is_waited_for_no_longer(cluster: Cluster) -> None:
+def test_a_server_that_stands_still_ends_no_commit_and_is_waited_for_no_longer(
+    cluster: Cluster, commit: Commit
+) -> None:
     database = cluster.new_database()
     store = open_it(database.url("a"), lease=1.0)
     store.commit(hold(1))
     cluster.pause()
     try:
         with pytest.raises(StoreFailed):
-            store.commit(hold(2))
+            commit(store, hold(2))
     finally:
         cluster.go_on()
-    until(lambda: _commits(store, hold(2)))
+    until(lambda: _commits(store, hold(2), commit))
     assert held(database.url("a")) == ["mm-1", "mm-2"]
     store.close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
-def test_a_server_that_is_started_again_goes_on(cluster: Cluster, how: signal.Signals) -> None:
+def test_a_server_that_is_started_again_goes_on(cluster: Cluster, how: signal.Signals, commit: Commit) -> None:
     database = cluster.new_database()
     store = open_it(database.url("a"))
     store.commit(hold(1))
     cluster.stop(how)
     with pytest.raises(StoreFailed):
-        store.commit(hold(2))
+        commit(store, hold(2))
     cluster.start()
     store.commit(hold(2))
     assert held(database.url("a")) == ["mm-1", "mm-2"]
@@ -311,7 +445,9 @@ def test_a_server_that_is_started_again_goes_on(cluster: Cluster, how: signal.Si
 @pytest.mark.parametrize(
     ("setting", "used"), [("off", "on"), ("local", "on"), ("remote_write", "on"), ("remote_apply", "remote_apply")]
 )
-def test_a_commit_waits_for_the_disk_whatever_the_server_is_told(database: Database, setting: str, used: str) -> None:
+def test_a_commit_waits_for_the_disk_whatever_the_server_is_told(
+    database: Database, setting: str, used: str, commit: Commit
+) -> None:
     database.execute(
         f"ALTER ROLE bot IN DATABASE {database.name} SET synchronous_commit = '{setting}'",
         "CREATE TABLE seen (setting text)",
@@ -322,7 +458,8 @@ def test_a_commit_waits_for_the_disk_whatever_the_server_is_told(database: Datab
         "CREATE TRIGGER note AFTER INSERT ON trio_cancel.hold EXECUTE FUNCTION note()",
     )
     store = open_it(database.url("a"))
-    store.commit(hold(1))
+    store.commit(Changes())
+    commit(store, hold(1))
     assert database.execute("SELECT * FROM seen") == [(used,), (used,)]
     store.close()
 
@@ -475,7 +612,7 @@ def test_tls_that_the_server_does_not_speak(database: Database) -> None:
     assert "SSL" in refusal(database.url("a", more="sslmode=require"))
 
 
-def test_tls_with_the_servers_own_authority(database: Database, tmp_path: Path) -> None:
+def test_tls_with_the_servers_own_authority(database: Database, tmp_path: Path, commit: Commit) -> None:
     authority = trustme.CA()
     stranger = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -488,11 +625,12 @@ def test_tls_with_the_servers_own_authority(database: Database, tmp_path: Path) 
             addresses.append(database.url("a", port=port, more=f"sslmode=verify-full&sslrootcert={path}"))
         store = open_it(addresses[0], lease=1.0)
         store.commit(hold(1))
+        commit(store, Changes(alive=NOW))
         database.cluster.pause()  # the end of a call is the end of its socket, under TLS as well
         with pytest.raises(StoreFailed):
-            store.commit(hold(2))
+            commit(store, hold(2))
         database.cluster.go_on()
-        until(lambda: _commits(store, hold(2)))
+        until(lambda: _commits(store, hold(2), commit))
         store.close()
         assert "certificate verify failed" in refusal(addresses[1])
 
@@ -554,20 +692,22 @@ def prepared(store: pg.PostgresStore) -> int:
     return int(found[0])
 
 
-def test_statements_are_prepared_where_the_server_itself_answers(database: Database) -> None:
+def test_statements_are_prepared_where_the_server_itself_answers(database: Database, commit: Commit) -> None:
     store = open_it(database.url("a"))
     for number in range(5):
-        store.commit(hold(number + 1))
+        commit(store, hold(number + 1))
     assert prepared(store) >= 1
     store.close()
 
 
-def test_behind_a_pooler_nothing_is_prepared(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_behind_a_pooler_nothing_is_prepared(
+    database: Database, monkeypatch: pytest.MonkeyPatch, commit: Commit
+) -> None:
     """It lends each transaction another process, where other statements may have been prepared under the same names."""
     monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda self: 4711))
     store = open_it(database.url("a"))
     for number in range(5):
-        store.commit(hold(number + 1))
+        commit(store, hold(number + 1))
     assert prepared(store) == 0
     store.close()
 

@@ -124,6 +124,10 @@ class DiskStore:
         if not self._process.dead:
             self._process.disk.commit(self.begun.session, changes)
 
+    async def commit_here(self, _: Changes, /) -> None:
+        """Refuse; a disk is waited for in a thread."""
+        raise trio.WouldBlock
+
     def close(self) -> None:
         """Let go of it."""
         self.closed = True

@@ -295,11 +295,25 @@ class Raw:
         Args:
             work: does it, or returns what does it, if it has to wait for something.
         """
+        request = self._request(work)
+        wait(request.answer)
+        return self._answer(request)
+
+    async def here(self, query: str, values: Any) -> list[Any]:
+        """Run a statement as a transaction of its own; stands for ``DatabaseConnection._exchange``."""
+        request = self._request(Cursor(self).work(query, values))
+        await request.answer()
+        rows: list[Any] = self._answer(request)[1]
+        return rows
+
+    def _request(self, work: Callable[[], Any]) -> Request:
         if self.closed:
             raise psycopg.OperationalError("the connection is closed")
         request = Request(self, work)
         self.answered = request.answered
-        wait(request.answer)
+        return request
+
+    def _answer(self, request: Request) -> Any:
         if not request.results:
             self.lose()
             raise psycopg.OperationalError("server closed the connection unexpectedly")
@@ -486,7 +500,12 @@ class Cursor:
         if query.lstrip().startswith("SELECT \nset_config"):
             raw.waits_for_standby = "ELSE 'on'" in query
             return self
-        handler = _handler(query)
+        self.rowcount, self._rows = raw.ask(self.work(query, values))
+        return self
+
+    def work(self, query: str, values: Any) -> Callable[[], Any]:
+        """Return what the server does about a statement."""
+        raw, handler = self.connection, _handler(query)
 
         def work() -> Any:
             if not raw.in_transaction:
@@ -507,8 +526,7 @@ class Cursor:
                     raw.unlock()
             return len(rows), rows
 
-        self.rowcount, self._rows = raw.ask(work)
-        return self
+        return work
 
 
 # The statements. Each returns rows; one that waits is async.

@@ -99,13 +99,13 @@ def beats_not_synchronous() -> Generator[None]:
 def fence_not_looked_at() -> Generator[None]:
     """Nobody looks whether the epoch was still there when rows were written: a pipeline has no row count (trap 6)."""
 
-    def commit(self: _Shared, some: Sequence[_Entry], seconds: float) -> None:
-        before(self, some, seconds)
+    def committed(self: _Shared, some: Sequence[_Entry], rows: Iterable[tuple[Any, ...]]) -> None:
+        before(self, some, rows)
         for entry in some:
             entry.error = None
 
-    before = _Shared._commit
-    with swap(_Shared, "_commit", commit):
+    before = _Shared._committed
+    with swap(_Shared, "_committed", committed):
         yield
 
 

@@ -191,13 +191,16 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def acquire(self) -> None:
-        """Take it, also for another job to release."""
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Take it, also for another job to release; return whether that is so."""
         while self._held:
+            if not blocking:
+                return False
             event = trio.Event()
             self._free.append(event)
             wait(event.wait)
         self._held = True
+        return True
 
     def release(self) -> None:
         """Let the next job have it."""

@@ -254,6 +254,7 @@ class World:
                 (database, "socket", SimpleNamespace(socket=lambda fileno: fileno, SHUT_RDWR=2)),
                 (database, "os", SimpleNamespace(dup=lambda raw: raw)),
                 (database, "_watch", self),
+                (database.DatabaseConnection, "_exchange", lambda connection, *args: connection.raw.here(*args)),
                 (database, "_ask_all", self.ask_all),
                 (database, "_warned", set()),
                 (postgres, "_connections", {}),

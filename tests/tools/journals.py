@@ -39,6 +39,9 @@ class MemoryStore:
             raise self.failure
         self.commits.append(changes)
 
+    async def commit_here(self, _: Changes, /) -> int | None:
+        raise trio.WouldBlock
+
     def close(self) -> None:
         self.closed = True
 

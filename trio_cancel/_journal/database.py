@@ -4,6 +4,9 @@ What a call may take is bounded from outside: where its time is over, another th
 and the call ends with an error. Nothing else would end the wait for a standby that does not answer. Its transaction is
 then in doubt, and is asked for again with the same numbers.
 
+The event loop can also run a small statement, and wait for the socket itself (:meth:`DatabaseConnection.here`): to hand
+it to a thread and back costs nearly as much as a small commit does.
+
 A commit can lie: where the wait for the standby is ended by an administrator, the server says that it has committed and
 warns that this may not have been replicated. Such a warning counts as failure.
 
@@ -15,16 +18,20 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, LiteralString
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 import psycopg
+import trio
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from trio_cancel._journal.address import Server
@@ -139,7 +146,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class DatabaseConnection:
-    """One connection to one server, in the hands of one thread at a time.
+    """One connection to one server, in the hands of one thread or task at a time.
 
     Attributes:
         raw: the driver's.
@@ -152,6 +159,7 @@ class DatabaseConnection:
         self._seconds = seconds
         self._socket = socket.socket(fileno=os.dup(raw.fileno()))
         self._warnings: list[str] = []
+        self._prepared: dict[bytes, bytes] = {}
         raw.add_notice_handler(self._noticed)
 
     def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
@@ -176,6 +184,65 @@ class DatabaseConnection:
             rows = self.raw.execute(query, values).fetchall()
         self._check()
         return rows
+
+    async def here(self, query: LiteralString, values: dict[str, Any]) -> list[tuple[int | None, ...]]:
+        """As :meth:`all`, in the event loop. The statement must be short, and give numbers only.
+
+        Raises:
+            psycopg.Error: it failed. If that is an OperationalError, the connection cannot be used any more.
+            CommitInDoubt: it is perhaps not replicated.
+
+        Cancelled: the statement may still be carried out, and the connection cannot be used any more.
+        """
+        self._warnings.clear()
+        with trio.move_on_after(self._seconds) as bound:
+            rows = await self._exchange(query, values)
+        if bound.cancelled_caught:
+            raise psycopg.OperationalError(f"it did not answer within {self._seconds:.3g} s")
+        self._check()
+        return rows
+
+    async def _exchange(self, query: LiteralString, values: dict[str, Any]) -> list[tuple[int | None, ...]]:
+        # With the driver's interface to libpq, since its connections wait by themselves.
+        pgconn = self.raw.pgconn
+        text, names = _numbered(query)
+        given = [None if values[name] is None else str(values[name]).encode() for name in names]
+        if self.raw.prepare_threshold is None:
+            pgconn.send_query_params(text, given)
+        else:
+            if text not in self._prepared:
+                prepared = b"trio_cancel_%d" % len(self._prepared)
+                pgconn.send_prepare(prepared, text)
+                await self._result(pgconn)
+                self._prepared[text] = prepared
+            pgconn.send_query_prepared(self._prepared[text], given)
+        result = await self._result(pgconn)
+        return [
+            tuple(
+                None if (value := result.get_value(row, column)) is None else int(value)
+                for column in range(result.nfields)
+            )
+            for row in range(result.ntuples)
+        ]
+
+    async def _result(self, pgconn: pq.abc.PGconn) -> pq.abc.PGresult:
+        """Wait for the result of what was sent last."""
+        while pgconn.flush():
+            await trio.lowlevel.wait_writable(pgconn.socket)
+        result = None
+        while True:
+            while pgconn.is_busy():
+                await trio.lowlevel.wait_readable(pgconn.socket)
+                pgconn.consume_input()
+            following = pgconn.get_result()
+            if following is None:
+                break
+            result = following
+        if result is None:
+            raise psycopg.OperationalError("the connection is lost")
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(result)
+        return result
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Generator[psycopg.Cursor[Any]]:
@@ -210,6 +277,14 @@ class DatabaseConnection:
         self._socket.close()
         with suppress(psycopg.Error):
             self.raw.close()
+
+
+@cache
+def _numbered(query: LiteralString) -> tuple[bytes, tuple[str, ...]]:
+    """Return a statement as libpq takes it, with numbers in place of the names of its values, and those in order."""
+    names: dict[str, int] = {}
+    text = re.sub(r"%\((\w+)\)s", lambda found: f"${names.setdefault(found[1], len(names) + 1)}", query)
+    return text.encode(), tuple(names)
 
 
 class Reconnecting:

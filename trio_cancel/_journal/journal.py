@@ -1,10 +1,11 @@
 """A journal of what was held, intended, tried and settled, so that a crash forgets no order.
 
-One task writes. It gathers what has come up since its last transaction, commits it in a thread, and tells those who
-wait. Three things are waited for: an intent (before its request's first byte is written), a hold (before its order is
-placed) and, by ``keep``, the release of an order that is to stay. A release by ``discard`` is written at once and not
-waited for. Attempts, outcomes and the releases that come of them go along with the next transaction, at the latest
-after ``LAZY`` seconds.
+One task writes. It gathers what has come up since its last transaction, commits it, and tells those who wait. A thread
+waits for a disk; for a database the task waits itself, since a thread would cost as much as the commit. Three things
+are waited for: an intent (before its request's first byte is written), a hold (before its order is placed) and, by
+``keep``, the release of an order that is to stay. A release by ``discard`` is written at once and not waited for.
+Attempts, outcomes and the releases that come of them go along with the next transaction, at the latest after ``LAZY``
+seconds.
 
 A journal in a database that others can take over has a lease (``_journal.lease``). The task then commits at least as
 often as that needs beats; what has no rows is a beat alone. While the lease is uncertain new holds are refused, and no
@@ -62,6 +63,9 @@ SIGN_OF_LIFE = 300.0
 """Seconds of silence after which the session notes that it lives; the age of external ids counts from there."""
 MOMENT = 0.001
 """Seconds by which a beat may be early."""
+HERE_MOST = 2_000
+"""Rows of one transaction at most that the event loop commits itself, where the store can do that: to make a statement
+of so many takes it a millisecond."""
 KEPT_MOST = 200_000
 """Rows that are kept while the journal cannot write; beyond them the oldest are dropped."""
 
@@ -504,7 +508,7 @@ class Journal:
             if lease is not None:
                 lease.sending(sent_at)
             try:
-                guards = await self._run_sync(self._store.commit, changes)
+                guards = await self._write(changes)
             except TakenOver as caught:
                 self._end(caught)
                 return
@@ -524,6 +528,14 @@ class Journal:
             self._keep(changes)
             self._fail(error)
         self._tell()
+
+    async def _write(self, changes: Changes) -> int | None:
+        """Commit, in the event loop if the store can do that now."""
+        if len(changes) <= HERE_MOST:
+            with suppress(trio.WouldBlock):
+                return await self._store.commit_here(changes)
+        guards: int | None = await self._run_sync(self._store.commit, changes)
+        return guards
 
     def _gather(self) -> Changes:
         """Take everything that has come up."""

@@ -58,7 +58,8 @@ OpenStore = Callable[[str | os.PathLike[str], Account, str, int], JournalStore]
 class _Custody:
     """A store that is closed in any case: by whoever has to do with it last.
 
-    ``open``, ``commit`` and ``close`` run in threads, one at a time, and may be left behind there.
+    ``open``, ``commit`` and ``close`` run in threads, one at a time, and may be left behind there; ``commit_here`` does
+    not, and has ended before the store is abandoned.
     """
 
     def __init__(self) -> None:
@@ -105,6 +106,18 @@ class _Custody:
             return store.commit(changes)
         finally:
             self._leave()
+
+    async def commit_here(self, changes: Changes) -> int | None:
+        """Commit; see ``JournalStore``."""
+        with self._guard:
+            store = self._store
+            if store is None or self._busy:
+                raise trio.WouldBlock
+            self._busy, self._unused = True, None
+        try:
+            return await store.commit_here(changes)
+        finally:
+            self._busy = False
 
     def close(self) -> None:
         """Close; see ``JournalStore``."""

@@ -24,6 +24,7 @@ from typing import Any, LiteralString
 
 import attrs
 import psycopg
+import trio
 
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.database import (
@@ -151,7 +152,9 @@ class _Shared:
         self._turn = threading.Lock()  # whoever has it uses the connection
         self._guard = threading.Lock()
         self._waiting: deque[_Entry] = deque()
-        self._led = False  # a thread commits for all that wait
+        self._led = False  # a thread commits for all that wait, or a task for itself
+        self._loop: trio.lowlevel.TrioToken | None = None  # of the sessions
+        self._loops = False  # there are several
         self._connection: DatabaseConnection | None = None
 
     def commit(self, entry: _Entry, seconds: float) -> None:
@@ -177,6 +180,35 @@ class _Shared:
         if entry.error is not None:
             raise entry.error
 
+    async def commit_here(self, entry: _Entry) -> None:
+        """Commit in the event loop, if nobody else uses the connection.
+
+        Raises:
+            trio.WouldBlock: it has to be done by :meth:`commit`, in a thread.
+            StoreFailed: it is not certain that it is durable.
+            TakenOver: the epoch is over.
+
+        Cancelled: that is not certain, either.
+        """
+        loop = trio.lowlevel.current_trio_token()
+        self._loop = self._loop or loop
+        # One loop that stands still is not to hold the sessions of another one up.
+        self._loops = self._loops or self._loop is not loop
+        with self._guard:
+            connection = self._connection
+            if self._loops or self._led or connection is None or not self._turn.acquire(blocking=False):
+                raise trio.WouldBlock
+            self._led = True
+        some = [entry]
+        try:
+            with self._telling(some):
+                self._committed(some, await connection.here(*statement_of(some, connection.lock)))
+        finally:
+            self._turn.release()
+            self._hand_on()
+        if entry.error is not None:
+            raise entry.error
+
     def _hand_on(self) -> None:
         """Let the thread go on for all that has waited longest, if one waits."""
         with self._guard:
@@ -192,26 +224,33 @@ class _Shared:
             while self._waiting and len(some) < TOGETHER and rows < ROWS_TOGETHER:
                 some.append(self._waiting.popleft())
                 rows += len(some[-1].changes)
-        try:
-            self._commit(some, seconds)
-        except psycopg.DataError as error:
-            if len(some) > 1:  # one of them has a value that the database does not take: the others are not to suffer
+        with self._telling(some):
+            try:
+                self._commit(some, seconds)
+            except psycopg.DataError:
+                if len(some) == 1:
+                    raise
+                # One of them has a value that the database does not take: the others are not to suffer.
                 for entry in some:
-                    try:
+                    with self._telling([entry]):
                         self._commit([entry], seconds)
-                    except (psycopg.Error, CommitInDoubt, StoreFailed, OSError) as its:
-                        self._failed([entry], its)
-            else:
-                self._failed(some, error)
+
+    @contextmanager
+    def _telling(self, some: Sequence[_Entry]) -> Generator[None]:
+        """Tell the sessions what has become of what the block commits."""
+        try:
+            yield
         except (psycopg.Error, CommitInDoubt, StoreFailed, OSError) as error:
             self._failed(some, error)
         except BaseException as error:  # nobody is to take it for recorded
             self._failed(some, error)
+            self.drop()  # an answer may be under way
             raise
         finally:
             for entry in some:
-                entry.done = True
-                entry.told.release()
+                if not entry.done:
+                    entry.done = True
+                    entry.told.release()
 
     def _failed(self, some: Iterable[_Entry], error: BaseException) -> None:
         why = reason(error, self._server)
@@ -227,7 +266,10 @@ class _Shared:
         if self._connection is None:
             self._connection = connect(self._server, seconds, known=self.known)
             self.known = settings_of(self._connection)
-        mine = dict(self._connection.all(*statement_of(some, self._connection.lock)))
+        self._committed(some, self._connection.all(*statement_of(some, self._connection.lock)))
+
+    def _committed(self, some: Sequence[_Entry], rows: Iterable[tuple[Any, ...]]) -> None:
+        mine = dict(rows)
         for entry in some:
             entry.guards = mine.get(entry.journal)
             if entry.journal not in mine:
@@ -502,17 +544,33 @@ class PostgresStore:
 
     def commit(self, changes: Changes) -> int | None:
         """Commit; see ``JournalStore``. What has no rows says that the session lives."""
+        entry = self._entry(changes)
+        with self._noting():
+            self._shared.commit(entry, self._seconds)
+        return entry.guards
+
+    async def commit_here(self, changes: Changes) -> int | None:
+        """Commit; see ``JournalStore``."""
+        entry = self._entry(changes)
+        with self._noting():
+            await self._shared.commit_here(entry)
+        return entry.guards
+
+    def _entry(self, changes: Changes) -> _Entry:
         if self._process != os.getpid():
             raise StoreFailed(FORKED)
         if self._over:
             raise taken_over(self._server)
-        entry = _Entry(self.journal, self.begun.session, changes)
+        return _Entry(self.journal, self.begun.session, changes)
+
+    @contextmanager
+    def _noting(self) -> Generator[None]:
+        """Note that the journal is another's."""
         try:
-            self._shared.commit(entry, self._seconds)
+            yield
         except TakenOver:
             self._over = True
             raise
-        return entry.guards
 
     def _free(self) -> None:
         """Let the next session, or a guard if something is left, have the journal at once."""

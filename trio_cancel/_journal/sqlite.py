@@ -22,6 +22,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from trio_cancel._journal import fork
 from trio_cancel._journal.lock import Lock, lock
 from trio_cancel._journal.rows import Begun, Changes, SessionRow, Tables, spread
@@ -223,6 +225,10 @@ class SQLiteStore:
             self._check_in_place()
         except (sqlite3.Error, OSError, OverflowError) as error:  # OverflowError: a number that SQLite cannot hold
             raise StoreFailed(_reason(error)) from error
+
+    async def commit_here(self, _: Changes, /) -> None:
+        """Refuse: a disk is waited for in a thread."""
+        raise trio.WouldBlock
 
     def _commit(self, changes: Changes) -> None:
         database, session = self._database, self.begun.session

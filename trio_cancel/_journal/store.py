@@ -57,7 +57,7 @@ class StoreFailed(Exception):
 
 
 class JournalStore(Protocol):
-    """Where a journal's changes go; all of it may block, and is called by one thread at a time."""
+    """Where a journal's changes go; what is not async may block. It is called by one thread or task at a time."""
 
     @property
     def begun(self) -> Begun:
@@ -72,6 +72,16 @@ class JournalStore(Protocol):
         Raises:
             StoreFailed: it is not certain that they are; they may be committed again.
             TakenOver: the journal is another session's by now, for good; nothing was recorded.
+        """
+
+    async def commit_here(self, changes: Changes, /) -> int | None:
+        """As :meth:`commit`, without a thread: for few changes, whose commit does not make the event loop wait.
+
+        Raises:
+            trio.WouldBlock: a thread has to do it; nothing was begun.
+            StoreFailed, TakenOver: as :meth:`commit`.
+
+        Cancelled: it is not certain that the changes are durable.
         """
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from tests.tools.desk import bare
 from tests.tools.journals import ACCOUNT, Executor, MemoryStore
 from trio_cancel import CancelRequest, JournalError, TakenOver
-from trio_cancel._journal.journal import INTENT_WITHIN, LAZY, RETRY, SIGN_OF_LIFE, Journal
+from trio_cancel._journal.journal import HERE_MOST, INTENT_WITHIN, LAZY, RETRY, SIGN_OF_LIFE, Journal
 from trio_cancel._journal.lease import BEATS, GUARD_SILENT, SURE_FOR, LeaseState
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Begun, Changes
@@ -268,3 +268,52 @@ async def test_a_process_that_was_stopped_asks_first_for_a_bounded_time(autojump
         await trio.sleep(INTENT_WITHIN)
         assert not journal.asks_first
         executor.seconds = 0.0
+
+
+# In the event loop
+
+
+class Here(SharedStore):
+    """A store that the event loop may use, unless it ``blocks``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.here: list[int] = []
+        self.blocks = False
+
+    async def commit_here(self, changes: Changes, /) -> int | None:
+        if self.blocks:
+            raise trio.WouldBlock
+        self.here.append(len(changes))
+        await trio.sleep(0.01)
+        return self.commit(changes)
+
+
+async def test_the_loop_commits_what_is_not_much(autojump_clock: MockClock) -> None:
+    store, executor = Here(), Executor()
+    async with shared(store, executor) as journal:
+        before = executor.calls
+        await journal.hold(CancelRequest(external_id="a"))
+        assert store.here == [1]
+        journal.release_left(range(HERE_MOST + 1))
+        await journal.flush()
+        assert store.here == [1], "to make a statement of so many rows would hold the loop up"
+        store.blocks = True
+        await journal.hold(CancelRequest(external_id="b"))
+        assert executor.calls == before + 2
+    assert [row[3] for row in store.changes.holds] == ["a", "b"]
+
+
+async def test_what_fails_in_the_loop_fails_as_in_a_thread(autojump_clock: MockClock) -> None:
+    store = Here()
+    async with shared(store) as journal:
+        store.failure = AWAY
+        with pytest.raises(JournalError, match="the server has gone"):
+            await journal.hold(CancelRequest(external_id="a"))
+        store.failure = None
+        await trio.sleep(RETRY)
+        assert not journal.failed
+        store.failure = GONE
+        with pytest.raises(TakenOver):
+            await journal.hold(CancelRequest(external_id="a"))
+        assert journal.over.is_set()
