@@ -301,6 +301,7 @@ class Raw:
 
     async def here(self, query: str, values: Any) -> list[Any]:
         """Run a statement as a transaction of its own; stands for ``DatabaseConnection._exchange``."""
+        self.cluster.faults["committed in the event loop"] += 1
         request = self._request(Cursor(self).work(query, values))
         await request.answer()
         rows: list[Any] = self._answer(request)[1]
