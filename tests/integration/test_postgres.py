@@ -47,11 +47,11 @@ def open_it(address: str, lease: float = 3.0) -> pg.PostgresStore:
 Commit = Callable[[pg.PostgresStore, Changes], int | None]
 
 
-def commit_here(store: pg.PostgresStore, changes: Changes) -> int | None:
+def commit_in_loop(store: pg.PostgresStore, changes: Changes) -> int | None:
     """Commit in an event loop, as a journal's task does it; a thread makes the connection."""
     store._shared._loop = None  # each call has a loop of its own
     try:
-        return trio.run(store.commit_here, changes)
+        return trio.run(store.commit_in_loop, changes)
     except trio.WouldBlock:
         return store.commit(changes)
 
@@ -59,7 +59,7 @@ def commit_here(store: pg.PostgresStore, changes: Changes) -> int | None:
 @pytest.fixture(params=["thread", "loop"])
 def commit(request: pytest.FixtureRequest) -> Commit:
     """The ways to commit."""
-    return commit_here if request.param == "loop" else pg.PostgresStore.commit
+    return commit_in_loop if request.param == "loop" else pg.PostgresStore.commit
 
 
 def take(database: Database, journal: str) -> None:
@@ -257,11 +257,11 @@ def test_a_commit_tells_what_the_guards_of_its_account_do(database: Database, co
 async def test_a_thread_connects_and_the_loop_goes_on(database: Database) -> None:
     store = open_it(database.url("a"))
     with pytest.raises(trio.WouldBlock):
-        await store.commit_here(hold(1))
+        await store.commit_in_loop(hold(1))
     await trio.to_thread.run_sync(store.commit, hold(1))
     with trio.testing.assert_checkpoints():
-        await store.commit_here(hold(2))
-    await store.commit_here(Changes(closed=NOW, intents=[(n, 1, 1, f"mm-{n}", NOW) for n in range(3, 3_000)]))
+        await store.commit_in_loop(hold(2))
+    await store.commit_in_loop(Changes(closed=NOW, intents=[(n, 1, 1, f"mm-{n}", NOW) for n in range(3, 3_000)]))
     tables = read_tables(database.url("a"))
     assert [row[3] for row in tables.holds] == ["mm-1", "mm-2"]
     assert len(tables.intents) == 2_997
@@ -275,8 +275,8 @@ async def test_what_the_database_does_not_take_leaves_a_connection_that_can_be_u
     connection = store._shared._connection
     for wrong in (hold(2**70), Changes(holds=[(1, 1, 1, "x", "not a time", None, None)])):  # type: ignore[list-item]
         with pytest.raises(StoreFailed):
-            await store.commit_here(wrong)
-    await store.commit_here(hold(1))
+            await store.commit_in_loop(wrong)
+    await store.commit_in_loop(hold(1))
     assert store._shared._connection is connection
     assert held(database.url("a")) == ["mm-1"]
     store.close()
@@ -303,11 +303,11 @@ async def test_while_a_thread_has_the_connection_the_loop_does_not_wait_for_it(
     commit = Background(lambda: first.commit(hold(1)))
     until(lambda: first._shared._turn.locked())
     with pytest.raises(trio.WouldBlock):
-        await second.commit_here(hold(1))
+        await second.commit_in_loop(hold(1))
     database.cluster.go_on()
     commit.wait()
     assert commit.error is None
-    await second.commit_here(hold(1))
+    await second.commit_in_loop(hold(1))
     assert held(database.url("b")) == ["mm-1"]
 
 
@@ -315,7 +315,7 @@ async def test_a_thread_waits_for_the_loop_and_is_next(
     database: Database, paused: tuple[pg.PostgresStore, pg.PostgresStore], nursery: trio.Nursery
 ) -> None:
     first, second = paused
-    nursery.start_soon(first.commit_here, hold(1))
+    nursery.start_soon(first.commit_in_loop, hold(1))
     await trio.testing.wait_all_tasks_blocked()
     commit = Background(lambda: second.commit(hold(1)))
     until(lambda: second._shared._waiting)
@@ -335,7 +335,7 @@ async def test_one_who_is_cancelled_leaves_nothing_to_the_next_one(
 
     async def commit_and_be_cancelled() -> None:
         with scope:
-            await first.commit_here(hold(1))
+            await first.commit_in_loop(hold(1))
 
     nursery.start_soon(commit_and_be_cancelled)
     await trio.testing.wait_all_tasks_blocked()
@@ -347,7 +347,7 @@ async def test_one_who_is_cancelled_leaves_nothing_to_the_next_one(
     database.cluster.go_on()
     await trio.to_thread.run_sync(commit.wait)
     assert commit.error is None
-    assert await first.commit_here(hold(1)) is None
+    assert await first.commit_in_loop(hold(1)) is None
     assert [held(database.url(name)) for name in "ab"] == [["mm-1"], ["mm-1"]]
 
 
@@ -355,10 +355,10 @@ def test_with_several_loops_threads_commit(database: Database) -> None:
     """One that stands still in the middle is not to hold up the sessions of the others."""
     store = open_it(database.url("a"))
     store.commit(Changes())
-    trio.run(store.commit_here, hold(1))
+    trio.run(store.commit_in_loop, hold(1))
     for _ in range(2):
         with pytest.raises(trio.WouldBlock):
-            trio.run(store.commit_here, hold(2))
+            trio.run(store.commit_in_loop, hold(2))
     store.close()
 
 

@@ -124,7 +124,7 @@ class DiskStore:
         if not self._process.dead:
             self._process.disk.commit(self.begun.session, changes)
 
-    async def commit_here(self, _: Changes, /) -> None:
+    async def commit_in_loop(self, _: Changes, /) -> None:
         """Refuse; a disk is waited for in a thread."""
         raise trio.WouldBlock
 

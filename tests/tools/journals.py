@@ -39,7 +39,7 @@ class MemoryStore:
             raise self.failure
         self.commits.append(changes)
 
-    async def commit_here(self, _: Changes, /) -> int | None:
+    async def commit_in_loop(self, _: Changes, /) -> int | None:
         raise trio.WouldBlock
 
     def close(self) -> None:

@@ -4,8 +4,8 @@ What a call may take is bounded from outside: where its time is over, another th
 and the call ends with an error. Nothing else would end the wait for a standby that does not answer. Its transaction is
 then in doubt, and is asked for again with the same numbers.
 
-The event loop can also run a small statement, and wait for the socket itself (:meth:`DatabaseConnection.here`): to hand
-it to a thread and back costs nearly as much as a small commit does.
+The event loop can also run a small statement and wait for the socket itself (:meth:`DatabaseConnection.all_in_loop`). To
+hand it to a thread and back would cost nearly as much as a small commit.
 
 A commit can lie: where the wait for the standby is ended by an administrator, the server says that it has committed and
 warns that this may not have been replicated. Such a warning counts as failure.
@@ -185,7 +185,7 @@ class DatabaseConnection:
         self._check()
         return rows
 
-    async def here(self, query: LiteralString, values: dict[str, Any]) -> list[tuple[int | None, ...]]:
+    async def all_in_loop(self, query: LiteralString, values: dict[str, Any]) -> list[tuple[int | None, ...]]:
         """As :meth:`all`, in the event loop. The statement must be short, and give numbers only.
 
         Raises:

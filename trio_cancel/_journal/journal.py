@@ -63,7 +63,7 @@ SIGN_OF_LIFE = 300.0
 """Seconds of silence after which the session notes that it lives; the age of external ids counts from there."""
 MOMENT = 0.001
 """Seconds by which a beat may be early."""
-HERE_MOST = 2_000
+IN_LOOP_MOST = 2_000
 """Rows of one transaction at most that the event loop commits itself, where the store can do that: to make a statement
 of so many takes it a millisecond."""
 KEPT_MOST = 200_000
@@ -531,9 +531,9 @@ class Journal:
 
     async def _write(self, changes: Changes) -> int | None:
         """Commit, in the event loop if the store can do that now."""
-        if len(changes) <= HERE_MOST:
+        if len(changes) <= IN_LOOP_MOST:
             with suppress(trio.WouldBlock):
-                return await self._store.commit_here(changes)
+                return await self._store.commit_in_loop(changes)
         guards: int | None = await self._run_sync(self._store.commit, changes)
         return guards
 

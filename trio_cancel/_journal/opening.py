@@ -58,8 +58,8 @@ OpenStore = Callable[[str | os.PathLike[str], Account, str, int], JournalStore]
 class _Custody:
     """A store that is closed in any case: by whoever has to do with it last.
 
-    ``open``, ``commit`` and ``close`` run in threads, one at a time, and may be left behind there; ``commit_here`` does
-    not, and has ended before the store is abandoned.
+    ``open``, ``commit`` and ``close`` run in threads, one at a time, and may be left behind there. ``commit_in_loop`` runs
+    in the event loop, and has ended before the store is abandoned.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class _Custody:
         finally:
             self._leave()
 
-    async def commit_here(self, changes: Changes) -> int | None:
+    async def commit_in_loop(self, changes: Changes) -> int | None:
         """Commit; see ``JournalStore``."""
         with self._guard:
             store = self._store
@@ -115,7 +115,7 @@ class _Custody:
                 raise trio.WouldBlock
             self._busy, self._unused = True, None
         try:
-            return await store.commit_here(changes)
+            return await store.commit_in_loop(changes)
         finally:
             self._busy = False
 

@@ -180,7 +180,7 @@ class _Shared:
         if entry.error is not None:
             raise entry.error
 
-    async def commit_here(self, entry: _Entry) -> None:
+    async def commit_in_loop(self, entry: _Entry) -> None:
         """Commit in the event loop, if nobody else uses the connection.
 
         Raises:
@@ -202,7 +202,7 @@ class _Shared:
         some = [entry]
         try:
             with self._telling(some):
-                self._committed(some, await connection.here(*statement_of(some, connection.lock)))
+                self._committed(some, await connection.all_in_loop(*statement_of(some, connection.lock)))
         finally:
             self._turn.release()
             self._hand_on()
@@ -549,11 +549,11 @@ class PostgresStore:
             self._shared.commit(entry, self._seconds)
         return entry.guards
 
-    async def commit_here(self, changes: Changes) -> int | None:
+    async def commit_in_loop(self, changes: Changes) -> int | None:
         """Commit; see ``JournalStore``."""
         entry = self._entry(changes)
         with self._noting():
-            await self._shared.commit_here(entry)
+            await self._shared.commit_in_loop(entry)
         return entry.guards
 
     def _entry(self, changes: Changes) -> _Entry:

@@ -226,7 +226,7 @@ class SQLiteStore:
         except (sqlite3.Error, OSError, OverflowError) as error:  # OverflowError: a number that SQLite cannot hold
             raise StoreFailed(_reason(error)) from error
 
-    async def commit_here(self, _: Changes, /) -> None:
+    async def commit_in_loop(self, _: Changes, /) -> None:
         """Refuse: a disk is waited for in a thread."""
         raise trio.WouldBlock
 

@@ -74,7 +74,7 @@ class JournalStore(Protocol):
             TakenOver: the journal is another session's by now, for good; nothing was recorded.
         """
 
-    async def commit_here(self, changes: Changes, /) -> int | None:
+    async def commit_in_loop(self, changes: Changes, /) -> int | None:
         """As :meth:`commit`, without a thread: for few changes, whose commit does not make the event loop wait.
 
         Raises:

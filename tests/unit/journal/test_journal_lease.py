@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from tests.tools.desk import bare
 from tests.tools.journals import ACCOUNT, Executor, MemoryStore
 from trio_cancel import CancelRequest, JournalError, TakenOver
-from trio_cancel._journal.journal import HERE_MOST, INTENT_WITHIN, LAZY, RETRY, SIGN_OF_LIFE, Journal
+from trio_cancel._journal.journal import IN_LOOP_MOST, INTENT_WITHIN, LAZY, RETRY, SIGN_OF_LIFE, Journal
 from trio_cancel._journal.lease import BEATS, GUARD_SILENT, SURE_FOR, LeaseState
 from trio_cancel._journal.opening import open_journal
 from trio_cancel._journal.rows import Begun, Changes
@@ -281,7 +281,7 @@ class Here(SharedStore):
         self.here: list[int] = []
         self.blocks = False
 
-    async def commit_here(self, changes: Changes, /) -> int | None:
+    async def commit_in_loop(self, changes: Changes, /) -> int | None:
         if self.blocks:
             raise trio.WouldBlock
         self.here.append(len(changes))
@@ -295,7 +295,7 @@ async def test_the_loop_commits_what_is_not_much(autojump_clock: MockClock) -> N
         before = executor.calls
         await journal.hold(CancelRequest(external_id="a"))
         assert store.here == [1]
-        journal.release_left(range(HERE_MOST + 1))
+        journal.release_left(range(IN_LOOP_MOST + 1))
         await journal.flush()
         assert store.here == [1], "to make a statement of so many rows would hold the loop up"
         store.blocks = True
