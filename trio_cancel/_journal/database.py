@@ -4,8 +4,8 @@ What a call may take is bounded from outside: where its time is over, another th
 and the call ends with an error. Nothing else would end the wait for a standby that does not answer. Its transaction is
 then in doubt, and is asked for again with the same numbers.
 
-The event loop can also run a small statement and wait for the socket itself (:meth:`DatabaseConnection.all_in_loop`). To
-hand it to a thread and back would cost nearly as much as a small commit.
+The event loop can also run a small statement and wait for the socket itself
+(:meth:`DatabaseConnection.all_in_loop`). To hand it to a thread and back would cost nearly as much as a small commit.
 
 A commit can lie: where the wait for the standby is ended by an administrator, the server says that it has committed and
 warns that this may not have been replicated. Such a warning counts as failure.

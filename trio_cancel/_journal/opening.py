@@ -58,8 +58,8 @@ OpenStore = Callable[[str | os.PathLike[str], Account, str, int], JournalStore]
 class _Custody:
     """A store that is closed in any case: by whoever has to do with it last.
 
-    ``open``, ``commit`` and ``close`` run in threads, one at a time, and may be left behind there. ``commit_in_loop`` runs
-    in the event loop, and has ended before the store is abandoned.
+    ``open``, ``commit`` and ``close`` run in threads, one at a time, and may be left behind there. ``commit_in_loop``
+    runs in the event loop, and has ended before the store is abandoned.
     """
 
     def __init__(self) -> None:
