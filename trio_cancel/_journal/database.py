@@ -1,17 +1,17 @@
-"""A connection to a PostgreSQL database that never blocks for longer than it may, and knows which server it is at.
+"""A connection to a PostgreSQL database whose calls have a time limit, and which knows the server that it is made to.
 
-What a call may take is bounded from outside: where its time is over, another thread shuts the connection's socket down,
-and the call ends with an error. Nothing else would end the wait for a standby that does not answer. Its transaction is
-then in doubt, and is asked for again with the same numbers.
+The limit is enforced from outside: when it is reached, another thread shuts down the connection's socket, and the call
+ends with an error. Nothing else would end the wait for a standby that does not answer. The transaction is then in
+doubt, and is sent again with the same numbers.
 
 The event loop can also run a small statement and wait for the socket itself
 (:meth:`DatabaseConnection.all_in_loop`). To hand it to a thread and back would cost nearly as much as a small commit.
 
-A commit can lie: where the wait for the standby is ended by an administrator, the server says that it has committed and
-warns that this may not have been replicated. Such a warning counts as failure.
+A commit can lie: if an administrator ends the wait for the standby, the server reports success, and warns that the
+transaction may not have been replicated. Such a warning counts as a failure.
 
-No state is kept in the session of the database, so that a pooler may lend each transaction another one. Statements are
-prepared only where none stands between: there the process that answers is the one that the connection was made to.
+Nothing is kept in the server's session, so that a pooler may give each transaction another one. Statements are prepared
+only where there is no pooler: then the server process that answers is the one that was connected to.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from trio_cancel._values.errors import JournalError
 from trio_cancel._values.observer import logger
 
 CONNECT = 2
-"""Whole seconds for which each of a database's servers is tried, unless the address has a ``connect_timeout``; the
-driver takes no fewer."""
+"""Whole seconds to connect to each of a database's servers, unless the address has a ``connect_timeout``; the driver
+takes no fewer."""
 OTHERS = 0.5
-"""Seconds that the other servers have to answer once one has that will do."""
+"""Seconds that the other servers have to answer once a usable one has answered."""
 PREPARED_FROM = 1
-"""Times that a statement is run before it is prepared, which takes half the time of a small commit from then on."""
+"""Times that a statement is run before it is prepared; from then on a small commit takes half the time."""
 WARNING_OF_COMMIT = "01000"
-"""The class of a warning that comes with a commit, as that it is perhaps not replicated."""
+"""The SQLSTATE of a warning about a commit, such as that it may not be replicated."""
 
 _SERVER: LiteralString = """
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', current_setting('fsync') = 'on',
@@ -61,15 +61,15 @@ set_config('synchronous_commit',
            CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
 set_config('lock_timeout', %(lock)s, true)
 """
-"""What holds for one transaction: its commit waits for the disk, and for the standby where there is one; and no lock is
-waited for longer than the call may take, so that what a lost connection has left there is not waited for by many."""
+"""Settings of one transaction: its commit waits for the disk, and for the standby if there is one. It waits for a lock
+no longer than its call may take, so that calls do not queue up behind what a lost connection has left locked."""
 STANDS_STILL: LiteralString = "set_config('idle_in_transaction_session_timeout', %(idle)s, true)"
-"""The server ends a transaction whose process stands still between two statements for so many milliseconds: otherwise
-nobody could have what it has locked until it goes on."""
+"""The server ends a transaction whose client is silent for so many milliseconds between two statements. If the client
+is stopped, others get what it has locked."""
 
 
 class CommitInDoubt(Exception):
-    """The database says that it has committed, and that this may not outlive its machine."""
+    """The database has committed, and warns that the transaction may not survive the loss of its machine."""
 
 
 @attrs.frozen
@@ -77,13 +77,13 @@ class Settings:
     """What a server says of itself.
 
     Attributes:
-        read_only: it takes no writes: a standby, or told to.
-        standby: it is one.
-        safe: it writes to the disk what it commits.
+        read_only: it takes no writes: it is a standby, or was told to.
+        standby: it is a standby.
+        safe: what it commits is on the disk.
         replicated: a commit waits for a standby.
-        timeline: grows by one with each promotion of a standby; 0 where it takes no writes.
+        timeline: grows by one with each promotion of a standby; 0 if it takes no writes.
         system: the same on all servers of a cluster.
-        process: the number of the process that has answered.
+        process: the number of the server process that has answered.
     """
 
     read_only: bool
@@ -96,7 +96,7 @@ class Settings:
 
 
 class SocketWatch:
-    """Shuts sockets down whose time is over; one thread for the process, while there is any."""
+    """Shuts down sockets whose time is over; one thread for the process, while there are any."""
 
     def __init__(self) -> None:
         self._change = threading.Condition()
@@ -139,7 +139,7 @@ class SocketWatch:
 
 
 _IDLE = 5.0
-"""Seconds after which the thread ends if nothing is to be watched."""
+"""Seconds after which the thread ends if there is nothing to watch."""
 _watch = SocketWatch()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_watch.__init__)  # type: ignore[misc] # its thread is not there
@@ -168,16 +168,16 @@ class DatabaseConnection:
             self._warnings.append(": ".join(text for text in said if text) or "a warning")
 
     def one(self, query: LiteralString, values: dict[str, Any] | None = None) -> tuple[Any, ...]:
-        """Run one statement as a transaction of its own; return its only row. See :meth:`all`."""
+        """Run one statement in a transaction of its own; return its only row. See :meth:`all`."""
         (row,) = self.all(query, values)
         return row
 
     def all(self, query: LiteralString, values: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """Run one statement as a transaction of its own, in one round trip; return its rows.
+        """Run one statement in a transaction of its own, in one round trip; return its rows.
 
         Raises:
             psycopg.Error: it failed, or its time was over.
-            CommitInDoubt: it is perhaps not replicated.
+            CommitInDoubt: it may not be replicated.
         """
         self._warnings.clear()
         with _watch.bounded(self._socket, self._seconds):
@@ -186,13 +186,13 @@ class DatabaseConnection:
         return rows
 
     async def all_in_loop(self, query: LiteralString, values: dict[str, Any]) -> list[tuple[int | None, ...]]:
-        """As :meth:`all`, in the event loop. The statement must be short, and give numbers only.
+        """As :meth:`all`, in the event loop, for a small statement that returns only integers.
 
         Raises:
-            psycopg.Error: it failed. If that is an OperationalError, the connection cannot be used any more.
-            CommitInDoubt: it is perhaps not replicated.
+            psycopg.Error: it failed. After an OperationalError the connection cannot be used any more.
+            CommitInDoubt: it may not be replicated.
 
-        Cancelled: the statement may still be carried out, and the connection cannot be used any more.
+        Cancelled: the server may still run the statement; the connection cannot be used any more.
         """
         self._warnings.clear()
         with trio.move_on_after(self._seconds) as bound:
@@ -203,7 +203,7 @@ class DatabaseConnection:
         return rows
 
     async def _exchange(self, query: LiteralString, values: dict[str, Any]) -> list[tuple[int | None, ...]]:
-        # With the driver's interface to libpq, since its connections wait by themselves.
+        # By the driver's libpq interface: its connections block, or need asyncio.
         pgconn = self.raw.pgconn
         text, names = _numbered(query)
         given = [None if values[name] is None else str(values[name]).encode() for name in names]
@@ -246,11 +246,11 @@ class DatabaseConnection:
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Generator[psycopg.Cursor[Any]]:
-        """Run the block in one transaction, which it has to end within the time.
+        """Run the block in one transaction, within the time limit.
 
         Raises:
-            psycopg.Error: as :meth:`one`; then it has not been committed, or that is in doubt.
-            CommitInDoubt: it is perhaps not replicated.
+            psycopg.Error: it failed, or its time was over; it is not committed, or that is in doubt.
+            CommitInDoubt: it may not be replicated.
         """
         self._warnings.clear()
         with _watch.bounded(self._socket, self._seconds), self.raw.transaction():
@@ -263,7 +263,7 @@ class DatabaseConnection:
 
     @property
     def lock(self) -> str:
-        """Milliseconds for which a lock is waited for, as the server's setting."""
+        """Milliseconds to wait for a lock, as the server's setting."""
         return str(max(1, int(self._seconds * 750)))
 
     def _check(self) -> None:
@@ -271,7 +271,7 @@ class DatabaseConnection:
             raise CommitInDoubt("; ".join(self._warnings))
 
     def close(self) -> None:
-        """Let go of it; never waits."""
+        """Close it; never waits."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -281,21 +281,21 @@ class DatabaseConnection:
 
 @cache
 def _numbered(query: LiteralString) -> tuple[bytes, tuple[str, ...]]:
-    """Return a statement as libpq takes it, with numbers in place of the names of its values, and those in order."""
+    """Return a statement with numbered parameters, as libpq takes it, and their names in that order."""
     names: dict[str, int] = {}
     text = re.sub(r"%\((\w+)\)s", lambda found: f"${names.setdefault(found[1], len(names) + 1)}", query)
     return text.encode(), tuple(names)
 
 
 class Reconnecting:
-    """A connection that is made anew when it has ended, never to an older server; one thread at a time uses it.
+    """A connection that is made again when it is lost, never to an older server; one thread at a time uses it.
 
     Args:
         server: the database.
-        seconds: what each call may take.
+        seconds: the time limit of each call.
 
     Attributes:
-        known: what the server was that was used last.
+        known: the server that was used last.
     """
 
     def __init__(self, server: Server, seconds: float) -> None:
@@ -320,37 +320,37 @@ class Reconnecting:
         return self._connection
 
     def failed(self, error: Exception) -> StoreFailed:
-        """Let go of it; return what to raise for what it has raised."""
+        """Close it; return what to raise for its error."""
         self.drop()
         return StoreFailed(reason(error, self._server))
 
     def drop(self) -> None:
-        """Let go of it; never waits."""
+        """Close it; never waits."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
     def close(self) -> None:
-        """Let go of it for good, whatever another thread does with it; never waits."""
+        """Close it for good, whatever another thread does with it; never waits."""
         self._closed = True
         self.drop()
 
 
 def connect(server: Server, seconds: float, *, known: Settings | None = None, write: bool = True) -> DatabaseConnection:
-    """Connect to that of a database's servers which is in charge: of those that will do, the newest timeline's.
+    """Connect to the database's primary: of its usable servers, the one with the latest timeline.
 
-    All are asked, because a former primary that takes writes as before does not know that it was left behind; only one
-    that does not answer within ``OTHERS`` after another has is not waited for. Of equals the first one is taken.
+    All servers are asked, because a former primary does not know that another was promoted, and goes on taking writes.
+    Once a usable one has answered, the others have ``OTHERS`` seconds. Of equals the first is taken.
 
     Args:
         server: the database.
-        seconds: what each call may take.
-        known: what the server was that was used before; one of an older timeline has been left behind by a promotion,
-            and one of another cluster is another database.
-        write: whether it has to take writes; else one that does is only preferred.
+        seconds: the time limit of each call.
+        known: the server that was used before; one with an older timeline is a former primary, and one of another
+            cluster is another database.
+        write: whether it has to take writes; if not, one that does is preferred.
 
     Raises:
-        Unusable: none of them will do.
+        Unusable: none of them can be used.
     """
     asked = [_Asked(conninfo, server, seconds, known) for conninfo in _each(server)]
     _ask_all(asked)
@@ -370,12 +370,12 @@ def connect(server: Server, seconds: float, *, known: Settings | None = None, wr
 
 
 class _Asked:
-    """One of a database's servers, and what it has said of itself.
+    """One of a database's servers, and its answer.
 
     Attributes:
-        found: what it is, once it has said so.
-        why: why it is not to be written to; None while it has not answered, and if it is.
-        done: whether it has answered, or will not.
+        found: what it has said of itself.
+        why: why it cannot be written to; None if it can, and before its answer.
+        done: whether it has answered, or failed to.
     """
 
     def __init__(self, conninfo: str, server: Server, seconds: float, known: Settings | None) -> None:
@@ -418,21 +418,21 @@ class _Asked:
             connection.close()
 
     def take(self) -> DatabaseConnection | None:
-        """Return its connection, which is the caller's from now on."""
+        """Hand its connection over to the caller."""
         with self._lock:
             connection, self._connection = self._connection, None
             self._unwanted = True
         return connection
 
     def drop(self) -> None:
-        """Close its connection, now or once it is there."""
+        """Close its connection, now or once it is made."""
         connection = self.take()
         if connection is not None:
             connection.close()
 
 
 def _ask_all(asked: list[_Asked]) -> None:
-    """Ask all of them at the same time, and wait until it is clear which one is in charge."""
+    """Ask all of them at the same time, and wait until it is clear which one is the primary."""
     first, *others = asked
     if not others:
         first.ask()
@@ -461,11 +461,11 @@ def _ask_all(asked: list[_Asked]) -> None:
 
 
 class Unusable(StoreFailed):
-    """None of a database's servers can be used now. Its text is the reason."""
+    """None of a database's servers can be used now; the text is the reason."""
 
 
 def settings_of(connection: DatabaseConnection) -> Settings:
-    """Return what a server has said of itself when it was connected to."""
+    """Return what a server says of itself; it is asked once."""
     if connection.settings is None:
         standby, read_only, fsync, full_pages, replicated, file, system, process = connection.one(_SERVER)
         connection.settings = Settings(
@@ -481,7 +481,7 @@ def settings_of(connection: DatabaseConnection) -> Settings:
 
 
 def why_not(found: Settings, known: Settings | None) -> str | None:
-    """Return why a server is not to be written to; None if it is."""
+    """Return why a server cannot be written to; None if it can."""
     if found.standby:
         return "the server is a standby, which cannot be written"
     if found.read_only:
@@ -494,7 +494,7 @@ def why_not(found: Settings, known: Settings | None) -> str | None:
 
 
 def _each(server: Server) -> Iterator[str]:
-    """Return what connects to each server of a database by itself, so that each can be looked at."""
+    """Return the connection string of each of a database's servers."""
     given = conninfo_to_dict(server.conninfo)
     given.pop("target_session_attrs", None)
     given.setdefault("connect_timeout", CONNECT)
@@ -510,7 +510,7 @@ _warned: set[str] = set()
 
 
 def warn_of(found: Settings, server: Server) -> None:
-    """Say what voids the promise that what is recorded outlives a machine; once in a process."""
+    """Log the settings that void the promise of a durable record; once in a process."""
     shown = server.shown.partition("?")[0]
     if shown in _warned:
         return
@@ -530,10 +530,10 @@ def warn_of(found: Settings, server: Server) -> None:
 
 
 def check_version(cursor: psycopg.Cursor[Any], server: Server) -> None:
-    """Refuse a database whose tables are not ours.
+    """Refuse a database without tables of this version.
 
     Raises:
-        JournalError: they are missing, older or newer.
+        JournalError: the tables are missing, older or newer.
     """
     version = version_of(cursor)
     make = "trio-cancel journal --migrate URL"
@@ -552,7 +552,7 @@ def check_version(cursor: psycopg.Cursor[Any], server: Server) -> None:
 
 
 def reason(error: BaseException, server: Server) -> str:
-    """Return in a few words what an error says, without the password."""
+    """Return an error's text in one line, without the password."""
     text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
     for secret in _secrets(server.conninfo):
         text = text.replace(secret, "…")
@@ -567,7 +567,7 @@ def _secrets(conninfo: str) -> list[str]:
 
 @contextmanager
 def explained(server: Server) -> Generator[None]:
-    """Say in one sentence what is wrong with a database that cannot be used.
+    """Raise one clear sentence for whatever is wrong with a database.
 
     Raises:
         JournalError: it cannot.

@@ -1,21 +1,21 @@
 """A journal of what was held, intended, tried and settled, so that a crash forgets no order.
 
 One task writes. It gathers what has come up since its last transaction, commits it, and tells those who wait. A thread
-waits for a disk; for a database the task waits itself, since a thread would cost as much as the commit. Three things
-are waited for: an intent (before its request's first byte is written), a hold (before its order is placed) and, by
+waits for a disk; for a database the task waits itself, since a thread would cost as much as the commit. Others wait for
+three things: an intent (before its request's first byte is written), a hold (before its order is placed) and, in
 ``keep``, the release of an order that is to stay. A release by ``discard`` is written at once and not waited for.
-Attempts, outcomes and the releases that come of them go along with the next transaction, at the latest after ``LAZY``
-seconds.
+Attempts, outcomes and the releases that result from them go along with the next transaction, at the latest after
+``LAZY`` seconds.
 
-A journal in a database that others can take over has a lease (``_journal.lease``). The task then commits at least as
-often as that needs beats; what has no rows is a beat alone. While the lease is uncertain new holds are refused, and no
-cancel waits for its intent. If the journal is taken over, that is final: nothing more is written, :attr:`Journal.over`
-is set, and new holds are refused with :class:`TakenOver`.
+A journal in a database, which others can take over, has a lease (``_journal.lease``). The task then commits at least as
+often as the lease needs beats; a commit without rows is a beat. While the lease is uncertain new holds are refused, and
+no cancel waits for its intent. A take-over is final: nothing more is written, :attr:`Journal.over` is set, and new
+holds are refused with :class:`TakenOver`.
 
 A journal must never block a kill switch: if it cannot write, or takes longer than ``PATIENCE``, that is logged at
-ERROR, :attr:`Journal.failed` says so, new holds are refused, and cancels go on without it. What was not written is kept
-and tried again; once all of it is written the journal works again. ``PATIENCE`` counts while the event loop runs: after
-a time in which it did not (a blocked loop, a stopped process) what the disk has done meanwhile is looked at first.
+ERROR, :attr:`Journal.failed` is true, new holds are refused, and cancels go on without it. What was not written is kept
+and tried again; once all of it is written the journal works again. ``PATIENCE`` counts only while the event loop runs:
+after the loop was blocked, or the process stopped, the task first looks at what the disk has done meanwhile.
 
 The tasks that call :meth:`Journal.intend` and :meth:`Journal.hold` may be cancelled there: an intent is then written
 all the same, a hold is released. The task itself is only cancelled when its last transaction takes too long
@@ -47,30 +47,30 @@ from trio_cancel._values.outcomes import Outcome
 from trio_cancel._values.report import TakenOver
 
 LAZY = 0.25
-"""Seconds that an attempt, an outcome or a release may wait for company."""
+"""Seconds that an attempt, an outcome or a release may wait for other rows."""
 PATIENCE = 3.0
 """Seconds that an intent, a hold or the release of an order that is kept waits for the disk or the database."""
 INTENT_WITHIN = 1.0
-"""Seconds that an intent waits for a database; not at all once the database does not answer, or the journal is taken
-over."""
+"""Seconds that an intent waits for a database; it does not wait once the database does not answer, or the journal is
+taken over."""
 SLICE = 0.5
-"""Seconds of patience that are looked at together: if they took twice as long, it was the loop and not the disk."""
+"""Seconds of patience that are counted together: if they took twice as long, the loop stood still, and not the disk."""
 LATE_MOST = 20
-"""Slices that the loop may be late for before that counts as the disk's fault all the same."""
+"""Late slices after which that counts as the disk's fault all the same."""
 RETRY = 1.0
 """Seconds until a failed transaction is tried again."""
 SIGN_OF_LIFE = 300.0
-"""Seconds of silence after which the session notes that it lives; the age of external ids counts from there."""
+"""Seconds of silence after which the session records that it lives; the age of external ids counts from then on."""
 MOMENT = 0.001
 """Seconds by which a beat may be early."""
 IN_LOOP_MOST = 2_000
-"""Rows of one transaction at most that the event loop commits itself, where the store can do that: to make a statement
-of so many takes it a millisecond."""
+"""Rows at most that the event loop commits in one transaction, if the store can do that: it takes a millisecond to make
+a statement of so many."""
 KEPT_MOST = 200_000
 """Rows that are kept while the journal cannot write; beyond them the oldest are dropped."""
 
 RunSync = Callable[..., Awaitable[Any]]
-"""Runs a function that blocks with its arguments, and is cancelled only at the price of abandoning it."""
+"""Runs a function that blocks; if it is cancelled, the function is abandoned."""
 
 
 class Journal:
@@ -123,17 +123,17 @@ class Journal:
 
     @property
     def failed(self) -> bool:
-        """True if it does not record all of it."""
+        """True if not everything is recorded."""
         return self.failure is not None or self._dropped
 
     @property
     def lease(self) -> LeaseState | None:
-        """How the session's claim to the journal stands now; None if nobody can take it over."""
+        """The state of the session's lease now; None if nobody can take the journal over."""
         return None if self._lease is None else self._lease.state(self._clock())
 
     @property
     def guarded(self) -> bool | None:
-        """Whether a guard watches that can cancel what is held here; None if nobody can take the journal over."""
+        """Whether a guard that can cancel what is held here watches; None if nobody can take the journal over."""
         return None if self._lease is None else self._guards.watch(self._clock())
 
     @property
@@ -143,15 +143,15 @@ class Journal:
 
     @property
     def taken_over(self) -> TakenOver | None:
-        """What to raise because the journal is another's by now; None while it is not."""
+        """What to raise if the journal was taken over; None if it was not."""
         return TakenOver(str(self.failure)) if isinstance(self.failure, TakenOver) else None
 
     @property
     def asks_first(self) -> bool:
-        """True if the lease has run out unnoticed and the database has not said yet whose the journal is.
+        """True if the lease has run out unnoticed and it is not known yet whether the journal was taken over.
 
-        So it is when this process was stopped, or its machine suspended. What it was about to cancel may be another
-        order by now, of a successor's; so it waits for the answer, for ``INTENT_WITHIN`` seconds at most.
+        That happens when this process was stopped, or its machine suspended. What it was about to cancel may be
+        a successor's new order by now. So a cancel waits for the database's answer, ``INTENT_WITHIN`` seconds at most.
         """
         if self._lease is None or self.failure is not None or self._is_sure():
             self._asking_since = None
@@ -167,15 +167,15 @@ class Journal:
     # For scopes
 
     async def hold(self, request: CancelRequest, clock: OffsetInterval | None = None) -> None:
-        """Record that a scope holds an order; return when that is durable. It takes the place of an older hold of it.
+        """Record that a scope holds an order, and return when that is durable. It replaces an older hold of the order.
 
         Args:
             request: the order.
-            clock: where the venue's clock minus ours lies, as far as it is known.
+            clock: the venue's clock minus ours, as far as it is known.
 
         Raises:
             JournalError: it cannot be recorded now. Do not place the order.
-            TakenOver: the journal is another's by now.
+            TakenOver: the journal was taken over.
 
         Cancelled: the order is not held. Do not place it.
         """
@@ -211,7 +211,7 @@ class Journal:
 
         Args:
             request: the order.
-            at_once: begin to write it now, and not within ``LAZY`` seconds.
+            at_once: write it now instead of within ``LAZY`` seconds.
         """
         number = self._held.pop(request, None)
         if number is not None:
@@ -221,11 +221,11 @@ class Journal:
                 self._wakeup.ring()
 
     async def flush(self) -> None:
-        """Return when the releases so far are durable.
+        """Return when all releases so far are durable.
 
         Raises:
             JournalError: they cannot be recorded now; they will be once the journal can be written.
-            TakenOver: the journal is another's by now.
+            TakenOver: the journal was taken over.
 
         Cancelled: they are recorded all the same.
         """
@@ -241,17 +241,17 @@ class Journal:
             ) from self.failure
 
     def placed(self, request: CancelRequest, order_id: str | None) -> None:
-        """Record, soon, that the venue has an order that is held, and its id for it, if that is known."""
+        """Record soon that the venue has an order that is held, and its id if that is known."""
         number = self._held.get(request)
         if number is not None:
             self._changes.placed.append((number, micros(self._wall()), order_id))
             self._wake_lazily()
 
     def check_free(self, request: CancelRequest) -> None:
-        """Refuse an external id under which an order was left behind, and not yet settled or dismissed.
+        """Refuse an external id of an order that was left behind and is neither settled nor dismissed.
 
         Raises:
-            InvalidRequest: it was.
+            InvalidRequest: such an order exists.
         """
         if request.external_id is not None and self.left.get(request) is not None:
             raise InvalidRequest(
@@ -260,20 +260,20 @@ class Journal:
             )
 
     def ours(self, request: CancelRequest) -> None:
-        """Note that this session holds an order, or has learned the venue's id of one that it holds."""
+        """Note that this session holds an order, or has learned the venue's id of an order that it holds."""
         self.left.hold(request)
 
     # For what was left
 
     def release_left(self, holds: Iterable[int]) -> None:
-        """Record, soon, that holds left by a dead process are released, by their numbers."""
+        """Record soon that holds of a dead process are released, by their numbers."""
         numbers = tuple(holds)
         for number in numbers:
             self._let_go(number)
         self.left.released(numbers)
 
     def settle_left(self, outcome: Outcome) -> None:
-        """Record, soon, what a cancel of another session has come to, of an order that a dead process left."""
+        """Record soon the outcome of an order that a dead process left."""
         number, self._next = self._next, self._next + 1
         at, request = micros(self._wall()), outcome.request
         code = None if outcome.error is None else outcome.error.error_code
@@ -283,7 +283,7 @@ class Journal:
         self._wake_lazily()
 
     async def dismiss(self, request: CancelRequest) -> None:
-        """Record that an order that was left is nobody's to cancel any more; return when that is durable.
+        """Record that an order that was left is not to be canceled any more; return when that is durable.
 
         Raises:
             InvalidRequest: it was not left, or is being canceled.
@@ -309,7 +309,7 @@ class Journal:
     # For the core
 
     async def intend(self, admitted: list[OrderCancel]) -> None:
-        """Return when it is durable that these orders are to be canceled, or the journal has failed."""
+        """Record that these orders are to be canceled; return when that is durable, or the journal has failed."""
         at = micros(self._wall())
         number = self._next
         session = self._session
@@ -336,7 +336,7 @@ class Journal:
                     order.unrecorded = True
 
     def written(self, orders: list[OrderCancel], unanswered: Iterable[LiveAttempt]) -> None:
-        """Note attempts that were wholly written; those that are not answered soon are recorded as open."""
+        """Note attempts that were written completely; those not answered soon are recorded as open."""
         self._unanswered = unanswered
         if orders:
             latest = orders[-1].latest
@@ -345,7 +345,7 @@ class Journal:
             self._wake_lazily()
 
     def retried(self, order: OrderCancel) -> None:
-        """Note that an order waits for its next attempt."""
+        """Note that an order will be tried again."""
         if order.latest is not None:
             self._add_attempts(order)
             self._wake_lazily()
@@ -380,7 +380,7 @@ class Journal:
                 self._wake_lazily()
 
     def _add_attempts(self, order: OrderCancel) -> None:
-        # Into rows at once: orders kept until the next transaction would be work for the garbage collector.
+        # As rows at once: orders kept until the next transaction would be work for the garbage collector.
         for flight in order.flights:
             answered = flight.answered_at
             self._changes.attempts.append(
@@ -402,17 +402,17 @@ class Journal:
             self._wakeup.ring()
 
     async def _until(self, is_durable: Callable[[], bool], seconds: float, *, while_sure: bool = False) -> None:
-        """Return when that is durable, the journal has failed, or the lease is not sure any more, if that counts.
+        """Return when something is durable, or the journal has failed.
 
         Args:
-            is_durable: returns True if it is.
+            is_durable: returns True if it is durable.
             seconds: after which the journal has failed.
-            while_sure: whether it is only waited for while the lease is sure.
+            while_sure: return also when the lease is not sure any more.
         """
         patience, late = seconds, 0
         while self.failure is None and not is_durable() and (self._is_sure() or not while_sure):
             if patience <= 0 or late > LATE_MOST:
-                for _ in range(3):  # what has come meanwhile: the thread's end, the task's turn, ours
+                for _ in range(3):  # for what has come meanwhile: the thread's result, the task's step, ours
                     await trio.lowlevel.checkpoint()
                 if is_durable():
                     return
@@ -426,7 +426,7 @@ class Journal:
             took = trio.current_time() - began
             if took < 2 * SLICE:
                 patience -= took
-            else:  # the loop stood still: the end of a transaction may be at hand
+            else:  # the loop stood still: a transaction may just have ended
                 late += 1
 
     def _refuse(self) -> None:
@@ -450,7 +450,7 @@ class Journal:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Write until the block ends. Whatever is wrong here, it is the journal that fails, and not the session."""
+        """Write until the block ends. Whatever goes wrong here fails the journal, not the session."""
         try:
             try:
                 closing = False
@@ -475,7 +475,7 @@ class Journal:
         self._wakeup.ring()
 
     async def _wait(self) -> None:
-        """Wait until something is to be written."""
+        """Wait until there is something to write."""
         if self.over.is_set():
             await self._wakeup.wait()
             return
@@ -512,10 +512,10 @@ class Journal:
             except TakenOver as caught:
                 self._end(caught)
                 return
-            except Exception as caught:  # whatever it is, it is not for a cancel to fail for
+            except Exception as caught:  # whatever it is, no cancel must fail because of it
                 error = caught
             if error is None and lease is not None:
-                lease.confirmed(sent_at)  # from before it was sent: whoever watches has seen it later
+                lease.confirmed(sent_at)  # the time before it was sent: a guard has seen it later
                 self._guards.saw(guards, self._clock())
         if error is None:
             self._durable = up_to
@@ -538,7 +538,7 @@ class Journal:
         return guards
 
     def _gather(self) -> Changes:
-        """Take everything that has come up."""
+        """Take all changes so far."""
         self._look_for_open()
         changes, self._changes = self._changes, Changes()
         self._urgent = False
@@ -548,7 +548,7 @@ class Journal:
         return changes
 
     def _look_for_open(self) -> None:
-        """Record the attempts that were written some time ago and are not answered, each once."""
+        """Record each attempt that was written some time ago and is not answered, once."""
         before = self._written_until
         if not self._closing:
             before = min(before, trio.current_time() - LAZY)
@@ -562,7 +562,7 @@ class Journal:
             self._looked_until = before
 
     def _keep(self, changes: Changes) -> None:
-        """Keep what could not be written for another try; not without end."""
+        """Keep what could not be written for the next try, up to a limit."""
         self._changes = kept = changes.before(self._changes)
         if len(kept) > KEPT_MOST:
             self._dropped = True
@@ -577,7 +577,7 @@ class Journal:
             log(logging.ERROR, text, self.path, error)
 
     def _end(self, error: TakenOver) -> None:
-        """Note that the journal is another's, for good."""
+        """Note that the journal was taken over, for good."""
         assert self._lease is not None
         self._lease.lost()
         self.failure = error
@@ -591,6 +591,6 @@ class Journal:
 
 
 def log(level: int, text: str, *arguments: object) -> None:
-    """Log; a handler that raises is not to stop a cancel."""
+    """Log; a handler that raises must not stop a cancel."""
     with suppress(Exception):
         logger.log(level, text, *arguments)

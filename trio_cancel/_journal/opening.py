@@ -1,11 +1,11 @@
 """Open a journal for a session, and close it: :class:`Journal`'s task runs around a block.
 
-It runs in a shielded scope and under KeyboardInterrupt protection, so that it outlives whatever ends the block, and
-writes what the block's clean-up has brought up. What it has not written ``journal_closing`` seconds
-later (:class:`Timings`) is given up.
+The task runs in a shielded scope and under KeyboardInterrupt protection, so that it outlives whatever ends the block,
+and writes what the block's clean-up records. What it has not written ``journal_closing`` seconds later
+(:class:`Timings`) is given up.
 
-A thread that is at work on a disk that does not answer cannot be ended. It is left behind, and closes the file, and
-frees its lock, when the disk answers: nothing stays open because nobody waited for it.
+A thread cannot be ended while it waits for a disk that does not answer. It is left behind. When the disk answers, it
+closes the file and frees the lock.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trio_cancel._values.observer import logger
 from trio_cancel._values.timings import Timings
 
 AT_WORK = 0.5
-"""Seconds for which a cancelled opening waits for its thread, so that with a disk that answers nothing stays open."""
+"""Seconds that a cancelled opening waits for its thread, so that nothing stays open if the disk answers."""
 
 _T = TypeVar("_T")
 
@@ -56,7 +56,7 @@ OpenStore = Callable[[str | os.PathLike[str], Account, str, int], JournalStore]
 
 
 class _Custody:
-    """A store that is closed in any case: by whoever has to do with it last.
+    """A store that is closed in any case, by whoever uses it last.
 
     ``open``, ``commit`` and ``close`` run in threads, one at a time, and may be left behind there. ``commit_in_loop``
     runs in the event loop, and has ended before the store is abandoned.
@@ -67,13 +67,13 @@ class _Custody:
         self._store: JournalStore | None = None
         self._begun: Begun | None = None
         self.left: LeftBehind = LeftBehind()
-        self._unused: Changes | None = None  # what ends a session that never came to be
+        self._unused: Changes | None = None  # what ends a session that was never used
         self._busy = False
         self._abandoned = False
 
     @property
     def begun(self) -> Begun:
-        """Where this session goes on."""
+        """Where this session continues."""
         assert self._begun is not None
         return self._begun
 
@@ -84,7 +84,7 @@ class _Custody:
     def open(
         self, open_store: OpenStore, path: str | os.PathLike[str], account: Account, prefix: str, now: int
     ) -> None:
-        """Open the store, and keep it if it is still wanted."""
+        """Open the store, and keep it if it is still needed."""
         try:
             store = open_store(path, account, prefix, now)
             begun = store.begun
@@ -127,7 +127,7 @@ class _Custody:
             store.close()
 
     def abandon(self, run: Callable[[Callable[[], None]], None]) -> None:
-        """Have the store closed, if it is not, by the thread that is at work on it or by ``run``."""
+        """Have the store closed, by the thread that uses it or by ``run``."""
         with self._guard:
             self._abandoned = True
             idle = self._store is not None and not self._busy
@@ -136,7 +136,7 @@ class _Custody:
             run(self._close_late)
 
     async def wait(self, seconds: float) -> None:
-        """Wait for a thread that is at work, for so long at most."""
+        """Wait for a thread that is at work, so many seconds at most."""
         with trio.move_on_after(seconds):
             while self._busy:  # noqa: ASYNC110 - a thread ends it, which may be late by an hour
                 await trio.sleep(0.01)
@@ -154,14 +154,14 @@ class _Custody:
                     self._store.commit(self._unused)
             finally:
                 self.close()
-        except Exception as error:  # nobody else is there to hear of it
+        except Exception as error:  # nobody else would learn of it
             log(logging.ERROR, "a journal could not be closed: %s", error)
         finally:
             self._busy = False
 
 
 def _in_background(function: Callable[[], None]) -> None:
-    """Run what may block in a thread that nobody waits for."""
+    """Run a function that may block in a thread that nobody waits for."""
     try:
         trio.lowlevel.start_thread_soon(function, lambda _: None)
     except RuntimeError:  # no further thread can be started
@@ -187,20 +187,20 @@ async def open_journal(
     warns: bool = True,
     timings: Timings = Timings(),  # noqa: B008 - it is frozen
 ) -> AsyncGenerator[Journal]:
-    """Open a journal for one session, as an async context manager; its block's exception comes out as it is.
+    """Open a journal for one session, as an async context manager; the block's exception comes out unchanged.
 
     Leaving it takes at most ``timings.journal_closing`` seconds.
 
     Args:
-        path: where it is kept; see ``_journal.stores``.
-        account: whose it is.
-        prefix: what the session's request ids begin with.
+        path: its address; see ``_journal.stores``.
+        account: the account that it belongs to.
+        prefix: how the session's request ids begin.
         wall: returns Unix seconds.
-        run_sync: runs what blocks; a thread if None.
-        open_store: opens it; what its address says if None.
+        run_sync: runs what blocks; if None, a thread does.
+        open_store: opens the store; if None, the address decides.
         lease: seconds, for a journal in a database.
         clock: returns the seconds of the clock that leases are measured on.
-        warns: log what was left in it; not for those that open it to resume.
+        warns: log what was left in it; not needed by those who open it to resume.
         timings: how long opening and closing it may take.
 
     Raises:

@@ -1,13 +1,13 @@
-"""A journal in a PostgreSQL database: what it records outlives its machine, and others can take it over.
+"""A journal in a PostgreSQL database: its records survive the machine, and others can take it over.
 
-A session owns an epoch of its journal, and each of its transactions raises the journal's beat where that epoch is still
-the last one. Whoever takes the journal over raises the epoch, so that from then on nothing of the old session is
-recorded: it is taken over, for good. A journal is taken only if neither epoch nor beat has changed for a lease,
-measured on the taker's own clock; the database's clock decides nothing.
+A session owns one epoch of its journal. Each of its transactions raises the journal's beat, on the condition that the
+epoch is still the latest. Whoever takes the journal over raises the epoch, so that nothing more of the old session is
+recorded: it is taken over for good. A journal is taken over only if neither epoch nor beat has changed for a lease, on
+the taker's own clock. The database's clock decides nothing.
 
 All sessions of a process that use one database share one connection, and what they commit at the same time is one
-statement (:class:`_Shared`): a row of ``journal`` each, ``unnest`` for the rows of all of them, only the tables that
-have any. A commit whose end is not known is made again with the same numbers, which changes nothing if it was through.
+statement (:class:`_Shared`): one row of ``journal`` each, ``unnest`` for the rows of all of them, and only tables that
+have any. A commit whose result is not known is sent again with the same numbers; if it had worked, nothing changes.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ from trio_cancel._values.observer import logger
 from trio_cancel._values.report import TakenOver
 
 OPENING = 20.0
-"""Seconds that one transaction of an opening or a reading may take: a journal may be large."""
+"""Seconds that one transaction may take while a journal is opened or read, which may be large."""
 LOOK = 0.1
-"""Seconds between two looks at a journal that another session perhaps writes."""
+"""Seconds between two looks at a journal that another session may be writing."""
 BLIND = 1.0
-"""Seconds between two looks from which what was seen before says nothing."""
+"""Seconds between two looks after which the earlier one no longer counts."""
 GUARD = "guard-"
-"""What the prefix of a guard's sessions begins with."""
+"""How the prefix of a guard's session begins."""
 TOGETHER = 200
-"""Sessions whose changes are committed together at most."""
+"""Sessions at most whose changes are committed together."""
 ROWS_TOGETHER = 20_000
-"""Rows after which no further session's changes are added to a commit."""
+"""Rows from which on no further session joins a commit."""
 
 
 @attrs.frozen
 class _Table:
-    """A table as it is written.
+    """How a table is written.
 
     Attributes:
-        name: of the table, and in :class:`Changes` with an "s".
-        columns: their names and types, in the order of its rows; None stands for the session's number.
-        again: what is done with a row that is there already.
-        key: the place of the column by which it would be.
+        name: of the table; with an "s" its attribute in :class:`Changes`.
+        columns: names and types, in the order of its rows; None stands for the session's number.
+        again: what to do if the row exists.
+        key: the place of the column that identifies the row, if it may be changed.
     """
 
     name: LiteralString
@@ -84,9 +84,9 @@ _TYPES: dict[LiteralString, LiteralString] = {
     "status": "integer",
     **dict.fromkeys(("key", "kind", "id"), "text"),
 }
-"""Those of the columns that are not a bigint."""
+"""The columns that are not a bigint."""
 _AGAIN: dict[LiteralString, LiteralString] = {
-    # The venue's id of a hold may be told twice, and an attempt is written again once it is answered.
+    # The venue's id of a hold may be recorded twice, and an attempt is written again once it is answered.
     "placed": "(journal, hold) DO UPDATE SET told = excluded.told, id = excluded.id",
     "attempt": "(journal, number) DO UPDATE SET answered = excluded.answered, status = excluded.status",
 }
@@ -110,7 +110,7 @@ _TABLES = {
     "answers": _table("answer"),
 }
 _EXTERNAL = 2
-"""The place in a hold's row of whether its key is an external id."""
+"""The place in a hold's row that says whether its key is an external id."""
 
 
 def _taken_lock() -> threading.Lock:
@@ -127,10 +127,10 @@ class _Entry:
         journal: its number in the database.
         epoch: the session's.
         changes: the rows.
-        done: set once it is known what became of it.
-        error: why it is not recorded, or not surely.
-        guards: what the beats of those add up to that have its account's credentials.
-        told: released once it is done, and when its thread is to commit for all that wait.
+        done: whether its result is known.
+        error: why it is not recorded, or may not be.
+        guards: the sum of the beats of the guards that have its account's credentials.
+        told: released when it is done, or when its thread is to commit for all that wait.
     """
 
     journal: int
@@ -143,13 +143,13 @@ class _Entry:
 
 
 class _Shared:
-    """The connection that a process's sessions share for one database. It is made anew when it has ended."""
+    """The connection that the sessions of a process share for one database; it is made again when it is lost."""
 
     def __init__(self, server: Server) -> None:
         self.users = 0
         self.known: Settings | None = None
         self._server = server
-        self._turn = threading.Lock()  # whoever has it uses the connection
+        self._turn = threading.Lock()  # its holder uses the connection
         self._guard = threading.Lock()
         self._waiting: deque[_Entry] = deque()
         self._led = False  # a thread commits for all that wait, or a task for itself
@@ -168,7 +168,7 @@ class _Shared:
             self._waiting.append(entry)
             leads, self._led = not self._led, True
         if not leads:
-            # A lock of its own: of hundreds that wait for one lock, each would have it only after the one before.
+            # A lock of its own: if hundreds waited for one lock, they would get it one after the other.
             entry.told.acquire()
         if not entry.done:
             try:
@@ -192,7 +192,7 @@ class _Shared:
         """
         loop = trio.lowlevel.current_trio_token()
         self._loop = self._loop or loop
-        # One loop that stands still is not to hold the sessions of another one up.
+        # A loop that stands still must not hold up the sessions of another one.
         self._loops = self._loops or self._loop is not loop
         with self._guard:
             connection = self._connection
@@ -210,7 +210,7 @@ class _Shared:
             raise entry.error
 
     def _hand_on(self) -> None:
-        """Let the thread go on for all that has waited longest, if one waits."""
+        """Let the thread that has waited longest commit for all that wait, if there is one."""
         with self._guard:
             first = self._waiting[0] if self._waiting else None
             self._led = first is not None
@@ -230,19 +230,19 @@ class _Shared:
             except psycopg.DataError:
                 if len(some) == 1:
                     raise
-                # One of them has a value that the database does not take: the others are not to suffer.
+                # The database refuses a value of one of them: that must not fail the others.
                 for entry in some:
                     with self._telling([entry]):
                         self._commit([entry], seconds)
 
     @contextmanager
     def _telling(self, some: Sequence[_Entry]) -> Generator[None]:
-        """Tell the sessions what has become of what the block commits."""
+        """Tell the sessions the result of what the block commits."""
         try:
             yield
         except (psycopg.Error, CommitInDoubt, StoreFailed, OSError) as error:
             self._failed(some, error)
-        except BaseException as error:  # nobody is to take it for recorded
+        except BaseException as error:  # nobody must take it for recorded
             self._failed(some, error)
             self.drop()  # an answer may be under way
             raise
@@ -288,7 +288,7 @@ class _Shared:
                 raise
 
     def drop(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -297,7 +297,7 @@ class _Shared:
 def statement_of(some: Sequence[_Entry], lock: str) -> tuple[LiteralString, dict[str, Any]]:
     """Return the statement that commits the changes of several sessions, and its values.
 
-    It returns a row for each journal that is still theirs: its number, and what the beats of its guards add up to.
+    The statement returns a row for each journal that is still theirs: its number, and the sum of its guards' beats.
     """
     several = len(some) > 1
     values: dict[str, Any] = {
@@ -316,7 +316,7 @@ def statement_of(some: Sequence[_Entry], lock: str) -> tuple[LiteralString, dict
         of: list[int] = []
         for entry in some:
             its = getattr(entry.changes, attribute)
-            # One statement changes a row once: the last word counts.
+            # One statement can change a row once: the last change counts.
             rows += its if table.key is None else {row[table.key]: row for row in its}.values()
             of += [entry.journal] * (len(rows) - len(of))
         if not rows:
@@ -336,7 +336,7 @@ def statement_of(some: Sequence[_Entry], lock: str) -> tuple[LiteralString, dict
 
 @cache
 def _statement(used: tuple[tuple[str, bool], ...], several: bool, signs: bool, names: bool) -> LiteralString:
-    # The settings come first: the rows that are to be locked are found by joining with them.
+    # The settings come first: the rows to lock are found by a join with them.
     parts: list[LiteralString] = [
         f"""WITH before AS MATERIALIZED (SELECT {BEFORE}), fence AS (
             UPDATE trio_cancel.journal AS j
@@ -372,7 +372,7 @@ def _statement(used: tuple[tuple[str, bool], ...], several: bool, signs: bool, n
             ON CONFLICT {table.again}{returning}
         )""")
     if names:
-        # Whose an external id is now, for whoever cancels for another. In order, so that two do not lock each other.
+        # The journal that an external id belongs to now, for guards. Sorted, so that two statements cannot deadlock.
         parts.append(""", names AS (
             INSERT INTO trio_cancel.name (account, key, journal, hold)
             SELECT DISTINCT ON (fence.account, h.key) fence.account, h.key, h.journal, h.number
@@ -388,7 +388,7 @@ def _statement(used: tuple[tuple[str, bool], ...], several: bool, signs: bool, n
 
 
 def _given(name: LiteralString, many: bool, **columns: LiteralString) -> LiteralString:
-    """Return what makes a table of the values that are given: arrays, or one value each, which costs half as much."""
+    """Return SQL that makes a table of the parameters: arrays, or one value each, which costs half as much."""
     if many:
         arrays = ", ".join(f"%({column})s::{kind}[]" for column, kind in columns.items())
         return f"unnest({arrays}) AS {name}({', '.join(columns)})"
@@ -396,9 +396,9 @@ def _given(name: LiteralString, many: bool, **columns: LiteralString) -> Literal
 
 
 def _value(column: Sequence[Any], kind: str, many: bool) -> str | None:
-    """Return values as the database writes an array, or the only one as it writes that.
+    """Return values as PostgreSQL writes an array, or the only one as it writes that.
 
-    It is a text in any case: a number would be of another type for the driver as it grows, and so the statement.
+    It is a text in any case: the driver gives larger integers another type, which would be another statement.
     """
     if many:
         return _texts(column) if kind == "text" else _numbers(column)
@@ -407,7 +407,7 @@ def _value(column: Sequence[Any], kind: str, many: bool) -> str | None:
 
 
 def _numbers(values: Iterable[int | None]) -> str:
-    """Return numbers as the database writes an array: ten times as fast as what the driver makes of a list."""
+    """Return integers as PostgreSQL writes an array: ten times as fast as the driver does it with a list."""
     return f"{{{','.join(['NULL' if value is None else str(value) for value in values])}}}"
 
 
@@ -424,7 +424,7 @@ def _quoted(text: str) -> str:
 
 
 def taken_over(server: Server) -> TakenOver:
-    """Return what tells a session that its journal is another's."""
+    """Return what to raise in a session whose journal was taken over."""
     return TakenOver(
         f"The journal {server.shown} was taken over by another session or a guard, because this session's lease had "
         "run out: what it held is theirs to cancel. Do not place anything; open a new session."
@@ -447,7 +447,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class PostgresStore:
-    """A journal in a database, open for one session; in a forked child it does nothing.
+    """A journal in a database, opened for one session; in a forked child it does nothing.
 
     Attributes:
         begun: where the session goes on.
@@ -469,14 +469,14 @@ class PostgresStore:
 
     @classmethod
     def open(cls, server: Server, account: Account, prefix: str, now: int, lease: float) -> PostgresStore:
-        """Open a journal for one session, or make it.
+        """Open a journal for one session; make it if there is none.
 
-        If another session may be writing it, this waits until that one's lease has surely run out.
+        If another session may be writing it, wait until that session's lease has certainly run out.
 
         Args:
             server: the database, and the name of the journal in it.
-            account: whose it is, or will be.
-            prefix: what the session's request ids begin with.
+            account: the account that it belongs to.
+            prefix: how the session's request ids begin.
             now: Unix microseconds.
             lease: seconds.
 
@@ -514,9 +514,9 @@ class PostgresStore:
         now: int,
         lease: float,
     ) -> PostgresStore | None:
-        """Take a journal over of which no beat was heard for its lease, or that was let go of with something left.
+        """Take over a journal that had no beat for its lease, or that was released with orders left.
 
-        Nothing is forgotten of what was settled long ago: who takes over is in a hurry.
+        It is not compacted: a take-over is in a hurry.
 
         Args:
             connection: to the database.
@@ -529,10 +529,10 @@ class PostgresStore:
             lease: seconds, of the new session.
 
         Returns:
-            None if the journal is not as it was seen any more: its session lives, or somebody else was quicker.
+            None if the journal has changed since it was seen: its session lives, or somebody else was quicker.
 
         Raises:
-            psycopg.Error, CommitInDoubt, OSError: it could not be taken over, or not surely.
+            psycopg.Error, CommitInDoubt, OSError: it was not taken over, or that is in doubt.
         """
         claimed_at = steady()
         with connection.transaction() as cursor:
@@ -543,7 +543,7 @@ class PostgresStore:
         return cls(server, journal, begun, lease, settings_of(connection))
 
     def commit(self, changes: Changes) -> int | None:
-        """Commit; see ``JournalStore``. What has no rows says that the session lives."""
+        """Commit; see ``JournalStore``. Without rows it is a beat."""
         entry = self._entry(changes)
         with self._noting():
             self._shared.commit(entry, self._seconds)
@@ -565,7 +565,7 @@ class PostgresStore:
 
     @contextmanager
     def _noting(self) -> Generator[None]:
-        """Note that the journal is another's."""
+        """Remember that the journal was taken over."""
         try:
             yield
         except TakenOver:
@@ -573,18 +573,18 @@ class PostgresStore:
             raise
 
     def _free(self) -> None:
-        """Let the next session, or a guard if something is left, have the journal at once."""
+        """Release the journal, so that the next session, or a guard if orders are left, can have it at once."""
         try:
             with self._shared.using(self._seconds) as connection:
                 connection.all(_FREE, {"lock": connection.lock, "journal": self.journal, "epoch": self.begun.session})
         except (psycopg.Error, CommitInDoubt, StoreFailed, OSError) as error:
-            # All is recorded; the next session has to wait until the lease has run out.
+            # Everything is recorded; the next session has to wait until the lease has run out.
             logger.warning(
                 "the journal %s could not be let go of (%s)", self._server.shown, reason(error, self._server)
             )
 
     def _acknowledge(self) -> None:
-        """Say that the session has ended that was taken over: it places nothing any more, so that nobody need ask."""
+        """Record that this session, which was taken over, has ended: it places no order any more."""
         try:
             with self._shared.using(self._seconds) as connection, connection.transaction() as cursor:
                 cursor.execute(
@@ -600,7 +600,7 @@ class PostgresStore:
             )
 
     def close(self) -> None:
-        """Let go of the journal, and of the connection if no other session uses it."""
+        """Release the journal, and close the connection if no other session uses it."""
         if self._process != os.getpid():
             return
         self._acknowledge() if self._over else self._free()
@@ -628,14 +628,14 @@ UPDATE trio_cancel.journal
 SET state = CASE WHEN EXISTS (SELECT FROM left_name) THEN 'left' ELSE 'free' END, beat = beat + 1
 FROM before WHERE id = %(journal)s AND epoch = %(epoch)s RETURNING state
 """
-"""What is left may be read by the snapshot from before the row's lock: all of this epoch is committed by then, and if
-another epoch was waited for nothing is changed."""
+"""The snapshot from before the row's lock shows all that is left: everything of this epoch is committed by then, and if
+another epoch began meanwhile nothing is changed."""
 _ROW: LiteralString = "SELECT id, epoch, beat, lease_ms, state FROM trio_cancel.journal"
 
 
 @contextmanager
 def connected(server: Server, *, write: bool = True, known: Settings | None = None) -> Generator[DatabaseConnection]:
-    """Have a connection for the block, in whose transactions a journal may be read whole."""
+    """Open a connection for the block, with time to read a whole journal."""
     connection = connect(server, OPENING, known=known, write=write)
     try:
         yield connection
@@ -644,7 +644,7 @@ def connected(server: Server, *, write: bool = True, known: Settings | None = No
 
 
 def _find(cursor: psycopg.Cursor[Any], server: Server, account: Account, lease: float) -> _Row:
-    """Find a journal, or make it.
+    """Find a journal; make it if there is none.
 
     Raises:
         JournalError: it belongs to another account.
@@ -697,9 +697,9 @@ def _named(cursor: psycopg.Cursor[Any], server: Server) -> _Row:
 
 
 def _wait_until_free(connection: DatabaseConnection, server: Server, row: _Row) -> _Row:
-    """Return once nobody may be writing a journal: it was let go of, or no beat came for a whole lease.
+    """Return once nobody can be writing a journal: it was released, or had no beat for a whole lease.
 
-    A time in which it could not be looked at does not count: perhaps its session could not reach the database either.
+    Time without a look does not count: perhaps its session could not reach the database either.
 
     Raises:
         JournalError: a session writes it.
@@ -714,7 +714,7 @@ def _wait_until_free(connection: DatabaseConnection, server: Server, row: _Row) 
             began = now
         looked = now
         if seen.state == "live" and seen != row:
-            if _is_guards(connection, seen):  # it lets go of it soon
+            if _is_guards(connection, seen):  # a guard releases it soon
                 began = now
                 row = seen
                 continue
@@ -727,7 +727,7 @@ def _wait_until_free(connection: DatabaseConnection, server: Server, row: _Row) 
 
 
 def _is_guards(connection: DatabaseConnection, row: _Row) -> bool:
-    """Return True if the session that has a journal is a guard's."""
+    """Return True if a journal's session is a guard's."""
     query = "SELECT prefix FROM trio_cancel.session WHERE journal = %s AND number = %s"
     with connection.transaction(write=False) as cursor:
         found = cursor.execute(query, (row.id, row.epoch)).fetchone()
@@ -735,9 +735,9 @@ def _is_guards(connection: DatabaseConnection, row: _Row) -> bool:
 
 
 def _take(cursor: psycopg.Cursor[Any], row: _Row, prefix: str, now: int, lease: float) -> Begun | None:
-    """Begin a session's epoch, if the journal is still as it was seen; return None if it is not.
+    """Begin a session's epoch if the journal is still as it was seen; return None if it is not.
 
-    What was left is read by statements of their own: one that had to wait for the journal's row would not see what was
+    What is left is read by a statement of its own: the one that waits for the journal's row does not see what was
     committed meanwhile.
     """
     taken = cursor.execute(
@@ -758,7 +758,7 @@ def _take(cursor: psycopg.Cursor[Any], row: _Row, prefix: str, now: int, lease: 
 
 
 def _compact_some(cursor: psycopg.Cursor[Any], journal: int, now: int) -> None:
-    """Forget some of what was settled long ago, if that can be done."""
+    """Delete some of the records that were settled long ago, if possible."""
     try:
         with cursor.connection.transaction():
             forget(cursor, journal, now - HISTORY * DAY, AT_OPENING)
@@ -769,7 +769,7 @@ def _compact_some(cursor: psycopg.Cursor[Any], journal: int, now: int) -> None:
 
 
 def read_tables(server: Server) -> Tables:
-    """Read a journal, also while it is being written, and from a standby if need be; what is read is of one moment.
+    """Read a journal as it is at one moment, also while it is being written, and from a standby if need be.
 
     Raises:
         JournalError: there is none, or it cannot be read.
@@ -782,7 +782,7 @@ def read_tables(server: Server) -> Tables:
 
 
 def compact(server: Server, before: int) -> int:
-    """Forget what was settled before a time (Unix microseconds); return how many records.
+    """Delete what was settled before a time (Unix microseconds); return how many records that were.
 
     Raises:
         JournalError: there is none, a session is writing it, or it cannot be used.
@@ -812,7 +812,7 @@ def is_missing(server: Server) -> bool:
 
 
 def is_written(server: Server) -> bool:
-    """Return True if a session has written the journal, or said that it lives, within its lease."""
+    """Return True if a session has written the journal, or beaten, within its lease."""
     query: LiteralString = (
         "SELECT state = 'live' AND clock_timestamp() - seen < lease_ms * interval '1 ms' "
         "FROM trio_cancel.journal WHERE name = %s"
@@ -828,7 +828,7 @@ def is_written(server: Server) -> bool:
 
 
 def migrate(server: Server) -> int:
-    """Make the tables in a database, or bring them up to date; return the version that was there, 0 if there was none.
+    """Make the tables in a database, or bring them up to date; return the version before, 0 if there was none.
 
     Raises:
         JournalError: it cannot be done; nothing was changed.

@@ -1,7 +1,7 @@
-"""What a journal asks of whatever it is kept in, and what all kinds of it have in common.
+"""The interface between a journal and its store, and what all kinds of stores share.
 
-A kind of store is one module: an SQLite file (``_journal.sqlite``), a PostgreSQL database (``_journal.postgres``).
-Which of them an address means is decided in ``_journal.stores``, and nowhere else.
+Each kind of store is one module: an SQLite file (``_journal.sqlite``), a PostgreSQL database (``_journal.postgres``).
+``_journal.stores`` decides which of them an address means.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._values.models import Credentials
 
 HISTORY = 30
-"""Days after which what is settled is forgotten when the journal is opened."""
+"""Days after which settled records are deleted when the journal is opened."""
 AT_OPENING = 50_000
-"""Records that are looked at then, the oldest first: so many more would have to be settled between two openings for the
-journal to grow."""
+"""Records that are looked at then, the oldest first. The journal grows only if more than that are settled between two
+openings."""
 DAY = 86_400_000_000
 """Microseconds."""
 
@@ -30,7 +30,7 @@ FORKED = "this process was forked from the one that opened it"
 
 @attrs.frozen
 class Account:
-    """Whose journal it is: one account at one venue.
+    """The owner of a journal: one account at one venue.
 
     Attributes:
         url: the venue's url without its query, which may hold secrets.
@@ -47,42 +47,42 @@ class Account:
         return cls(endpoint.origin + ("" if path == "/" else path), credentials)
 
     def fingerprint(self, salt: bytes) -> bytes:
-        """Return what tells this account from another, and tells nothing to whoever lacks its secret."""
+        """Return what identifies the account, and says nothing to anybody without its secret."""
         message = b"trio_cancel journal\0" + salt + self.credentials.api_token.encode()
         return hmac.digest(self.credentials.api_secret.encode(), message, "sha256")[:16]
 
 
 class StoreFailed(Exception):
-    """A store could not do it, now. Its text is the reason; what the store is made of raised ``__cause__``."""
+    """A store failed for now. The text is the reason; ``__cause__`` is the error of its file or database."""
 
 
 class JournalStore(Protocol):
-    """Where a journal's changes go; what is not async may block. It is called by one thread or task at a time."""
+    """Where a journal's changes are kept. What is not async may block. One thread or task at a time calls it."""
 
     @property
     def begun(self) -> Begun:
-        """Where this session goes on."""
+        """Where this session continues."""
 
     def commit(self, changes: Changes) -> int | None:
         """Make all of the changes durable, or none of them.
 
         Returns:
-            What the beats of the guards add up to that watch the journal; None if there is none.
+            The sum of the beats of the guards that watch the journal; None if there is none.
 
         Raises:
-            StoreFailed: it is not certain that they are; they may be committed again.
-            TakenOver: the journal is another session's by now, for good; nothing was recorded.
+            StoreFailed: that is not certain; they may be committed again.
+            TakenOver: the journal was taken over, for good; nothing was recorded.
         """
 
     async def commit_in_loop(self, changes: Changes, /) -> int | None:
-        """As :meth:`commit`, without a thread: for few changes, whose commit does not make the event loop wait.
+        """As :meth:`commit`, in the event loop, which goes on meanwhile. For few changes.
 
         Raises:
-            trio.WouldBlock: a thread has to do it; nothing was begun.
+            trio.WouldBlock: a thread has to do it; nothing was done.
             StoreFailed, TakenOver: as :meth:`commit`.
 
         Cancelled: it is not certain that the changes are durable.
         """
 
     def close(self) -> None:
-        """Let go of it, or raise StoreFailed."""
+        """Close it, or raise StoreFailed."""

@@ -1,7 +1,7 @@
-"""Which kind of store an address means: the one place where a journal's address is looked at.
+"""Choose a store by a journal's address: the only place that looks at it.
 
-A path is an SQLite file, ``postgresql://…?journal=NAME`` a journal in a PostgreSQL database. That needs a driver, which
-is imported only for such an address. All of it blocks.
+A path is an SQLite file, ``postgresql://…?journal=NAME`` a journal in a PostgreSQL database. The database needs a
+driver, which is imported only for such an address. All functions block.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from trio_cancel._journal.store import Account, JournalStore
 from trio_cancel._values.errors import ConfigurationError, JournalError
 
 LEASE = 3.0
-"""Seconds that a session's claim to a journal in a database lasts after its last word, unless another time is asked."""
+"""Seconds that a session's claim to a journal in a database lasts after its last beat, by default."""
 
 
 def open_store(
     address: str | os.PathLike[str], account: Account, prefix: str, now: int, *, lease: float = LEASE
 ) -> JournalStore:
-    """Open a journal for one session, or make it.
+    """Open a journal for one session; make it if there is none.
 
     Args:
-        address: where it is kept.
-        account: whose it is, or will be.
-        prefix: what the session's request ids begin with.
+        address: a path, or a database's.
+        account: the account that it belongs to.
+        prefix: how the session's request ids begin.
         now: Unix microseconds.
         lease: seconds, for a journal in a database.
 
@@ -43,7 +43,7 @@ def open_store(
 
 
 def read_tables(address: str | os.PathLike[str]) -> Tables:
-    """Read a journal, also while it is being written; what is read is of one moment.
+    """Read a journal as it is at one moment, also while it is being written.
 
     Raises:
         JournalError: there is none, or it cannot be read. It was not changed.
@@ -58,7 +58,7 @@ def read_tables(address: str | os.PathLike[str]) -> Tables:
 
 
 def compact(address: str | os.PathLike[str], before: int) -> int:
-    """Forget what was settled before a time (Unix microseconds), and give the room back; return how many records.
+    """Delete what was settled before a time (Unix microseconds), and free the space; return how many records.
 
     Raises:
         JournalError: there is none, a session is writing it, or it cannot be used.
@@ -73,7 +73,7 @@ def compact(address: str | os.PathLike[str], before: int) -> int:
 
 
 def is_written(address: str | os.PathLike[str]) -> bool | None:
-    """Return True if a session writes the journal now, False if none does, None if that cannot be told."""
+    """Return True if a session is writing the journal now, False if none is, None if that is not known."""
     server = server_of(address)
     if server is None:
         return lock.is_locked(os.path.realpath(address))
@@ -103,7 +103,7 @@ def migrate(address: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def is_missing(address: str | os.PathLike[str]) -> bool:
-    """Return True if there is nothing yet where a session would make a journal.
+    """Return True if there is no journal at an address where a session would make one.
 
     Raises:
         JournalError: the database cannot be asked.
