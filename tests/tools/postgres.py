@@ -39,8 +39,8 @@ GRANT SELECT ON ALL TABLES IN SCHEMA trio_cancel TO {BOT};
 GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA trio_cancel TO {BOT};
 REVOKE INSERT, UPDATE, DELETE ON trio_cancel.format FROM {BOT};
 """
-STARTING = 30.0
-"""Seconds for a server to take its first connection."""
+STARTING = 60.0
+"""Seconds for a server to take its first connection, or to end: on a busy disk each takes long."""
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -177,7 +177,7 @@ class Cluster:
             try:
                 yield other
             finally:
-                other.stop()
+                other.stop(signal.SIGQUIT)  # its files are deleted: nothing has to be written to a busy disk
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -345,7 +345,7 @@ def a_cluster(binaries: Path | None = None, **settings: str) -> Generator[Cluste
             cluster.start()
             yield cluster
         finally:
-            cluster.stop()
+            cluster.stop(signal.SIGQUIT)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
