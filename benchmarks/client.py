@@ -28,6 +28,7 @@ _RUNS = {
     "guard": "guard:run_guard",
     "guard-dead": "guard:run_dead",
     "guard-beats": "guard:run_beats",
+    "guard-pace": "guard:run_pace",
 }
 """The function that measures each work. Only the job's own is imported, so that the others take no memory."""
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from itertools import count
 
@@ -57,6 +57,21 @@ async def main(url, address, lease, sessions, *names):
 
 trio.run(main, *sys.argv[1:])
 """
+_SHARER = """
+import sys, trio
+from trio_cancel import CancelRequest, Pacer, open_trading_ws
+
+async def main(url, address, name, rate, burst, orders):
+    pacer = Pacer(float(rate), int(burst), shared=True)
+    async with open_trading_ws(url, journal=f"{address}?journal={name}", pacer=pacer) as ws:
+        print("open", flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        await ws.cancel_many(CancelRequest(external_id=f"{name}-{number}") for number in range(int(orders)))
+
+trio.run(main, *sys.argv[1:])
+"""
+_RATE, _BURST = 100.0, 40
+"""The rate that is shared, and the burst: what all may have in hand at once fits into it, as the guide says."""
 
 
 @contextmanager
@@ -263,6 +278,64 @@ async def _beats(job: Job, database: Database) -> dict[str, float]:
         assert taken == [(0,)], taken
         sessions.cancel_scope.cancel()
     return figures
+
+
+def run_pace(job: Job) -> dict[str, float]:
+    """Have `job.orders` processes cancel at one shared rate, which the venue enforces; then a guard, for a dead bot."""
+    with _database() as database:
+        return trio.run(_pace, job, database)
+
+
+async def _pace(job: Job, database: Database) -> dict[str, float]:
+    seconds = 1.0 if job.orders < 4 else 10.0
+    each = int(_RATE * (seconds + 4 * LEASE) / job.orders)
+    async with open_sandbox(rate=_RATE, burst=_BURST) as sandbox, _guard(sandbox, database):
+        names = [f"dead-{number}" for number in range(int(_RATE * min(seconds, 2)))]
+        async with _bot(sandbox, database, 1, names) as bot, AsyncExitStack() as sharers:
+            started = [
+                await sharers.enter_async_context(_sharer(sandbox, database, f"s{number}", each))
+                for number in range(job.orders)
+            ]
+            await trio.sleep(_SETTLE)
+            for process in started:
+                assert process.stdin is not None
+                await process.stdin.send_all(b"go\n")
+            await trio.sleep(_SETTLE + seconds)
+            ended_at = trio.current_time()
+            bot.kill()
+            dead = {sandbox.book.get(external_id=name).id for name in names}
+            await _until(lambda: not any(sandbox.book.get(order).status.active for order in dead))
+    together = [record for record in sandbox.log if ended_at - seconds <= record.received_at < ended_at]
+    guards = [record for record in sandbox.log if record.order_id in dead]
+    taken = guards[-1].received_at - guards[0].received_at
+    beside = sum(guards[0].received_at <= record.received_at <= guards[-1].received_at for record in sandbox.log)
+    return {
+        "pace_rate": len(together) / seconds,
+        "pace_beside_rate": (beside - 1) / taken,
+        "pace_guard_rate": (len(guards) - 1) / taken,
+        "pace_refused_percent": sum(record.status == 429 for record in sandbox.log) / len(sandbox.log) * 100,
+    }
+
+
+@asynccontextmanager
+async def _sharer(sandbox: Sandbox, database: Database, name: str, orders: int) -> AsyncGenerator[trio.Process]:
+    for number in range(orders):
+        sandbox.book.create(external_id=f"{name}-{number}")
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", _SHARER, sandbox.url, database.url(), name, str(_RATE), str(_BURST), str(orders)],
+        env=_environment(sandbox),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        if not await process.stdout.receive_some():
+            raise RuntimeError("A session did not start: its own message is above.")
+        yield process
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
 
 
 def _cpu(pids: list[int]) -> float:

@@ -16,7 +16,7 @@ WORKS = (
     *("import", "accounts", "report", "stream", "journal"),
     *("holds", "guard"),
 )
-"""The names that `--only` takes. `growth` is made of bulk jobs of several sizes, `guard` of three works."""
+"""The names that `--only` takes. `growth` is made of bulk jobs of several sizes, `guard` of four works."""
 HOLDERS = ("SQLite", "PostgreSQL", "PostgreSQL, synchronous standby")
 """Where the holds of `holds` are: these stand in a competitor's place."""
 
@@ -39,6 +39,7 @@ class Plan:
     kills: int = 20
     dead: int = 100
     beats: int = 1_000
+    sharers: int = 4
     imports: int = 3
     before: str = ""
 
@@ -95,7 +96,12 @@ class Plan:
             for holder in HOLDERS:
                 yield attrs.evolve(secure, peer=holder, work="holds", core=None)  # a server would be on its core, too
         if "guard" in wanted:
-            for work, count in (("guard", self.kills), ("guard-dead", self.dead), ("guard-beats", self.beats)):
+            for work, count in (
+                ("guard", self.kills),
+                ("guard-dead", self.dead),
+                ("guard-beats", self.beats),
+                ("guard-pace", self.sharers),
+            ):
                 yield attrs.evolve(secure, work=work, orders=count, warm=0, core=None)
 
 
@@ -111,6 +117,7 @@ SMOKE = Plan(
     kills=1,
     dead=2,
     beats=2,
+    sharers=2,
     imports=1,
 )
 """Every piece of code runs once, and no figure means anything."""

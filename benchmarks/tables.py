@@ -58,6 +58,10 @@ _COLUMNS = {
     "beats_cpu_ms": "CPU per second of the sessions, ms",
     "guard_cpu_ms": "of the guard, ms",
     "server_cpu_ms": "of the database, ms",
+    "pace_rate": "requests/s of all sessions, of 100 that are shared",
+    "pace_beside_rate": "of all while the guard cancels",
+    "pace_guard_rate": "of the guard",
+    "pace_refused_percent": "refused by the venue, %",
     "sign_us": "signing, µs",
     "encode_us": "encoding, µs",
     "mask_us": "masking, µs",
@@ -86,6 +90,7 @@ _TITLES = {
     "guard": "A bot is killed under a guard's eyes, times",
     "guard-dead": "A machine dies: sessions with five orders each",
     "guard-beats": "Sessions that do nothing but live, and a guard",
+    "guard-pace": "Sessions, each a process, that share a rate, and a guard that takes a dead one over",
 }
 
 

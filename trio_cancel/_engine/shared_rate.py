@@ -40,6 +40,9 @@ PIECE = 0.25
 """Seconds ahead that starts are granted: all members together have this much of the rate in hand, or one start each."""
 OTHERS = 0.25
 """The part of the rate that sessions get while a guard waits."""
+LATE = 0.05
+"""Seconds by which a request may be written later than it was granted for, as while its intent is on its way to the
+disk. The venue only counts from then on, so the last requests of a burst are granted so much later."""
 GUARD_WAITS = 1.0
 """Seconds for which a guard's message that it waits counts."""
 SOON = 0.01
@@ -126,7 +129,7 @@ def grant(
     # What the silent members may have started since the pool was last asked.
     kept = sum(max(0.0, now - max(at + RESERVED, pool.asked_at)) for at in there.values()) / members
     rate, burst = pool.rate, max(1, pool.burst - members)  # each member has one of it in hand
-    tolerance = (burst - 1) / rate
+    tolerance = (burst - 1) / rate - LATE
     full_at = min(pool.full_at + kept, now + burst / rate + PIECE)  # it is no later, unless the clock was set
     pool = attrs.evolve(pool, asked_at=now, since=since, guard_at=now if guard and ask.waits else pool.guard_at)
     if ask.number <= 0:
@@ -154,7 +157,8 @@ class SharedLimit(Limit):
 
     Args:
         now: trio's clock.
-        limited: whether the account is known to have a shared pace.
+        guard: whether it is a guard's. Then it has no limit until the account is known to have a shared pace, and what
+            it asks for at a time is a piece of the whole rate, of which it gets the most while it waits.
 
     Attributes:
         rate: requests a second that it can count on.
@@ -165,6 +169,7 @@ class SharedLimit(Limit):
         "_ask_at",
         "_asked_at",
         "_confirmed_at",
+        "_guard",
         "_in_hand",
         "_limited",
         "_local_at",
@@ -174,10 +179,11 @@ class SharedLimit(Limit):
         "wakeup",
     )
 
-    def __init__(self, now: float, *, limited: bool = True) -> None:
+    def __init__(self, now: float, *, guard: bool = False) -> None:
         super().__init__(UNLIMITED, 1)
         self.wakeup: Wakeup = Wakeup()
-        self._limited = limited
+        self._guard = guard
+        self._limited = not guard
         self._in_hand: deque[float] = deque()  # from when each may be used
         self._used = False  # some were, since it last asked
         self._missing = 0  # starts that something waits for
@@ -264,7 +270,7 @@ class SharedLimit(Limit):
         self._in_hand += [now + answer.due_in + number / answer.rate for number in range(answer.granted)]
         self._ask_at = now + max(SOON, answer.again_in)
         self.rate = answer.rate / answer.members
-        self._piece = max(1, math.ceil(self.rate * PIECE))
+        self._piece = max(1, math.ceil((answer.rate if self._guard else self.rate) * PIECE))
 
     def limit(self, rate: float, now: float) -> None:
         """Note that the account has a shared pace, which at least one other member keeps to."""

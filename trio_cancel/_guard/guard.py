@@ -73,7 +73,7 @@ class _Served:
     """
 
     account: Account
-    limit: SharedLimit = attrs.field(factory=lambda: SharedLimit(trio.current_time(), limited=False))
+    limit: SharedLimit = attrs.field(factory=lambda: SharedLimit(trio.current_time(), guard=True))
     ws: TradingWS | None = None
     tried: bool = False
 
