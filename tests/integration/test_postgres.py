@@ -351,6 +351,22 @@ async def test_one_who_is_cancelled_leaves_nothing_to_the_next_one(
     assert [held(database.url(name)) for name in "ab"] == [["mm-1"], ["mm-1"]]
 
 
+async def test_a_loop_that_stood_still_finds_the_answer_that_has_come(database: Database) -> None:
+    """Its time is over by then, but nothing is in doubt."""
+    store = open_it(database.url("a"), lease=1.0)
+    store.commit(Changes())
+
+    async def stand_still() -> None:
+        time.sleep(1.0)  # noqa: ASYNC251 - as a program does that blocks its loop
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.commit_in_loop, hold(1))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(stand_still)
+    assert held(database.url("a")) == ["mm-1"]
+    store.close()
+
+
 def test_with_several_loops_threads_commit(database: Database) -> None:
     """One that stands still in the middle is not to hold up the sessions of the others."""
     store = open_it(database.url("a"))

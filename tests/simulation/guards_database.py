@@ -299,11 +299,15 @@ class Raw:
         wait(request.answer)
         return self._answer(request)
 
-    async def here(self, query: str, values: Any) -> list[Any]:
+    async def in_loop(self, seconds: float, query: str, values: Any) -> list[Any]:
         """Run a statement as a transaction of its own; stands for ``DatabaseConnection._exchange``."""
         self.cluster.faults["committed in the event loop"] += 1
         request = self._request(Cursor(self).work(query, values))
-        await request.answer()
+        self.until = self.cluster.clock.current_time() + seconds
+        try:
+            await request.answer()
+        finally:
+            self.until = math.inf
         rows: list[Any] = self._answer(request)[1]
         return rows
 

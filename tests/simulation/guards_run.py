@@ -231,6 +231,10 @@ class World:
                 self.whole.read[name, begun.session] = set(left)
             return begun
 
+        async def exchange(connection: database.DatabaseConnection, *args: Any) -> Any:
+            raw: Any = connection.raw
+            return await raw.in_loop(connection._seconds, *args)
+
         async def intend_and_measure(journal: Journal, admitted: list[OrderCancel]) -> None:
             process, began = CURRENT.get(), trio.current_time()
             stood = 0.0 if process is None else process.stopped_in_all()
@@ -254,7 +258,7 @@ class World:
                 (database, "socket", SimpleNamespace(socket=lambda fileno: fileno, SHUT_RDWR=2)),
                 (database, "os", SimpleNamespace(dup=lambda raw: raw)),
                 (database, "_watch", self),
-                (database.DatabaseConnection, "_exchange", lambda connection, *args: connection.raw.here(*args)),
+                (database.DatabaseConnection, "_exchange", exchange),
                 (database, "_ask_all", self.ask_all),
                 (database, "_warned", set()),
                 (postgres, "_connections", {}),

@@ -195,16 +195,14 @@ class DatabaseConnection:
         Cancelled: the server may still run the statement; the connection cannot be used any more.
         """
         self._warnings.clear()
-        with trio.move_on_after(self._seconds) as bound:
-            rows = await self._exchange(query, values)
-        if bound.cancelled_caught:
-            raise psycopg.OperationalError(f"it did not answer within {self._seconds:.3g} s")
+        rows = await self._exchange(query, values)
         self._check()
         return rows
 
     async def _exchange(self, query: LiteralString, values: dict[str, Any]) -> list[tuple[int | None, ...]]:
         # By the driver's libpq interface: its connections block, or need asyncio.
         pgconn = self.raw.pgconn
+        until = trio.current_time() + self._seconds
         text, names = _numbered(query)
         given = [None if values[name] is None else str(values[name]).encode() for name in names]
         if self.raw.prepare_threshold is None:
@@ -213,10 +211,11 @@ class DatabaseConnection:
             if text not in self._prepared:
                 prepared = b"trio_cancel_%d" % len(self._prepared)
                 pgconn.send_prepare(prepared, text)
-                await self._result(pgconn)
+                await self._result(pgconn, until)
                 self._prepared[text] = prepared
             pgconn.send_query_prepared(self._prepared[text], given)
-        result = await self._result(pgconn)
+            until = max(until, trio.current_time() + self._seconds / 10)  # in case that the loop stood still
+        result = await self._result(pgconn, until)
         return [
             tuple(
                 None if (value := result.get_value(row, column)) is None else int(value)
@@ -225,24 +224,24 @@ class DatabaseConnection:
             for row in range(result.ntuples)
         ]
 
-    async def _result(self, pgconn: pq.abc.PGconn) -> pq.abc.PGresult:
-        """Wait for the result of what was sent last."""
-        while pgconn.flush():
-            await trio.lowlevel.wait_writable(pgconn.socket)
-        result = None
-        while True:
-            while pgconn.is_busy():
+    async def _result(self, pgconn: pq.abc.PGconn, until: float) -> pq.abc.PGresult:
+        """Wait until a time of trio's clock for the result of what was sent last."""
+        results: list[pq.abc.PGresult] = []
+        with trio.move_on_at(until) as bound:
+            while pgconn.flush():
+                await trio.lowlevel.wait_writable(pgconn.socket)
+            while not _take(pgconn, results):
                 await trio.lowlevel.wait_readable(pgconn.socket)
                 pgconn.consume_input()
-            following = pgconn.get_result()
-            if following is None:
-                break
-            result = following
-        if result is None:
+        if bound.cancelled_caught:
+            pgconn.consume_input()  # if the loop stood still, the answer may have come meanwhile
+            if not _take(pgconn, results):
+                raise psycopg.OperationalError(f"it did not answer within {self._seconds:.3g} s")
+        if not results:
             raise psycopg.OperationalError("the connection is lost")
-        if result.status == pq.ExecStatus.FATAL_ERROR:
-            raise psycopg.errors.error_from_result(result)
-        return result
+        if results[-1].status == pq.ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(results[-1])
+        return results[-1]
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Generator[psycopg.Cursor[Any]]:
@@ -277,6 +276,16 @@ class DatabaseConnection:
         self._socket.close()
         with suppress(psycopg.Error):
             self.raw.close()
+
+
+def _take(pgconn: pq.abc.PGconn, results: list[pq.abc.PGresult]) -> bool:
+    """Take the results that have come; return True if those are all. The last one comes after the commit."""
+    while not pgconn.is_busy():
+        result = pgconn.get_result()
+        if result is None:
+            return True
+        results.append(result)
+    return False
 
 
 @cache
