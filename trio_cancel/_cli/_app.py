@@ -13,16 +13,15 @@ import sys
 import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from trio_cancel._cli._completion import completing
 from trio_cancel._cli._env_file import kept_environment
-from trio_cancel._cli._failure import CommandError, UsageError, is_dumb, lone, say, write_stderr
+from trio_cancel._cli._failure import CommandError, UsageError, is_dumb, lone, say, why_of, write_stderr
 from trio_cancel._cli._help import COMMON, MANUALS, OWN, PROGRAM
 from trio_cancel._cli._log import Level, logged
-from trio_cancel._cli._stdout import why_of
+from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._usage import usage_text
 from trio_cancel._values.errors import TradingError
@@ -55,10 +54,10 @@ def _console() -> Console | None:
 class Call:
     """One call of the command line: its app, and the status and settings that come out of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.status: int = Status.OK
         self.debug = False
-        self.command = ""
+        self.command = next((word for word in arguments if word in MANUALS), "")  # errors name its help
         self.app = App(
             name="trio-cancel",
             help=PROGRAM.text,
@@ -77,7 +76,7 @@ class Call:
         )
         for name, manual in MANUALS.items():
             self.app.command(
-                f"trio_cancel._cli._{name}:{name}" if name != "completion" else completing(self.app.meta),
+                f"trio_cancel._cli._{name}:{name}" if name != "completion" else self._complete,
                 name=name,
                 help=manual.text,
                 help_epilogue=manual.epilogue(),
@@ -112,9 +111,11 @@ class Call:
         with logged(level):
             return int(await self.app.run_async(tokens) or 0)
 
-    def begin(self, arguments: Sequence[str]) -> None:
-        """Note which command was called: errors name its help."""
-        self.command = next((word for word in arguments if word in MANUALS), "")
+    def _complete(
+        self, shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(name="SHELL", help="The shell.")], /
+    ) -> int:
+        write_stdout(self.app.meta.generate_completion(shell=shell))
+        return Status.OK
 
     def _say_usage(self, text: str) -> None:
         say(f"{text} See trio-cancel {self.command + ' ' if self.command else ''}--help.")
@@ -183,12 +184,11 @@ def _as_help(arguments: Sequence[str]) -> list[str]:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status. It never raises because of what the command does."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an order's name must not be an error on an old terminal
-    call = Call()
+    for file in (sys.stdout, sys.stderr):
+        if isinstance(file, io.TextIOWrapper):
+            file.reconfigure(errors="backslashreplace")  # an order's name must not be an error on an old terminal
+    call = Call(arguments)
     with call.guarded():
-        call.begin(arguments)
         call.status = call.app.meta(_as_help(arguments)) or 0
     why = _flush(sys.stdout)
     if why is not None and not isinstance(why, BrokenPipeError):  # otherwise its reader has stopped reading
@@ -200,9 +200,8 @@ def run(arguments: Sequence[str]) -> int:
 
 async def run_async(arguments: Sequence[str]) -> int:
     """Do the same as :func:`run` from within a trio program: for tests."""
-    call = Call()
+    call = Call(arguments)
     with call.guarded():
-        call.begin(arguments)
         call.status = await call.app.meta.run_async(_as_help(arguments)) or 0
     return int(call.status)
 
@@ -211,19 +210,19 @@ def _say_full(why: Exception) -> None:
     say(f"stdout cannot be written ({why_of(why)})")
 
 
-def _flush(stream: TextIO | None) -> Exception | None:
-    """Write what Python has buffered for a stream. If that fails, drop it and return why."""
-    if stream is None or stream.closed:
+def _flush(file: TextIO | None) -> Exception | None:
+    """Write what Python has buffered for a file. If that fails, drop it and return why."""
+    if file is None or file.closed:
         return None
     try:
-        stream.flush()
+        file.flush()
     except (OSError, ValueError) as error:
-        _forget(stream)
+        _forget(file)
         return error
     return None
 
 
-def _forget(stream: TextIO) -> None:
-    """Point a stream to nowhere. Otherwise Python would try again at exit, and exit with its own status."""
+def _forget(file: TextIO) -> None:
+    """Point a file to nowhere. Otherwise Python would try again at exit, and exit with its own status."""
     with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+        os.dup2(nowhere.fileno(), file.fileno())

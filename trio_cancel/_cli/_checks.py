@@ -1,8 +1,8 @@
-"""The doctor's checks, one after the other; each builds on the one before.
+"""The doctor's checks: of the WebSocket, each of which builds on the one before, and of the REST side for lookups.
 
-Everything happens in the caller's task, and each check is bounded by ``PATIENCE``. A failed check is reported with its
-reason; checks that depend on it are skipped, and reported as skipped. No order is touched: the credentials are tested
-with a cancel of a random id that cannot exist.
+Everything happens in the caller's task. Each check is bounded by ``PATIENCE``, or by the lookup's timeout. A failed
+check is reported with its reason; checks that depend on it are skipped, and reported as skipped. No order is touched:
+the credentials are tested with a cancel, or a lookup, of a random id that cannot exist.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from uuid import uuid4
 import attrs
 import trio
 
-from trio_cancel._cli._failure import shell_words
+from trio_cancel._cli._failure import shell_words, why_of
 from trio_cancel._cli._figures import percentile
 from trio_cancel._client import TradingWS, open_trading_ws
 from trio_cancel._net.endpoint import Endpoint
@@ -28,10 +28,11 @@ from trio_cancel._net.proxy import Tunnel
 from trio_cancel._net.stream import without_tls
 from trio_cancel._net.tls import default_ssl_context, speaks_no_tls
 from trio_cancel._values.clock import OffsetInterval
-from trio_cancel._values.errors import ConfigurationError, HandshakeFailed
-from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, Credentials
+from trio_cancel._values.errors import ConfigurationError, HandshakeFailed, LookupFailed
+from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE, CancelRequest, Credentials
 from trio_cancel._values.outcomes import FIELD_ADVICE, AlreadyClosed, NotFound, NotSent, Outcome, Rejected, Unknown
 from trio_cancel._venue.verdict import NOT_FOUND_CODES
+from trio_cancel.lookup import RestLookup
 
 PATIENCE = 10.0
 """Seconds per check."""
@@ -44,7 +45,7 @@ TIMESTAMP_LATE, TIMESTAMP_EARLY = 5000.0, 1000.0
 
 Source: REST authentication (5 s back). Nothing is published for the WebSocket, nor for how far ahead it may be.
 """
-TOO_MANY = 429
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TOO_MANY = 401, 403, 404, 429
 
 
 class Result(StrEnum):
@@ -77,31 +78,23 @@ class _Failed(Exception):
     """A check failed, and the ones after it cannot be made."""
 
 
-Tell = Callable[[Check], None]
+Report = Callable[[Check], None]
 NAMES = ("dns", "tcp", "tls", "upgrade", "ping", "clock", "credentials")
+REST_NAMES = ("rest", "rest clock", "rest login")
 
 
 async def examine(
     endpoint: Endpoint,
     ssl_context: ssl.SSLContext | None,
-    find_credentials: Callable[[], Credentials],
-    tell: Tell,
+    report: Report,
     tunnel: Tunnel | None = None,
 ) -> None:
-    """Make all checks of ``NAMES``, in this order.
-
-    Args:
-        endpoint: the venue.
-        ssl_context: the trusted authorities; the system's if None.
-        find_credentials: returns them, or raises ConfigurationError.
-        tell: called with each check as it is made.
-        tunnel: the way through a proxy, if there is one.
-    """
-    told: list[str] = []
+    """Make all checks of ``NAMES``, in this order, through the tunnel if there is one."""
+    done: list[str] = []
 
     def note(check: Check) -> None:
-        told.append(check.name)
-        tell(check)
+        done.append(check.name)
+        report(check)
         if check.result is Result.FAILED and check.name != "clock":  # the venue's own answer about a clock comes later
             raise _Failed
 
@@ -109,10 +102,10 @@ async def examine(
         note(await _within("dns", _resolve, endpoint, tunnel))
         note(await _within("tcp", _connect, endpoint, tunnel))
         note(await _within("tls", _shake_hands, endpoint, ssl_context, tunnel))
-        await _examine_session(endpoint, ssl_context, find_credentials, note, tunnel)
+        await _examine_session(endpoint, ssl_context, note, tunnel)
     except _Failed:
-        for name in NAMES[len(told) :]:
-            tell(Check(name, Result.SKIPPED, f"{told[-1]} failed"))
+        for name in NAMES[len(done) :]:
+            report(Check(name, Result.SKIPPED, f"{done[-1]} failed"))
 
 
 async def _within(name: str, check: Callable[..., Awaitable[Check]], *args: Any) -> Check:
@@ -129,8 +122,8 @@ async def _resolve(endpoint: Endpoint, tunnel: Tunnel | None) -> Check:
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        why = error.strerror or str(error)
-        return Check("dns", Result.FAILED, f"{host} cannot be resolved ({why}); check {named_in} and the network")
+        detail = f"{host} cannot be resolved ({why_of(error)}); check {named_in} and the network"
+        return Check("dns", Result.FAILED, detail)
     except RuntimeError as error:
         detail = f"no thread can be started ({error}); cancels work without one, but raise the limit (ulimit -u)"
         return Check("dns", Result.WARNING, detail)
@@ -200,19 +193,18 @@ def _judge_certificate(stream: trio.SSLStream[trio.abc.Stream], started: float) 
     return attrs.evolve(check, result=Result.WARNING) if days < EXPIRES_SOON else check
 
 
-async def _examine_session(
-    endpoint: Endpoint,
-    ssl_context: ssl.SSLContext | None,
-    find_credentials: Callable[[], Credentials],
-    note: Tell,
-    tunnel: Tunnel | None,
-) -> None:
-    missing: ConfigurationError | None = None
+def _credentials() -> tuple[Credentials, ConfigurationError | None]:
+    """Return the credentials, or a stand-in, with which nothing must be signed, and why there are none."""
     try:
-        credentials = find_credentials()
+        return Credentials.from_env(), None
     except ConfigurationError as error:
-        missing = error
-        credentials = Credentials("no token", "no secret")  # signs nothing: no request is sent without real ones
+        return Credentials("no token", "no secret"), error
+
+
+async def _examine_session(
+    endpoint: Endpoint, ssl_context: ssl.SSLContext | None, note: Report, tunnel: Tunnel | None
+) -> None:
+    credentials, missing = _credentials()
     started = time.perf_counter()
     try:
         async with open_trading_ws(
@@ -289,6 +281,45 @@ def judge_probe(outcome: Outcome, clock: OffsetInterval | None) -> Check:
     else:
         detail = "the venue says that it canceled an order that cannot exist"
     return Check("credentials", Result.FAILED, detail, figures)
+
+
+async def examine_rest(lookup: RestLookup, ssl_context: ssl.SSLContext | None, report: Report) -> None:
+    """Make all checks of ``REST_NAMES``, in this order. They do not depend on the checks of the WebSocket."""
+    credentials, missing = _credentials()
+    async with lookup.opened(credentials=credentials, ssl_context=ssl_context) as look_up:
+        started = time.perf_counter()
+        try:
+            offset = await look_up.server_time()
+        except LookupFailed as error:
+            report(Check("rest", Result.FAILED, f"{shell_words(str(error))} Check --rest-url and the network."))
+            for name in REST_NAMES[1:]:
+                report(Check(name, Result.SKIPPED, "rest failed"))
+            return
+        ms = round((time.perf_counter() - started) * 1000, 3)
+        report(Check("rest", Result.OK, f"server-time answered, {ms:.3g} ms", {"ms": ms}))
+        report(attrs.evolve(judge_clock(offset), name="rest clock"))
+        if missing is not None:
+            report(Check("rest login", Result.FAILED, shell_words(str(missing))))
+            return
+        try:
+            await look_up(CancelRequest(str(uuid4()).upper()))
+        except LookupFailed as error:
+            report(_judge_login(error))
+        else:
+            report(Check("rest login", Result.FAILED, "the venue found an order that cannot exist"))
+
+
+def _judge_login(error: LookupFailed) -> Check:
+    figures = {"status": error.status, "error_code": error.error_code}
+    if error.status == NOT_FOUND:
+        return Check("rest login", Result.OK, "404 as expected: token, secret and clock are right", figures)
+    if error.status == UNAUTHORIZED:
+        why = f"{error} Check {TOKEN_VARIABLE}, {SECRET_VARIABLE} and the clock."
+    elif error.status == FORBIDDEN:
+        why = f"{error} The token needs the permission to read."
+    else:
+        why = f"the answer proves nothing: {error}"
+    return Check("rest login", Result.FAILED, why, figures)
 
 
 def _suspect(clock: OffsetInterval | None, *, timed: bool) -> str:

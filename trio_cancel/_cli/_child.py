@@ -19,8 +19,7 @@ from functools import partial
 
 import trio
 
-from trio_cancel._cli._failure import CommandError
-from trio_cancel._cli._stdout import why_of
+from trio_cancel._cli._failure import CommandError, why_of
 
 NOT_FOUND = 127
 NOT_RUN = 126

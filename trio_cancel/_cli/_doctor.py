@@ -9,18 +9,15 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from trio_cancel._cli._checks import Check, Result, examine
-from trio_cancel._cli._checks_rest import examine_rest
+from trio_cancel._cli._checks import Check, Result, examine, examine_rest
 from trio_cancel._cli._env_file import use_env_file
-from trio_cancel._cli._failure import clean, is_dumb, shell_words
+from trio_cancel._cli._failure import clean, is_dumb, is_terminal, shell_words
 from trio_cancel._cli._lookups import RestUrl, lookup_at, rest_url_of
 from trio_cancel._cli._options import CaFile, EnvFile, Proxy, Url
-from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._venue import find_endpoint, find_tunnel, trust
 from trio_cancel._values.errors import ConfigurationError
-from trio_cancel._values.models import Credentials
 from trio_cancel.lookup import RestLookup
 
 _COLOURS = {Result.OK: 32, Result.WARNING: 33, Result.FAILED: 31, Result.SKIPPED: 2}
@@ -42,7 +39,7 @@ async def doctor(
     results: list[Result] = []
     coloured = is_terminal(sys.stdout) and not is_dumb()
 
-    def tell(check: Check) -> None:
+    def report(check: Check) -> None:
         results.append(check.result)
         put(_json_line(check) if json else _text_line(check, coloured))
 
@@ -63,11 +60,11 @@ async def doctor(
             if rest_url is not None:
                 raise
             skipped = Check("rest", Result.SKIPPED, shell_words(str(error)))
-    await examine(endpoint, ssl_context, Credentials.from_env, tell, tunnel)
+    await examine(endpoint, ssl_context, report, tunnel)
     if skipped is not None:
-        tell(skipped)
+        report(skipped)
     if lookup is not None:
-        await examine_rest(lookup, ssl_context, Credentials.from_env, tell)
+        await examine_rest(lookup, ssl_context, report)
     return Status.LEFT if Result.FAILED in results else Status.OK
 
 

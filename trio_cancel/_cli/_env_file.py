@@ -15,7 +15,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trio_cancel._cli._failure import CommandError, UsageError, clean
+from trio_cancel._cli._failure import CommandError, UsageError, clean, why_of
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_VARIABLE
 
 SIZE_MOST = 1 << 20
@@ -107,8 +107,7 @@ def _read(name: str) -> str:
         with Path(name).open("rb") as file:
             data = file.read(SIZE_MOST + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-        why = getattr(error, "strerror", None) or str(error)
-        raise CommandError(f"The --env-file {clean(name)} cannot be read: {why}.") from None
+        raise CommandError(f"The --env-file {clean(name)} cannot be read: {why_of(error)}.") from None
     if len(data) > SIZE_MOST:
         raise CommandError(f"The --env-file {clean(name)} is too long: more than {SIZE_MOST} bytes.")
     try:

@@ -73,6 +73,11 @@ def short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def why_of(error: Exception) -> str:
+    """Return what the system says about an error."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def say(text: str) -> None:
     """Write one line to stderr, if stderr can be written to."""
     write_stderr(f"trio-cancel: {clean(shell_words(text))}\n")
@@ -84,31 +89,38 @@ def write_stderr(text: str) -> None:
         _write_to(sys.stderr, text)
 
 
-def _write_to(stream: TextIO, text: str) -> None:
-    if stream.closed:
+def _write_to(file: TextIO, text: str) -> None:
+    if file.closed:
         return
     with suppress(OSError, ValueError):  # it is full, or its reader has gone
-        descriptor = descriptor_of(stream)
+        descriptor = descriptor_of(file)
         if descriptor is None or not hasattr(select, "poll"):
-            stream.write(text)
-            stream.flush()
+            file.write(text)
+            file.flush()
         else:
             # Bypass Python's buffer: data left in it would make Python exit with its own status.
-            _stderr.write(descriptor, encoded(stream, text))
+            _patience.write(descriptor, encoded(file, text))
 
 
-def is_terminal(stream: TextIO | None) -> bool:
-    """Return True if the stream is a terminal."""
-    return stream is not None and not stream.closed and stream.isatty()
+def is_terminal(file: TextIO | None) -> bool:
+    """Return True if the file is a terminal."""
+    return file is not None and not file.closed and file.isatty()
 
 
 def stderr_is_ready() -> bool:
     """Return True if a write to stderr would not have to wait."""
     try:
         descriptor = None if sys.stderr is None else descriptor_of(sys.stderr)
-        return descriptor is None or not hasattr(select, "poll") or _stderr.is_ready(descriptor)
+        return descriptor is None or not hasattr(select, "poll") or bool(output_poll(descriptor).poll(0))
     except (OSError, ValueError):  # it is closed, and takes nothing at once
         return True
+
+
+def output_poll(descriptor: int) -> select.poll:
+    """Return a poll that waits until a descriptor accepts output."""
+    ready = select.poll()
+    ready.register(descriptor, select.POLLOUT)
+    return ready
 
 
 class StderrFile(io.TextIOBase):
@@ -116,50 +128,42 @@ class StderrFile(io.TextIOBase):
 
     def __init__(self) -> None:
         assert sys.stderr is not None
-        self._stream = sys.stderr  # kept, because rich replaces sys.stderr with its own, which writes to this one
+        self._file = sys.stderr  # kept, because rich replaces sys.stderr with its own, which writes to this one
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # the base has an attribute
-        return getattr(self._stream, "encoding", None) or "utf-8"
+        return getattr(self._file, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        _write_to(self._stream, text)
+        _write_to(self._file, text)
         return len(text)
 
     def isatty(self) -> bool:
         return True  # it is made for terminals only
 
 
-def descriptor_of(stream: TextIO) -> int | None:
-    """Return the descriptor of an open stream; None if there is none."""
+def descriptor_of(file: TextIO) -> int | None:
+    """Return the descriptor of an open file; None if there is none."""
     try:
-        return stream.fileno()
+        return file.fileno()
     except (io.UnsupportedOperation, AttributeError):  # replaced by something in memory
         return None
 
 
-def encoded(stream: TextIO | None, text: str) -> bytes:
-    """Return text in the encoding of a stream; characters that the encoding lacks are shown by their number."""
-    return text.encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace")
+def encoded(file: TextIO | None, text: str) -> bytes:
+    """Return text in the encoding of a file; characters that the encoding lacks are shown by their number."""
+    return text.encode(getattr(file, "encoding", None) or "utf-8", "backslashreplace")
 
 
-class _Stderr:
-    """Writes to stderr for as long as somebody reads it."""
+class _Patience:
+    """Waits for the reader of stderr, in total no longer than ``STDERR_PATIENCE``."""
 
     def __init__(self) -> None:
         self._left = STDERR_PATIENCE
 
-    @staticmethod
-    def is_ready(descriptor: int) -> bool:
-        """Return True if it accepts something now."""
-        ready = select.poll()
-        ready.register(descriptor, select.POLLOUT)
-        return bool(ready.poll(0))
-
     def write(self, descriptor: int, data: bytes) -> None:
         """Write; drop what is not accepted within the patience that is left."""
-        ready = select.poll()
-        ready.register(descriptor, select.POLLOUT)
+        ready = output_poll(descriptor)
         view = memoryview(data)
         while view:
             began = time.monotonic()
@@ -175,7 +179,7 @@ class _Stderr:
                     return
 
 
-_stderr = _Stderr()
+_patience = _Patience()
 
 
 def lone(error: BaseException) -> BaseException:

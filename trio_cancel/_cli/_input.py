@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 import attrs
 
 from trio_cancel._cli import _table
-from trio_cancel._cli._failure import CommandError, UsageError, clean, is_terminal, say, short, write_stderr
+from trio_cancel._cli._failure import CommandError, UsageError, clean, is_terminal, say, short, why_of, write_stderr
 from trio_cancel._cli._lines import Line, Lines
 from trio_cancel._cli._records import Given
-from trio_cancel._cli._table import BadRow, Header, Unreadable, lines_of, shown
+from trio_cancel._cli._table import BadLine, Header, Unreadable, lines_of, shown
 from trio_cancel._values.errors import InvalidRequest
 from trio_cancel._values.models import CancelRequest
 
@@ -33,10 +33,6 @@ HEADER_MOST = 100
 _NOT_IN_ID = frozenset("\"'`,;{}[]<>")
 
 Parse = Callable[[str], tuple[CancelRequest, Given]]
-
-
-class BadLine(ValueError):
-    """A line names no order; the text says why."""
 
 
 @attrs.define(eq=False)
@@ -65,7 +61,7 @@ class GivenOrders:
         """Take one request, or note that its place is bad."""
         try:
             self.add(where, *parse(text))
-        except (BadLine, BadRow, InvalidRequest) as error:
+        except (BadLine, InvalidRequest) as error:
             self.refuse(where, str(error))
 
     def add(self, where: str, request: CancelRequest, given: Given) -> None:
@@ -88,7 +84,8 @@ class GivenOrders:
 
     def refuse_rest(self, first: Line, lines: Lines, why: str) -> None:
         """Note that nothing can be read from this line on; this ends the input."""
-        lines.skip_rest()
+        for _ in lines:
+            pass
         last = max(lines.filled, first.number)
         self.refuse(
             lines_of(first.number, last), f"{why}, so that nothing can be read from here on", last - first.number + 1
@@ -97,11 +94,6 @@ class GivenOrders:
     def skip(self, number: int, why: str) -> None:
         """Note a line that is left out."""
         self.skipped.append((f"line {number}", why))
-
-    @property
-    def total(self) -> int:
-        """How many requests there are, counting every place."""
-        return sum(self.requests.values())
 
 
 def read_arguments(into: GivenOrders, ids: Iterable[str], external_ids: Iterable[str]) -> None:
@@ -157,8 +149,7 @@ def read_file(into: GivenOrders, name: str) -> None:
         with Path(name).open("rb") as file:
             _read(into, file, name)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-        why = getattr(error, "strerror", None) or str(error)
-        raise CommandError(f"The file {clean(name)} cannot be read: {why}.") from error
+        raise CommandError(f"The file {clean(name)} cannot be read: {why_of(error)}.") from error
 
 
 def _read(into: GivenOrders, file: BinaryIO, name: str) -> None:
@@ -173,16 +164,13 @@ def read_lines(into: GivenOrders, file: BinaryIO, progress: Callable[[int], None
     """Take requests from the lines of a file; ``progress`` is called now and then with the number of lines read."""
     lines = Lines(file, progress)
     separator: str | None = None
-    for line in lines:
+    for line in _filled(into, lines):
         text = line.text
-        if not line.cut and not text.strip():
-            continue
-        if _is_comment(into, text):
-            into.skip(line.number, "a comment")
-        elif separator is None and (named := _table.separator_line(text)) is not None:
+        if separator is None and (named := _table.separator_line(text)) is not None:
             separator = named
         elif text.lstrip().startswith("{") and separator is None:
-            _read_each(into, chain([line], lines), json_object)
+            for each in _filled(into, chain([line], lines), comments=False):
+                _take_line(into, each, json_object)
             return
         elif text.lstrip().startswith("[") and separator is None:
             raise CommandError(
@@ -198,8 +186,14 @@ def read_lines(into: GivenOrders, file: BinaryIO, progress: Callable[[int], None
             return
 
 
-def _is_comment(into: GivenOrders, text: str) -> bool:
-    return not into.literal and text.lstrip().startswith("#")
+def _filled(into: GivenOrders, lines: Iterable[Line], *, comments: bool = True) -> Iterator[Line]:
+    """Yield the lines that are not blank, and note those that are comments unless there can be none."""
+    for line in lines:
+        if line.cut or line.text.strip():
+            if comments and not into.literal and line.text.lstrip().startswith("#"):
+                into.skip(line.number, "a comment")
+            else:
+                yield line
 
 
 def _is_table(text: str, separator: str | None) -> bool:
@@ -244,13 +238,8 @@ def _cells(texts: list[str], separator: str) -> list[str]:
 
 
 def _read_table(into: GivenOrders, lines: Lines, header: Header) -> None:
-    for line in lines:
-        if not line.cut and not line.text.strip():
-            continue
+    for line in _filled(into, lines, comments=not header.begins_with_external_id):
         where = f"line {line.number}"
-        if not header.begins_with_external_id and _is_comment(into, line.text):
-            into.skip(line.number, "a comment")
-            continue
         try:
             cells = _table.read_row(line, lines, header.separator)
             if not into.literal:
@@ -260,7 +249,7 @@ def _read_table(into: GivenOrders, lines: Lines, header: Header) -> None:
                 if header.is_another(cells):
                     raise Unreadable("the header of another table stands here")
             into.add(where, *_request_of(header, cells, literal=into.literal))
-        except (BadLine, BadRow, InvalidRequest) as error:
+        except (BadLine, InvalidRequest) as error:
             into.refuse(where, str(error))
         except Unreadable as error:
             into.refuse_rest(line, lines, str(error))
@@ -274,11 +263,11 @@ def _request_of(header: Header, cells: list[str], *, literal: bool) -> tuple[Can
         order_id = order_id.strip() if literal else _table.id_of(order_id)
     if order_id:
         return plain_id(order_id)[0], (order_id.strip(), other)
-    if not external_id or not (literal or external_id.strip()):
+    if other is None:
         raise BadLine(f"it has no {header.missing}")
-    if not literal and not external_id.strip().isprintable():
-        raise BadLine(f"the external_id {shown(external_id)} contains a control character")
-    return CancelRequest(external_id=external_id), (None, external_id)
+    if not literal and not other.strip().isprintable():
+        raise BadLine(f"the external_id {shown(other)} contains a control character")
+    return CancelRequest(external_id=other), (None, other)
 
 
 def _read_plain(into: GivenOrders, first: Line, lines: Lines) -> None:
@@ -286,12 +275,7 @@ def _read_plain(into: GivenOrders, first: Line, lines: Lines) -> None:
     parse = plain_id if into.literal else _listed_id
     # A first line without a digit, above lines with digits, is a header: no order of the venue has such an id.
     held = None if into.literal or any(map(str.isdigit, first.text)) else first
-    for line in lines if held is not None else chain([first], lines):
-        if not line.cut and not line.text.strip():
-            continue
-        if _is_comment(into, line.text):
-            into.skip(line.number, "a comment")
-            continue
+    for line in _filled(into, lines if held is not None else chain([first], lines)):
         if held is not None:
             if line.flaw is None and any(map(str.isdigit, line.text)):
                 into.refuse(
@@ -309,12 +293,6 @@ def _read_plain(into: GivenOrders, first: Line, lines: Lines) -> None:
         _take_line(into, line, parse)
     if held is not None:
         _take_line(into, held, parse)
-
-
-def _read_each(into: GivenOrders, lines: Iterator[Line], parse: Parse) -> None:
-    for line in lines:
-        if line.cut or line.text.strip():
-            _take_line(into, line, parse)
 
 
 def _take_line(into: GivenOrders, line: Line, parse: Parse) -> None:
@@ -336,7 +314,7 @@ def _listed_id(text: str) -> tuple[CancelRequest, Given]:
 
 def _argument(text: str) -> tuple[CancelRequest, Given]:
     """Return the request for an argument of the command line."""
-    if text.strip() != text or any(map(str.isspace, text)):
+    if any(map(str.isspace, text)):
         raise BadLine(f"{shown(text)} contains a blank, which no order id does; give each id as a separate argument")
     return plain_id(text)
 
@@ -358,8 +336,6 @@ def json_object(text: str) -> tuple[CancelRequest, Given]:
     """Return the request for a JSON object with ``id`` and/or ``external_id``."""
     try:
         value = json.loads(text, object_pairs_hook=_members)
-    except BadLine:
-        raise
     except json.JSONDecodeError as error:
         raise BadLine(f"it is not JSON: {error.msg} (column {error.colno})") from None
     except (ValueError, RecursionError):
@@ -380,9 +356,8 @@ def json_object(text: str) -> tuple[CancelRequest, Given]:
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        for field in FIELDS:
-            if sum(name == field for name, _ in pairs) > 1:
-                raise BadLine(f"it has {field} twice")
-    return members
+    names = [name for name, _ in pairs]
+    for field in FIELDS:
+        if names.count(field) > 1:
+            raise BadLine(f"it has {field} twice")
+    return dict(pairs)

@@ -16,11 +16,11 @@ import attrs
 import msgspec
 from cyclopts import Parameter
 
-from trio_cancel._cli._failure import CommandError, UsageError, clean, say, short
+from trio_cancel._cli._failure import CommandError, UsageError, clean, is_terminal, say, short, why_of
 from trio_cancel._cli._options import WHOLE, JournalAddress
-from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._page import build_page
-from trio_cancel._cli._stdout import why_of, write_stdout
+from trio_cancel._cli._records import moment
+from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import NAMED_MOST, Status
 from trio_cancel._journal.address import check_address, server_of, title_of
 from trio_cancel._journal.reading import (
@@ -289,18 +289,19 @@ def _moment_of(text: str, now: float) -> float:
 def _text_lines(
     contents: JournalContents, orders: list[JournalOrder], chosen: Selection, writing: bool | None
 ) -> Iterator[str]:
-    tell = to_the_second if is_terminal(sys.stdout) else moment
+    time_of = _to_the_second if is_terminal(sys.stdout) else moment
     yield f"{clean(contents.url)}\n"
     for session in contents.sessions:
         if chosen.session in (None, session.number):
-            what = state_of(session, contents, writing)
-            end = f", closed {tell(session.closed_at)}" if session.closed_at is not None else what and f", {what}"
-            yield f"session {session.number}: opened {tell(session.opened_at)}, alive {tell(session.alive_at)}{end}\n"
+            state = state_of(session, contents, writing)
+            end = f", closed {time_of(session.closed_at)}" if session.closed_at is not None else state and f", {state}"
+            opened, alive = time_of(session.opened_at), time_of(session.alive_at)
+            yield f"session {session.number}: opened {opened}, alive {alive}{end}\n"
     for order in orders:
         yield f"{clean(str(order.request))}{'  (left)' if order.left else ''}\n"
         for at, event, detail in _events(order):
             words = event.replace("_", " ")
-            yield f"  {tell(at)}  {words:<14} {_words(detail)}".rstrip() + "\n"
+            yield f"  {time_of(at)}  {words:<14} {_words(detail)}".rstrip() + "\n"
 
 
 def state_of(session: JournalSession, contents: JournalContents, writing: bool | None) -> str:
@@ -403,29 +404,12 @@ def _events(order: JournalOrder) -> list[tuple[float, str, dict[str, Any]]]:
             add(cancel.intended_at, "intended", session=session)
         for attempt, connection in zip(cancel.attempts, cancel.connections, strict=True):
             add(attempt.written_at, "written", session=session, request_id=attempt.request_id, connection=connection)
-            add(
-                attempt.answered_at,
-                "answered",
-                session=session,
-                request_id=attempt.request_id,
-                status=attempt.status,
-            )
-        add(
-            cancel.settled_at,
-            cancel.kind or "",
-            session=session,
-            error_code=cancel.error_code,
-            closed_as=cancel.closed_as,
-        )
+            add(attempt.answered_at, "answered", session=session, request_id=attempt.request_id, status=attempt.status)
+        why = {"error_code": cancel.error_code, "closed_as": cancel.closed_as}
+        add(cancel.settled_at, cancel.kind or "", session=session, **why)
     events.sort(key=lambda event: event[0])
     return events
 
 
-def to_the_second(unix: float | None) -> str | None:
-    """Return Unix seconds in a readable form, in UTC."""
+def _to_the_second(unix: float | None) -> str | None:
     return None if unix is None else datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def moment(unix: float | None) -> str | None:
-    """Return Unix seconds as ISO 8601 in UTC."""
-    return None if unix is None else datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds")

@@ -7,6 +7,7 @@ bounded by the longest line that is taken.
 from __future__ import annotations
 
 import codecs
+import io
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -84,11 +85,6 @@ class Lines:
     def __next__(self) -> Line:
         return next(self._lines)
 
-    def skip_rest(self) -> None:
-        """Read to the end."""
-        for _ in self:
-            pass
-
     def _read(self) -> Iterator[Line]:
         rest = ""  # of a line whose end has not arrived
         dropped = quoted = False  # whether that line is too long, and whether the dropped part had a quotation mark
@@ -123,22 +119,6 @@ class Lines:
 
     def _texts(self) -> Iterator[str]:
         """Yield the text in pieces, every line end as LF."""
-        decode = self._decoder()
-        held = ""  # a CR, until it is known whether LF follows
-        for piece, last in self._pieces_and_last():
-            text = held + decode.decode(piece, last)
-            held = ""
-            if text.endswith("\r") and not last:
-                text, held = text[:-1], "\r"
-            yield text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-
-    def _pieces_and_last(self) -> Iterator[tuple[bytes, bool]]:
-        yield self._first, False
-        for piece in self._pieces:
-            yield piece, False
-        yield b"", True
-
-    def _decoder(self) -> codecs.IncrementalDecoder:
         first = b""
         for piece in self._pieces:
             first += piece
@@ -152,9 +132,12 @@ class Lines:
         else:
             if len(first) >= _MARK_LONGEST and (first[0:3:2] == b"\0\0") != (first[1:4:2] == b"\0\0"):
                 raise CommandError("The input looks like UTF-16 without a byte order mark; save it as UTF-8.")
-        self._first = first
         self._encoding = encoding.upper().removesuffix("-LE").removesuffix("-BE")
-        return codecs.getincrementaldecoder(encoding)("trio_cancel.stand_in")
+        decoder = codecs.getincrementaldecoder(encoding)("trio_cancel.stand_in")
+        lines = io.IncrementalNewlineDecoder(decoder, translate=True)
+        yield lines.decode(first)
+        yield from map(lines.decode, self._pieces)
+        yield lines.decode(b"", final=True)
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

@@ -18,8 +18,8 @@ import attrs
 import trio
 
 from trio_cancel._cancels.open_orders import WITHIN, OpenOrders, Sweep
-from trio_cancel._cli._failure import CommandError, UsageError, clean, say, write_stderr
-from trio_cancel._cli._output import Output, is_terminal
+from trio_cancel._cli._failure import CommandError, UsageError, clean, is_terminal, say, write_stderr
+from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run, hear_signals
 from trio_cancel._cli._show import HEAD, order_line
 from trio_cancel._cli._stdout import write_stdout

@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 import trio
 
-from trio_cancel._cli._failure import StderrFile, clean, encoded, is_dumb, say, shell_words, write_stderr
-from trio_cancel._cli._failure import is_terminal as is_terminal
+from trio_cancel._cli._failure import (
+    StderrFile,
+    clean,
+    encoded,
+    is_dumb,
+    is_terminal,
+    say,
+    shell_words,
+    why_of,
+    write_stderr,
+)
 from trio_cancel._cli._log import is_logging
 from trio_cancel._cli._records import Given, json_line, left_lines, text_line
 from trio_cancel._cli._run import Run, hear_signals
-from trio_cancel._cli._stdout import Stdout, why_of
+from trio_cancel._cli._stdout import Stdout
 from trio_cancel._cli._tally import Status, Tally
 from trio_cancel._cli._waiting import Waiting
 from trio_cancel._values.models import CancelRequest

@@ -11,6 +11,8 @@ import msgspec
 
 from trio_cancel._cli._failure import clean, shell_words, short
 from trio_cancel._cli._tally import Tally
+from trio_cancel._values.models import CanceledOrder
+from trio_cancel._values.order_state import OrderState
 from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotSent, Outcome, Rejected, Unknown
 
 _encode = msgspec.json.Encoder().encode
@@ -44,35 +46,24 @@ def json_line(outcome: Outcome, given: Given | None = None, *, repeated: bool = 
     record |= {"off_book": outcome.off_book, "status": outcome.kind}
     record["closed_as"] = outcome.closed_as if isinstance(outcome, AlreadyClosed) else None
     record |= {"executed_amount": None, "remaining_amount": None}
-    if isinstance(outcome, Canceled):
-        order = outcome.order
+    order = outcome.order if isinstance(outcome, Canceled | AlreadyClosed) else None
+    if order is not None:
         record |= {
             "id": order_id or order.id,
             "external_id": external_id or order.external_id,
             "executed_amount": plain(order.executed_amount),
             "remaining_amount": plain(order.remaining_amount),
         }
-    elif isinstance(outcome, AlreadyClosed) and (state := outcome.order) is not None:
-        record |= {
-            "id": order_id or state.id,
-            "external_id": external_id or state.external_id,
-            "executed_amount": plain(state.executed_amount),
-            "remaining_amount": plain(state.remaining_amount),
-        }
     error = outcome.error
     record["attempts"] = [_attempt(attempt) for attempt in outcome.attempts]
-    record["error"] = error and {
-        "status": error.status,
-        "error_code": error.error_code,
-        "message": error.message,
-    }
+    record["error"] = error and {"status": error.status, "error_code": error.error_code, "message": error.message}
     record["cause"] = cause_of(outcome)
     known = outcome.cause if isinstance(outcome, NotSent | Unknown) else None
     record["cause_type"] = None if known is None else type(known).__name__
     record |= {"after_unanswered": outcome.after_unanswered, "unrecorded": outcome.unrecorded}
     seen = outcome.seen
     if seen is not None:
-        record["seen"] = {"id": seen.id, "status": seen.raw_status, "seen_at": _moment(seen.seen_at)}
+        record["seen"] = {"id": seen.id, "status": seen.raw_status, "seen_at": moment(seen.seen_at)}
     try:
         return _encode(record) + b"\n"
     except UnicodeEncodeError:  # a cause in the system's own words may contain what UTF-8 cannot encode
@@ -86,10 +77,8 @@ def text_line(outcome: Outcome) -> str:
 
 def why(outcome: Outcome) -> str:
     """Return briefly what a person wants to know about an outcome besides its kind."""
-    text = _why(outcome)
-    if outcome.unrecorded:
-        return f"{text}; not in the journal" if text else "not in the journal"
-    return text
+    noted = "not in the journal" if outcome.unrecorded else ""
+    return "; ".join(part for part in (_why(outcome), noted) if part)
 
 
 def _why(outcome: Outcome) -> str:
@@ -99,17 +88,20 @@ def _why(outcome: Outcome) -> str:
             return "the venue does not say how much was executed"
         if not order.executed_amount:
             return "nothing executed"
-        of = "" if order.requested_amount is None else f" of {plain(order.requested_amount)}"
-        return f"{plain(order.executed_amount)}{of} executed"
+        return _executed(order)
     if isinstance(outcome, AlreadyClosed) and (state := outcome.order) is not None:
-        of = "" if state.requested_amount is None else f" of {plain(state.requested_amount)}"
-        much = "" if state.executed_amount is None else f": {plain(state.executed_amount)}{of} executed"
+        much = "" if state.executed_amount is None else f": {_executed(state)}"
         return f"{outcome.closed_as} before{much} (looked up)"
     if isinstance(outcome, AlreadyClosed) and outcome.closed_as is not None:
         return f"{outcome.closed_as} before: {clean(str(outcome.error))}"
     if cause := cause_of(outcome):
         return clean(f"{outcome.error} ({cause})" if isinstance(outcome, Rejected) else cause)
     return clean(str(outcome.error)) if outcome.error is not None else ""
+
+
+def _executed(order: CanceledOrder | OrderState) -> str:
+    of = "" if order.requested_amount is None else f" of {plain(order.requested_amount)}"
+    return f"{plain(order.executed_amount)}{of} executed"
 
 
 def cause_of(outcome: Outcome) -> str | None:
@@ -131,13 +123,14 @@ def plain(number: Decimal | None) -> str | None:
 def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
         "request_id": attempt.request_id,
-        "written_at": _moment(attempt.written_at),
-        "answered_at": _moment(attempt.answered_at),
+        "written_at": moment(attempt.written_at),
+        "answered_at": moment(attempt.answered_at),
         "status": attempt.status,
     }
 
 
-def _moment(unix: float | None) -> str | None:
+def moment(unix: float | None) -> str | None:
+    """Return Unix seconds as ISO 8601 in UTC."""
     return None if unix is None else datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds")
 
 

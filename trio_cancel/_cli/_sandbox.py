@@ -19,12 +19,12 @@ import trio
 from cyclopts import Parameter
 
 from trio_cancel._cli._child import SIGNALLED, Relay
-from trio_cancel._cli._failure import CommandError, UsageError
+from trio_cancel._cli._failure import CommandError, UsageError, why_of
 from trio_cancel._cli._fault import Asked, parse_faults
 from trio_cancel._cli._options import WHOLE
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._run import Halt, hear_signals
-from trio_cancel._cli._stdout import why_of, write_stdout
+from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._variables import OTHERS, as_json, as_lines, check_files, variables, written
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_FIELD_VARIABLE, TOKEN_FIELDS, TOKEN_VARIABLE

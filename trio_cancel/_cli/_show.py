@@ -10,11 +10,10 @@ import msgspec
 import trio
 
 from trio_cancel._cli._env_file import use_env_file
-from trio_cancel._cli._failure import CommandError, clean, say, short
+from trio_cancel._cli._failure import CommandError, clean, is_terminal, say, short
 from trio_cancel._cli._input import GivenOrders, read_arguments
 from trio_cancel._cli._lookups import RestUrl, find_lookup
 from trio_cancel._cli._options import CaFile, EnvFile, ExternalIds, Ids, Json, Proxy
-from trio_cancel._cli._output import is_terminal
 from trio_cancel._cli._records import KEY_WIDTH, plain
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._stdout import write_stdout

@@ -14,10 +14,11 @@ import os
 import select
 import sys
 from collections import deque
+from contextlib import suppress
 
 import trio
 
-from trio_cancel._cli._failure import PIECE, CommandError, descriptor_of, encoded
+from trio_cancel._cli._failure import PIECE, CommandError, descriptor_of, encoded, output_poll, why_of
 from trio_cancel._cli._tally import Status
 from trio_cancel._trio.wakeup import Wakeup
 
@@ -110,11 +111,6 @@ def write_stdout(text: str) -> None:
         raise CommandError(f"Stdout cannot be written ({why_of(error)}).", status=Status.LEFT) from error
 
 
-def why_of(error: Exception) -> str:
-    """Return what the system says about an error."""
-    return getattr(error, "strerror", None) or str(error)
-
-
 def _descriptor() -> int | None:
     if sys.stdout is None or sys.stdout.closed:
         raise OSError("stdout is closed")
@@ -142,15 +138,12 @@ async def _write_in_pieces(chunk: bytes) -> None:
     if descriptor is None or not hasattr(select, "poll"):
         _write(chunk)
         return
-    ready = select.poll()
-    ready.register(descriptor, select.POLLOUT)
+    ready = output_poll(descriptor)
     view = memoryview(chunk)
     while view:
-        if ready.poll(0):
-            try:
-                view = view[os.write(descriptor, view[:PIECE]) :]
-                await trio.lowlevel.checkpoint()
-                continue
-            except BlockingIOError:  # another writer was faster
-                pass
-        await trio.sleep(LOOK_AGAIN)
+        if not ready.poll(0):
+            await trio.sleep(LOOK_AGAIN)
+            continue
+        with suppress(BlockingIOError):  # another writer was faster
+            view = view[os.write(descriptor, view[:PIECE]) :]
+        await trio.lowlevel.checkpoint()

@@ -33,12 +33,12 @@ _NAMES_SHOWN = 8
 NOT_CLOSED = "a quotation mark is opened and not closed"
 
 
-class Unreadable(ValueError):
+class Unreadable(Exception):
     """From here on the input cannot be split into rows; the text says why, as a clause."""
 
 
-class BadRow(ValueError):
-    """A row names no order; the text says why, as a clause."""
+class BadLine(Exception):
+    """A line, or a row of a table, names no order; the text says why, as a clause."""
 
 
 def shown(text: str) -> str:
@@ -132,13 +132,13 @@ def read_row(first: Line, lines: Lines, separator: str) -> list[str]:
     """Read the row that begins with ``first``; return its cells.
 
     Raises:
-        BadRow: it is too long, or contains bytes that cannot be decoded.
+        BadLine: it is too long, or contains bytes that cannot be decoded.
         Unreadable: its end cannot be determined.
     """
     if first.cut:
         if first.quoted:
             raise Unreadable(f"{first.flaw}, and where its quoted fields end is not known")
-        raise BadRow(str(first.flaw))
+        raise BadLine(str(first.flaw))
     flaw = first.flaw
     if first.quoted:
         row, line = RowReader(separator), first
@@ -152,7 +152,7 @@ def read_row(first: Line, lines: Lines, separator: str) -> list[str]:
     else:
         cells = first.text.split(separator)
     if flaw is not None:
-        raise BadRow(flaw)
+        raise BadLine(flaw)
     return cells
 
 
@@ -193,10 +193,10 @@ class Header:
         """Return a row's cells with the venue's id and with the external id; None if there is no such column.
 
         Raises:
-            BadRow: its number of cells differs from the header's.
+            BadLine: its number of cells differs from the header's.
         """
         if len(cells) != len(self.names):
-            raise BadRow(f"it has {len(cells)} column{'s' * (len(cells) != 1)}, the header has {len(self.names)}")
+            raise BadLine(f"it has {len(cells)} column{'s' * (len(cells) != 1)}, the header has {len(self.names)}")
         return (
             None if self.id is None else cells[self.id],
             None if self.external_id is None else cells[self.external_id],
@@ -256,7 +256,7 @@ def id_of(cell: str) -> str | None:
     """Return the id in a cell of a column of ids, None for a missing value.
 
     Raises:
-        BadRow: it is a number in scientific notation.
+        BadLine: it is a number in scientific notation.
     """
     text = cell.strip()
     excel = _EXCEL_TEXT.match(text)
@@ -267,7 +267,7 @@ def id_of(cell: str) -> str | None:
     if text.lower() in MISSING:
         return None
     if _SCIENTIFIC.match(text):
-        raise BadRow(
+        raise BadLine(
             f"{shown(text)} is a number in scientific notation: a spreadsheet made it from an id and lost digits; "
             "export the column as text"
         )

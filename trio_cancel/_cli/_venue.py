@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from trio_cancel._cli._failure import CommandError, UsageError, clean, say
+from trio_cancel._cli._failure import CommandError, UsageError, clean, say, why_of
 from trio_cancel._cli._options import CA_VARIABLE
 from trio_cancel._client import (
     DEFAULT_URL,
@@ -156,5 +156,4 @@ def trust(ca_file: str | None) -> ssl.SSLContext | None:
     except ssl.SSLError:
         raise CommandError(f"The CA file {clean(ca_file)}{of} holds no certificate in PEM form.") from None
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise CommandError(f"The CA file {clean(ca_file)}{of} cannot be read: {why}.") from None
+        raise CommandError(f"The CA file {clean(ca_file)}{of} cannot be read: {why_of(error)}.") from None

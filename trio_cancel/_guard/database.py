@@ -1,7 +1,7 @@
-"""A guard's own look at a database: its beat, the journals, and what it has to ask before it cancels. All of it blocks.
+"""What a guard asks of a database: its beat, the journals, and what it must know before it cancels. All of it blocks.
 
-One thread at a time uses each class. The pools of shared rates have a connection of their own, so that one that
-somebody has locked delays no look.
+One thread at a time uses each class. The pools of shared rates have their own connection, so that a pool that somebody
+has locked does not delay the looks.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from trio_cancel._journal.postgres_rows import original, stored
 from trio_cancel._journal.store import StoreFailed
 
 WITHIN = 2.0
-"""Seconds that a look may take."""
+"""Seconds that a look may take, at most."""
 FRESH = LEAST
-"""Seconds for which it counts which server is in charge. Whoever is taken over was silent for longer."""
+"""Seconds for which the answer which server is in charge is valid; shorter than any lease."""
 _JOURNALS: LiteralString = """
 SELECT j.id, j.name, j.account, j.epoch, j.beat, j.lease_ms, j.state, a.url, a.fingerprint, p.rate
 FROM trio_cancel.journal AS j JOIN trio_cancel.account AS a ON a.id = j.account
@@ -57,8 +57,8 @@ WITH before AS MATERIALIZED (SELECT {BEFORE}), me AS (
 )
 SELECT me.count, seen.* FROM (SELECT count(*) FROM me) AS me LEFT JOIN seen ON true
 """  # noqa: S608 - our own names
-"""A beat and a look in one round trip. The first column is 0 if somebody has deleted the guard's row; where no journal
-is in use, the others of the only row are NULL."""
+"""A beat and a look in one round trip. The first column is 0 if somebody has deleted the guard's row. If no journal is
+in use, there is one row whose other columns are NULL."""
 _THEIRS: LiteralString = """
 SELECT key FROM trio_cancel.name WHERE account = %(account)s AND journal <> %(journal)s AND key = ANY(%(keys)s)
 """
@@ -76,7 +76,7 @@ class Owner:
     Attributes:
         url: the venue's.
         fingerprint: of its credentials.
-        rate: requests a second that its sessions share; None if they do not.
+        rate: requests per second that its sessions share; None if they share none.
     """
 
     url: str
@@ -89,11 +89,11 @@ class GuardDatabase:
 
     Attributes:
         salt: what fingerprints are made with.
-        number: the guard's own in this database; another one if somebody has deleted its row.
+        number: identifies the guard in this database; it gets another one if somebody deletes its row.
         connection: to the database.
 
     Raises:
-        JournalError: on making it, if the database cannot be used.
+        JournalError: by the constructor, if the database cannot be used.
     """
 
     def __init__(self, server: Server, name: str) -> None:
@@ -125,8 +125,8 @@ class GuardDatabase:
         """Return the journals that are not free, and their accounts.
 
         Args:
-            accounts: those whose venue this guard can reach; with the beat it says so.
-            beat: whether to say that this guard lives.
+            accounts: those whose venue this guard can reach, as the beat says.
+            beat: whether to give a sign of life.
 
         Raises:
             StoreFailed: the database cannot be asked.
@@ -145,21 +145,13 @@ class GuardDatabase:
         return seen, {row[2]: Owner(row[7], row[8], row[9]) for row in found}
 
     def names_of_others(self, account: int, journal: int, names: list[str]) -> set[str]:
-        """Return those external ids of an account that another journal has now.
-
-        Raises:
-            StoreFailed: the database cannot be asked.
-        """
+        """Return those external ids of an account that another journal has now."""
         values = {"account": account, "journal": journal, "keys": [stored(name) for name in names]}
         with self._asking() as connection:
             return {original(key) for (key,) in connection.all(_THEIRS, values)}
 
     def ended_sessions(self, journal: int) -> set[int]:
-        """Return the sessions of a journal that surely place nothing more: they have ended, and said so.
-
-        Raises:
-            StoreFailed: the database cannot be asked.
-        """
+        """Return the sessions of a journal that certainly place nothing more: they have ended, and said so."""
         with self._asking() as connection:
             return {number for (number,) in connection.all(_ENDED, {"journal": journal})}
 
@@ -171,7 +163,7 @@ class GuardDatabase:
             raise self.connection.failed(error) from error
 
     def close(self) -> None:
-        """Let go of the database, and say that this guard has ended."""
+        """Record that this guard has ended, and close the connection."""
         with (
             suppress(psycopg.Error, CommitInDoubt, StoreFailed, OSError),
             self.connection.get().transaction() as cursor,
@@ -182,28 +174,25 @@ class GuardDatabase:
 
 
 class SpareConnections:
-    """Connections for take-overs, which are used again for a moment.
+    """Connections for take-overs, which can be used again for a moment.
 
-    All journals of a dead machine are due at about the same time, and to connect costs more than to take over. But only
-    who connects asks all servers which of them is in charge, and a session that has gone on at another one is silent
-    here: so none is used for longer than ``FRESH``.
-
-    Args:
-        server: the database.
+    All journals of a dead machine are due at about the same time, and connecting takes longer than a take-over. But
+    only a new connection asks all servers which of them is in charge, and a session that has gone on at another server
+    is silent at this one. So no connection is used for longer than ``FRESH``.
     """
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._change = threading.Lock()
-        self._idle: list[tuple[float, DatabaseConnection]] = []  # with when it was asked for
+        self._idle: list[tuple[float, DatabaseConnection]] = []  # and when each was asked for
         self._closed = False
 
     @contextmanager
     def using(self, known: Settings | None) -> Generator[DatabaseConnection]:
-        """Have a connection for the block; after an error it is not used again.
+        """Yield a connection for the block; after an error it is not used again.
 
         Args:
-            known: what the server was where the journal was seen, so that no older one is used.
+            known: the server where the journal was seen; one of an older timeline is not used.
 
         Raises:
             psycopg.Error, StoreFailed: it cannot be made.
@@ -233,7 +222,7 @@ class SpareConnections:
             connection.close()
 
     def tidy(self) -> None:
-        """Let go of those that are too old; never waits."""
+        """Close those that are too old; never waits."""
         oldest = steady() - FRESH
         with self._change:
             old = [one for one in self._idle if one[0] < oldest]
@@ -242,7 +231,7 @@ class SpareConnections:
             connection.close()
 
     def close(self) -> None:
-        """Let go of all; of those that are in use, once they are not. Never waits."""
+        """Close all of them, and those in use as soon as they are not. Never waits."""
         with self._change:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -251,19 +240,14 @@ class SpareConnections:
 
 
 class GuardPools:
-    """The pools of the rates that sessions share, as a guard asks them.
-
-    Args:
-        server: the database.
-        guard: whose part it is that is asked for.
-    """
+    """The pools of shared rates, which grant a guard its part."""
 
     def __init__(self, server: Server, guard: GuardDatabase) -> None:
         self._guard = guard
         self._connection = Reconnecting(server, WITHIN)
 
     def ask(self, account: int, ask: Ask) -> Answer | None:
-        """Ask the pool of an account; return None if its sessions do not share a rate any more.
+        """Ask the pool of an account; return None if its sessions no longer share a rate.
 
         Raises:
             StoreFailed: it does not answer.
@@ -277,5 +261,5 @@ class GuardPools:
             raise self._connection.failed(error) from error
 
     def close(self) -> None:
-        """Let go of the database, also under whoever asks just then; never waits."""
+        """Close the connection, even while it is in use; never waits."""
         self._connection.close()

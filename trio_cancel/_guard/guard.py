@@ -1,8 +1,9 @@
-"""The guard's tasks: a look at the database again and again, and beside it what must not wait for it, or it for them.
+"""The guard's tasks.
 
-One task looks, one asks for the guard's part of shared rates, one for each account keeps a WebSocket, and each
-take-over has one. The first owns the view. A journal is taken over only while its account's WebSocket is connected:
-another guard may have a way to the venue where this one has none.
+One looks at the database again and again, and owns the view. One asks for the guard's part of shared rates. There is
+one for each account, which keeps a WebSocket open, and one for each take-over. None of them waits for another. A
+journal is taken over only while its account's WebSocket is connected: another guard may reach a venue that this one
+cannot reach.
 """
 
 from __future__ import annotations
@@ -43,22 +44,22 @@ from trio_cancel._values.observer import Notifier, Observer, logger
 from trio_cancel._values.report import CancelReport
 
 LOOK = 0.1
-"""Seconds from look to look."""
+"""Seconds between two looks."""
 BEAT = 0.5
-"""Seconds from beat to beat; a session takes a guard for dead that has not beaten for 5 s."""
+"""Seconds between two beats; sessions consider a guard dead after 5 s without one."""
 TOGETHER = 8
-"""Take-overs at a time."""
+"""How many take-overs happen at the same time, at most."""
 AWAY = 10.0
-"""Seconds without a look after which who waits for the guard to have seen all is told that it cannot."""
+"""Seconds without a successful look after which ``wait_until_seen_to`` gives up."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between two tries to reach the venue."""
+"""Seconds between two attempts to reach the venue."""
 
 OnTaken = Callable[[str, CancelReport], object]
 _T = TypeVar("_T")
 
 
 class NotTaken(Exception):
-    """The journal is not as it was seen any more."""
+    """The journal has changed since it was seen."""
 
 
 @attrs.define(eq=False)
@@ -66,10 +67,9 @@ class _Served:
     """An account that this guard has credentials for.
 
     Attributes:
-        account: the account.
+        limit: the guard's part of the account's shared rate, if there is one.
         ws: its session, while it is connected.
-        tried: whether it was tried to connect.
-        limit: the part of the account's shared pace that this guard gets, if there is one.
+        tried: whether an attempt to connect has ended.
     """
 
     account: Account
@@ -78,44 +78,42 @@ class _Served:
     tried: bool = False
 
 
+@attrs.define(eq=False)
 class GuardTasks:
-    """What runs behind ``open_guard``."""
+    """What runs behind ``open_guard``.
 
-    def __init__(
-        self,
-        server: Server,
-        database: GuardDatabase,
-        credentials: Sequence[Credentials],
-        ssl_context: ssl.SSLContext | None,
-        lookup: OpensLookup | None,
-        observer: Observer | None,
-        on_taken: OnTaken | None,
-        limiter: trio.CapacityLimiter,
-        spare: SpareConnections,
-    ) -> None:
-        self.unserved: dict[str, None] = {}
-        self.fatal: BaseException | None = None  # KeyboardInterrupt or SystemExit, which ends the program
-        self._server = server
-        self._database = database
-        self._credentials = credentials
-        self._ssl_context = ssl_context
-        self._lookup = lookup
-        self._observer = observer
-        self._notify = None if observer is None else Notifier(observer)
-        self._told: tuple[int, int, int] | None = None
-        self._on_taken = on_taken
-        self._thread = limiter
-        self._view = View()
-        self._accounts: dict[int, _Served | None] = {}
-        self._owners: dict[int, Owner] = {}  # as of the last look
-        self._busy: set[int] = set()
-        self._ended: dict[tuple[int, int], float] = {}  # when a session was first seen to have ended
-        self._places = trio.CapacityLimiter(TOGETHER)
-        self._spare = spare
-        self._failing: tuple[float, StoreFailed] | None = None  # since when it fails, and why
+    Attributes:
+        unserved: the journals without credentials, in the order in which they were seen.
+        fatal: KeyboardInterrupt or SystemExit, if one of them is to end the program.
+    """
+
+    _server: Server
+    _database: GuardDatabase
+    _spare: SpareConnections
+    _thread: trio.CapacityLimiter
+    _credentials: Sequence[Credentials]
+    _ssl_context: ssl.SSLContext | None
+    _lookup: OpensLookup | None
+    _observer: Observer | None
+    _on_taken: OnTaken | None
+    unserved: dict[str, None] = attrs.field(factory=dict, init=False)
+    fatal: BaseException | None = attrs.field(default=None, init=False)
+    _notify: Notifier | None = attrs.field(init=False)
+    _figures: tuple[int, int, int] | None = attrs.field(default=None, init=False)  # the observer was told these
+    _view: View = attrs.field(factory=View, init=False)
+    _accounts: dict[int, _Served | None] = attrs.field(factory=dict, init=False)
+    _owners: dict[int, Owner] = attrs.field(factory=dict, init=False)  # as of the last look
+    _busy: set[int] = attrs.field(factory=set, init=False)  # the journals that are being taken over
+    # When a session was first seen to have ended, by journal and session.
+    _ended: dict[tuple[int, int], float] = attrs.field(factory=dict, init=False)
+    _places: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(TOGETHER), init=False)
+    _failing: tuple[float, StoreFailed] | None = attrs.field(default=None, init=False)  # since when, and why
+
+    def __attrs_post_init__(self) -> None:
+        self._notify = None if self._observer is None else Notifier(self._observer)
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """Look, again and again."""
+        """Look again and again, and start take-overs in the nursery."""
         beaten_at = float("-inf")
         while True:
             began = steady()
@@ -128,7 +126,7 @@ class GuardTasks:
                 self._view.blind()
                 if self._failing is None:
                     self._failing = began, error
-                    self._told = None
+                    self._figures = None
                     if self._notify is not None:
                         self._notify("guard_blind", error)
                     logger.error("the guard cannot see the database %s (%s)", self._server.shown, error)
@@ -140,10 +138,9 @@ class GuardTasks:
             if beat:
                 beaten_at = began
             self._view.saw(rows, began, steady())
-            self._find_accounts(nursery, rows, owners)
             self._owners = owners
-            self._limit()
-            self._tell_figures()
+            self._note_accounts(nursery, rows)
+            self._notify_figures()
             for seen in self._view.due():
                 served = self._accounts[seen.account]
                 if served is not None and served.ws is not None and seen.id not in self._busy:
@@ -152,7 +149,7 @@ class GuardTasks:
             await trio.sleep(LOOK)
 
     async def keep_pace(self, pools: GuardPools) -> None:
-        """Ask for starts where sessions share their account's rate: beside the looks, which no pool is to delay."""
+        """Ask for starts where sessions share their account's rate. No pool may delay the looks at the database."""
         thread = trio.CapacityLimiter(1)
         away = False
         while True:
@@ -182,29 +179,18 @@ class GuardTasks:
             shares = any(owner.rate is not None for owner in self._owners.values())
             await trio.sleep(LOOK if shares else BEAT)
 
-    def _limit(self) -> None:
-        """Keep to a shared rate from the first look on that shows it."""
-        for number, owner in self._owners.items():
-            served = self._accounts.get(number)
-            if served is not None and owner.rate is not None:
-                served.limit.limit(owner.rate, trio.current_time())
-
-    def _tell_figures(self) -> None:
+    def _notify_figures(self) -> None:
         if self._notify is None:
             return
         states = Counter(seen.state for seen in self._view.journals)
         unserved = sum(not self._is_served(seen) for seen in self._view.journals)
         figures = states["live"], states["left"], unserved
-        if figures != self._told:
-            self._told = figures
+        if figures != self._figures:
+            self._figures = figures
             self._notify("guard_looked", *figures)
 
     def check_sight(self) -> None:
-        """Do nothing as long as the database can be seen.
-
-        Raises:
-            JournalError: it could not be for ``AWAY`` seconds.
-        """
+        """Raise JournalError if the database has not answered for ``AWAY`` seconds."""
         if self._failing is not None and steady() - self._failing[0] >= AWAY:
             raise JournalError(
                 f"The database {self._server.shown} has not answered for {AWAY:.0f} s ({self._failing[1]}); check the "
@@ -212,7 +198,7 @@ class GuardTasks:
             )
 
     def has_seen_all(self) -> bool:
-        """Return True if nothing is under way, and every journal that can be served is known to live, or seen to."""
+        """Return True if no take-over is under way, and each journal that can be served is alive or was dealt with."""
         return (
             not self._busy
             and all(served is None or served.tried for served in self._accounts.values())
@@ -224,36 +210,36 @@ class GuardTasks:
         return served is not None and served.ws is not None
 
     def without_venue(self) -> tuple[str, ...]:
-        """Return the journals whose venue cannot be reached now, though there are credentials."""
+        """Return the journals that have credentials here, but whose venue cannot be reached now."""
         return tuple(
             seen.name
             for seen in self._view.journals
             if (served := self._accounts[seen.account]) is not None and served.tried and served.ws is None
         )
 
-    def _find_accounts(self, nursery: trio.Nursery, rows: list[Seen], owners: dict[int, Owner]) -> None:
-        for number, owner in owners.items():
-            if number in self._accounts:
-                continue
-            mine = [
-                account
-                for account in (Account(owner.url, one) for one in self._credentials)
-                if account.fingerprint(self._database.salt) == owner.fingerprint
-            ]
-            self._accounts[number] = served = _Served(mine[0]) if mine else None
-            if served is not None:
-                nursery.start_soon(self._serve, served)
+    def _note_accounts(self, nursery: trio.Nursery, rows: list[Seen]) -> None:
+        """Serve accounts that are new, and keep to a rate that sessions share, as of the look that shows it."""
+        for number, owner in self._owners.items():
+            if number not in self._accounts:
+                accounts = (Account(owner.url, one) for one in self._credentials)
+                mine = [one for one in accounts if one.fingerprint(self._database.salt) == owner.fingerprint]
+                self._accounts[number] = _Served(mine[0]) if mine else None
+                if (served := self._accounts[number]) is not None:
+                    nursery.start_soon(self._serve, served)
+            served = self._accounts[number]
+            if served is not None and owner.rate is not None:
+                served.limit.limit(owner.rate, trio.current_time())
         for seen in rows:
             if self._accounts[seen.account] is None and seen.name not in self.unserved:
                 self.unserved[seen.name] = None
                 logger.error(
                     "the guard has no credentials for the journal %s of an account at %s: nobody cancels for it here",
                     seen.name,
-                    owners[seen.account].url,
+                    self._owners[seen.account].url,
                 )
 
     async def _serve(self, served: _Served) -> None:
-        """Keep a session with the venue for an account."""
+        """Keep a session at the venue open for an account."""
         pause = FIRST_PAUSE
         url = served.account.url
         while True:
@@ -281,12 +267,12 @@ class GuardTasks:
             pause = min(LONGEST_PAUSE, 2 * pause)
 
     async def _take(self, seen: Seen, account: Account, ws: TradingWS) -> None:
-        # Whatever goes wrong with one journal is not to keep the guard from the others.
+        # Whatever goes wrong with one journal must not keep the guard from the others.
         boundary = Boundary()
         try:
             with boundary:
                 async with self._places:
-                    self._tell(seen, await self._take_over(seen, account, ws))
+                    self._report(seen, await self._take_over(seen, account, ws))
         finally:
             self._busy.discard(seen.id)
         if (fatal := ends_program(boundary.error)) is not None:
@@ -304,7 +290,7 @@ class GuardTasks:
         )
 
         def take(_: object, __: Account, prefix: str, now: int) -> JournalStore:
-            known = self._database.connection.known  # an old primary that came back is not where the journal was seen
+            known = self._database.connection.known  # so that an old primary that has come back is not used
             with explained(server), self._spare.using(known) as connection:
                 store = PostgresStore.take_over(connection, server, seen.id, seen.epoch, seen.beat, prefix, now, LEASE)
             if store is None:
@@ -324,13 +310,13 @@ class GuardTasks:
         async with open_journal(address, account, prefix, time.time, open_store=take, warns=False) as journal:
             taken = await see_to(journal, ws, time.time(), others=others, ended=ended)
         if journal.left:
-            # Before anything else looks at it: the journal is let go of by now.
+            # At once: the journal has been released by now, and the next look must not find it due.
             self._view.asked(seen.id, steady(), again=taken.again)
         else:
             self._ended = {key: at for key, at in self._ended.items() if key[0] != seen.id}
         return taken
 
-    def _tell(self, seen: Seen, taken: Taken) -> None:
+    def _report(self, seen: Seen, taken: Taken) -> None:
         left = len(taken.report.left)
         logger.warning(
             "the guard took over the journal %s: %d of %d orders are off the book%s",
@@ -368,13 +354,13 @@ async def guarding(
     observer: Observer | None,
     on_taken: OnTaken | None,
 ) -> AsyncGenerator[GuardTasks]:
-    """Run a guard beside a block."""
+    """Run a guard's tasks beside a block."""
     limiter = trio.CapacityLimiter(1)
     name = f"{os.uname().nodename if hasattr(os, 'uname') else 'guard'}:{os.getpid()}"
     database = await trio.to_thread.run_sync(GuardDatabase, server, name, limiter=limiter)
     pools = GuardPools(server, database)
     spare = SpareConnections(server)
-    tasks = GuardTasks(server, database, credentials, ssl_context, lookup, observer, on_taken, limiter, spare)
+    tasks = GuardTasks(server, database, spare, limiter, credentials, ssl_context, lookup, observer, on_taken)
     try:
         async with open_background() as nursery:
             try:

@@ -1,4 +1,4 @@
-"""``open_guard``, the guard's one door; what it needs of a database is imported when it is opened."""
+"""``open_guard``: everything that needs a database's driver is imported only when a guard is opened."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trio_cancel._guard.guard import GuardTasks
 
 OFTEN = 0.05
-"""Seconds between two looks at whether all has been seen to."""
+"""Seconds between two looks at whether everything has been dealt with."""
 
 
 class Guard:
@@ -35,25 +35,24 @@ class Guard:
 
     @property
     def unserved(self) -> tuple[str, ...]:
-        """The names of journals that were seen in use and that nobody cancels for here.
+        """The names of journals that are in use and that this guard cannot cancel for.
 
-        Their account is none of those whose credentials were given, or its venue cannot be reached now. Each was
-        logged at ERROR.
+        No credentials were given for their account, or its venue cannot be reached now. Each was logged at ERROR.
         """
         return tuple(dict.fromkeys((*self._tasks.unserved, *self._tasks.without_venue())))
 
     async def wait_until_seen_to(self) -> None:
-        """Return once each journal that can be served was seen to live, or was taken over and seen to once.
+        """Return once each journal that can be served was found alive, or was taken over and dealt with once.
 
-        That takes a lease.
+        This takes about as long as the longest lease.
 
         Raises:
             JournalError: the database has not answered for 10 s.
 
-        Cancelled, or an error: the guard goes on.
+        If it is cancelled or raises, the guard goes on.
         """
         await trio.lowlevel.checkpoint()
-        while not self._tasks.has_seen_all():  # many things bring it about
+        while not self._tasks.has_seen_all():  # polled, because many events can lead to it
             self._tasks.check_sight()
             await trio.sleep(OFTEN)
 
@@ -69,39 +68,40 @@ def open_guard(
 ) -> AbstractAsyncContextManager[Guard]:
     """Watch the journals in a database, and cancel what dead sessions held; an async context manager.
 
-    A session whose journal is in the database says that it lives three times in its lease. If it has not for a whole
-    lease, on this machine's clock and while the database could be seen, the guard takes its journal over and cancels
-    every order that it held, as ``ws.resume()`` would. A time in which the database cannot be seen costs no session its
-    journal. Several guards may watch a database: one of them takes each journal, and if it dies another goes on.
+    A session whose journal is in the database gives a sign of life three times per lease. If there was none for a whole
+    lease, by this machine's clock, the guard takes the journal over and cancels every order that the session held, as
+    ``ws.resume()`` would. Time during which the guard cannot see the database does not count. Several guards may watch
+    a database: one of them takes over each journal, and if that guard dies, another goes on.
 
-    An order that the venue does not know is asked for again, 1 s later, then after pauses twice as long each, at most
-    300 s, until its session has said that it ended or an hour is over: a process that was stopped may still place it.
-    An external id that another journal of the account has by now is left alone, and its order is reported as not sent.
+    A process that was stopped may still place an order that it holds. So an order that the venue does not know is tried
+    again after 1 s, then after pauses that double up to 300 s, until its session has said that it ended, or for an
+    hour. An external id that another journal of the account has taken meanwhile is left alone, and its order is
+    reported as not sent.
 
-    Where the sessions of an account share a rate (``Pacer(…, shared=True)``), the guard keeps to it with them, and its
-    cancels go first.
+    If the sessions of an account share a rate (``Pacer(…, shared=True)``), the guard shares it too, and its cancels go
+    first.
 
     Args:
         address: ``postgresql://…/database``, without a journal's name.
-        credentials: of the accounts to cancel for. Journals of others are logged at ERROR.
+        credentials: of the accounts to cancel for. Journals of other accounts are logged at ERROR.
         ssl_context: for the venue; the system's trusted certificates if None.
         lookup: a ``trio_cancel.lookup.RestLookup``: looks up what would be unknown or not found, with the credentials
             of each account. The accounts' tokens go to its ``base_url``, so all of them must be that venue's.
         observer: see :class:`Observer`.
-        on_taken: called after each take-over with the journal's name and an outcome for each order that was left; also
-            after each time that something was asked for again. It must be quick and must not block.
+        on_taken: called after each take-over, and each time that a journal was tried again, with the journal's name
+            and an outcome for each order that was left. It must be quick and must not block.
 
     Returns:
-        An async context manager that yields a :class:`Guard`. An exception raised in its block comes out as it is.
+        An async context manager that yields a :class:`Guard`. An exception raised in its block propagates unchanged.
 
     Raises:
         ConfigurationError: at once, if the address is not that of a database, there are no credentials, or the lookup
             has credentials of its own.
         JournalError: on entering, if the database cannot be used.
 
-    Cancelled: while the block lasts, or on leaving it: no further order is written, what was settled is recorded, and
-    journals that are being seen to are let go of, so that another guard may take them at once. Leaving takes a few
-    seconds at most.
+    When the block is left or cancelled, no further order is written, outcomes so far are recorded, and journals that
+    are being dealt with are released, so that another guard may take them over at once. Leaving takes a few seconds at
+    most.
     """
     server = server_of(address) if isinstance(address, str) else None
     if server is None or server.name:

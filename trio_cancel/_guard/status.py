@@ -1,7 +1,7 @@
-"""How the journals in a database stand, and who watches them: one look, which changes nothing. It blocks.
+"""The state of the journals in a database, and who watches them: one look, which changes nothing. It blocks.
 
-How long a session or a guard has been silent is told by the database's own clock, which wrote its last sign of life:
-after a fail-over to a server with another clock it may be wrong until the next one. No take-over is decided by it.
+How long a session or a guard has been silent is measured by the database's own clock, which also timed its last sign of
+life. After a fail-over to a server with another clock it may be wrong until the next sign. No take-over depends on it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class JournalStatus:
     Attributes:
         name: its name.
         url: the venue of its account.
-        state: ``live``, while its session says that it lives; ``expired``, if it has not for a whole lease; ``taken``,
-            while a guard sees to it; ``left``, if it was let go of with something left; ``free``, if nothing is.
+        state: ``live``: its session gives signs of life; ``expired``: there was none for a whole lease; ``taken``: a
+            guard is dealing with it; ``left``: it was released with something left; ``free``: nothing is left.
         lease: seconds.
         silent: seconds since its last sign of life.
         orders: how many orders are held, or not settled.
-        watched: whether a living guard has its account's credentials and a way to the venue.
-        guard: the number of the guard that sees to it; None if none does.
+        watched: whether a living guard has its account's credentials and can reach its venue.
+        guard: the number of the guard that deals with it; None if none does.
     """
 
     name: str
@@ -65,11 +65,11 @@ class GuardStatus:
     """A guard that has not ended.
 
     Attributes:
-        number: its own in this database.
+        number: identifies it in this database.
         name: its machine and process.
-        lives: whether it has said so within the last 5 s.
+        lives: whether it gave a sign of life within the last 5 s.
         silent: seconds since its last sign of life.
-        accounts: for how many accounts it has credentials and a way to the venue.
+        accounts: for how many accounts it has credentials and can reach the venue.
     """
 
     number: int
@@ -85,7 +85,7 @@ class Overview:
 
     Attributes:
         journals: by name.
-        guards: in the order in which they began.
+        guards: in the order in which they started.
     """
 
     journals: tuple[JournalStatus, ...]
@@ -93,7 +93,7 @@ class Overview:
 
 
 def read_overview(server: Server) -> Overview:
-    """Look at a database once, also at one that only can be read.
+    """Look at a database once; a read-only server will do.
 
     Raises:
         JournalError: it cannot be used.

@@ -1,13 +1,13 @@
-"""One take-over: a dead session's journal becomes the guard's for a moment, and what was held in it is canceled.
+"""One take-over: the guard takes a dead session's journal for a moment, and cancels what was held in it.
 
-The guard has the journal as an ordinary session of its own, with an epoch and a lease: if it dies meanwhile, the next
-guard takes the journal over from it. It cancels through a WebSocket that all take-overs of an account share, records
-what each cancel came to, and lets go of the journal: free if nothing is left in it, else to be asked for again.
+While it has the journal, the guard is an ordinary session with an epoch and a lease: if it dies, the next guard takes
+the journal over from it. It cancels through a WebSocket that all take-overs of an account share, records each outcome,
+and releases the journal. If something is left, it tries again later.
 
-What is not found is not counted as gone as long as the old session may still place it: a process that was stopped
-between holding an order and placing it does so when it wakes. Only once that session has said that it has ended, and
-the creates that were under way have had their time (``settle``), the hold ends. After an hour external ids are too old
-to be asked for; they stay left.
+An order that is not found stays held as long as the old session may still place it: a process that was stopped between
+holding an order and placing it goes on when it wakes. The hold ends once that session has said that it ended, and
+creates that were on their way have had time to arrive (``Timings.settle``). External ids older than an hour are not
+tried again; they stay left.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from trio_cancel._values.outcomes import NotFound, NotSent, Outcome
 from trio_cancel._values.report import CancelReport
 
 BY_ID = RetryPolicy(reply_timeout=5.0, give_up_after=10.0)
-"""How long an order is tried by the venue's id; after that its journal is let go of, and asked for again later."""
+"""How long an order is tried by the venue's id. After that its journal is released, and tried again later."""
 BY_NAME = RetryPolicy(reply_timeout=5.0, give_up_after=10.0, retry=False)
-"""By external id there is one attempt, because before each it is asked whose the name is now."""
+"""By external id there is one attempt, because the owner of the name must be checked before each."""
 NAMES_TOGETHER = 20
-"""External ids that are canceled at a time."""
+"""How many external ids are canceled together."""
 FRESH = 0.5
-"""Seconds for which an answer about whose a name is counts."""
+"""Seconds for which a check of the names' owners is valid."""
 
 
 @attrs.frozen
 class Taken:
-    """What a take-over came to.
+    """The result of a take-over.
 
     Attributes:
         report: an outcome for each order that was left.
-        again: whether some of it is to be asked for again.
+        again: whether some of the orders must be tried again.
     """
 
     report: CancelReport
@@ -75,11 +75,11 @@ async def see_to(
         journal: open, and the guard's.
         ws: a session of its account.
         now: Unix seconds.
-        others: returns which external ids another journal has now.
-        ended: returns the sessions that have ended for so long that nothing of theirs is on its way.
+        others: returns those of some external ids that another journal has now.
+        ended: returns the sessions that ended so long ago that none of their creates is still on its way.
 
     Raises:
-        StoreFailed: it could not be found out whose an external id is. What was canceled until then is recorded.
+        StoreFailed: the owners of the external ids could not be checked. What was canceled until then is recorded.
     """
     plan = plan_resume(journal.left.orders, now)
     resumption = Resumption(plan, journal.release_left, lambda: ws.clock)
@@ -106,18 +106,15 @@ async def see_to(
             names = iter([request for request in resumption.planned if request.id is None])
             while some := list(islice(names, NAMES_TOGETHER)):
                 asked_at, theirs = await _asked(others, some)
-                while steady() - asked_at > FRESH:  # this process stood still: perhaps it is another's by now
+                while steady() - asked_at > FRESH:  # this process stood still: a name may have a new owner
                     asked_at, theirs = await _asked(others, some)
                 skipped |= theirs
                 await cancel([request for request in some if request not in theirs], BY_NAME)
             if resumption.again:
                 gone = await ended()
+                planned = resumption.planned
                 resumption.give_up(
-                    [
-                        request
-                        for request in resumption.again
-                        if all(hold.session in gone for hold in resumption.planned[request].holds)
-                    ]
+                    [one for one in resumption.again if all(hold.session in gone for hold in planned[one].holds)]
                 )
             nursery.cancel_scope.cancel()
     outcomes |= {outcome.request: outcome for outcome in resumption.unsure()}
@@ -126,18 +123,18 @@ async def see_to(
             outcomes[request] = NotSent(request, cause=NotWritten("another journal has this name now; it is not ours"))
         elif request not in outcomes:
             outcomes[request] = NotSent(request, cause=NotWritten("another session has the journal now"))
-    told = [msgspec.structs.replace(outcomes[p.request], request=p.name) for p in resumption.planned.values()]
+    named = [msgspec.structs.replace(outcomes[p.request], request=p.name) for p in resumption.planned.values()]
     remedy = "ws.resume(old_external_ids=True)"
     old = [NotSent(order.request, cause=why_old(order.known_at, now, remedy)) for order in plan.old]
-    settled = {planned.name for request, planned in resumption.planned.items() if request not in skipped}
-    again = any(order.request in settled for order in journal.left.orders)
-    return Taken(CancelReport((*told, *old), journal_failed=journal.failed), again)
+    tried = {planned.name for request, planned in resumption.planned.items() if request not in skipped}
+    again = any(order.request in tried for order in journal.left.orders)
+    return Taken(CancelReport((*named, *old), journal_failed=journal.failed), again)
 
 
 async def _asked(
     others: Callable[[list[str]], Awaitable[set[str]]], some: list[CancelRequest]
 ) -> tuple[float, set[CancelRequest]]:
-    """Ask whose some names are; return when that was asked, and those that are another's."""
+    """Check who owns these external ids; return when that was asked, and those that another journal has."""
     asked_at = steady()
     theirs = await others([request.key for request in some])
     return asked_at, {request for request in some if request.key in theirs}

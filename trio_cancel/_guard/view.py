@@ -1,22 +1,22 @@
-"""What a guard knows of the journals in a database, and which of them it may take over (pure; told the time).
+"""What a guard knows of the journals in a database, and which of them it may take over (sans-I/O).
 
 The guard looks at all journals again and again. A journal is *due*, that is, it may be taken over, as this table says:
 
-========  ==================================================================  ==========================================
-state     due                                                                 what starts the wait anew
-========  ==================================================================  ==========================================
-``free``  never                                                               (nothing)
-``live``  once the same epoch and the same beat were seen for a whole lease   another epoch or beat; a blind gap
-``left``  at once; after an ask of ours, when its pause is over               a session that lived in between
-========  ==================================================================  ==========================================
+========  =================================================================  ==========================================
+state     due                                                                what restarts the wait
+========  =================================================================  ==========================================
+``free``  never                                                              (nothing)
+``live``  once the same epoch and the same beat were seen for a whole lease  another epoch or beat; a blind gap
+``left``  at once; if this guard has tried it, when its pause is over        a session that lived in between
+========  =================================================================  ==========================================
 
 A blind gap is a time in which the guard could not look, or did not look often enough: perhaps nobody could reach the
-database then, and the sessions could not say that they live. So a failed look, or two looks that are more than
-``GAP`` of the journal's lease apart, start all waits anew, and a database that is away costs no session its journal.
+database then, so that no session could give a sign of life. So all waits restart after a failed look, and after two
+looks that are more than ``GAP`` of the journal's lease apart: an outage of the database costs no session its journal.
 
 All times are seconds of one clock that goes on while the machine is suspended (``_journal.lease.steady``). What a look
-has brought was so at some time between its begin and its end; a wait counts from the end of the first look that saw a
-beat to the begin of the last one, so that it is never too short.
+returns was true at some time between its start and its end. A wait counts from the end of the first look that saw a
+beat to the start of the last one, so that it is never too short.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from collections.abc import Callable, Iterable
 import attrs
 
 GAP = 0.25
-"""The part of a journal's lease for which a guard may be blind. A session beats each third of a lease, and is heard of
-within the lease also if such a gap comes between."""
+"""The part of a journal's lease for which a guard may be blind. A session beats three times per lease, so that it is
+heard within its lease in spite of such a gap."""
 FIRST_PAUSE = 1.0
-"""Seconds after which an order that was not found is asked for again; each pause is twice as long as the one before."""
+"""Seconds until a journal with something left is tried again; each pause is twice as long as the one before."""
 LONGEST_PAUSE = 300.0
 """Seconds."""
 LIVED = 2.0
-"""Seconds for which an epoch has to be seen live for its journal to be new to the guard: an ask takes less."""
+"""Seconds for which an epoch must be seen alive before its journal is tried without a pause again; a take-over is
+shorter."""
 
 
 @attrs.frozen
@@ -46,7 +47,7 @@ class Seen:
         name: its name there.
         account: the number of its account.
         epoch: of the session that has it, or had it last.
-        beat: counts the signs of life.
+        beat: counts the session's signs of life.
         lease: seconds.
         state: ``free``, ``live`` or ``left``.
     """
@@ -66,7 +67,7 @@ class _Watched:
     since: float  # the end of the first look that saw this epoch and beat, without a blind gap after it
     epoch_since: float  # the same, of this epoch
     looked: float  # the begin of the last look
-    settled: bool = False  # it was seen to beat
+    heard: bool = False  # a beat was seen
 
 
 @attrs.frozen
@@ -84,11 +85,11 @@ class View:
         self._last: float | None = None  # the end of the last look
 
     def blind(self) -> None:
-        """Note that a look has failed: all waits start anew."""
+        """Note that a look has failed: all waits restart."""
         self._last = None
 
     def saw(self, rows: Iterable[Seen], began: float, ended: float) -> None:
-        """Note what a look has brought.
+        """Note what a look has returned.
 
         Args:
             rows: all journals that are not free.
@@ -105,9 +106,9 @@ class View:
                 continue
             same = before.seen.beat == row.beat and before.seen.state == row.state
             since = before.since if same and gap <= GAP * row.lease else ended
-            beats = before.settled or before.seen.beat != row.beat
-            watched[row.id] = _Watched(row, since, before.epoch_since, began, beats)
-            if row.state == "live" and beats and ended - before.epoch_since >= LIVED:
+            heard = before.heard or before.seen.beat != row.beat
+            watched[row.id] = _Watched(row, since, before.epoch_since, began, heard)
+            if row.state == "live" and heard and ended - before.epoch_since >= LIVED:
                 self._pauses.pop(row.id, None)
         for journal in self._pauses.keys() - watched.keys():
             del self._pauses[journal]
@@ -126,29 +127,25 @@ class View:
         return watched.seen.state == "left" and (pause is None or watched.looked >= pause.until)
 
     def asked(self, journal: int, now: float, *, again: bool) -> None:
-        """Note that a journal was taken over and seen to, and that something is left in it.
+        """Note that a journal was taken over and dealt with, and that something is left in it.
 
         Args:
             journal: its number.
             now: when that ended.
-            again: whether it is to be asked for again; else only after another session has had it.
+            again: whether it must be tried again; if not, that happens only after another session has had it.
         """
         before = self._pauses.get(journal)
         seconds = FIRST_PAUSE if before is None else min(LONGEST_PAUSE, 2 * before.seconds)
         self._pauses[journal] = _Pause(now + seconds if again else math.inf, seconds)
 
     def is_decided(self, counts: Callable[[Seen], bool]) -> bool:
-        """Return True if every live journal was seen to beat, and none is due: whoever looks once has seen it all.
-
-        Args:
-            counts: returns True for the journals that are meant.
-        """
+        """Return True if no journal for which ``counts`` returns True is due, and each live one was seen to beat."""
         return self._last is not None and not any(
-            (self._is_due(watched) or (watched.seen.state == "live" and not watched.settled)) and counts(watched.seen)
+            (self._is_due(watched) or (watched.seen.state == "live" and not watched.heard)) and counts(watched.seen)
             for watched in self._watched.values()
         )
 
     @property
     def journals(self) -> tuple[Seen, ...]:
-        """What the last look has brought."""
+        """What the last look has returned."""
         return tuple(watched.seen for watched in self._watched.values())
