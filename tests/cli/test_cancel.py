@@ -549,7 +549,7 @@ async def test_an_interrupt_drains_and_reports(shell: Shell, signum: int, expect
 
 
 async def test_a_second_interrupt_ends_the_wait(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_run, "DRAIN", 60.0)
+    monkeypatch.setattr(_run, "ANSWER_GRACE", 60.0)
     orders = [shell.sandbox.book.create().id for _ in range(5)]
     shell.sandbox.script(lambda request: Fault.SILENT_AFTER)
     async with trio.open_nursery() as nursery:

@@ -52,8 +52,8 @@ def make_run(sandbox: Sandbox, requests: dict[CancelRequest, int], room: Callabl
 
 
 def told(made: Run) -> Told:
-    assert isinstance(made.tell, Told)
-    return made.tell
+    assert isinstance(made.report, Told)
+    return made.report
 
 
 async def test_outcomes_that_came_and_were_not_taken_are_told(trading_sandbox: Sandbox) -> None:
@@ -82,11 +82,11 @@ async def test_a_run_tells_each_order_once_and_for_each_place(trading_sandbox: S
     assert told(made).kinds == ["canceled"] * 6
     assert len(made.watch.latencies) == 3
     assert made.halt.why is None
-    made._settle(told(made).outcomes[0])
+    made._take(told(made).outcomes[0])
     assert len(told(made).outcomes) == 6
 
 
-async def test_answers_that_come_while_draining_count(trading_sandbox: Sandbox) -> None:
+async def test_answers_that_come_during_the_grace_count(trading_sandbox: Sandbox) -> None:
     requests = {CancelRequest(trading_sandbox.book.create().id): 1 for _ in range(5)}
     trading_sandbox.faults = Faults(delay=(0.1, 0.3))
     trading_sandbox.script(lambda request: Fault.DELAYED)
@@ -121,11 +121,11 @@ async def test_a_closed_terminal_that_signals_twice_asks_once(
     halt.signal(signum)
     halt.signal(signal.SIGHUP)
     assert halt.scope.cancel_called
-    assert not halt.drain.cancel_called
+    assert not halt.answer_grace.cancel_called
     assert halt.status(Status.OK) == 128 + signum
     now = 6.0
     halt.signal(signal.SIGHUP)
-    assert halt.drain.cancel_called
+    assert halt.answer_grace.cancel_called
 
 
 async def test_after_a_signal_the_output_is_waited_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,12 +57,12 @@ async def test_without_a_terminal_a_line_is_told_every_10_s(
     autojump_clock: trio.testing.MockClock, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = Output(1_000_000, as_json=True)
-    output.tell(NotSent(CancelRequest("x"), cause=REFUSED), 1)
+    output.report(NotSent(CancelRequest("x"), cause=REFUSED), 1)
     waiting = Waiting(trio.current_time())
     waiting.opened(trio.current_time())
     waiting.lost(REFUSED, trio.current_time())
     with trio.move_on_after(25):
-        await output._tell_progress(waiting)
+        await output._report_progress(waiting)
     assert capfd.readouterr().err.splitlines() == [
         f"trio-cancel: 1 of 1,000,000 orders done; reconnecting for {seconds} s: {str(REFUSED).rstrip('.')}"
         for seconds in (10, 20)

@@ -140,7 +140,7 @@ async def cancel(
     lookup = asked_lookup(look_up, rest_url, venue.endpoint, proxy)
     venue = attrs.evolve(venue.with_journal(journal), lookup=lookup, look_up_closed=look_up)
     output = Output(len(found.requests), as_json=json, given=found.given)
-    run = Run(venue.open, found.requests, output.tell, output.room, Halt(deadline), rate)
+    run = Run(venue.open, found.requests, output.report, output.room, Halt(deadline), rate)
     await output.cancel(run)
     return output.summarize(run, skipped=found.bad_lines, left_out=len(found.skipped))
 
@@ -153,7 +153,7 @@ def _quiet(seconds: float | None) -> float:
     return seconds
 
 
-def _tell_first(entries: Sequence[tuple[str, str]], count: int | None = None) -> None:
+def _say_first(entries: Sequence[tuple[str, str]], count: int | None = None) -> None:
     count = len(entries) if count is None else count
     for where, what in entries[:NAMED_MOST]:
         say(f"{where}: {what}")
@@ -180,9 +180,9 @@ def _name_empty(found: GivenOrders, name: str | None) -> None:
 
 
 def _name_bad(found: GivenOrders, skip_bad: bool) -> None:
-    _tell_first(found.bad)
-    _tell_first([(where, f"{why}; skipped") for where, why in found.skipped[: NAMED_MOST + 1]], len(found.skipped))
-    _tell_first(found.notes)
+    _say_first(found.bad)
+    _say_first([(where, f"{why}; skipped") for where, why in found.skipped[: NAMED_MOST + 1]], len(found.skipped))
+    _say_first(found.notes)
     if found.bad and not skip_bad:
         many = found.bad_lines != 1
         raise CommandError(

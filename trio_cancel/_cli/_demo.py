@@ -49,7 +49,7 @@ async def demo(*, orders: Annotated[int, WHOLE, Parameter(help="The number of or
     console = console_on(sys.stdout)
     meter = Meter(orders, console_on(cast("TextIO", StderrFile()), force_terminal=True)) if has_bar() else None
 
-    def tell(outcome: Outcome, places: int) -> None:
+    def report(outcome: Outcome, places: int) -> None:
         tally.add(outcome, places)
         if meter is not None:
             meter.advance(places)
@@ -64,17 +64,13 @@ async def demo(*, orders: Annotated[int, WHOLE, Parameter(help="The number of or
             console, wrapped(f"{orders} open orders at a sandbox exchange in this process, over TLS", console.width), ""
         )
         venue = Venue(parse_endpoint(exchange.url), exchange.credentials, exchange.ssl_context)
-        run = Run(venue.open, requests, tell, _nothing, Halt())
+        run = Run(venue.open, requests, report, _nothing, Halt())
         started = time.perf_counter()
         async with hear_signals(run.halt) as nursery:
             if meter is not None:
                 meter.waiting = run.watch.waiting
                 nursery.start_soon(meter.run)
-            try:
-                await run.run()
-            finally:
-                if meter is not None:
-                    meter.close()
+            await run.run()
         took = time.perf_counter() - started
         _show_result(console, exchange, tally, run, took)
     return run.halt.status(tally.status())

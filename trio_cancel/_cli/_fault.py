@@ -64,7 +64,7 @@ async def fault(
                 await venue.fault_on(order, *asked.once)
             elif asked.once:
                 await venue.fault_on_next(*asked.once)
-            text = told(asked, order, clear=clear) if clear or names else listed(await venue.faults())
+            text = changes(asked, order, clear=clear) if clear or names else listed(await venue.faults())
     except SandboxControlError as error:
         raise CommandError(str(error)) from error
     write_stdout(text)
@@ -100,7 +100,7 @@ def parse_faults(names: Iterable[str]) -> Asked:
     return Asked(once, chances)
 
 
-def told(asked: Asked, order: str | None, *, clear: bool) -> str:
+def changes(asked: Asked, order: str | None, *, clear: bool) -> str:
     """Return what was done, one line each."""
     lines = ["all faults are cleared"] if clear else []
     lines += [

@@ -68,19 +68,19 @@ async def guard(
     if status:
         if once or credentials is not None:
             raise UsageError("--status only looks; leave out --once and --credentials.")
-        return await _tell_status(database, as_json=as_json)
+        return await _show_status(database, as_json=as_json)
     if credentials is None:
         raise UsageError("--credentials DIR is missing: a folder with a file for each account.")
     stdout = Stdout()
     everything_off = True
     named: set[str] = set()
 
-    def tell(journal: str, report: CancelReport) -> None:
+    def report(journal: str, taken: CancelReport) -> None:
         nonlocal everything_off
-        everything_off = everything_off and not report.left
-        for outcome in report.outcomes:
+        everything_off = everything_off and not taken.left
+        for outcome in taken.outcomes:
             stdout.put(json_line(outcome) if as_json else encoded(sys.stdout, f"{text_line(outcome)}\n"))
-        say(f"{clean(journal)}: {len(report.outcomes)} orders, {len(report.left)} left")
+        say(f"{clean(journal)}: {len(taken.outcomes)} orders, {len(taken.left)} left")
 
     def name(journals: tuple[str, ...]) -> None:
         for journal in journals:
@@ -95,7 +95,7 @@ async def guard(
         try:
             async with (
                 cancel_on_signals(),
-                open_guard(database, accounts, ssl_context=trust(ca_file), lookup=lookup, on_taken=tell) as watching,
+                open_guard(database, accounts, ssl_context=trust(ca_file), lookup=lookup, on_taken=report) as watching,
             ):
                 if once:
                     await watching.wait_until_seen_to()
@@ -120,7 +120,7 @@ async def guard(
     return result
 
 
-async def _tell_status(database: str, *, as_json: bool) -> Status:
+async def _show_status(database: str, *, as_json: bool) -> Status:
     overview = await trio.to_thread.run_sync(_guard_status.look, database, abandon_on_cancel=True)
     if as_json:
         write_stdout(_guard_status.as_json(overview).decode())

@@ -12,7 +12,7 @@ from trio_cancel._cli._failure import say
 Level = Literal["debug", "info", "warning", "error"]
 
 
-class Told(logging.Handler):
+class _StderrHandler(logging.Handler):
     """Writes each record to stderr, which may be closed, full or slow without harm."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -21,7 +21,7 @@ class Told(logging.Handler):
 
 def is_logging() -> bool:
     """Return True if log lines go to stderr; a progress bar between them would be in the way."""
-    return any(isinstance(handler, Told) for handler in logging.getLogger().handlers)
+    return any(isinstance(handler, _StderrHandler) for handler in logging.getLogger().handlers)
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def logged(level: Level) -> Generator[None]:
     """Log what happens in the block, from this level on."""
     root = logging.getLogger()
     library = logging.getLogger("trio_cancel")
-    handler = Told()
+    handler = _StderrHandler()
     before = library.level
     root.addHandler(handler)
     library.setLevel(level.upper())

@@ -78,13 +78,12 @@ async def cancel_open(
         halt = Halt(deadline)
         sweep = Sweep(meant, quiet, trio.current_time())
         agreed = False
-        async with hear_signals(halt) as nursery:
+        async with hear_signals(halt):
             with halt.scope:
                 await _list_once(venue, sweep)
                 agreed = dry_run or await _confirm(sweep, meant, quiet)
-            nursery.cancel_scope.cancel()
         if not agreed:
-            say(f"{'nothing was canceled' if halt.why is None else f'{halt.why}; nothing was canceled'}")
+            say("nothing was canceled" if halt.why is None else f"{halt.why}; nothing was canceled")
             return halt.status(Status.LEFT)
         if dry_run:
             return _show_list(sweep, as_json=as_json)
@@ -92,7 +91,7 @@ async def cancel_open(
     run = _OpenRun(
         venue.open,
         {},
-        output.tell,
+        output.report,
         output.room,
         Halt(deadline),
         venue.rate,
@@ -177,7 +176,7 @@ class _OpenRun(Run):
     quiet: float = attrs.field(kw_only=True)
     expect: Callable[[int], None] = attrs.field(kw_only=True)
     _sweep: Sweep | None = attrs.field(default=None, init=False)
-    _told: set[CancelRequest] = attrs.field(factory=set, init=False)
+    _reported: set[CancelRequest] = attrs.field(factory=set, init=False)
     _ending: bool = attrs.field(default=False, init=False)
 
     async def _cancel_all(self, ws: TradingWS) -> None:
@@ -192,22 +191,22 @@ class _OpenRun(Run):
             self._ending = True
             self.expect(len(sweep.orders))
             for request, outcome in sweep.outcomes():
-                if request not in self._told:
+                if request not in self._reported:
                     self._left[request] = 1
                     if outcome is not None:
-                        self._told.add(request)
-                        super()._settle(outcome)
+                        self._reported.add(request)
+                        super()._take(outcome)
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _take(self, outcome: Outcome) -> None:
         sweep = self._sweep
         assert sweep is not None
         self.expect(len(sweep.orders))
         outcome = sweep.settled(outcome, trio.current_time())
-        if outcome.request in self._told or not (outcome.off_book or self._ending):
+        if outcome.request in self._reported or not (outcome.off_book or self._ending):
             return
-        self._told.add(outcome.request)
+        self._reported.add(outcome.request)
         self._left[outcome.request] = 1
-        super()._settle(outcome)
+        super()._take(outcome)
 
     def conclude(self, status: int) -> int:
         """Report the result of the lists; return the exit status."""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from trio_cancel._cli._screen import Meter
 
 UNAUTHORIZED = 401
-TOLD_EVERY = 10.0
+REPORT_EVERY = 10.0
 """Seconds between two lines about the progress, if no bar shows it."""
 
 
@@ -70,7 +70,7 @@ class Output:
             if has_bar():
                 self._meter = Meter(total, self._console)
 
-    def tell(self, outcome: Outcome, places: int) -> None:
+    def report(self, outcome: Outcome, places: int) -> None:
         """Report an outcome of an order that was requested in some places. Never blocks, never raises."""
         self.tally.add(outcome, places)
         meter = self._meter
@@ -111,7 +111,7 @@ class Output:
                 self._meter.waiting = run.watch.waiting
                 nursery.start_soon(self._show, self._meter)
             else:
-                nursery.start_soon(self._tell_progress, run.watch.waiting)
+                nursery.start_soon(self._report_progress, run.watch.waiting)
             try:
                 await run.run()
             finally:
@@ -119,12 +119,11 @@ class Output:
                     self._meter.close()
             self._stdout.close()
             await run.halt.wait_printed(self._stdout.ended)
-            nursery.cancel_scope.cancel()
 
-    async def _tell_progress(self, waiting: Waiting) -> None:
-        """Report every ``TOLD_EVERY`` seconds how far the run is and what it is waiting for."""
+    async def _report_progress(self, waiting: Waiting) -> None:
+        """Report every ``REPORT_EVERY`` seconds how far the run is and what it is waiting for."""
         while True:
-            await trio.sleep(TOLD_EVERY)
+            await trio.sleep(REPORT_EVERY)
             done, wait = self.tally.total, waiting.text(trio.current_time())
             if done < self._total:
                 say(f"{done:,} of {self._total:,} order{'s' * (self._total != 1)} done{f'; {wait}' if wait else ''}")

@@ -101,13 +101,13 @@ async def resume(
     output = Output(len(plan.cancels) + len(plan.old), as_json=json)
     for order in plan.old:
         why = why_old(order.known_at, now, "--old-external-ids")
-        output.tell(NotSent(order.request, cause=why), 1)
+        output.report(NotSent(order.request, cause=why), 1)
     requests = {planned.request: planned for planned in plan.cancels}
 
-    def tell(outcome: Outcome, places: int) -> None:
-        output.tell(msgspec.structs.replace(outcome, request=requests[outcome.request].name), places)
+    def report(outcome: Outcome, places: int) -> None:
+        output.report(msgspec.structs.replace(outcome, request=requests[outcome.request].name), places)
 
-    run = _Resume(open_session, dict.fromkeys(requests, 1), tell, output.room, Halt(), rate, plan=plan)
+    run = _Resume(open_session, dict.fromkeys(requests, 1), report, output.room, Halt(), rate, plan=plan)
     await output.cancel(run)
     if failed:
         say("the journal could not record all of it; once it can be written, run this again")
@@ -140,9 +140,9 @@ class _Resume(Run):
         finally:
             self.requests = everything
             for outcome in resumption.unsure():
-                super()._settle(outcome)
+                super()._take(outcome)
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _take(self, outcome: Outcome) -> None:
         read = outcome if self._resumption is None else self._resumption.read(outcome)
         if read is not None:
-            super()._settle(read)
+            super()._take(read)

@@ -1,9 +1,9 @@
 """A bulk cancel that a signal or a deadline can end, and that accounts for every order.
 
 The caller's task runs it; a task beside it listens for signals. The first SIGINT, SIGTERM or SIGHUP stops the intake:
-no further order is written, and requests in flight may still be answered for ``DRAIN`` seconds. The second ends that
-wait, too. A third ends the process, in case something hangs. A deadline does at once what the first two signals do.
-Then every order has its outcome: what was written and not answered is Unknown, and what was not written is NotSent.
+no further order is written, and requests in flight may still be answered for ``ANSWER_GRACE`` seconds. The second ends
+that wait, too. A third ends the process, in case something hangs. A deadline does at once what the first two signals
+do. Then every order has its outcome: what was written and not answered is Unknown, and what was not written is NotSent.
 
 It uses ``open_cancel_stream`` and not ``Batch`` for two reasons. The orders of ``cancel --open`` come from an iterable
 without a known end, which a batch does not take. And if nobody reads the output, a stream's intake is held back, so
@@ -36,12 +36,10 @@ from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import Observer
 from trio_cancel._values.outcomes import NotSent, Outcome, Unknown
 
-DRAIN = 2.0
+ANSWER_GRACE = 2.0
 """Seconds after a signal for which answers to requests in flight are still awaited."""
 OUTPUT_GRACE = 2.0
 """Seconds after a signal for which the reader may still take our output."""
-
-Tell = Callable[[Outcome, int], None]
 
 
 class Halt:
@@ -49,7 +47,7 @@ class Halt:
 
     Attributes:
         scope: the scope in which the run happens; its deadline is the run's.
-        drain: the wait for the last answers.
+        answer_grace: the wait for the last answers.
         signum: the signal that ended it, or None.
         over: True once the run has ended, one way or the other.
     """
@@ -58,7 +56,7 @@ class Halt:
         self.scope = trio.CancelScope()
         if deadline is not None:
             self.scope.deadline = trio.current_time() + deadline
-        self.drain = trio.CancelScope()
+        self.answer_grace = trio.CancelScope()
         self.signum: int | None = None
         self.over = False
         self._seconds = deadline
@@ -76,7 +74,7 @@ class Halt:
             self.signum = signum
             self.scope.cancel()
         elif self._signals == 2:
-            self.drain.cancel()
+            self.answer_grace.cancel()
         else:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
@@ -108,25 +106,23 @@ class Halt:
 
 @asynccontextmanager
 async def hear_signals(halt: Halt) -> AsyncGenerator[trio.Nursery]:
-    """Pass signals that ask for an end to ``halt`` during the block; yields a nursery for its tasks.
+    """Pass signals that ask for an end to ``halt`` during the block; yields a nursery whose tasks end with the block.
 
     A signal that is ignored stays ignored.
     """
 
     async def listen(*, task_status: trio.TaskStatus[None]) -> None:
-        with scope, trio.open_signal_receiver(*heard) as signals:
+        with trio.open_signal_receiver(*heard) as signals:
             task_status.started()
             async for signum in signals:
                 halt.signal(signum)
 
     heard = ending_signals()
-    scope = trio.CancelScope()
-    async with trio.open_nursery() as listening:
+    async with trio.open_nursery() as nursery:
         if heard:
-            await listening.start(listen)
-        async with trio.open_nursery() as nursery:
-            yield nursery
-        scope.cancel()
+            await nursery.start(listen)
+        yield nursery
+        nursery.cancel_scope.cancel()
 
 
 class Watch(Observer):
@@ -135,13 +131,14 @@ class Watch(Observer):
     Attributes:
         latencies: seconds from the write of a request to its answer.
         waiting: what the run is waiting for.
+        on_late: called with each outcome that comes after the stream's block has exited.
     """
 
     def __init__(self) -> None:
         self.latencies = array("d")
         self.waiting = Waiting(trio.current_time())
         self.wakeup = Wakeup()
-        self.settle: Callable[[Outcome], None] = lambda _: None
+        self.on_late: Callable[[Outcome], None] = lambda _: None
 
     def request_answered(
         self,
@@ -176,7 +173,7 @@ class Watch(Observer):
 
     def settled_late(self, outcome: Outcome) -> None:
         """Note the outcome."""
-        self.settle(outcome)
+        self.on_late(outcome)
         self.wakeup.ring()
 
 
@@ -187,7 +184,7 @@ class Run:
     Attributes:
         open: opens a session, given an observer.
         requests: the orders, each with the number of places in which it was requested.
-        tell: called with each outcome and its number of places.
+        report: called with each outcome and its number of places.
         room: awaited between two outcomes: holds the run back, not the session.
         halt: what may end it early.
         rate: the requests per second of --rate, if it was given.
@@ -197,7 +194,7 @@ class Run:
 
     open: Callable[[Observer], AbstractAsyncContextManager[TradingWS]]
     requests: Mapping[CancelRequest, int]
-    tell: Tell
+    report: Callable[[Outcome, int], None]
     room: Callable[[], Awaitable[None]]
     halt: Halt
     rate: float | None = None
@@ -210,7 +207,7 @@ class Run:
         self._left = dict(self.requests)
         if self.rate is not None:
             self.watch.waiting.paced(self.rate, "--rate")
-        self.watch.settle = self._settle
+        self.watch.on_late = self._take
         with self.halt.scope:
             try:
                 async with self.open(self.watch) as ws:
@@ -220,7 +217,7 @@ class Run:
         self.halt.over = True
         why = self.failure or NotWritten(f"{self.halt.why or 'the run ended'} before its turn")
         for request in list(self._left):
-            self._settle(NotSent(request, cause=why))
+            self._take(NotSent(request, cause=why))
 
     async def _cancel_all(self, ws: TradingWS) -> None:
         await self._stream(ws, self.requests.keys())
@@ -230,31 +227,31 @@ class Run:
         try:
             async with ws.open_cancel_stream(requests) as stream:
                 async for outcome in stream:
-                    self._settle(outcome)
+                    self._take(outcome)
                     await self.room()
         finally:
             if stream is not None:
-                with trio.move_on_after(DRAIN, shield=True):
+                with trio.move_on_after(ANSWER_GRACE, shield=True):
                     # Leaving stopped the intake; earlier outcomes can still be read, which never blocks.
                     async for outcome in stream:
-                        self._settle(outcome)
+                        self._take(outcome)
                 if self.halt.signum is not None:
-                    await self._drain(stream)  # noqa: ASYNC102 - it shields and bounds itself
+                    await self._wait_for_answers(stream)  # noqa: ASYNC102 - it shields and bounds itself
 
-    async def _drain(self, stream: CancelStream) -> None:
+    async def _wait_for_answers(self, stream: CancelStream) -> None:
         """Give requests in flight a last chance to be answered."""
-        drain = self.halt.drain
-        drain.shield = True
-        drain.deadline = trio.current_time() + DRAIN
-        with drain:
+        grace = self.halt.answer_grace
+        grace.shield = True
+        grace.deadline = trio.current_time() + ANSWER_GRACE
+        with grace:
             while stream.unsettled:
                 await self.watch.wakeup.wait()
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _take(self, outcome: Outcome) -> None:
         places = self._left.pop(outcome.request, 0)
         if not places:
             return
         why = self.halt.why
         if why is not None and isinstance(outcome, Unknown) and isinstance(outcome.cause, SessionClosed):
             outcome = msgspec.structs.replace(outcome, cause=NoReply(f"{why} before the answer"))
-        self.tell(outcome, places)
+        self.report(outcome, places)

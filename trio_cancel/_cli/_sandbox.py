@@ -117,12 +117,11 @@ async def sandbox(
             nursery.cancel_scope.cancel()
         return status if relay.signum is None else SIGNALLED + relay.signum
     halt = Halt()
-    async with hear_signals(halt) as nursery:
+    async with hear_signals(halt):
         with halt.scope:
             async with _served(options, orders, asked, files) as served:
                 write_stdout(served.described())
                 await trio.sleep_forever()
-        nursery.cancel_scope.cancel()
     return Status.OK
 
 

@@ -56,7 +56,7 @@ async def show(
     halt = Halt()
     as_json = json or not is_terminal(sys.stdout)
     status = Status.OK
-    async with hear_signals(halt) as nursery:
+    async with hear_signals(halt):
         with halt.scope:
             async with lookup.opened(credentials=credentials, ssl_context=context) as look_up:
                 if not as_json:
@@ -68,7 +68,6 @@ async def show(
                     if failed is not None:
                         status = Status.LEFT
                     write_stdout(_json_line(request, state, failed) if as_json else _text_line(request, state, failed))
-        nursery.cancel_scope.cancel()
     return halt.status(status)
 
 

@@ -93,7 +93,7 @@ def check_files(named: Mapping[str, str | None]) -> dict[str, Path]:
                 raise CommandError(
                     f"{option} {name} exists already and was not written by trio-cancel sandbox: name another file."
                 )
-            with _told(option, path):
+            with _writing(option, path):
                 path.unlink(missing_ok=True)
         found[option] = path
     return found
@@ -106,7 +106,7 @@ def written(option: str, path: Path, text: str) -> Generator[None]:
     Raises:
         CommandError: it cannot be written.
     """
-    with _told(option, path):
+    with _writing(option, path):
         descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # only its owner can read it
         try:
             with open(descriptor, "w", encoding="utf-8") as file:
@@ -125,7 +125,7 @@ def written(option: str, path: Path, text: str) -> Generator[None]:
 
 
 @contextmanager
-def _told(option: str, path: Path) -> Generator[None]:
+def _writing(option: str, path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:

@@ -123,10 +123,10 @@ async def see_to(
             outcomes[request] = NotSent(request, cause=NotWritten("another journal has this name now; it is not ours"))
         elif request not in outcomes:
             outcomes[request] = NotSent(request, cause=NotWritten("another session has the journal now"))
-    named = [msgspec.structs.replace(outcomes[p.request], request=p.name) for p in resumption.planned.values()]
+    named = [msgspec.structs.replace(outcomes[one.request], request=one.name) for one in resumption.planned.values()]
     remedy = "ws.resume(old_external_ids=True)"
     old = [NotSent(order.request, cause=why_old(order.known_at, now, remedy)) for order in plan.old]
-    tried = {planned.name for request, planned in resumption.planned.items() if request not in skipped}
+    tried = {one.name for request, one in resumption.planned.items() if request not in skipped}
     again = any(order.request in tried for order in journal.left.orders)
     return Taken(CancelReport((*named, *old), journal_failed=journal.failed), again)
 
