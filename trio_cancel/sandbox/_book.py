@@ -160,7 +160,7 @@ class Book:
         return len(self._orders)
 
     def __iter__(self) -> Iterator[Order]:
-        return iter([self._settled(order) for order in self._orders.values()])
+        return iter([self._present(order) for order in self._orders.values()])
 
     def create(
         self,
@@ -237,7 +237,7 @@ class Book:
         order = self._orders.get(canonical_id(found)) if found is not None else None
         if order is None:
             raise NoSuchOrder("Order not found.")
-        return self._settled(order)
+        return self._present(order)
 
     def fill(
         self,
@@ -301,7 +301,7 @@ class Book:
         ids = [id] if id is not None else self._named.get(external_id or "", [])
         for key in map(canonical_id, reversed(ids)):
             if key in self._orders:
-                self._settled(self._orders[key])
+                self._present(self._orders[key])
             for version in reversed(self._versions.get(key, ())):
                 if version.update_date <= at:
                     return version
@@ -330,7 +330,7 @@ class Book:
             raise ClosedOrder("Cannot cancel an already canceled or fully executed order.")
         return order
 
-    def _settled(self, order: Order) -> Order:
+    def _present(self, order: Order) -> Order:
         if order.status is BookStatus.PENDING_CREATION and self._now() >= order.effective_date:
             order = attrs.evolve(order, status=BookStatus.OPEN, update_date=order.effective_date)
             self._keep(order)

@@ -9,12 +9,16 @@ true. (Nobody can tell a venue that lies consistently from an honest one.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
+
+_F = TypeVar("_F", bound=StrEnum)
 
 
 class Point(StrEnum):
@@ -102,7 +106,8 @@ class Fault(StrEnum):
     @property
     def applies(self) -> bool:
         """Whether the request that it hits is still applied."""
-        return self.point is Point.REQUEST and self not in _BEFORE
+        before = self.endswith("_before") or self.startswith("refuse_") or self in (Fault.STOP_READING, Fault.ACTS_LATE)
+        return self.point is Point.REQUEST and not before
 
     @property
     def needs_result(self) -> bool:
@@ -111,23 +116,6 @@ class Fault(StrEnum):
 
 
 _AT_CLOSE = frozenset({Fault.CLOSE_IGNORED, Fault.CLOSE_WITHOUT_END, Fault.CLOSE_PINGED})
-_BEFORE = frozenset(
-    {
-        Fault.DROP_BEFORE,
-        Fault.CLOSE_BEFORE,
-        Fault.SILENT_BEFORE,
-        Fault.STALL_BEFORE,
-        Fault.STOP_READING,
-        Fault.ERROR_500_BEFORE,
-        Fault.ERROR_503_BEFORE,
-        Fault.ERROR_408_BEFORE,
-        Fault.REFUSE_429,
-        Fault.REFUSE_DAILY,
-        Fault.REFUSE_40011,
-        Fault.REFUSE_UNKNOWN_CODE,
-        Fault.ACTS_LATE,
-    }
-)
 _NEEDS_RESULT = frozenset(
     {
         Fault.CONTRADICTED,
@@ -191,8 +179,7 @@ class Faults:
     acts_late: tuple[float, float] = (0.5, 15.0)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = {field.name: getattr(self, field.name) for field in attrs.fields(Faults)}
-        return _faults, ({**fields, "chances": dict(self.chances)},)  # a read-only mapping cannot be pickled
+        return pickled(self)
 
     @classmethod
     def each(cls, chance: float, *, only: Iterable[Fault] = Fault, but: Iterable[Fault] = ()) -> Faults:
@@ -207,5 +194,18 @@ class Faults:
         return cls({fault: chance for fault in only if fault not in left_out})
 
 
-def _faults(fields: dict[str, Any]) -> Faults:
-    return Faults(**fields)
+def pickled(faults: Any) -> tuple[Any, ...]:
+    """Return how to make these faults again: their read-only mapping cannot be pickled."""
+    make: Callable[..., Any] = type(faults)
+    fields = {field.name: getattr(faults, field.name) for field in attrs.fields(type(faults))}
+    return partial(make, **fields | {"chances": dict(faults.chances)}), ()
+
+
+def draw(chances: Iterable[tuple[_F, float]], rng: random.Random) -> _F | None:
+    """Pick at most one of these faults, each with its probability."""
+    mark = rng.random()
+    for fault, chance in chances:
+        mark -= chance
+        if mark < 0:
+            return fault
+    return None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from trio_cancel.sandbox._faults import CustomReply, Fault, Faults, Point
+from trio_cancel.sandbox._faults import CustomReply, Fault, Faults, Point, draw
 from trio_cancel.sandbox._log import RequestRecord
 
 Script = Callable[[RequestRecord], Fault | CustomReply | None]
@@ -109,11 +109,5 @@ class FaultPlan:
 
     def _drawn(self, point: Point, *, succeeds: bool) -> Fault | None:
         chances = self._chances[point]
-        if not chances:
-            return None
-        mark = self._rng.random()
-        for fault, chance in chances:
-            mark -= chance
-            if mark < 0:
-                return None if fault.needs_result and not succeeds else fault
-        return None
+        fault = draw(chances, self._rng) if chances else None  # without chances, the generator stays as it is
+        return None if fault is None or (fault.needs_result and not succeeds) else fault

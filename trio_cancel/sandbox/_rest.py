@@ -27,6 +27,7 @@ from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import _protocol as protocol
 from trio_cancel.sandbox._book import EXACT, Book, NoSuchOrder, Order
 from trio_cancel.sandbox._exchange import Exchange
+from trio_cancel.sandbox._faults import draw
 from trio_cancel.sandbox._outbox import Gone
 from trio_cancel.sandbox._protocol import Refusal
 from trio_cancel.sandbox._rest_faults import RestFault, RestFaults
@@ -40,17 +41,14 @@ READ_SIZE = 64 * 1024
 OVERSIZE = 4 * 2**20  # bytes
 REQUEST_WITHIN = 10.0  # s
 
-NOT_FOUND = Refusal(404, 40400, "Not found")
-BAD_TOKEN = Refusal(401, 40100, "Invalid token")
-BAD_TIMESTAMP = Refusal(401, 40100, "Invalid timestamp")
-BAD_SIGNATURE = Refusal(401, 40100, "Invalid signature")
+REST = protocol.DIALECTS["openapi"]
 REFUSALS = {
     RestFault.ERROR_400: Refusal(400, 40000, "Bad request"),
-    RestFault.ERROR_401: BAD_SIGNATURE,
+    RestFault.ERROR_401: REST.bad_signature,
     RestFault.ERROR_403: Refusal(403, 40300, "Forbidden"),
-    RestFault.ERROR_404: NOT_FOUND,
+    RestFault.ERROR_404: REST.not_found,
     RestFault.ERROR_429: Refusal(429, 42900, "Too many requests"),
-    RestFault.ERROR_500: Refusal(500, 50000, "Internal server error"),
+    RestFault.ERROR_500: REST.internal,
     RestFault.ERROR_503: Refusal(503, 50300, "Service unavailable"),
 }
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>Bad Gateway</body></html>"
@@ -179,7 +177,7 @@ class RestSide:
         path, _, query = record.target.partition("?")
         base = next((base for base in BASES if path.startswith(f"{base}/")), None)
         if base is None or record.method != "GET":
-            return _refuse(NOT_FOUND)
+            return _refuse(REST.not_found)
         refusal = self._exchange.limits.refusal(record.received_at)
         if refusal is not None:
             return _refuse(refusal)
@@ -199,23 +197,23 @@ class RestSide:
                 case ["orders", key] if key:
                     order = book.as_of(record.as_of, unquote(key))
                 case _:
-                    return _refuse(NOT_FOUND)
+                    return _refuse(REST.not_found)
         except NoSuchOrder:
-            return _refuse(NOT_FOUND)
+            return _refuse(REST.not_found)
         record.order = order
         return 200, _data(render(order, book))
 
     def _unauthorized(self, record: RestRecord, path: str, headers: dict[bytes, bytes], body: bytes) -> Refusal | None:
         if not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
-            return BAD_TOKEN
+            return REST.bad_token
         stamp, tolerance = headers.get(b"timestamp", b""), headers.get(b"timestamp-tolerance", b"%d" % TOLERANCE)
         if not stamp.isdigit() or not tolerance.isdigit():
-            return BAD_TIMESTAMP
+            return REST.bad_timestamp
         if not -MAX_AHEAD <= self._exchange.now() - int(stamp) <= min(int(tolerance), TOLERANCE_MOST):
-            return BAD_TIMESTAMP
+            return REST.bad_timestamp
         message = stamp + record.method.encode() + path.encode("latin-1") + body
         expected = base64.b64encode(hmac.new(self._secret, message, hashlib.sha256).digest())
-        return None if hmac.compare_digest(headers.get(b"signature", b""), expected) else BAD_SIGNATURE
+        return None if hmac.compare_digest(headers.get(b"signature", b""), expected) else REST.bad_signature
 
     def _open_orders(self, as_of: int, query: str) -> str:
         asked = {name: values[-1] for name, values in parse_qs(query).items()}
@@ -238,14 +236,7 @@ class RestSide:
     def _fault(self) -> RestFault | None:
         if self.planned:
             return self.planned.popleft()
-        if not self.faults.chances:
-            return None
-        mark = self._rng.random()
-        for fault, chance in self.faults.chances.items():
-            mark -= chance
-            if mark < 0:
-                return fault
-        return None
+        return draw(self.faults.chances.items(), self._rng) if self.faults.chances else None
 
     def _response(
         self, http: h11.Connection, status: int, body: bytes, kind: str = "application/json", **more: str

@@ -12,6 +12,8 @@ from typing import Any
 
 import attrs
 
+from trio_cancel.sandbox._faults import pickled
+
 
 class RestFault(StrEnum):
     """Everything that the REST side can do wrong."""
@@ -65,8 +67,7 @@ class RestFaults:
     retry_after: float | None = 1.0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = {field.name: getattr(self, field.name) for field in attrs.fields(RestFaults)}
-        return _rest_faults, ({**fields, "chances": dict(self.chances)},)  # a read-only mapping cannot be pickled
+        return pickled(self)
 
     @classmethod
     def each(cls, chance: float, *, only: Iterable[RestFault] = RestFault, but: Iterable[RestFault] = ()) -> RestFaults:
@@ -79,7 +80,3 @@ class RestFaults:
         """
         left_out = frozenset(but)
         return cls({fault: chance for fault in only if fault not in left_out})
-
-
-def _rest_faults(fields: dict[str, Any]) -> RestFaults:
-    return RestFaults(**fields)

@@ -54,7 +54,9 @@ class Sandbox:
         book: its orders, for the test to change and check: `Book.create`, `Book.fill`, `Book.get`, `Book.open_orders`.
         log: what was received, applied and answered.
         credentials: what its clients sign with.
-        url: where it listens; None without a listener.
+        rest_log: the requests to the REST side.
+        ssl_context: a client's context that trusts this sandbox; None without TLS.
+        ca_pem: the authority's certificate, PEM; None without TLS.
     """
 
     def __init__(
@@ -79,6 +81,9 @@ class Sandbox:
         self.credentials = credentials
         self.book: Book = exchange.book
         self.log: Log = exchange.log
+        self.rest_log: RestLog = rest.log
+        self.ssl_context: ssl.SSLContext | None = None if certificate is None else certificate.client
+        self.ca_pem: bytes | None = None if certificate is None else certificate.ca_pem
         self._port: int | None = None
 
     @property
@@ -109,11 +114,6 @@ class Sandbox:
         return self._rest_port is not None
 
     @property
-    def rest_log(self) -> RestLog:
-        """The requests to the REST side."""
-        return self._rest.log
-
-    @property
     def rest_lag(self) -> float | tuple[float, float]:
         """Seconds by which the answers of the REST side lag behind the book: fixed, or (least, most)."""
         return self._rest.lag
@@ -135,25 +135,15 @@ class Sandbox:
         """Set what hits the next requests to the REST side, one after another; None: nothing."""
         self._rest.planned.extend(None if fault is None else RestFault(fault) for fault in faults)
 
-    @property
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """A client's context that trusts this sandbox; None without TLS."""
-        return None if self._certificate is None else self._certificate.client
-
-    @property
-    def ca_pem(self) -> bytes | None:
-        """The authority's certificate, PEM; None without TLS."""
-        return None if self._certificate is None else self._certificate.ca_pem
-
     def write_ca(self, path: str | PathLike[str]) -> None:
         """Write the authority's certificate to a file, for a client in another process.
 
         Raises:
             RuntimeError: if the sandbox has no TLS.
         """
-        if self._certificate is None:
+        if self.ca_pem is None:
             raise RuntimeError("This sandbox has no certificate: open it with tls=True.")
-        Path(path).write_bytes(self._certificate.ca_pem)
+        Path(path).write_bytes(self.ca_pem)
 
     @property
     def clock_skew(self) -> int:

@@ -162,9 +162,9 @@ class SandboxControl:
         delay: float = 0.0,
     ) -> Order:
         """Place an order and return it; arguments and errors as for `Book.create`, raised as `SandboxControlError`."""
-        amounts = {"amount": _exact(amount, "amount"), "price": None if price is None else _exact(price, "price")}
-        params = {"pair": pair, "side": side, "type": type, **amounts, "delay": delay}
-        return order_from_json(await self._ask("sandbox.create", {**_named(id, external_id), **params}))
+        params = {"pair": pair, "side": side, "type": type, "delay": delay}
+        params |= {"amount": _exact(amount, "amount"), "price": _exact(price, "price")}
+        return order_from_json(await self._ask("sandbox.create", _given(id=id, external_id=external_id) | params))
 
     async def fill(
         self,
@@ -175,10 +175,8 @@ class SandboxControl:
         price: Decimal | int | str | None = None,
     ) -> Order:
         """Execute some of an order, or the rest of it; arguments as for `Book.fill`."""
-        amounts = {
-            name: _exact(value, name) for name, value in (("amount", amount), ("price", price)) if value is not None
-        }
-        return order_from_json(await self._ask("sandbox.fill", {**_named(id, external_id), **amounts}))
+        amounts = {"amount": _exact(amount, "amount"), "price": _exact(price, "price")}
+        return order_from_json(await self._ask("sandbox.fill", _given(id=id, external_id=external_id, **amounts)))
 
     async def get(self, id: str | None = None, *, external_id: str | None = None) -> Order:
         """Return an order in its present state.
@@ -186,7 +184,7 @@ class SandboxControl:
         Raises:
             NoSuchOrder: if the sandbox never had it.
         """
-        return order_from_json(await self._ask("sandbox.get", _named(id, external_id)))
+        return order_from_json(await self._ask("sandbox.get", _given(id=id, external_id=external_id)))
 
     async def open_orders(self, *, pending: bool = False) -> list[Order]:
         """Return the active orders; with ``pending`` also those whose creation is on its way."""
@@ -250,15 +248,15 @@ class SandboxControl:
         raise SandboxControlError(f"The sandbox did not answer {method} within {ANSWER_WITHIN:g} s.")
 
 
-def _exact(value: Decimal | int | str, name: str) -> str:
+def _exact(value: Decimal | int | str | None, name: str) -> str | None:
     try:
-        return str(exact(value, name))
+        return None if value is None else str(exact(value, name))
     except InvalidOrder as error:
         raise SandboxControlError(str(error)) from None
 
 
-def _named(id: str | None, external_id: str | None) -> dict[str, str]:
-    return {name: value for name, value in (("id", id), ("external_id", external_id)) if value is not None}
+def _given(**values: str | None) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _place(url: str) -> tuple[str, str, int]:
