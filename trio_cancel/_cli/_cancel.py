@@ -162,12 +162,7 @@ def _say_first(entries: Sequence[tuple[str, str]], count: int | None = None) -> 
 
 
 def _name_empty(found: GivenOrders, name: str | None) -> None:
-    """Say that no order was named, and where.
-
-    Raises:
-        UsageError: there was no input at all.
-        CommandError: the input names no order.
-    """
+    """Say that no order was named, and where."""
     if name is None and not found.bad:
         raise UsageError("There is nothing to cancel: give order ids, --external-id, --from FILE or --open.")
     where = "the arguments name" if name is None else "stdin names" if name == "-" else f"the file {clean(name)} names"

@@ -62,8 +62,6 @@ class Check:
     """The result of one check: one line of the doctor's output.
 
     Attributes:
-        name: what was checked.
-        result: how it went.
         detail: what was found, and what helps.
         figures: numbers for programs; milliseconds have names that say so.
     """

@@ -27,11 +27,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "$": "$", "`"
 
 
 def use_env_file(name: str | None) -> None:
-    """Put the file's variables into the environment of this process; do nothing for None.
-
-    Raises:
-        CommandError: it cannot be read, or a line cannot be understood.
-    """
+    """Put the file's variables into the environment of this process; do nothing for None."""
     if name is None:
         return
     found = parse_env(_read(name), name)
@@ -57,11 +53,7 @@ def kept_environment() -> Generator[None]:
 
 
 def parse_env(text: str, name: str) -> dict[str, str]:
-    """Return the variables of a file's text.
-
-    Raises:
-        CommandError: naming the line that cannot be understood.
-    """
+    """Return the variables of a file's text."""
     found: dict[str, str] = {}
     lines: dict[str, int] = {}
     for number, whole in enumerate(text.replace("\r\n", "\n").split("\n"), 1):

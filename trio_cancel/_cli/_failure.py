@@ -19,8 +19,8 @@ PIECE = getattr(select, "PIPE_BUF", 512)
 class CommandError(Exception):
     """The command cannot go on. The text is one sentence: what is wrong and what helps.
 
-    Attributes:
-        status: the exit status.
+    Everything that reads what a user gave may raise it, or one of the library's own errors, which do the same. The
+    docstrings of the command line do not repeat that.
     """
 
     def __init__(self, text: str, *, status: int = 2) -> None:

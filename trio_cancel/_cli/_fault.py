@@ -72,11 +72,7 @@ async def fault(
 
 
 def parse_faults(names: Iterable[str]) -> Asked:
-    """Return the faults that words name.
-
-    Raises:
-        UsageError: there is no such fault or chance.
-    """
+    """Return the faults that words name."""
     once: list[Fault] = []
     chances: dict[Fault, float] = {}
     for text in names:

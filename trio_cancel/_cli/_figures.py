@@ -28,12 +28,7 @@ class HistogramRow:
 def histogram(ordered: Sequence[float], rows: int = ROWS_MOST) -> list[HistogramRow]:
     """Sort values into rows of equal, round width, so that the slowest hundredth does not flatten the rest.
 
-    Args:
-        ordered: values in ascending order, none negative.
-        rows: how many, at most; at least 3.
-
-    Returns:
-        Rows from the lowest value's to the highest's; no rows for no values.
+    The values are in ascending order, none negative. There are at most ``rows`` rows, which must be 3 or more.
     """
     if not ordered:
         return []

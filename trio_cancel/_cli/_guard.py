@@ -130,11 +130,7 @@ async def _show_status(database: str, *, as_json: bool) -> Status:
 
 
 def _accounts(folder: str) -> list[Credentials]:
-    """Return the credentials in a folder's files.
-
-    Raises:
-        CommandError: it or one of the files cannot be used.
-    """
+    """Return the credentials in a folder's files."""
     try:
         files = sorted(entry.path for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
     except (OSError, ValueError) as error:

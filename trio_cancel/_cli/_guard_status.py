@@ -24,12 +24,7 @@ _MEANING = {
 
 
 def look(address: str) -> Overview:
-    """Look at a database.
-
-    Raises:
-        CommandError: the address is not that of a database.
-        JournalError: it cannot be used.
-    """
+    """Look at a database."""
     server = server_of(address)
     if server is None or server.name:
         raise CommandError("--status looks at a whole database: postgresql://host/database, without journal=.")

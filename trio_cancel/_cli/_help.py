@@ -37,16 +37,7 @@ _SIMPLE = (("0", "done"), ("2", "usage"))
 
 @attrs.frozen
 class Manual:
-    """What the help says about a command.
-
-    Attributes:
-        summary: what it does, in one line.
-        usage: its arguments.
-        about: what else a user must know, in a paragraph.
-        statuses: exit statuses and what they mean.
-        variables: environment variables.
-        examples: command lines.
-    """
+    """What the help says about a command; statuses and variables come with what they mean."""
 
     summary: str
     usage: str = ""

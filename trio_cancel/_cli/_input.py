@@ -130,11 +130,7 @@ class _Reading:
 
 
 def read_file(into: GivenOrders, name: str) -> None:
-    """Take requests from a file, ``-`` being stdin.
-
-    Raises:
-        CommandError: the file cannot be read, is too long, or its header is unusable.
-    """
+    """Take requests from a file, ``-`` being stdin."""
     if name == "-":
         stdin = sys.stdin
         if stdin is None or stdin.closed:
@@ -201,11 +197,7 @@ def _is_table(text: str, separator: str | None) -> bool:
 
 
 def _header(into: GivenOrders, first: Line, lines: Lines, separator: str | None) -> Header | None:
-    """Return the header in the first line, with the lines it continues on; None if the file is a list of ids.
-
-    Raises:
-        CommandError: it is a table without a column of ids, or without one that can be read.
-    """
+    """Return the header in the first line, with the lines it continues on; None if the file is a list of ids."""
     if first.flaw is not None:
         raise CommandError(f"Line {first.number} should be a table's header, but {first.flaw}; save the file as UTF-8.")
     texts, quotes = [first.text], first.text.count('"')
@@ -238,7 +230,7 @@ def _cells(texts: list[str], separator: str) -> list[str]:
 
 
 def _read_table(into: GivenOrders, lines: Lines, header: Header) -> None:
-    for line in _filled(into, lines, comments=not header.begins_with_external_id):
+    for line in _filled(into, lines, comments=header.external_id != 0):  # such an id may begin with #
         where = f"line {line.number}"
         try:
             cells = _table.read_row(line, lines, header.separator)

@@ -161,12 +161,7 @@ def journal(
 
 
 def _write_page(path: str, journal: str, page: str) -> None:
-    """Write the page, completely or not at all; never over a journal.
-
-    Raises:
-        UsageError: it would replace something else.
-        CommandError: it cannot be written.
-    """
+    """Write the page, completely or not at all; never over a journal."""
     real = os.path.realpath(journal)
     mine = [os.path.realpath(path) == f"{real}{part}" for part in ("", "-wal", "-shm", ".lock")]
     if not path or any(mine) or os.path.isdir(path):
@@ -216,14 +211,7 @@ def _migrate(journal: str) -> int:
 
 @attrs.frozen
 class Selection:
-    """Which orders to print.
-
-    Attributes:
-        left: only orders that were left.
-        names: only these ids, if any are given.
-        since: Unix seconds.
-        session: the number of a session.
-    """
+    """Which orders to print; ``since`` is in Unix seconds."""
 
     left: bool = False
     names: tuple[str, ...] = ()
@@ -231,11 +219,7 @@ class Selection:
     session: int | None = None
 
     def check(self, contents: JournalContents) -> list[str]:
-        """Return the names that are not in the journal.
-
-        Raises:
-            CommandError: it has no such session.
-        """
+        """Return the names that are not in the journal."""
         numbers = [session.number for session in contents.sessions]
         if self.session is not None and self.session not in numbers:
             has = f"its sessions are {numbers[0]} to {numbers[-1]}" if numbers else "it has none yet"
@@ -268,11 +252,7 @@ def _names(order: JournalOrder) -> set[tuple[str, str]]:
 
 
 def _moment_of(text: str, now: float) -> float:
-    """Return a moment in a person's notation as Unix seconds.
-
-    Raises:
-        UsageError: it is not one.
-    """
+    """Return a moment in a person's notation as Unix seconds."""
     number, unit = text[:-1], text[-1:]
     if unit in _UNITS and number.isascii() and number.isdigit() and len(number) < _DIGITS_MOST:
         return now - int(number) * _UNITS[unit]
@@ -307,10 +287,7 @@ def _text_lines(
 def state_of(session: JournalSession, contents: JournalContents, writing: bool | None) -> str:
     """Return the state of a session: "closed", "died", "lives", or "" if that is not known.
 
-    Args:
-        session: the session.
-        contents: the journal that it wrote.
-        writing: whether a session is writing the journal now; None if that is not known.
+    ``writing`` is whether a session is writing the journal now; None if that is not known.
     """
     if session.closed_at is not None:
         return "closed"

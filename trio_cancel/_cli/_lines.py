@@ -66,9 +66,6 @@ class Lines:
 
     Attributes:
         filled: the number of the last line so far that is not blank.
-
-    Raises:
-        CommandError: there are too many of them, or the encoding cannot be determined.
     """
 
     def __init__(self, file: BinaryIO, progress: Callable[[int], None] | None = None) -> None:

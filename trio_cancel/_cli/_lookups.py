@@ -47,11 +47,7 @@ def rest_url_of(rest_url: str | None, endpoint: Endpoint | None) -> str | None:
 
 
 def asked_lookup(look_up: bool, rest_url: str | None, endpoint: Endpoint, proxy: str | None) -> RestLookup | None:
-    """Return the lookup of --look-up; None without it.
-
-    Raises:
-        ConfigurationError, CommandError: as :func:`find_lookup`; --rest-url stands alone.
-    """
+    """Return the lookup of --look-up; None without it."""
     if not look_up:
         if rest_url is not None:
             raise UsageError("--rest-url says where to look orders up: give --look-up as well.")
@@ -60,17 +56,7 @@ def asked_lookup(look_up: bool, rest_url: str | None, endpoint: Endpoint, proxy:
 
 
 def find_lookup(rest_url: str | None, endpoint: Endpoint | None, proxy: str | None) -> RestLookup:
-    """Return the lookup that the options and the environment name, with its own way to connect.
-
-    Args:
-        rest_url: the option's.
-        endpoint: where cancels go; None if there are none.
-        proxy: the option's.
-
-    Raises:
-        ConfigurationError: it cannot be used.
-        CommandError: nothing says where the REST API of this venue is.
-    """
+    """Return the lookup that the options and the environment name; cancels, if there are any, go to ``endpoint``."""
     url = rest_url_of(rest_url, endpoint)
     if url is None:
         assert endpoint is not None
@@ -83,13 +69,7 @@ def find_lookup(rest_url: str | None, endpoint: Endpoint | None, proxy: str | No
 def lookup_at(url: str, proxy: str | None, *, quiet: bool) -> RestLookup:
     """Return the lookup at a url, through the proxy or directly as its own host requires.
 
-    Args:
-        url: the REST API.
-        proxy: the option's.
-        quiet: do not report a proxy that is not used: that was reported for the cancels.
-
-    Raises:
-        ConfigurationError: it cannot be used.
+    ``quiet`` is for a proxy that is not used: that was reported for the cancels.
     """
     lookup = RestLookup(base_url=url)
     # A proxy is chosen by scheme and host alone, and proxies treat https like wss.

@@ -35,11 +35,7 @@ UNAUTHORIZED = 401
 
 
 def filter_of(pair: str | None, side: Literal["buy", "sell"] | None, everything: bool) -> OpenFilter:
-    """Return which orders are meant.
-
-    Raises:
-        UsageError: the options do not say, or contradict each other.
-    """
+    """Return which orders are meant."""
     if pair is None and side is None and not everything:
         raise UsageError("--open needs to know which orders: give --pair, --side or both, or --everything.")
     if everything and (pair is not None or side is not None):
@@ -51,11 +47,7 @@ def filter_of(pair: str | None, side: Literal["buy", "sell"] | None, everything:
 
 
 def need_answer(meant: OpenFilter, *, yes: bool) -> None:
-    """Refuse a run that nobody has confirmed and nobody can confirm.
-
-    Raises:
-        CommandError: it is not confirmed, and there is no terminal to ask at.
-    """
+    """Refuse a run that nobody has confirmed and nobody can confirm."""
     if not yes and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         raise CommandError(
             f"Nothing was sent: without a terminal nobody can confirm that all open {meant} should be canceled; "
@@ -166,10 +158,7 @@ async def _read_line() -> str:
 class _OpenRun(Run):
     """A run whose orders come from the venue's list. An order is reported once, when nothing more is done for it.
 
-    Attributes:
-        meant: which orders.
-        quiet: seconds.
-        expect: called with the number of orders so far.
+    ``expect`` is called with the number of orders so far.
     """
 
     meant: OpenFilter = attrs.field(kw_only=True)

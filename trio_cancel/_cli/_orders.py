@@ -13,11 +13,7 @@ PARTLY_FILLED = 10
 
 
 def check_orders(orders: int, *, least: int) -> None:
-    """Refuse a number of orders that makes no sense.
-
-    Raises:
-        CommandError: says which numbers are allowed.
-    """
+    """Refuse a number of orders that makes no sense."""
     if not least <= orders <= ORDERS_MOST:
         raise CommandError(f"--orders needs a number from {least} to {ORDERS_MOST}, not {orders}.")
 

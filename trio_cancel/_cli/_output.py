@@ -139,12 +139,9 @@ class Output:
                 self._stdout.put(encoded(sys.stdout, f"{text}\n"))
 
     def summarize(self, run: Run, *, skipped: int = 0, left_out: int = 0) -> Status:
-        """Write the summary to stderr and return the exit status.
+        """Write the summary of a run that has ended to stderr, and return the exit status.
 
-        Args:
-            run: the run that has ended.
-            skipped: bad lines that were skipped.
-            left_out: other lines that were skipped: comments, repeated headers.
+        ``skipped`` are bad lines that were skipped, ``left_out`` comments and repeated headers.
         """
         tally = self.tally
         failed = None if run.failure is None else clean(shell_words(str(run.failure)))

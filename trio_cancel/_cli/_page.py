@@ -62,13 +62,7 @@ td:first-child {{ word-break: break-all; max-width: 30rem; font-family: ui-monos
 
 @attrs.frozen
 class Bar:
-    """Something that lasted for some time.
-
-    Attributes:
-        row: what it is drawn beside.
-        begin, end: Unix seconds.
-        text: what the pointer shows.
-    """
+    """Something that lasted for some time, in Unix seconds, with the text that the pointer shows."""
 
     row: int
     begin: float
@@ -77,17 +71,7 @@ class Bar:
 
 
 def build_page(contents: JournalContents, orders: list[JournalOrder], sessions: dict[int, str], name: str) -> str:
-    """Return the page.
-
-    Args:
-        contents: the journal.
-        orders: the orders to show.
-        sessions: the state of each session, in a word ("died", "lives", "closed", "").
-        name: the name of the journal's file.
-
-    Raises:
-        CommandError: plotly is not installed.
-    """
+    """Return the page for these orders of the journal of this name; ``sessions`` are the sessions' states."""
     try:
         from plotly import graph_objects
         from plotly.subplots import make_subplots

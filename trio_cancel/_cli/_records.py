@@ -134,13 +134,8 @@ def moment(unix: float | None) -> str | None:
     return None if unix is None else datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds")
 
 
-def left_lines(tally: Tally, told: str | None = None) -> list[str]:
-    """Return lines that name orders that may still be on the book (the first ones of the tally), each cause once.
-
-    Args:
-        tally: the counts.
-        told: a cause that was reported already.
-    """
+def left_lines(tally: Tally, reported: str | None = None) -> list[str]:
+    """Return lines that name the first orders that may still be on the book, each cause once but ``reported`` never."""
     if not tally.left_count:
         return []
     many = tally.left_count != 1
@@ -150,7 +145,7 @@ def left_lines(tally: Tally, told: str | None = None) -> list[str]:
     for outcome in tally.left:
         name = short(clean(outcome.request.key), 200)
         said = why(outcome)
-        if said == told:
+        if said == reported:
             shown = ""
         elif not said or said not in before:
             shown = said

@@ -116,11 +116,7 @@ async def resume(
 
 @attrs.define(eq=False)
 class _Resume(Run):
-    """A run that gives the creates of held orders time to arrive.
-
-    Attributes:
-        plan: what to cancel.
-    """
+    """A run that gives the creates of held orders time to arrive."""
 
     plan: Plan = attrs.field(kw_only=True)
     _resumption: Resumption | None = attrs.field(default=None, init=False)

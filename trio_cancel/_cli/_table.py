@@ -75,11 +75,7 @@ class RowReader:
         self._size = 0
 
     def take(self, text: str) -> bool:
-        """Take the next line of the row; return True if the row is complete.
-
-        Raises:
-            Unreadable: the end of the row is not certain.
-        """
+        """Take the next line of the row; return True if the row is complete."""
         at = 0
         self._size += len(text) + 1
         if self._open is not None:
@@ -129,12 +125,7 @@ class RowReader:
 
 
 def read_row(first: Line, lines: Lines, separator: str) -> list[str]:
-    """Read the row that begins with ``first``; return its cells.
-
-    Raises:
-        BadLine: it is too long, or contains bytes that cannot be decoded.
-        Unreadable: its end cannot be determined.
-    """
+    """Read the row that begins with ``first``; return its cells."""
     if first.cut:
         if first.quoted:
             raise Unreadable(f"{first.flaw}, and where its quoted fields end is not known")
@@ -163,15 +154,13 @@ class Header:
     Attributes:
         separator: the character between two cells.
         names: of the columns, as :func:`plain_name` writes them.
-        id: the column with the venue's ids, if there is one.
-        external_id: the column with external ids, if there is one.
+        id, external_id: the columns with these ids, if there are any.
     """
 
     separator: str
     names: list[str]
     id: int | None
     external_id: int | None
-    labels: tuple[str, ...] = ()
 
     def is_repeated(self, cells: list[str]) -> bool:
         """Return True if a row is this header again."""
@@ -184,17 +173,8 @@ class Header:
         names = [plain_name(cell) for cell in cells]
         return any(map(is_known_name, cells)) and sorted(names) == sorted(self.names)
 
-    @property
-    def begins_with_external_id(self) -> bool:
-        """Return True if the first cell of a row is an external id, which may begin with ``#``."""
-        return self.external_id == 0
-
     def cells_of(self, cells: list[str]) -> tuple[str | None, str | None]:
-        """Return a row's cells with the venue's id and with the external id; None if there is no such column.
-
-        Raises:
-            BadLine: its number of cells differs from the header's.
-        """
+        """Return a row's cells with the venue's id and with the external id; None if there is no such column."""
         if len(cells) != len(self.names):
             raise BadLine(f"it has {len(cells)} column{'s' * (len(cells) != 1)}, the header has {len(self.names)}")
         return (
@@ -205,21 +185,11 @@ class Header:
     @property
     def missing(self) -> str:
         """What a row without an order lacks."""
-        return " and no ".join(self.labels)
+        return " and no ".join(name for name in ("id", "external_id") if getattr(self, name) is not None)
 
 
 def read_header(number: int, cells: list[str], separator: str, *, literal: bool) -> Header | None:
-    """Return a header if a row names a column of ids.
-
-    Args:
-        number: its line.
-        cells: the row.
-        separator: the separator of its cells.
-        literal: accept no name but ``id`` and ``external_id``.
-
-    Raises:
-        CommandError: two columns could be meant.
-    """
+    """Return a header if the row at line ``number`` names a column of ids; if ``literal``, by no other name."""
     names = [plain_name(cell) for cell in cells]
     found: list[int | None] = []
     for label, known in (("id", IDS), ("external_id", EXTERNAL_IDS)):
@@ -238,8 +208,7 @@ def read_header(number: int, cells: list[str], separator: str, *, literal: bool)
         found.append(columns[0] if columns else None)
     if found == [None, None]:
         return None
-    labels = tuple(label for label, column in zip(("id", "external_id"), found, strict=True) if column is not None)
-    return Header(separator, names, found[0], found[1], labels)
+    return Header(separator, names, *found)
 
 
 def refuse_header(number: int, cells: list[str]) -> CommandError:
@@ -253,11 +222,7 @@ def refuse_header(number: int, cells: list[str]) -> CommandError:
 
 
 def id_of(cell: str) -> str | None:
-    """Return the id in a cell of a column of ids, None for a missing value.
-
-    Raises:
-        BadLine: it is a number in scientific notation.
-    """
+    """Return the id in a cell of a column of ids, None for a missing value."""
     text = cell.strip()
     excel = _EXCEL_TEXT.match(text)
     if excel is not None:

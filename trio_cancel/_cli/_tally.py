@@ -72,11 +72,7 @@ class Tally:
         return self.total - self.left_count
 
     def status(self, *, skipped: int = 0) -> Status:
-        """Return the exit status of a run that came to its end.
-
-        Args:
-            skipped: bad lines that were left out.
-        """
+        """Return the exit status of a run that came to its end and left out so many bad lines."""
         total = self.total
         if total and self.credentials_refused == total:
             return Status.USAGE

@@ -37,14 +37,7 @@ OTHERS = (f"{TOKEN_VARIABLE}_FILE", f"{SECRET_VARIABLE}_FILE", CA_VARIABLE)
 
 
 def variables(venue: Sandbox, ids: Sequence[str], token_field: str, ca_file: Path | None) -> dict[str, str]:
-    """Return what a program needs in its environment to use the sandbox.
-
-    Args:
-        venue: the sandbox, which listens.
-        ids: the orders on its book.
-        token_field: the name under which requests must carry the token.
-        ca_file: the file with its authority's certificate; None without TLS.
-    """
+    """Return what a program needs in its environment to use a sandbox that listens; without TLS no CA file."""
     found = {
         URL_VARIABLE: venue.url,
         REST_VARIABLE: venue.rest_url,
@@ -67,11 +60,7 @@ def as_json(values: Mapping[str, str]) -> str:
 
 
 def check_files(named: Mapping[str, str | None]) -> dict[str, Path]:
-    """Return the files that options name; remove those that a killed sandbox has left behind.
-
-    Raises:
-        CommandError: one cannot be written there, or is not ours.
-    """
+    """Return the files that options name; remove those that a killed sandbox has left behind."""
     found: dict[str, Path] = {}
     for option, name in named.items():
         if name is None:
@@ -101,11 +90,7 @@ def check_files(named: Mapping[str, str | None]) -> dict[str, Path]:
 
 @contextmanager
 def written(option: str, path: Path, text: str) -> Generator[None]:
-    """Write a file at once and complete; remove it after the block, unless it has been replaced.
-
-    Raises:
-        CommandError: it cannot be written.
-    """
+    """Write a file at once and complete; remove it after the block, unless it has been replaced."""
     with _writing(option, path):
         descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # only its owner can read it
         try:

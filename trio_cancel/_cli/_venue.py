@@ -70,11 +70,7 @@ class Venue:
         )
 
     def with_terms(self, rate: float | None, give_up_after: float | None, *, retry: bool) -> Venue:
-        """Return a copy with the values of --rate, --give-up-after and --no-retry.
-
-        Raises:
-            UsageError: a number makes no sense.
-        """
+        """Return a copy with the values of --rate, --give-up-after and --no-retry."""
         for name, number, what in (
             ("--rate", rate, "requests a second"),
             ("--give-up-after", give_up_after, "seconds"),
@@ -96,12 +92,7 @@ class Venue:
 
 
 def find_venue(url: str | None, ca_file: str | None, proxy: str | None) -> Venue:
-    """Return the venue that the options and the environment name.
-
-    Raises:
-        ConfigurationError: the url, the proxy or the credentials cannot be used.
-        CommandError: the CA file cannot be used.
-    """
+    """Return the venue that the options and the environment name."""
     endpoint = find_endpoint(url)
     credentials, context = Credentials.from_env(), trust(ca_file)
     return Venue(endpoint, credentials, context, find_tunnel(endpoint, proxy))
@@ -111,9 +102,6 @@ def find_tunnel(endpoint: Endpoint, proxy: str | None, *, quiet: bool = False) -
     """Return the way through the proxy of --proxy or the environment; None for a direct connection.
 
     A proxy of the environment that cannot be used is reported, unless ``quiet``.
-
-    Raises:
-        ConfigurationError: --proxy cannot be used.
     """
     if proxy == NO_PROXY:
         return None
@@ -124,11 +112,7 @@ def find_tunnel(endpoint: Endpoint, proxy: str | None, *, quiet: bool = False) -
 
 
 def find_endpoint(url: str | None) -> Endpoint:
-    """Return the endpoint of --url, or of the environment, or the venue's.
-
-    Raises:
-        ConfigurationError: it cannot be used; the text says where it came from.
-    """
+    """Return the endpoint of --url, or of the environment, or the venue's."""
     chosen = url if url is not None else os.environ.get(URL_VARIABLE) or DEFAULT_URL
     try:
         return parse_endpoint(chosen)
@@ -138,11 +122,7 @@ def find_endpoint(url: str | None) -> Endpoint:
 
 
 def trust(ca_file: str | None) -> ssl.SSLContext | None:
-    """Return a context that trusts only ``ca_file``, or the environment's file; None for the system's trust.
-
-    Raises:
-        CommandError: it cannot be used.
-    """
+    """Return a context that trusts only ``ca_file``, or the environment's file; None for the system's trust."""
     called = "--ca-file"
     if ca_file is None:
         called, ca_file = f"variable {CA_VARIABLE}", os.environ.get(CA_VARIABLE) or None
