@@ -17,7 +17,7 @@ from trio_cancel._cancels.open_orders import QUIET, WITHIN
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, UsageError, clean, say
 from trio_cancel._cli._input import GivenOrders, read_arguments, read_file
-from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup, find_lookup
+from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup
 from trio_cancel._cli._open import cancel_open, filter_of, need_answer
 from trio_cancel._cli._options import (
     CaFile,
@@ -34,7 +34,7 @@ from trio_cancel._cli._options import (
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import NAMED_MOST, Status
-from trio_cancel._cli._venue import find_venue
+from trio_cancel._cli._venue import Venue, find_venue
 from trio_cancel._journal.address import check_address
 
 OPEN = Group("For open orders (--open)", sort_key=2)
@@ -110,6 +110,12 @@ async def cancel(
     ] = None,
 ) -> int:
     """Cancel orders and report what happened to each."""
+
+    def reached() -> Venue:
+        venue = find_venue(url, ca_file, proxy).with_terms(rate, give_up_after, retry=not no_retry)
+        lookup = asked_lookup(look_up or open_, rest_url, venue.endpoint, proxy)
+        return attrs.evolve(venue.with_journal(journal), lookup=lookup, look_up_closed=look_up)
+
     use_env_file(env_file)
     if journal == "":
         raise UsageError("--journal needs the name of a file.")
@@ -123,9 +129,7 @@ async def cancel(
         meant = filter_of(pair, side, everything)
         quiet = _quiet(quiet_for)
         need_answer(meant, yes=yes or dry_run)
-        venue = find_venue(url, ca_file, proxy).with_terms(rate, give_up_after, retry=not no_retry)
-        listed = find_lookup(rest_url, venue.endpoint, proxy)
-        venue = attrs.evolve(venue.with_journal(journal), lookup=listed, look_up_closed=look_up)
+        venue = reached()
         return await cancel_open(venue, meant, quiet=quiet, deadline=deadline, yes=yes, dry_run=dry_run, as_json=json)
     if pair is not None or side is not None or everything or yes or dry_run or quiet_for is not None:
         raise UsageError("--pair, --side, --everything, --yes, --dry-run and --quiet-for belong to --open: add it.")
@@ -136,9 +140,7 @@ async def cancel(
     _name_bad(found, skip_bad)
     if not found.requests:
         _name_empty(found, from_)
-    venue = find_venue(url, ca_file, proxy).with_terms(rate, give_up_after, retry=not no_retry)
-    lookup = asked_lookup(look_up, rest_url, venue.endpoint, proxy)
-    venue = attrs.evolve(venue.with_journal(journal), lookup=lookup, look_up_closed=look_up)
+    venue = reached()
     output = Output(len(found.requests), as_json=json, given=found.given)
     run = Run(venue.open, found.requests, output.report, output.room, Halt(deadline), rate)
     await output.cancel(run)

@@ -127,13 +127,18 @@ async def sandbox(
 
 @attrs.frozen
 class _OpenSandbox:
-    """A listening sandbox, and how to reach it."""
+    """A listening sandbox with orders on its book, and how to reach it."""
 
     venue: Sandbox
     folder: Path
     ids: list[str]
     token_field: str
-    variables: dict[str, str]
+    ca_file: Path | None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a program needs in its environment to use it."""
+        return variables(self.venue, self.ids, self.token_field, self.ca_file)
 
     def environment(self) -> dict[str, str]:
         """Return the environment for a program that should use it."""
@@ -141,9 +146,51 @@ class _OpenSandbox:
         return ours | self.variables
 
     def described(self) -> str:
-        """Return a description for a person who wants to use it."""
-        with _writes_to(self.folder):
-            return describe(self.venue, self.folder, self.ids, self.token_field)
+        """Return a description for a person who wants to use it; write the file with all ids that it names."""
+        venue, ids = self.venue, self.ids
+        trust = [] if self.ca_file is None else ["--ca-file", str(self.ca_file)]
+        lines = [
+            f"The sandbox exchange listens at {venue.url}",
+            f"  REST    {venue.rest_url}",
+            f"  token   {venue.credentials.api_token}",
+            f"  secret  {venue.credentials.api_secret}",
+            *([] if self.ca_file is None else [f"  CA      {self.ca_file}"]),
+        ]
+        command = [*program(), "cancel", "--url", venue.url, *trust]
+        if ids:
+            ids_file = self.folder / "ids.txt"
+            with _writes_to(self.folder):
+                ids_file.write_text("".join(f"{order_id}\n" for order_id in ids))
+            lines += ["", f"{len(ids)} open order{'s' if len(ids) != 1 else ''} (all in {ids_file}):"]
+            lines += [f"  {order_id}" for order_id in ids[:SHOWN]]
+            lines += [f"  and {len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
+            lines += ["", "Cancel one of them:", "", *self._pasted([*command, ids[0]])]
+            lines += ["", "Cancel them all:", "", *self._pasted([*command, "--from", str(ids_file)])]
+            if importlib.util.find_spec("httpcore2") is not None:  # otherwise it could only name the missing extra
+                show = [*program(), "show", "--rest-url", venue.rest_url, *trust, ids[0]]
+                lines += ["", "Look up what happened to the first:", "", *self._pasted(show)]
+        else:
+            lines += ["", "Its book is empty; see how it answers a cancel:", ""]
+            lines += self._pasted([*command, "no-such-order"])
+        faulty = shlex.join([*program(), "fault", "--url", venue.url, *trust, str(Fault.DROP_AFTER)])
+        lines += ["", "Make it misbehave (it cancels, and its answer is lost):", "", f"  {faulty}"]
+        return "\n".join([*lines, "", "It serves until Ctrl-C.", ""])
+
+    def _pasted(self, words: Sequence[str]) -> list[str]:
+        """Return a command for a shell, credentials included, in lines that end in a backslash."""
+        credentials = self.venue.credentials
+        token, secret = shlex.quote(credentials.api_token), shlex.quote(credentials.api_secret)
+        pieces = [f"{TOKEN_VARIABLE}={token} {SECRET_VARIABLE}={secret}"]
+        if self.token_field != TOKEN_FIELDS[0]:
+            pieces.append(f"{TOKEN_FIELD_VARIABLE}={self.token_field}")
+        start = len(program()) + 1
+        pieces.append(shlex.join(words[:start]))
+        rest = list(words[start:])
+        while rest:
+            count = 2 if rest[0].startswith("--") else 1
+            pieces.append(shlex.join(rest[:count]))
+            del rest[:count]
+        return [f"  {pieces[0]} \\", *[f"    {piece} \\" for piece in pieces[1:-1]], f"    {pieces[-1]}"]
 
 
 @asynccontextmanager
@@ -171,13 +218,11 @@ async def _served(
                 ca_file = folder / CA_NAME
                 with _writes_to(folder):
                     venue.write_ca(ca_file)
-            ids = place_orders(venue, orders)
-            token_field = options["token_field"]
-            found_variables = variables(venue, ids, token_field, ca_file)
+            served = _OpenSandbox(venue, folder, place_orders(venue, orders), options["token_field"], ca_file)
             for option, path in files.items():
-                text = (as_json if option == "--json-file" else as_lines)(found_variables)
+                text = (as_json if option == "--json-file" else as_lines)(served.variables)
                 stack.enter_context(written(option, path, text))
-            yield _OpenSandbox(venue, folder, ids, token_field, found_variables)
+            yield served
 
 
 def _port(option: str, number: int) -> int:
@@ -236,60 +281,9 @@ def _folder() -> Generator[Path]:
         yield Path(name)
 
 
-def describe(venue: Sandbox, folder: Path, ids: Sequence[str], token_field: str = TOKEN_FIELDS[0]) -> str:
-    """Return a description for a person who wants to use the sandbox; write the file with all ids that it names."""
-    trust: list[str] = []
-    lines = [
-        f"The sandbox exchange listens at {venue.url}",
-        f"  REST    {venue.rest_url}",
-        f"  token   {venue.credentials.api_token}",
-        f"  secret  {venue.credentials.api_secret}",
-    ]
-    if venue.ca_pem is not None:
-        ca_file = folder / CA_NAME
-        lines.append(f"  CA      {ca_file}")
-        trust = ["--ca-file", str(ca_file)]
-    command = [*program(), "cancel", "--url", venue.url, *trust]
-    if ids:
-        ids_file = folder / "ids.txt"
-        ids_file.write_text("".join(f"{order_id}\n" for order_id in ids))
-        lines += ["", f"{len(ids)} open order{'s' if len(ids) != 1 else ''} (all in {ids_file}):"]
-        lines += [f"  {order_id}" for order_id in ids[:SHOWN]]
-        lines += [f"  and {len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
-        lines += ["", "Cancel one of them:", "", *_pasted(venue, [*command, ids[0]], token_field)]
-        lines += ["", "Cancel them all:", "", *_pasted(venue, [*command, "--from", str(ids_file)], token_field)]
-        if importlib.util.find_spec("httpcore2") is not None:  # otherwise it could only name the missing extra
-            show = [*program(), "show", "--rest-url", venue.rest_url, *trust, ids[0]]
-            lines += ["", "Look up what happened to the first:", "", *_pasted(venue, show, token_field)]
-    else:
-        lines += ["", "Its book is empty; see how it answers a cancel:", ""]
-        lines += _pasted(venue, [*command, "no-such-order"], token_field)
-    faulty = shlex.join([*program(), "fault", "--url", venue.url, *trust, str(Fault.DROP_AFTER)])
-    lines += ["", "Make it misbehave (it cancels, and its answer is lost):", "", f"  {faulty}"]
-    return "\n".join([*lines, "", "It serves until Ctrl-C.", ""])
-
-
 def program() -> list[str]:
     """Return the words that run this program: ``trio-cancel`` only if that is what the shell would find."""
     found = shutil.which("trio-cancel")
     if found is not None and Path(found).resolve().parent == Path(sys.executable).parent.resolve():
         return ["trio-cancel"]
     return [sys.executable, "-m", "trio_cancel"]
-
-
-def _pasted(venue: Sandbox, words: Sequence[str], token_field: str) -> list[str]:
-    """Return a command for a shell, credentials included, in lines that end in a backslash."""
-    credentials = venue.credentials
-    pieces = [
-        f"{TOKEN_VARIABLE}={shlex.quote(credentials.api_token)} {SECRET_VARIABLE}={shlex.quote(credentials.api_secret)}"
-    ]
-    if token_field != TOKEN_FIELDS[0]:
-        pieces.append(f"{TOKEN_FIELD_VARIABLE}={token_field}")
-    start = len(program()) + 1
-    pieces.append(shlex.join(words[:start]))
-    rest = list(words[start:])
-    while rest:
-        count = 2 if rest[0].startswith("--") else 1
-        pieces.append(shlex.join(rest[:count]))
-        del rest[:count]
-    return [f"  {pieces[0]} \\", *[f"    {piece} \\" for piece in pieces[1:-1]], f"    {pieces[-1]}"]

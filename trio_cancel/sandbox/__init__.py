@@ -23,13 +23,13 @@ from trio_cancel.sandbox._faults import CustomReply as CustomReply
 from trio_cancel.sandbox._faults import Fault as Fault
 from trio_cancel.sandbox._faults import Faults as Faults
 from trio_cancel.sandbox._faults import Point as Point
+from trio_cancel.sandbox._faults import RestFault as RestFault
+from trio_cancel.sandbox._faults import RestFaults as RestFaults
 from trio_cancel.sandbox._log import ConnectionRecord as ConnectionRecord
 from trio_cancel.sandbox._log import Log as Log
 from trio_cancel.sandbox._log import RequestRecord as RequestRecord
 from trio_cancel.sandbox._rest import RestLog as RestLog
 from trio_cancel.sandbox._rest import RestRecord as RestRecord
-from trio_cancel.sandbox._rest_faults import RestFault as RestFault
-from trio_cancel.sandbox._rest_faults import RestFaults as RestFaults
 from trio_cancel.sandbox._server import Sandbox as Sandbox
 from trio_cancel.sandbox._server import SandboxOptions as SandboxOptions
 from trio_cancel.sandbox._server import open_sandbox as open_sandbox

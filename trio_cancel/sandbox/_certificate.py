@@ -24,11 +24,7 @@ class Certificate:
 
 
 def make_certificate() -> Certificate:
-    """Return a certificate for localhost, 127.0.0.1 and ::1.
-
-    Raises:
-        NoCertificate: if trustme is not installed, or no temporary file can be written.
-    """
+    """Return a certificate for localhost, 127.0.0.1 and ::1, or raise `NoCertificate`."""
     try:
         import trustme  # an extra, needed for TLS only
     except ImportError:

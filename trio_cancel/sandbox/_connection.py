@@ -49,15 +49,12 @@ class Habits:
 
 
 class ServedConnection:
-    """One client's connection.
+    """One client's connection over any stream, after its TLS handshake.
 
     Args:
-        stream: any stream; TLS is done already.
-        exchange: the venue.
-        side_door: answers a message of the test's side.
+        side_door: answers a message that comes through the side door.
         nursery: the exchange's; runs what outlives the connection.
         rng: draws delays and shapes of faults.
-        habits: of the venue.
     """
 
     def __init__(

@@ -59,15 +59,9 @@ class Exchange:
     """One account at the venue: book, limits, fault plan and log.
 
     Args:
-        credentials: the account's.
         clock: returns Unix milliseconds.
-        rng: draws order ids and faults; pass a seeded one for repeatable runs.
-        limits: on requests.
-        faults: chances of misbehaviour.
-        dialect: which of the venue's documents the answers follow.
-        token_field: the name under which a request carries the token.
-        full_results: whether results also carry ``side`` and ``average_execution_price``.
-        log_limit: how many requests and connections the log keeps, None for all.
+        rng: draws order ids and faults.
+        dialect, token_field, full_results, log_limit: as for `open_sandbox`.
     """
 
     def __init__(

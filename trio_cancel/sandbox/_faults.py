@@ -1,16 +1,16 @@
-"""How the sandbox can misbehave: the catalogue of faults and their chances (values only).
+"""How the sandbox and its REST side can misbehave: the catalogues of faults and their chances (values only).
 
-A fault fires at one of three points: when a connection asks for its upgrade, when a request is processed, or when the
-client sends Close. At most one fires at each point.
+A fault of the sandbox fires at one of three points: when a connection asks for its upgrade, when a request is
+processed, or when the client sends Close. At most one fires at each point, and at most one for each REST answer.
 
 No fault makes the venue lie about an order in a form that no client could detect: its first answer in a valid form is
-true. (Nobody can tell a venue that lies consistently from an honest one.)
+true. (Nobody can tell a venue that lies consistently from an honest one.) A lag of the REST side is not a lie.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
@@ -142,11 +142,16 @@ class CustomReply:
     applies: bool = True
 
 
+def _are_chances(shares: Collection[float]) -> bool:
+    """Return True if these are probabilities of faults of which at most one can fire."""
+    return all(0 <= share <= 1 for share in shares) and sum(shares) <= 1 + 1e-9
+
+
 def _checked_chances(chances: Mapping[Fault, float]) -> Mapping[Fault, float]:
     checked = {Fault(fault): float(chance) for fault, chance in chances.items()}
     for point in Point:
         share = [chance for fault, chance in checked.items() if fault.point is point]
-        if any(not 0 <= chance <= 1 for chance in share) or sum(share) > 1 + 1e-9:
+        if not _are_chances(share):
             raise ValueError(
                 f"The chances of all faults at the point {point} must be 0 or more, and at most 1 together."
             )
@@ -179,7 +184,7 @@ class Faults:
     acts_late: tuple[float, float] = (0.5, 15.0)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pickled(self)
+        return _pickled(self)
 
     @classmethod
     def each(cls, chance: float, *, only: Iterable[Fault] = Fault, but: Iterable[Fault] = ()) -> Faults:
@@ -194,7 +199,74 @@ class Faults:
         return cls({fault: chance for fault in only if fault not in left_out})
 
 
-def pickled(faults: Any) -> tuple[Any, ...]:
+class RestFault(StrEnum):
+    """Everything that the REST side can do wrong."""
+
+    ERROR_400 = "error_400"  # an error body, as the next ones
+    ERROR_401 = "error_401"
+    ERROR_403 = "error_403"
+    ERROR_404 = "error_404"
+    ERROR_429 = "error_429"  # with Retry-After
+    ERROR_500 = "error_500"
+    ERROR_503 = "error_503"
+    HTML_502 = "html_502"  # a load balancer's page
+    HTML_200 = "html_200"  # a page where JSON belongs
+    SLOW = "slow"  # a valid answer, its body byte by byte
+    STALLED = "stalled"  # no answer
+    DROPPED = "dropped"  # the connection drops in place of the answer
+    CUT = "cut"  # it drops in the middle of the body
+    GARBAGE = "garbage"  # not HTTP
+    MALFORMED_JSON = "malformed_json"
+    WRONG_SCHEMA = "wrong_schema"
+    NO_DATA = "no_data"  # 200 with data null
+    OTHER_ORDER = "other_order"  # another order's id
+    OTHER_STATUS = "other_status"  # a status that nobody knows
+    OVERSIZE = "oversize"  # a body of 4 MiB
+
+
+def _checked_rest_chances(chances: Mapping[RestFault, float]) -> Mapping[RestFault, float]:
+    checked = {RestFault(fault): float(chance) for fault, chance in chances.items()}
+    if not _are_chances(checked.values()):
+        raise ValueError("The chances of all faults must be 0 or more, and at most 1 together.")
+    return MappingProxyType(checked)
+
+
+@attrs.frozen
+class RestFaults:
+    """How likely each fault of a REST answer is, and its details.
+
+    Args:
+        chances: the probability of each; faults that are not named never fire by chance.
+        trickle: seconds between two bytes of a SLOW body.
+        hold: seconds for which a STALLED connection is kept before it is dropped.
+        retry_after: seconds in the Retry-After header of ERROR_429; None leaves the header out.
+
+    Raises:
+        ValueError: if a chance is not a probability, or they add up to more than 1.
+    """
+
+    chances: Mapping[RestFault, float] = attrs.field(factory=dict, converter=_checked_rest_chances)
+    trickle: float = 0.02
+    hold: float = 120.0
+    retry_after: float | None = 1.0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _pickled(self)
+
+    @classmethod
+    def each(cls, chance: float, *, only: Iterable[RestFault] = RestFault, but: Iterable[RestFault] = ()) -> RestFaults:
+        """Return faults that each have the same chance.
+
+        Args:
+            chance: of each fault; there are about 20, so use at most about 0.05.
+            only: the faults to include; all if left out.
+            but: the faults to leave out.
+        """
+        left_out = frozenset(but)
+        return cls({fault: chance for fault in only if fault not in left_out})
+
+
+def _pickled(faults: Any) -> tuple[Any, ...]:
     """Return how to make these faults again: their read-only mapping cannot be pickled."""
     make: Callable[..., Any] = type(faults)
     fields = {field.name: getattr(faults, field.name) for field in attrs.fields(type(faults))}

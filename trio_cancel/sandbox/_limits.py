@@ -14,9 +14,6 @@ class Limits:
         rate: requests a second, None for no limit.
         burst: requests at once after a pause, at least 1; if left out, the rate itself, at least 1.
         daily: requests in each 24 h from the first one, None for no limit.
-
-    Raises:
-        ValueError: if one is not positive, or a burst is given without a rate.
     """
 
     def __init__(self, rate: float | None = None, burst: float | None = None, daily: int | None = None) -> None:

@@ -42,12 +42,7 @@ async def finish(stream: trio.abc.Stream) -> None:
 
 
 class Outbox:
-    """The steps that wait for one stream.
-
-    Args:
-        stream: to write to.
-        end: called, with the reason, when the connection is over for the writer.
-    """
+    """The steps that wait for one stream; ``end`` is called, with the reason, when the connection is over for it."""
 
     def __init__(self, stream: trio.abc.Stream, end: Callable[[str], None]) -> None:
         self._stream = stream

@@ -19,12 +19,7 @@ Script = Callable[[RequestRecord], Fault | CustomReply | None]
 
 
 class FaultPlan:
-    """Picks the faults of one sandbox: by script, by table, by chance. Counts those that fired.
-
-    Args:
-        faults: the chances.
-        rng: decides by chance; pass a seeded one for repeatable runs.
-    """
+    """Picks the faults of one sandbox: by script, by table, by chance. Counts those that fired."""
 
     def __init__(self, faults: Faults, rng: random.Random) -> None:
         self.counts: Counter[Fault] = Counter()

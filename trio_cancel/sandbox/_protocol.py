@@ -146,11 +146,7 @@ def _is_text(*values: object) -> bool:
 
 
 def read_json(text: str) -> Any:
-    """Return the document in a message, floats as Decimal.
-
-    Raises:
-        ValueError: if it is not JSON, or nested or long beyond what the parser accepts.
-    """
+    """Return the document in a message, floats as Decimal; raise ValueError if it cannot be read."""
     try:
         return _decode(text)
     except RecursionError:

@@ -27,10 +27,9 @@ from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import _protocol as protocol
 from trio_cancel.sandbox._book import EXACT, Book, NoSuchOrder, Order
 from trio_cancel.sandbox._exchange import Exchange
-from trio_cancel.sandbox._faults import draw
+from trio_cancel.sandbox._faults import RestFault, RestFaults, draw
 from trio_cancel.sandbox._outbox import Gone
 from trio_cancel.sandbox._protocol import Refusal
-from trio_cancel.sandbox._rest_faults import RestFault, RestFaults
 
 BASES = ("/trade", "/v4")
 TOLERANCE, TOLERANCE_MOST = 5_000, 60_000  # ms; source: REST authentication
@@ -91,13 +90,7 @@ class RestLog:
 
 
 class RestSide:
-    """Answers lookups.
-
-    Args:
-        exchange: the venue.
-        credentials: of its one account.
-        rng: draws lags and faults; pass a seeded one for repeatable runs.
-        log_limit: how many requests the log keeps; all if None.
+    """Answers lookups; ``rng`` draws lags and faults.
 
     Attributes:
         faults: chances of misbehaviour; may be set at any time.

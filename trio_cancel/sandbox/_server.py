@@ -25,7 +25,7 @@ from trio_cancel.sandbox._book import Book
 from trio_cancel.sandbox._certificate import Certificate, make_certificate
 from trio_cancel.sandbox._connection import Habits, ServedConnection
 from trio_cancel.sandbox._exchange import Exchange
-from trio_cancel.sandbox._faults import CustomReply, Fault, Faults, Point
+from trio_cancel.sandbox._faults import CustomReply, Fault, Faults, Point, RestFault, RestFaults
 from trio_cancel.sandbox._limits import Limits
 from trio_cancel.sandbox._log import Log
 from trio_cancel.sandbox._nursery import open_services
@@ -33,7 +33,6 @@ from trio_cancel.sandbox._outbox import Gone
 from trio_cancel.sandbox._plan import Script
 from trio_cancel.sandbox._protocol import DIALECTS, TOKEN_FIELDS
 from trio_cancel.sandbox._rest import BASES, RestLog, RestSide
-from trio_cancel.sandbox._rest_faults import RestFault, RestFaults
 from trio_cancel.sandbox._side_door import SideDoor
 
 LOOPBACK = "127.0.0.1"

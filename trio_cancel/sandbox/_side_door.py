@@ -121,11 +121,7 @@ class SideDoor:
 
 
 def fault_named(name: object) -> Fault:
-    """Return the fault of this name.
-
-    Raises:
-        BookError: lists the faults that exist.
-    """
+    """Return the fault of this name."""
     try:
         return Fault(cast("str", name))
     except ValueError:
