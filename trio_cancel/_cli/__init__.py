@@ -3,20 +3,20 @@
 ::
 
     _app        the commands, what they share, and how their errors become one line and a status
-    _cancel     _demo     _sandbox     _doctor     _resume     _journal          one command each
+    _cancel     _show     _resume     _journal     _guard     _sandbox     _fault     _doctor     _demo
+    _options    options that several commands have       _help     what --help prints besides the options
+    _usage      what is wrong with the arguments         _failure  one clear line on stderr
+    _venue      where to connect, and with what          _lookups  where to look orders up
+    _env_file   variables from a file                    _log      the library's log on stderr
+    _input      turns arguments and files into requests, with _lines and _table (no network)
     _run        a bulk cancel that signals and a deadline can end, and that accounts for every order
-    _checks     what the doctor checks
-    _input      turns files and arguments into requests (no network)
-    _help       what --help prints besides the options  _usage      what is wrong with the arguments
-    _env_file   variables from a file                    _log        the library's log on stderr
-    _waiting    what a run is waiting for, in words (sans-I/O)
-    _tally      what happened to the orders, and the exit status that follows
-    _records    an outcome as a line of JSON or of text
-    _figures    percentiles and a histogram
+    _open       cancel --open: a run whose orders come from the venue's list
+    _waiting    what a run is waiting for, in words      _tally    what happened to the orders, and the exit status
+    _output     what a run reports, and where            _records  an outcome as a line of JSON or of text
+    _screen     progress and tables on a terminal        _figures  percentiles and a histogram
     _stdout     writes lines to a pipe without holding up the session
-    _screen     progress and tables: what a terminal shows
-    _venue      where to connect, and with what
-    _failure    one clear line
+    _page       a journal as an HTML page                _checks   what the doctor checks
+    _guard_status, _orders, _variables, _child           what guard --status, the demo and the sandbox need besides
 """
 
 from trio_cancel._cli._app import run as run

@@ -51,23 +51,21 @@ class Manual:
         """The help above the options."""
         return f"{self.summary}\n\n{self.about}" if self.about else self.summary
 
-    def epilogue(self, width: int | None = None) -> str:
-        """Return the help below the options, in lines of at most ``width`` columns (the terminal's if None)."""
-        if width is None:
-            width = shutil.get_terminal_size().columns
-        width = max(WIDTH_LEAST, min(WIDTH_MOST, width))
+    def epilogue(self) -> str:
+        """Return the help below the options, as wide as the terminal within reason."""
+        width = max(WIDTH_LEAST, min(WIDTH_MOST, shutil.get_terminal_size().columns))
         lines: list[str] = []
         for title, entries in (("Exit status", self.statuses), ("Environment", self.variables)):
-            lines += (
-                [f"{title}:", *(line for entry in entries for line in _entry(*entry, width)), ""] if entries else []
-            )
-        title = f"Example{'s' if len(self.examples) > 1 else ''}:"
-        lines += [title, *(line for example in self.examples for line in _command(example, width))]
+            if entries:
+                lines.append(f"{title}:")
+                for name, meaning in entries:
+                    text = f"{name}: {meaning}"
+                    lines += textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="    ")
+                lines.append("")
+        lines.append(f"Example{'s' if len(self.examples) > 1 else ''}:")
+        for example in self.examples:
+            lines += _command(example, width)
         return "\n".join(lines)
-
-
-def _entry(name: str, meaning: str, width: int) -> list[str]:
-    return textwrap.wrap(f"{name}: {meaning}", width, initial_indent="  ", subsequent_indent="    ")
 
 
 def _command(line: str, width: int) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import BinaryIO
 
 import attrs
@@ -70,7 +71,8 @@ class Lines:
 
     def __init__(self, file: BinaryIO, progress: Callable[[int], None] | None = None) -> None:
         self._progress = progress
-        self._pieces = _pieces(file)
+        # As they arrive: at a terminal, one end of file must be enough.
+        self._pieces = iter(partial(getattr(file, "read1", file.read), _PIECE), b"")
         self._number = 0
         self.filled = 0
         self._encoding = "UTF-8"
@@ -135,10 +137,3 @@ class Lines:
         yield lines.decode(first)
         yield from map(lines.decode, self._pieces)
         yield lines.decode(b"", final=True)
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    # As they arrive: at a terminal, one end of file must be enough.
-    read = getattr(file, "read1", file.read)
-    while piece := read(_PIECE):
-        yield piece

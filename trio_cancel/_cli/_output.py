@@ -58,6 +58,7 @@ class Output:
         self._total = total
         self._given = given or {}
         self._stdout = Stdout()
+        self.room = self._stdout.room
         self._on_terminal = is_terminal(sys.stdout)
         self._as_json = as_json or not self._on_terminal
         self._console: Console | None = None
@@ -98,10 +99,6 @@ class Output:
         self._total = total
         if self._meter is not None:
             self._meter.expect(total)
-
-    async def room(self) -> None:
-        """Wait until there is room for more lines."""
-        await self._stdout.room()
 
     async def cancel(self, run: Run) -> None:
         """Run a bulk cancel that reports here and hears signals; return when all its lines are written."""

@@ -200,13 +200,9 @@ class ServedConnection:
             delay = self._habits.delay
             seconds = self._rng.uniform(*delay) if isinstance(delay, tuple) else delay
             if seconds:
-                self._lasting.start_soon(self._process_later, received, seconds)
+                self._lasting.start_soon(_later, seconds, self._process, received)
             else:
                 self._process(received)
-
-    async def _process_later(self, received: Received, seconds: float) -> None:
-        await trio.sleep(seconds)
-        self._process(received)
 
     def _process(self, received: Received) -> None:
         silent = self._ended or self._mood is not Mood.FAIR
@@ -222,7 +218,7 @@ class ServedConnection:
             if step.payload is not None:
                 received.record.replies += (step.payload,)
             if step.after:
-                self._nursery.start_soon(self._put_later, step, received.record)
+                self._nursery.start_soon(_later, step.after, self._put, step, received.record)
             elif step.data or step.end is not End.STAY:
                 self._put(step, received.record)
 
@@ -234,18 +230,14 @@ class ServedConnection:
         self._mood = mood
         self._note(why)
         if mood is not Mood.DEAF:
-            self._nursery.start_soon(self._end_after, self._exchange.plan.faults.hold, why)
+            self._nursery.start_soon(_later, self._exchange.plan.faults.hold, self._end, why)
 
     # Writing and ending
 
     def _put(self, step: Step, record: RequestRecord | None = None) -> None:
         if step.end is not End.STAY and not self._outbox.ending:
-            self._nursery.start_soon(self._end_after, CLOSE_WITHIN, "the client did not close in time")
+            self._nursery.start_soon(_later, CLOSE_WITHIN, self._end, "the client did not close in time")
         self._outbox.put(step, record)
-
-    async def _put_later(self, step: Step, record: RequestRecord) -> None:
-        await trio.sleep(step.after)
-        self._put(step, record)
 
     def _close(self, code: int, reason: str, end: End = End.CLOSE) -> None:
         if self._mood is Mood.FAIR:  # any other mood has nothing more to say
@@ -266,10 +258,10 @@ class ServedConnection:
         self._mood = Mood.DEAF
         match fault:
             case Fault.CLOSE_IGNORED:
-                self._nursery.start_soon(self._end_after, hold, str(fault))
+                self._nursery.start_soon(_later, hold, self._end, str(fault))
             case Fault.CLOSE_WITHOUT_END:
                 self._put(Step(close_frame(code)))
-                self._nursery.start_soon(self._end_after, hold, str(fault))
+                self._nursery.start_soon(_later, hold, self._end, str(fault))
             case Fault.CLOSE_PINGED:
                 pings = b"".join(frame(PING, b"closing %d" % count) for count in range(3))
                 self._put(Step(pings + close_frame(code), end=End.FINISH))
@@ -279,10 +271,6 @@ class ServedConnection:
     def _end(self, why: str) -> None:
         self._note(why)
         self._nursery.cancel_scope.cancel()
-
-    async def _end_after(self, seconds: float, why: str) -> None:
-        await trio.sleep(seconds)
-        self._end(why)
 
     async def _keep_time(self) -> None:
         idle, interval = self._habits.idle_timeout, self._habits.ping_interval
@@ -300,3 +288,8 @@ class ServedConnection:
                 if self._mood is Mood.FAIR:
                     self._pings += 1
                     self._put(Step(frame(PING, b"%d" % self._pings)))
+
+
+async def _later(seconds: float, call: Callable[..., None], *args: object) -> None:
+    await trio.sleep(seconds)
+    call(*args)
