@@ -17,7 +17,6 @@ from trio_cancel._cancels.open_orders import QUIET, WITHIN
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, UsageError, clean, say
 from trio_cancel._cli._input import GivenOrders, read_arguments, read_file
-from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup
 from trio_cancel._cli._open import cancel_open, filter_of, need_answer
 from trio_cancel._cli._options import (
     CaFile,
@@ -26,15 +25,17 @@ from trio_cancel._cli._options import (
     GiveUpAfter,
     Ids,
     Json,
+    LookUp,
     NoRetry,
     Proxy,
     Rate,
+    RestUrl,
     Url,
 )
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import NAMED_MOST, Status
-from trio_cancel._cli._venue import Venue, find_venue
+from trio_cancel._cli._venue import Venue, asked_lookup, find_venue
 from trio_cancel._journal.address import check_address
 
 OPEN = Group("For open orders (--open)", sort_key=2)

@@ -12,11 +12,10 @@ from cyclopts import Parameter
 from trio_cancel._cli._checks import Check, Result, examine, examine_rest
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import clean, is_dumb, is_terminal, shell_words
-from trio_cancel._cli._lookups import RestUrl, lookup_at, rest_url_of
-from trio_cancel._cli._options import CaFile, EnvFile, Proxy, Url
+from trio_cancel._cli._options import CaFile, EnvFile, Proxy, RestUrl, Url
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import find_endpoint, find_tunnel, trust
+from trio_cancel._cli._venue import find_endpoint, find_tunnel, lookup_at, rest_url_of, trust
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel.lookup import RestLookup
 

@@ -16,12 +16,11 @@ from trio_cancel._cli import _guard_status
 from trio_cancel._cli._env_file import kept_environment, use_env_file
 from trio_cancel._cli._failure import CommandError, UsageError, clean, encoded, is_terminal, say, why_of
 from trio_cancel._cli._help import CONNECTION
-from trio_cancel._cli._lookups import lookup_at
 from trio_cancel._cli._options import CaFile, Json
 from trio_cancel._cli._records import json_line, text_line
 from trio_cancel._cli._stdout import Stdout, write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import trust
+from trio_cancel._cli._venue import lookup_at, trust
 from trio_cancel._guard.opening import open_guard
 from trio_cancel._trio.signals import cancel_on_signals
 from trio_cancel._values.errors import ConfigurationError, Interrupted

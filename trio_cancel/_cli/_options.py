@@ -11,8 +11,10 @@ from cyclopts import Parameter, Token
 from trio_cancel._cli._help import CONNECTION
 from trio_cancel._client import DEFAULT_URL, URL_VARIABLE
 from trio_cancel._engine.order import RetryPolicy
+from trio_cancel.lookup import BASE_URL
 
 CA_VARIABLE = "TRIO_CANCEL_CA_FILE"
+REST_VARIABLE = "TRIO_CANCEL_REST_URL"
 _DIGITS = pattern(r"[+-]?[0-9]+")
 
 
@@ -86,5 +88,20 @@ Proxy = Annotated[
         group=CONNECTION,
         help="Connect through this proxy: http://host:port or socks5://host:port; none for a direct connection. "
         "Else $HTTPS_PROXY or $ALL_PROXY, unless $NO_PROXY names the host.",
+    ),
+]
+RestUrl = Annotated[
+    str | None,
+    Parameter(
+        metavar="URL",
+        group=CONNECTION,
+        help=f"The venue's REST API, to look orders up: https://host/path. Else ${REST_VARIABLE}, else {BASE_URL}.",
+    ),
+]
+LookUp = Annotated[
+    bool,
+    Parameter(
+        group=CONNECTION,
+        help="Look up over REST what would be unknown or not found, and how much of closed orders was executed.",
     ),
 ]

@@ -19,12 +19,22 @@ from trio_cancel._cancels.resuming import Resumption, why_old
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, clean, say
 from trio_cancel._cli._help import CONNECTION
-from trio_cancel._cli._lookups import LookUp, RestUrl, asked_lookup
-from trio_cancel._cli._options import CaFile, EnvFile, GiveUpAfter, JournalAddress, Json, NoRetry, Proxy, Rate
+from trio_cancel._cli._options import (
+    CaFile,
+    EnvFile,
+    GiveUpAfter,
+    JournalAddress,
+    Json,
+    LookUp,
+    NoRetry,
+    Proxy,
+    Rate,
+    RestUrl,
+)
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import Venue, find_tunnel, trust
+from trio_cancel._cli._venue import Venue, asked_lookup, find_tunnel, trust
 from trio_cancel._client import TradingWS
 from trio_cancel._journal.address import check_address, shown
 from trio_cancel._journal.opening import open_journal

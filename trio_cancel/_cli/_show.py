@@ -12,13 +12,12 @@ import trio
 from trio_cancel._cli._env_file import use_env_file
 from trio_cancel._cli._failure import CommandError, clean, is_terminal, say, short
 from trio_cancel._cli._input import GivenOrders, read_arguments
-from trio_cancel._cli._lookups import RestUrl, find_lookup
-from trio_cancel._cli._options import CaFile, EnvFile, ExternalIds, Ids, Json, Proxy
+from trio_cancel._cli._options import CaFile, EnvFile, ExternalIds, Ids, Json, Proxy, RestUrl
 from trio_cancel._cli._records import KEY_WIDTH, plain
 from trio_cancel._cli._run import Halt, hear_signals
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._venue import trust
+from trio_cancel._cli._venue import find_lookup, trust
 from trio_cancel._values.errors import LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
 from trio_cancel._values.order_state import OrderState

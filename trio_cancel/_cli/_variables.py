@@ -17,8 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trio_cancel._cli._failure import CommandError, UsageError, why_of
-from trio_cancel._cli._lookups import REST_VARIABLE
-from trio_cancel._cli._options import CA_VARIABLE
+from trio_cancel._cli._options import CA_VARIABLE, REST_VARIABLE
 from trio_cancel._client import URL_VARIABLE
 from trio_cancel._values.models import SECRET_VARIABLE, TOKEN_FIELD_VARIABLE, TOKEN_VARIABLE
 from trio_cancel.sandbox import Sandbox

@@ -1,4 +1,4 @@
-"""Where to connect and with what: --url, --ca-file and the environment."""
+"""Where to connect and look orders up, and with what: --url, --ca-file, --rest-url and the environment."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import math
 import os
 import ssl
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
 
 import attrs
 
 from trio_cancel._cli._failure import CommandError, UsageError, clean, say, why_of
-from trio_cancel._cli._options import CA_VARIABLE
+from trio_cancel._cli._options import CA_VARIABLE, REST_VARIABLE
 from trio_cancel._client import (
     DEFAULT_URL,
     URL_VARIABLE,
@@ -24,6 +23,7 @@ from trio_cancel._client import (
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._net.names import Names
 from trio_cancel._net.proxy import Tunnel, choose_proxy
 from trio_cancel._net.tls import trusting_context
 from trio_cancel._session.connection import ConnectOptions
@@ -31,9 +31,7 @@ from trio_cancel._trio.environment import Environment
 from trio_cancel._values.errors import ConfigurationError
 from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import Observer
-
-if TYPE_CHECKING:
-    from trio_cancel.lookup import RestLookup
+from trio_cancel.lookup import BASE_URL, RestLookup
 
 NO_PROXY = "none"
 """The word for a direct connection."""
@@ -137,3 +135,45 @@ def trust(ca_file: str | None) -> ssl.SSLContext | None:
         raise CommandError(f"The CA file {clean(ca_file)}{of} holds no certificate in PEM form.") from None
     except (OSError, ValueError) as error:
         raise CommandError(f"The CA file {clean(ca_file)}{of} cannot be read: {why_of(error)}.") from None
+
+
+def rest_url_of(rest_url: str | None, endpoint: Endpoint | None) -> str | None:
+    """Return the url of --rest-url, or of the environment, or the venue's; None if cancels go to another venue.
+
+    The token must not go to the default venue if --url names another one.
+    """
+    chosen = rest_url if rest_url is not None else os.environ.get(REST_VARIABLE) or None
+    if chosen is None and (endpoint is None or endpoint.origin == parse_endpoint(DEFAULT_URL).origin):
+        return BASE_URL
+    return chosen
+
+
+def asked_lookup(look_up: bool, rest_url: str | None, endpoint: Endpoint, proxy: str | None) -> RestLookup | None:
+    """Return the lookup of --look-up; None without it."""
+    if not look_up:
+        if rest_url is not None:
+            raise UsageError("--rest-url says where to look orders up: give --look-up as well.")
+        return None
+    return find_lookup(rest_url, endpoint, proxy)
+
+
+def find_lookup(rest_url: str | None, endpoint: Endpoint | None, proxy: str | None) -> RestLookup:
+    """Return the lookup that the options and the environment name; cancels, if there are any, go to ``endpoint``."""
+    url = rest_url_of(rest_url, endpoint)
+    if url is None:
+        assert endpoint is not None
+        raise CommandError(
+            f"The REST API of {endpoint.origin} is not known: name it with --rest-url or ${REST_VARIABLE}."
+        )
+    return lookup_at(url, proxy, quiet=endpoint is not None)
+
+
+def lookup_at(url: str, proxy: str | None, *, quiet: bool) -> RestLookup:
+    """Return the lookup at a url, through the proxy or directly as its own host requires.
+
+    ``quiet`` is for a proxy that is not used: that was reported for the cancels.
+    """
+    lookup = RestLookup(base_url=url)
+    # A proxy is chosen by scheme and host alone, and proxies treat https like wss.
+    there = parse_endpoint(url.replace("http", "ws", 1))
+    return attrs.evolve(lookup, dial=find_tunnel(there, proxy, quiet=quiet) or Names().connect)
