@@ -36,6 +36,7 @@ from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run
 from trio_cancel._cli._tally import NAMED_MOST, Status
 from trio_cancel._cli._venue import Venue, asked_lookup, find_venue
+from trio_cancel._client import journal_at
 from trio_cancel._journal.address import check_address
 
 OPEN = Group("For open orders (--open)", sort_key=2)
@@ -115,7 +116,8 @@ async def cancel(
     def reached() -> Venue:
         venue = find_venue(url, ca_file, proxy).with_terms(rate, give_up_after, retry=not no_retry)
         lookup = asked_lookup(look_up or open_, rest_url, venue.endpoint, proxy)
-        return attrs.evolve(venue.with_journal(journal), lookup=lookup, look_up_closed=look_up)
+        opens = None if journal is None else journal_at(journal, venue.endpoint, venue.credentials)
+        return attrs.evolve(venue, journal=opens, lookup=lookup, look_up_closed=look_up)
 
     use_env_file(env_file)
     if journal == "":

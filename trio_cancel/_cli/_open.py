@@ -174,7 +174,7 @@ class _OpenRun(Run):
         self._sweep = sweep = Sweep(self.meant, self.quiet, trio.current_time())
         orders = OpenOrders(sweep, lookups.open_orders, ws._session.wall, WITHIN)
         try:
-            await self._stream(ws, orders)
+            await self._cancel_each(ws, orders)
         finally:
             # Report what no list will show again; what is under way may still be answered while the session ends.
             self._ending = True

@@ -220,9 +220,11 @@ class Run:
             self._take(NotSent(request, cause=why))
 
     async def _cancel_all(self, ws: TradingWS) -> None:
-        await self._stream(ws, self.requests.keys())
+        await self._cancel_each(ws, self.requests.keys())
 
-    async def _stream(self, ws: TradingWS, requests: Iterable[CancelRequest] | AsyncIterable[CancelRequest]) -> None:
+    async def _cancel_each(
+        self, ws: TradingWS, requests: Iterable[CancelRequest] | AsyncIterable[CancelRequest]
+    ) -> None:
         stream: CancelStream | None = None
         try:
             async with ws.open_cancel_stream(requests) as stream:

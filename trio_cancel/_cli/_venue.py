@@ -16,7 +16,6 @@ from trio_cancel._client import (
     URL_VARIABLE,
     OpenJournal,
     TradingWS,
-    journal_at,
     open_session,
     token_field_of,
 )
@@ -79,14 +78,6 @@ class Venue:
         if give_up_after is not None:
             policy = attrs.evolve(policy, give_up_after=give_up_after)
         return attrs.evolve(self, rate=rate, policy=policy)
-
-    def with_journal(self, address: str | None) -> Venue:
-        """Return it with the journal of --journal, if there is one."""
-        return (
-            self
-            if address is None
-            else attrs.evolve(self, journal=journal_at(address, self.endpoint, self.credentials))
-        )
 
 
 def find_venue(url: str | None, ca_file: str | None, proxy: str | None) -> Venue:
