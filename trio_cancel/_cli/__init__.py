@@ -5,9 +5,8 @@
     _app        the commands, what they share, and how their errors become one line and a status
     _cancel     _show     _resume     _journal     _guard     _sandbox     _fault     _doctor     _demo
     _options    options that several commands have       _help     what --help prints besides the options
-    _usage      what is wrong with the arguments         _failure  one clear line on stderr
     _venue      where to connect and look orders up      _log      the library's log on stderr
-    _env_file   variables from a file
+    _env_file   variables from a file                    _failure  one clear line on stderr
     _input      turns arguments and files into requests, with _lines and _table (no network)
     _run        a bulk cancel that signals and a deadline can end, and that accounts for every order
     _open       cancel --open: a run whose orders come from the venue's list

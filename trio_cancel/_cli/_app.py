@@ -5,31 +5,36 @@ The commands are named by their import path, so that each is loaded only when it
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib.metadata
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CoercionError, CycloptsError, Group, Parameter, UnusedCliTokensError
+from cyclopts.exceptions import MissingArgumentError, UnknownCommandError, UnknownOptionError
 
 from trio_cancel._cli._env_file import kept_environment
-from trio_cancel._cli._failure import CommandError, UsageError, is_dumb, lone, say, why_of, write_stderr
+from trio_cancel._cli._failure import CommandError, UsageError, clean, is_dumb, lone, say, short, why_of, write_stderr
 from trio_cancel._cli._help import COMMON, MANUALS, OWN, PROGRAM
 from trio_cancel._cli._log import Level, logged
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import Status
-from trio_cancel._cli._usage import usage_text
 from trio_cancel._values.errors import TradingError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EAGAIN, errno.EBADF}
+TOKENS_SHOWN = 3
+USER = re.compile(r"(?<=:)//[^/?#]*@")
+"""A user and a password in a url; these are not shown."""
 
 
 def version() -> str:
@@ -153,7 +158,7 @@ class Call:
                 say(str(cause))
         elif isinstance(cause, CycloptsError):
             self.status = Status.USAGE
-            self._say_usage(usage_text(cause))
+            self._say_usage(_usage_text(cause))
         elif isinstance(cause, TradingError):
             self.status = Status.USAGE
             say(str(cause))
@@ -167,6 +172,36 @@ class Call:
         else:
             self.status = Status.UNKNOWN
             say(f"internal error: {type(cause).__name__}: {cause}. --debug shows where.")
+
+
+def _usage_text(error: CycloptsError) -> str:
+    """Return what is wrong with the arguments, as a sentence, in our own words where cyclopts' are too technical."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        tokens = [f'"{short(clean(USER.sub("//", token)), 60)}"' for token in error.unused_tokens]
+        more = f" and {len(tokens) - TOKENS_SHOWN} more" if len(tokens) > TOKENS_SHOWN else ""
+        return f"Unexpected argument{'s' * (len(tokens) > 1)}: {', '.join(tokens[:TOKENS_SHOWN])}{more}."
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name
+        return f"{name} needs a value." if name.startswith("-") else f"{name} is missing."
+    if isinstance(error, CoercionError) and error.token is not None and error.token.keyword is not None:
+        kinds: dict[object, str] = {float: "a number", int: "a whole number", bool: "no value"}
+        kinds[int | None] = "a whole number"
+        wanted = kinds.get(error.target_type)
+        if wanted is not None:
+            return f'{error.token.keyword} takes {wanted}, not "{short(clean(error.token.value), 60)}".'
+    text = short(clean(str(error)), 500)
+    if isinstance(error, UnknownCommandError):
+        return text.partition(" Available commands:")[0]  # a list that ends in "..."; the help has all of it
+    if isinstance(error, UnknownOptionError):
+        unknown, asks, meant = text.partition(" Did you mean --")
+        return text if not asks or _is_like(error, meant.rstrip("?")) else unknown
+    return text
+
+
+def _is_like(error: UnknownOptionError, option: str) -> bool:
+    """Return True if this option may have been meant; cyclopts also counts the dashes, which all options share."""
+    word = (error.token.keyword or error.token.value).lstrip("-").partition("=")[0]
+    return bool(difflib.get_close_matches(word, [option]))
 
 
 def _shown_default(default: object) -> str | None:

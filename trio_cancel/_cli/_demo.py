@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
-from trio_cancel._cli._failure import CommandError, StderrFile
+from trio_cancel._cli._failure import CommandError, StderrFile, counted
 from trio_cancel._cli._options import WHOLE
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
 from trio_cancel._cli._output import has_bar
@@ -79,7 +79,7 @@ async def demo(*, orders: Annotated[int, WHOLE, Parameter(help="The number of or
 def _show_result(console: Console, exchange: Sandbox, tally: Tally, run: Run, took: float) -> None:
     still_open = len(exchange.book.open_orders())
     agrees = "agrees" if still_open == tally.left_count else "does not agree"
-    left = f"{still_open} open order{'s' * (still_open != 1)} left"
+    left = f"{counted(still_open, 'open order')} left"
     verdict = f"{tally.off_book} of {tally.total} orders {'are' if tally.off_book != 1 else 'is'} off the book"
     width = console.width
     partly = f"{tally.partly_filled} of them had been executed in part before."

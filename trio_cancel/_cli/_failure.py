@@ -73,6 +73,11 @@ def short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words, such as ``1 order`` or ``2 orders``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def why_of(error: Exception) -> str:
     """Return what the system says about an error."""
     return getattr(error, "strerror", None) or str(error)

@@ -18,7 +18,6 @@ from trio_cancel._client import URL_VARIABLE
 from trio_cancel.sandbox import Fault, FaultStatus, Point, SandboxControlError, open_sandbox_control
 
 _HITS = {Point.UPGRADE: "connection", Point.REQUEST: "request", Point.CLOSE: "closing"}
-_NEXT = {Point.UPGRADE: "the next connection", Point.REQUEST: "the next request", Point.CLOSE: "the next closing"}
 
 
 @attrs.frozen
@@ -104,7 +103,7 @@ def changes(asked: Asked, order: str | None, *, clear: bool) -> str:
         for found, chance in asked.chances.items()
     ]
     for found in asked.once:
-        lines.append(f"{found} hits {_NEXT[found.point] if order is None else f'the next request for {order}'}")
+        lines.append(f"{found} hits the next {_HITS[found.point] if order is None else f'request for {order}'}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trio_cancel._cli._failure import CommandError, clean
+from trio_cancel._cli._failure import CommandError, clean, counted
 from trio_cancel._cli._tally import Status
 from trio_cancel._journal.address import server_of
 
@@ -67,7 +67,7 @@ def as_text(overview: Overview, width: int) -> str:
     lines += [_journal(one) for one in in_use]
     free = len(overview.journals) - len(in_use)
     if free or not in_use:
-        lines.append(f"{free} journal{'s' * (free != 1)} free, with nothing left")
+        lines.append(f"{counted(free, 'journal')} free, with nothing left")
     return "".join(
         f"{part}\n" for line in lines for part in textwrap.wrap(clean(line), max(20, width), subsequent_indent="  ")
     )
@@ -76,7 +76,7 @@ def as_text(overview: Overview, width: int) -> str:
 def _guard(guard: GuardStatus) -> str:
     if not guard.lives:
         return f"guard {guard.number} on {guard.name}: silent for {_seconds(guard.silent)}, it has probably died"
-    accounts = f"{guard.accounts} account{'s' * (guard.accounts != 1)}"
+    accounts = counted(guard.accounts, "account")
     return f"guard {guard.number} on {guard.name}: alive {_seconds(guard.silent)} ago, serves {accounts}"
 
 
@@ -84,7 +84,7 @@ def _journal(journal: JournalStatus) -> str:
     meaning = _MEANING[journal.state]
     if journal.guard is not None:
         meaning = f"guard {journal.guard} is dealing with it"
-    orders = f"{journal.orders} order{'s' * (journal.orders != 1)} held or not settled"
+    orders = f"{counted(journal.orders, 'order')} held or not settled"
     heard = f"last sign of life {_seconds(journal.silent)} ago"
     watched = "" if journal.watched else ", NO GUARD HAS ITS CREDENTIALS AND CAN REACH ITS VENUE"
     return f"journal {journal.name} at {journal.url}: {meaning}, {orders}, {heard} (lease {journal.lease:g} s){watched}"

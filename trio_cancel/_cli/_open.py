@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from trio_cancel._cancels.open_orders import WITHIN, OpenOrders, Sweep
-from trio_cancel._cli._failure import CommandError, UsageError, clean, is_terminal, say, write_stderr
+from trio_cancel._cli._failure import CommandError, UsageError, clean, counted, is_terminal, say, write_stderr
 from trio_cancel._cli._output import Output
 from trio_cancel._cli._run import Halt, Run, hear_signals
 from trio_cancel._cli._show import HEAD, order_line
@@ -112,8 +112,7 @@ def _show_list(sweep: Sweep, *, as_json: bool) -> Status:
         write_stdout(HEAD)
     for state in sweep.orders:
         write_stdout(order_line(state, as_json=as_json))
-    count = len(sweep.orders)
-    say(f"{count} open order{'s' if count != 1 else ''} listed, nothing was canceled{_outside(sweep)}")
+    say(f"{counted(len(sweep.orders), 'open order')} listed, nothing was canceled{_outside(sweep)}")
     if sweep.failure is not None:
         say(f"the list is not complete: {sweep.failure}")
     return Status.OK if sweep.failure is None else Status.LEFT
@@ -129,8 +128,7 @@ async def _confirm(sweep: Sweep, meant: OpenFilter, quiet: float) -> bool:
     lines = [HEAD, *(order_line(state, as_json=False) for state in orders[:NAMED_MOST])] if orders else []
     if len(orders) > NAMED_MOST:
         lines.append(f"and {len(orders) - NAMED_MOST} more\n")
-    count = f"{len(orders)} open order{'s' if len(orders) != 1 else ''}{_outside(sweep)}"
-    lines.append(f"{count}\n")
+    lines.append(f"{counted(len(orders), 'open order')}{_outside(sweep)}\n")
     if sweep.failure is not None:
         lines.append(f"The list is not complete: {clean(str(sweep.failure))}\n")
     lines.append(

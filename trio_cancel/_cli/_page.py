@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from trio_cancel._cli._failure import CommandError, clean, short
+from trio_cancel._cli._failure import CommandError, clean, counted, short
 from trio_cancel._cli._tally import NAMED_MOST
 from trio_cancel._journal.reading import DISMISSED, JournalContents, JournalOrder
 from trio_cancel._values.models import canonical_id
@@ -137,8 +137,7 @@ def _words(
     left = [order for order in orders if order.left]
     yield _HEAD.format(title=escape(f"Journal {clean(name)}"))
     yield f"<h1>Journal {escape(clean(name))}</h1>\n"
-    count = f"{len(orders)} order{'' if len(orders) == 1 else 's'}"
-    yield f"<p>{escape(clean(contents.url))}; {count}. All times are UTC.</p>\n"
+    yield f"<p>{escape(clean(contents.url))}; {counted(len(orders), 'order')}. All times are UTC.</p>\n"
     if left:
         names = ", ".join(escape(_name_of(order)) for order in left[:NAMED_MOST])
         more = f" and {len(left) - NAMED_MOST} more" if len(left) > NAMED_MOST else ""
@@ -163,7 +162,7 @@ def _table(shown: list[JournalOrder]) -> Iterable[str]:
         cancels = "<br>".join(
             escape(
                 f"{moment(cancel.intended_at)} {(cancel.kind or 'no outcome').replace('_', ' ')}, "
-                f"{len(cancel.attempts)} attempt{'' if len(cancel.attempts) == 1 else 's'}"
+                f"{counted(len(cancel.attempts), 'attempt')}"
             )
             for cancel in order.cancels
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from trio_cancel._cli._failure import clean, shell_words, short
+from trio_cancel._cli._failure import clean, counted, shell_words, short
 from trio_cancel._cli._tally import Tally
 from trio_cancel._values.models import CanceledOrder
 from trio_cancel._values.order_state import OrderState
@@ -138,8 +138,7 @@ def left_lines(tally: Tally, reported: str | None = None) -> list[str]:
     """Return lines that name the first orders that may still be on the book, each cause once but ``reported`` never."""
     if not tally.left_count:
         return []
-    many = tally.left_count != 1
-    lines = [f"{tally.left_count} order{'s' if many else ''} may still be on the book:"]
+    lines = [f"{counted(tally.left_count, 'order')} may still be on the book:"]
     before: dict[str, str] = {}
     last = ""
     for outcome in tally.left:

@@ -19,7 +19,7 @@ import trio
 from cyclopts import Parameter
 
 from trio_cancel._cli._child import SIGNALLED, Relay
-from trio_cancel._cli._failure import CommandError, UsageError, why_of
+from trio_cancel._cli._failure import CommandError, UsageError, counted, why_of
 from trio_cancel._cli._fault import Asked, parse_faults
 from trio_cancel._cli._options import WHOLE
 from trio_cancel._cli._orders import check_orders, need_trustme, place_orders
@@ -161,7 +161,7 @@ class _OpenSandbox:
             ids_file = self.folder / "ids.txt"
             with _writes_to(self.folder):
                 ids_file.write_text("".join(f"{order_id}\n" for order_id in ids))
-            lines += ["", f"{len(ids)} open order{'s' if len(ids) != 1 else ''} (all in {ids_file}):"]
+            lines += ["", f"{counted(len(ids), 'open order')} (all in {ids_file}):"]
             lines += [f"  {order_id}" for order_id in ids[:SHOWN]]
             lines += [f"  and {len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
             lines += ["", "Cancel one of them:", "", *self._pasted([*command, ids[0]])]

@@ -11,7 +11,7 @@ import re
 
 import attrs
 
-from trio_cancel._cli._failure import CommandError, clean, short
+from trio_cancel._cli._failure import CommandError, clean, counted, short
 from trio_cancel._cli._lines import LINE_MOST, Line, Lines
 
 SEPARATORS = ",;\t|"
@@ -176,7 +176,7 @@ class Header:
     def cells_of(self, cells: list[str]) -> tuple[str | None, str | None]:
         """Return a row's cells with the venue's id and with the external id; None if there is no such column."""
         if len(cells) != len(self.names):
-            raise BadLine(f"it has {len(cells)} column{'s' * (len(cells) != 1)}, the header has {len(self.names)}")
+            raise BadLine(f"it has {counted(len(cells), 'column')}, the header has {len(self.names)}")
         return (
             None if self.id is None else cells[self.id],
             None if self.external_id is None else cells[self.external_id],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from trio_cancel._cli._failure import counted
 from trio_cancel._values.outcomes import KINDS, Canceled, Outcome, Rejected
 
 NAMED_MOST = 10
@@ -89,4 +90,4 @@ class Tally:
             return "no orders"
         parts = [f"{count} {kind.replace('_', ' ')}" for kind, count in self.counts.items() if count]
         repeats = f" ({self.repeats:,} named again)" if self.repeats else ""
-        return f"{total} order{'s' if total != 1 else ''}{repeats}: {', '.join(parts)}"
+        return f"{counted(total, 'order')}{repeats}: {', '.join(parts)}"
