@@ -83,6 +83,7 @@ class Exchange:
         self._faulty_answers = _faulty_answers(dialect)
         self._verifier = protocol.Verifier(credentials, dialect)
         self._full_results = full_results
+        self.credentials = credentials
         self.clock_skew = 0
         self.limits = limits
         self.book: Book = Book(now=self.now, rng=random.Random(rng.getrandbits(64)))

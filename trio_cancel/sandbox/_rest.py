@@ -23,7 +23,6 @@ import attrs
 import h11
 import trio
 
-from trio_cancel._values.models import Credentials
 from trio_cancel.sandbox import _protocol as protocol
 from trio_cancel.sandbox._book import EXACT, Book, NoSuchOrder, Order
 from trio_cancel.sandbox._exchange import Exchange
@@ -100,7 +99,6 @@ class RestSide:
     def __init__(
         self,
         exchange: Exchange,
-        credentials: Credentials,
         rng: random.Random,
         *,
         faults: RestFaults,
@@ -112,8 +110,8 @@ class RestSide:
         self.log: RestLog = RestLog(log_limit)
         self.planned: deque[RestFault | None] = deque()
         self._exchange = exchange
-        self._token = credentials.api_token.encode()
-        self._secret = credentials.api_secret.encode()
+        self._token = exchange.credentials.api_token.encode()
+        self._secret = exchange.credentials.api_secret.encode()
         self._rng = rng
 
     async def serve(self, stream: trio.abc.Stream) -> None:

@@ -62,7 +62,6 @@ class Sandbox:
         self,
         exchange: Exchange,
         *,
-        credentials: Credentials,
         habits: Habits,
         certificate: Certificate | None,
         nursery: trio.Nursery,
@@ -77,7 +76,7 @@ class Sandbox:
         self._nursery = nursery
         self._rng = rng
         self._side_door = SideDoor(exchange.book, exchange.plan)
-        self.credentials = credentials
+        self.credentials = exchange.credentials
         self.book: Book = exchange.book
         self.log: Log = exchange.log
         self.rest_log: RestLog = rest.log
@@ -332,7 +331,6 @@ async def open_sandbox(
             'anyio, with anyio.run(main, backend="trio").'
         )
     rng = random.Random(seed)
-    account = credentials or DEFAULT_CREDENTIALS
     for name, span in (
         ("delay", delay),
         ("idle_timeout", idle_timeout),
@@ -347,7 +345,7 @@ async def open_sandbox(
     if token_field not in TOKEN_FIELDS:
         raise ValueError(f"token_field must be {' or '.join(TOKEN_FIELDS)}, not {token_field!r}.")
     exchange = Exchange(
-        credentials=account,
+        credentials=credentials or DEFAULT_CREDENTIALS,
         clock=clock,
         rng=rng,
         limits=Limits(rate, burst, daily_limit),
@@ -362,16 +360,13 @@ async def open_sandbox(
     certificate = make_certificate() if tls else None
     rest = RestSide(
         exchange,
-        account,
         random.Random(None if seed is None else seed + 1),  # a separate one: lookups must not change the other draws
         faults=rest_faults or RestFaults(),
         lag=rest_lag,
         log_limit=log_limit,
     )
     async with open_services() as nursery:
-        sandbox = Sandbox(
-            exchange, credentials=account, habits=habits, certificate=certificate, nursery=nursery, rng=rng, rest=rest
-        )
+        sandbox = Sandbox(exchange, habits=habits, certificate=certificate, nursery=nursery, rng=rng, rest=rest)
         await sandbox._listen(port, rest_port)
         yield sandbox
 
