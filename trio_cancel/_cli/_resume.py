@@ -6,7 +6,7 @@ The library decides what is canceled and what an answer means for it (``_cancels
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated
@@ -43,7 +43,7 @@ from trio_cancel._journal.resume import Plan, plan_resume
 from trio_cancel._journal.store import Account
 from trio_cancel._journal.stores import is_missing
 from trio_cancel._net.endpoint import parse_endpoint
-from trio_cancel._values.models import CancelRequest, Credentials
+from trio_cancel._values.models import Credentials
 from trio_cancel._values.observer import Observer
 from trio_cancel._values.outcomes import NotSent, Outcome
 
@@ -135,16 +135,9 @@ class _Resume(Run):
         journal = ws._session.journal
         assert journal is not None
         self._resumption = resumption = Resumption(self.plan, journal.release_left, lambda: ws.clock)
-        everything = self.requests
-
-        async def cancel(some: Iterable[CancelRequest]) -> None:
-            self.requests = dict.fromkeys(some, 1)
-            await super(_Resume, self)._cancel_all(ws)
-
         try:
-            await resumption.run(cancel, ws._session, ws._policy)
+            await resumption.run(partial(self._cancel_each, ws), ws._session, ws._policy)
         finally:
-            self.requests = everything
             for outcome in resumption.unsure():
                 super()._take(outcome)
 

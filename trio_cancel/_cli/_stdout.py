@@ -141,9 +141,9 @@ async def _write_in_pieces(chunk: bytes) -> None:
     ready = output_poll(descriptor)
     view = memoryview(chunk)
     while view:
-        if not ready.poll(0):
-            await trio.sleep(LOOK_AGAIN)
-            continue
         with suppress(BlockingIOError):  # another writer was faster
-            view = view[os.write(descriptor, view[:PIECE]) :]
-        await trio.lowlevel.checkpoint()
+            if ready.poll(0):
+                view = view[os.write(descriptor, view[:PIECE]) :]
+                await trio.lowlevel.checkpoint()
+                continue
+        await trio.sleep(LOOK_AGAIN)

@@ -131,10 +131,4 @@ async def _trickle_on(stream: trio.abc.Stream, faults: Faults) -> None:
 
 
 def _with_wrong_key(accepted: bytes) -> bytes:
-    lines = accepted.split(b"\r\n")
-    return b"\r\n".join(
-        b"Sec-WebSocket-Accept: d3JvbmcgYWNjZXB0IGtleSE9PT0="
-        if line.lower().startswith(b"sec-websocket-accept")
-        else line
-        for line in lines
-    )
+    return re.sub(rb"(?i)(sec-websocket-accept:)[^\r]*", rb"\1 d3JvbmcgYWNjZXB0IGtleSE9PT0=", accepted)
