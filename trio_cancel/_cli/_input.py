@@ -136,7 +136,7 @@ def read_file(into: GivenOrders, name: str) -> None:
         if stdin is None or stdin.closed:
             raise CommandError("Nothing can be read: stdin is closed.")
         if stdin.isatty():
-            say("reading ids from the terminal, one a line; end with Ctrl-D")
+            say("reading ids from the terminal, one per line; end with Ctrl-D")
         _read(into, stdin.buffer, name)
         return
     if not name:

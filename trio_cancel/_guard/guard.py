@@ -262,7 +262,7 @@ class GuardTasks:
             except TradingError as error:
                 failure = error
             served.tried = True
-            logger.error("the guard has no way to the venue %s: %s", url, failure)
+            logger.error("the guard cannot reach the venue %s: %s", url, failure)
             await trio.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
 
@@ -280,7 +280,7 @@ class GuardTasks:
             raise fatal
         if boundary.error is not None and not isinstance(boundary.error, NotTaken):
             why = describe(boundary.error)
-            logger.error("the guard could not see to the journal %s, and tries again: %s", seen.name, why)
+            logger.error("the guard could not deal with the journal %s, and tries again: %s", seen.name, why)
             self._view.asked(seen.id, steady(), again=True)
 
     async def _take_over(self, seen: Seen, account: Account, ws: TradingWS) -> Taken:
@@ -323,7 +323,7 @@ class GuardTasks:
             seen.name,
             len(taken.report.outcomes) - left,
             len(taken.report.outcomes),
-            "" if not left else "; the rest is asked for again" if taken.again else "; THE REST STAYS LEFT",
+            "" if not left else "; the rest is tried again later" if taken.again else "; THE REST IS NOT TRIED AGAIN",
         )
         if self._notify is not None:
             self._notify("guard_took_over", seen.name, taken.report)
