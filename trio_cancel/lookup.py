@@ -174,24 +174,16 @@ class RestLookup:
             await client.aclose()  # noqa: ASYNC102 - it shields itself, and never waits for the peer
 
 
+@attrs.frozen(repr=False, eq=False)
 class OpenRestLookup:
     """An open :class:`RestLookup`: call it with a request. Made by :meth:`RestLookup.opened`."""
 
-    def __init__(
-        self,
-        client: HttpClient,
-        base: str,
-        credentials: Credentials,
-        timeout: float,
-        wall: Callable[[], float],
-        correction: Callable[[], float],
-    ) -> None:
-        self._client = client
-        self._base = base
-        self._credentials = credentials
-        self._timeout = timeout
-        self._wall = wall
-        self._correction = correction
+    _client: HttpClient
+    _base: str
+    _credentials: Credentials
+    _timeout: float
+    _wall: Callable[[], float]
+    _correction: Callable[[], float]
 
     def __repr__(self) -> str:
         return "<OpenRestLookup>"

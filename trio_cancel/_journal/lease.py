@@ -1,16 +1,15 @@
-"""A session's claim to a journal in a database, as far as the session itself can know (pure; told the time).
+"""A session's claim to a journal in a database, as far as the session itself can know (sans-I/O).
 
-Whoever wants to take a journal over waits until it has seen no beat for a whole lease, on its own clock. The session
-counts on its own clock, too: from *before* it sent the last beat that was confirmed, so that its lease ends first. The
-drawing shows the steps, :data:`STEPS` is their table::
+Whoever wants to take over a journal first waits until it has seen no beat for a whole lease, on its own clock. The
+session also counts on its own clock, from *before* it sent the last beat that was confirmed, so its lease ends first::
 
                  ┌────── beat confirmed ──────┐
                  ▼                            │
-               SURE ── no beat for so long ─► UNCERTAIN
+               SURE ── none for too long ───► UNCERTAIN
                  │                            │
                  └──── the epoch is over ─────┴──────────► TAKEN_OVER
 
-While it is uncertain another may have the journal, or nobody: only the database can tell. New holds are refused, and
+While the session is uncertain, another one may have the journal: only the database can tell. New holds are refused, and
 nothing else is. Nothing leads out of TAKEN_OVER.
 """
 
@@ -21,9 +20,9 @@ import sys
 import time
 
 SURE_FOR = 0.9
-"""The part of a lease for which a session is sure: two clocks run apart by less than the rest."""
+"""The part of a lease for which a session is sure: two clocks drift apart by less than the rest."""
 BEATS = 3
-"""Beats in a lease."""
+"""Beats per lease."""
 LEAST, MOST = 1.0, 20.0
 """Seconds that a lease lasts."""
 
@@ -32,7 +31,7 @@ _GOES_ON = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC if sys.platform 
 
 
 def steady() -> float:
-    """Return the seconds of a clock that nobody sets, and that goes on in suspend where there is such a one."""
+    """Return the seconds of a clock that nobody sets and that, if the system has one, goes on during suspend."""
     return time.monotonic() if _GOES_ON is None else time.clock_gettime(_GOES_ON)
 
 
@@ -47,27 +46,19 @@ class LeaseState(enum.StrEnum):
     """Another session, or a guard, has the journal, for good."""
 
 
-STEPS: dict[LeaseState, frozenset[LeaseState]] = {
-    LeaseState.SURE: frozenset({LeaseState.UNCERTAIN, LeaseState.TAKEN_OVER}),
-    LeaseState.UNCERTAIN: frozenset({LeaseState.SURE, LeaseState.TAKEN_OVER}),
-    LeaseState.TAKEN_OVER: frozenset(),
-}
-"""Which state each leads to."""
-
-
 def commit_within(lease: float) -> float:
-    """Return the seconds after which a beat that has not come through is given up and sent anew."""
+    """Return the seconds after which a beat that has not been confirmed is given up and sent again."""
     return min(2.0, lease * 2 / BEATS)
 
 
 GUARD_SILENT = 5.0
-"""Seconds without a beat of theirs from which guards do not count; they beat at least once in a second."""
+"""Seconds without a beat after which guards do not count; they beat at least once per second."""
 
 
 class Guards:
-    """Whether anybody watches a session's journal who has its account's credentials, as far as the session can know.
+    """Whether a guard with the account's credentials watches a session's journal, as far as the session can know.
 
-    Told by what the beats of such guards add up to: if that changes, one of them lives.
+    It is told the sum of the beats of such guards: if that changes, one of them is alive.
     """
 
     def __init__(self) -> None:
@@ -75,7 +66,7 @@ class Guards:
         self._changed_at: float | None = None
 
     def saw(self, beats: int | None, now: float) -> None:
-        """Note what the beats add up to now; None if there is no guard."""
+        """Note the sum of the beats now; None if there is no guard."""
         if beats is None:
             self._changed_at = None
         elif self._beats is not None and beats != self._beats:
@@ -83,15 +74,15 @@ class Guards:
         self._beats = beats
 
     def watch(self, now: float) -> bool:
-        """Return True if one does."""
+        """Return True if a guard watches."""
         return self._changed_at is not None and now - self._changed_at < GUARD_SILENT
 
 
 class Lease:
-    """One session's. Times are seconds of one clock, :func:`steady`'s.
+    """A session's lease, which lasts some seconds after each beat. Times are seconds on the clock :func:`steady`.
 
     Args:
-        seconds: how long it lasts after a beat.
+        seconds: how long it lasts.
         sent_at: when the transaction was sent that began it.
     """
 
@@ -102,14 +93,14 @@ class Lease:
         self._over = False
 
     def state(self, now: float) -> LeaseState:
-        """Return how it stands."""
+        """Return its state."""
         if self._over:
             return LeaseState.TAKEN_OVER
         return LeaseState.SURE if now < self.sure_until else LeaseState.UNCERTAIN
 
     @property
     def sure_until(self) -> float:
-        """When it becomes uncertain unless a beat is confirmed before."""
+        """When the session becomes uncertain unless a beat is confirmed before."""
         return self._confirmed_at + SURE_FOR * self.seconds
 
     @property
@@ -122,7 +113,7 @@ class Lease:
         self._tried_at = max(self._tried_at, now)
 
     def confirmed(self, sent_at: float) -> None:
-        """Note that a beat that was sent then has come through."""
+        """Note that the beat that was sent at that time has been confirmed."""
         self._confirmed_at = max(self._confirmed_at, sent_at)
 
     def lost(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from trio_cancel._journal.reading import JournalHold, JournalOrder
+from trio_cancel._journal.reading import JournalHold, JournalOrder, order_of
 from trio_cancel._journal.rows import request_of
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import NotFound, Outcome
@@ -72,7 +72,7 @@ class LeftBehind:
             if request in (name, None if order.meant is None else request_of(0, order.meant)):
                 unsettled = False
             if off_book and request.id is not None:
-                holds = tuple(hold for hold in holds if _id_of(name, hold) != request)
+                holds = tuple(hold for hold in holds if order_of(name, hold) != request)
             self._replace(order, holds, unsettled=unsettled)
 
     def released(self, holds: Iterable[int]) -> None:
@@ -98,12 +98,6 @@ def requests_of(order: JournalOrder) -> tuple[CancelRequest, ...]:
     """Return what the venue may be asked for: the name that the journal has, and the venue's ids."""
     by_id = [hold.order_id for hold in order.open_holds] + [order.meant]
     return (order.request, *(request_of(0, key) for key in by_id if key is not None))
-
-
-def _id_of(name: CancelRequest, hold: JournalHold) -> CancelRequest | None:
-    if name.id is not None:
-        return name
-    return None if hold.order_id is None else request_of(0, hold.order_id)
 
 
 def names_of(orders: tuple[JournalOrder, ...]) -> str:

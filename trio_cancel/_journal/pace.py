@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, LiteralString
 
 import psycopg
@@ -103,28 +103,24 @@ class _Member:
         self._member = secrets.token_hex(8)
 
     def join(self) -> Answer:
-        """Become a member; the session that had the same journal before is none any more.
+        """Become a member; the session that had the same journal before no longer is one.
 
         Raises:
             JournalError: the database cannot be used.
         """
-        with self._turn, explained(self._server):
-            try:
-                with self._connected().transaction() as cursor:
-                    query = "SELECT account FROM trio_cancel.journal WHERE name = %s"
-                    row = cursor.execute(query, (self._server.name,)).fetchone()
-                    if row is None:
-                        raise JournalError(f"The journal {self._server.shown} is not there any more.")
-                    self._account = row[0]
-                    self._set(cursor)
-                    cursor.execute(
-                        "DELETE FROM trio_cancel.pace_member "
-                        "WHERE account = %s AND (name = %s OR seen < extract(epoch FROM clock_timestamp()) - 86400)",
-                        (self._account, self._server.name),
-                    )
-                    return self._exchange(cursor, Ask(1, waits=False))
-            finally:
-                self._leave_turn()
+        with self._its_turn(), explained(self._server), self._connected().transaction() as cursor:
+            query = "SELECT account FROM trio_cancel.journal WHERE name = %s"
+            row = cursor.execute(query, (self._server.name,)).fetchone()
+            if row is None:
+                raise JournalError(f"The journal {self._server.shown} is not there any more.")
+            self._account = row[0]
+            self._set(cursor)
+            cursor.execute(
+                "DELETE FROM trio_cancel.pace_member "
+                "WHERE account = %s AND (name = %s OR seen < extract(epoch FROM clock_timestamp()) - 86400)",
+                (self._account, self._server.name),
+            )
+            return self._exchange(cursor, Ask(1, waits=False))
 
     def _exchange(self, cursor: psycopg.Cursor[Any], ask: Ask) -> Answer:
         name = self._server.name
@@ -159,32 +155,24 @@ class _Member:
         Raises:
             StoreFailed: it does not answer.
         """
-        with self._turn:
+        with self._its_turn():
             try:
                 with self._connected().transaction(write=False) as cursor:
                     begin(cursor)
                     return self._exchange(cursor, ask)
             except (psycopg.Error, CommitInDoubt, OSError) as error:
                 raise self._connection.failed(error) from error
-            finally:
-                self._leave_turn()
 
     def leave(self) -> None:
-        """Be a member no more."""
-        with self._turn:
+        """End the membership, and the connection."""
+        with self._its_turn(), suppress(psycopg.Error, CommitInDoubt, StoreFailed, OSError):
             try:
-                with (
-                    suppress(psycopg.Error, CommitInDoubt, StoreFailed, OSError),
-                    self._connected().transaction(write=False) as cursor,
-                ):
+                with self._connected().transaction(write=False) as cursor:
                     begin(cursor)
-                    cursor.execute(
-                        "DELETE FROM trio_cancel.pace_member WHERE account = %s AND member = %s",
-                        (self._account, self._member),
-                    )
+                    query = "DELETE FROM trio_cancel.pace_member WHERE account = %s AND member = %s"
+                    cursor.execute(query, (self._account, self._member))
             finally:
                 self._closed = True
-                self._leave_turn()
 
     def abandon(self) -> None:
         """Have the connection closed, by the thread that uses it if there is one; never waits."""
@@ -195,9 +183,14 @@ class _Member:
             finally:
                 self._turn.release()
 
-    def _leave_turn(self) -> None:
-        if self._closed:
-            self._connection.drop()
+    @contextmanager
+    def _its_turn(self) -> Generator[None]:
+        with self._turn:
+            try:
+                yield
+            finally:
+                if self._closed:
+                    self._connection.drop()
 
     def _connected(self) -> DatabaseConnection:
         if self._closed:

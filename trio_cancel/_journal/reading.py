@@ -282,7 +282,7 @@ def _order(
     if unsettled is not None:
         # What it meant is the order that was held under the name then, by the last of the holds before it.
         before = [hold for number, hold in story.holds.items() if number < unsettled.number]
-        named = _id_of(request, before[-1]) if before else None
+        named = order_of(request, before[-1]) if before else None
         if named is not None and (named in closed or told.get(named, 0) > unsettled.number):
             unsettled = None
         elif request.id is None and named is not None:
@@ -308,12 +308,12 @@ def _order(
 
 def _is_closed(request: CancelRequest, hold: JournalHold, closed: dict[CancelRequest, int]) -> bool:
     """Return True if a cancel by the venue's id has found the order of a hold off the book."""
-    named = _id_of(request, hold)
+    named = order_of(request, hold)
     # One that was added by the venue's id after that is asked for all the same.
     return named is not None and named in closed and (request.id is None or hold.number < closed[named])
 
 
-def _id_of(request: CancelRequest, hold: JournalHold) -> CancelRequest | None:
+def order_of(request: CancelRequest, hold: JournalHold) -> CancelRequest | None:
     """Return the order that a hold means by the venue's id, if that is known."""
     if request.id is not None:
         return request

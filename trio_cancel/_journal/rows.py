@@ -46,6 +46,7 @@ AnswerRow: TypeAlias = tuple[int, int, int, int, int, int | None, str, int | Non
 """The usual end of a cancel, its only attempt and its outcome in one row: an attempt's, then kind, error code"""
 
 
+@attrs.define(eq=False, kw_only=True)
 class Changes:
     """Rows that go into a journal in one transaction.
 
@@ -54,28 +55,15 @@ class Changes:
         closed: when the session ended, if it did.
     """
 
-    def __init__(
-        self,
-        *,
-        holds: Iterable[HoldRow] = (),
-        placed: Iterable[PlacedRow] = (),
-        releases: Iterable[ReleaseRow] = (),
-        intents: Iterable[IntentRow] = (),
-        attempts: Iterable[AttemptRow] = (),
-        outcomes: Iterable[OutcomeRow] = (),
-        answers: Iterable[AnswerRow] = (),
-        alive: int | None = None,
-        closed: int | None = None,
-    ) -> None:
-        self.holds: list[HoldRow] = list(holds)
-        self.placed: list[PlacedRow] = list(placed)
-        self.releases: list[ReleaseRow] = list(releases)
-        self.intents: list[IntentRow] = list(intents)
-        self.attempts: list[AttemptRow] = list(attempts)
-        self.outcomes: list[OutcomeRow] = list(outcomes)
-        self.answers: list[AnswerRow] = list(answers)
-        self.alive = alive
-        self.closed = closed
+    holds: list[HoldRow] = attrs.field(factory=list)
+    placed: list[PlacedRow] = attrs.field(factory=list)
+    releases: list[ReleaseRow] = attrs.field(factory=list)
+    intents: list[IntentRow] = attrs.field(factory=list)
+    attempts: list[AttemptRow] = attrs.field(factory=list)
+    outcomes: list[OutcomeRow] = attrs.field(factory=list)
+    answers: list[AnswerRow] = attrs.field(factory=list)
+    alive: int | None = None
+    closed: int | None = None
 
     @property
     def rows(self) -> dict[str, list[Any]]:

@@ -1,10 +1,10 @@
-"""A journal as an SQLite file: its schema, who may open it, one transaction a group of changes. All of it blocks.
+"""A journal as an SQLite file: its schema, who may open it, one transaction per group of changes. All of it blocks.
 
-WAL with synchronous=FULL: when :meth:`SQLiteStore.commit` has returned, its rows outlive a power failure, and others
-can read meanwhile. A new file is made beside its place and renamed into it whole, so that what is there is a complete
-journal or not touched: a file that is damaged, newer, no journal or another account's is refused before anything is
-written, and so is whatever is not a regular file. Each commit looks whether the files are still in their places,
-because SQLite goes on writing to a file that was deleted.
+WAL with synchronous=FULL: when :meth:`SQLiteStore.commit` has returned, its rows survive a power failure, and others
+can read meanwhile. A new file is made under another name and then renamed, so there is either a complete journal or
+none. A file that is damaged, of a newer format, not a journal, another account's, or not a regular file is refused
+before anything is written. Each commit checks that the files are still in their places, because SQLite goes on writing
+to a file that was deleted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sqlite3
 import stat
 import tempfile
 from collections.abc import Generator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -199,19 +199,16 @@ class SQLiteStore:
                 f"The journal {real} was open when this process was forked, so that SQLite cannot write it safely "
                 "here; open it in a process that is not forked from that one, or name another file."
             )
-        held = _lock(real)
-        try:
+        with ExitStack() as undo:
+            held = _lock(real)
+            undo.callback(held.release)
             fork.opened(real)
-            try:
-                with _explained(real):
-                    database, begun = _open(real, account, prefix, now)
-                    return cls(real, os.path.abspath(path), database, held, begun)
-            except BaseException:
-                fork.closed(real)
-                raise
-        except BaseException:
-            held.release()
-            raise
+            undo.callback(fork.closed, real)
+            with _explained(real):
+                database, begun = _open(real, account, prefix, now)
+                store = cls(real, os.path.abspath(path), database, held, begun)
+            undo.pop_all()
+            return store
 
     def commit(self, changes: Changes) -> None:
         """Make all of the changes durable, or none of them.
@@ -219,9 +216,18 @@ class SQLiteStore:
         Raises:
             StoreFailed: they are not, or would be in a file that nobody finds; they may be committed again.
         """
+        database, session = self._database, self.begun.session
         try:
             self._check_in_place()
-            self._commit(changes)
+            with _transaction(database):
+                if database.execute("SELECT max(number) FROM session").fetchone() != (session,):
+                    raise StoreFailed("another session has begun to write it")
+                for table, rows in changes.rows.items():
+                    _insert(database, table, rows)
+                if changes.alive is not None:
+                    database.execute("UPDATE session SET alive = ? WHERE number = ?", (changes.alive, session))
+                if changes.closed is not None:
+                    database.execute("UPDATE session SET closed = ? WHERE number = ?", (changes.closed, session))
             self._check_in_place()
         except (sqlite3.Error, OSError, OverflowError) as error:  # OverflowError: a number that SQLite cannot hold
             raise StoreFailed(_reason(error)) from error
@@ -230,31 +236,15 @@ class SQLiteStore:
         """Refuse: a disk is waited for in a thread."""
         raise trio.WouldBlock
 
-    def _commit(self, changes: Changes) -> None:
-        database, session = self._database, self.begun.session
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            if database.execute("SELECT max(number) FROM session").fetchone() != (session,):
-                raise StoreFailed("another session has begun to write it")
-            for table, rows in changes.rows.items():
-                _insert(database, table, rows)
-            if changes.alive is not None:
-                database.execute("UPDATE session SET alive = ? WHERE number = ?", (changes.alive, session))
-            if changes.closed is not None:
-                database.execute("UPDATE session SET closed = ? WHERE number = ?", (changes.closed, session))
-            database.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):  # some failures have rolled back already
-                database.execute("ROLLBACK")
-            raise
-
     def close(self) -> None:
         """Let go of the file, and then of its lock."""
         if self._process != os.getpid():
             return
+        log = f"{self.path}-wal"
         try:
             # SQLite deletes, by its name, the log of what it closes: never that of a file that has taken the place.
-            if _identity(self.path) == self._files[self.path] and self._has_its_log():
+            in_place = _identity(self.path) == self._files[self.path]
+            if in_place and _identity(log) in (None, self._files[log]):
                 self._database.close()
                 fork.let_go(self._database)
         except (sqlite3.Error, OSError) as error:
@@ -262,10 +252,6 @@ class SQLiteStore:
         finally:
             fork.closed(self.path)
             self._lock.release()
-
-    def _has_its_log(self) -> bool:
-        log = f"{self.path}-wal"
-        return _identity(log) in (None, self._files[log])
 
     def _check_in_place(self) -> None:
         if self._process != os.getpid():
@@ -478,10 +464,7 @@ def _open(real: str, account: Account, prefix: str, now: int) -> tuple[sqlite3.C
     database = _connect(real, "rw")
     fork.keep_for_ever(database)
     try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        if _version(database) < VERSION:
-            database.executescript(f"BEGIN; {_UPDATE} COMMIT;")
+        _prepare(database)
         begun = _begin(database, prefix, now)
         # So that a copy of the file alone shows that it was in use.
         database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -490,6 +473,26 @@ def _open(real: str, account: Account, prefix: str, now: int) -> tuple[sqlite3.C
         fork.let_go(database)
         raise
     return database, begun
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Generator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # some failures have rolled back already
+            database.execute("ROLLBACK")
+        raise
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    """Make commits durable, and bring an older format up to date."""
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    if _version(database) < VERSION:
+        database.executescript(f"BEGIN; {_UPDATE} COMMIT;")
 
 
 def _connect(path: str, mode: str) -> sqlite3.Connection:
@@ -646,8 +649,7 @@ def _compact(database: sqlite3.Connection, before: int, most: int) -> int:
     (last,) = database.execute(f"SELECT max(number) FROM ({numbers})").fetchone()  # noqa: S608 - our own names
     (newest,) = database.execute(_LAST.format("hold", "intent")).fetchone()
     bounds = {"before": before, "upto": min(last, newest - 1)}  # the newest one keeps the count
-    database.execute("BEGIN IMMEDIATE")
-    try:
+    with _transaction(database):
         for statement in (*_YOUNG, *_SETTLED):
             database.execute(statement, bounds)
         (count,) = database.execute("SELECT count(*) FROM temp.gone").fetchone()
@@ -658,11 +660,6 @@ def _compact(database: sqlite3.Connection, before: int, most: int) -> int:
                 gone = f"DELETE FROM {table} WHERE {column} IN (SELECT number FROM temp.gone)"  # noqa: S608 - ours
                 database.execute(gone)
             database.execute(_EMPTY_SESSIONS, bounds)
-        database.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            database.execute("ROLLBACK")
-        raise
     return int(count)
 
 
@@ -686,10 +683,7 @@ def compact(path: str | os.PathLike[str], before: int) -> int:
             with closing(_connect(real, "ro")) as database:
                 _check_format(real, database)
             with closing(_connect(real, "rw")) as database:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute("PRAGMA synchronous = FULL")
-                if _version(database) < VERSION:
-                    database.executescript(f"BEGIN; {_UPDATE} COMMIT;")
+                _prepare(database)
                 with _open_names(database):
                     count = _compact(database, before, 2**62)
                 database.execute("VACUUM")

@@ -21,11 +21,7 @@ def goes_on(error: BaseException) -> bool:
 
 
 def goes_on_from_call(error: BaseException) -> bool:
-    """Return True for what goes on although a plain call raised it: only the end of the calling coroutine itself.
-
-    Only trio raises a cancellation, and never from a plain call to somebody else's code; if one comes from there, it is
-    not ours.
-    """
+    """Return True for what goes on although a plain call raised it: a cancellation, but no GeneratorExit."""
     if isinstance(error, BaseExceptionGroup):
         return any(goes_on_from_call(each) for each in error.exceptions)
     return isinstance(error, trio.Cancelled)

@@ -91,23 +91,12 @@ def _make(kept: _Plain | Outcome, name: Name) -> Outcome:
 
 @attrs.frozen(eq=False)
 class _Chunk:
-    """Up to ``CHUNK`` orders.
+    """Up to ``CHUNK`` orders."""
 
-    Attributes:
-        names: their names; empty if ``told`` has whole outcomes.
-        told: what is kept of their outcomes; empty if none of them has one yet.
-        plain: how many of those are plain.
-        count: how many orders there are.
-    """
-
-    names: tuple[Name, ...]
-    told: tuple[_Kept, ...]
-    plain: int
+    names: tuple[Name, ...]  # empty if `told` has whole outcomes
+    told: tuple[_Kept, ...]  # empty if none of them has an outcome yet
+    plain: int  # how many of those are plain
     count: int
-
-    def all_told(self) -> Iterable[_Kept]:
-        """Return what is kept of each outcome."""
-        return self.told or (None,) * self.count
 
 
 def _chunk(names: tuple[Name, ...], told: Iterable[_Kept]) -> _Chunk:
@@ -116,13 +105,17 @@ def _chunk(names: tuple[Name, ...], told: Iterable[_Kept]) -> _Chunk:
 
 
 class Repeats:
-    """Which items of an input name an order that an earlier item has named; nothing needs to be known of the others."""
+    """Which items of an input name an order that an earlier item has named; nothing needs to be known of the others.
 
-    __slots__ = ("_items", "_places")
+    Attributes:
+        places: the places of the orders that are named again.
+    """
+
+    __slots__ = ("_items", "places")
 
     def __init__(self) -> None:
         self._items = array("q")
-        self._places = array("q")
+        self.places = array("q")
 
     def __len__(self) -> int:
         return len(self._items)
@@ -130,29 +123,25 @@ class Repeats:
     def add(self, item: int, place: int) -> None:
         """Note that an item, the last so far, names the order in ``place``."""
         self._items.append(item)
-        self._places.append(place)
+        self.places.append(place)
 
     def copy(self) -> Repeats:
         """Return what is known now."""
         twin = Repeats()
-        twin._items, twin._places = self._items[:], self._places[:]
+        twin._items, twin.places = self._items[:], self.places[:]
         return twin
 
     def place(self, item: int) -> int:
         """Return the place of the order that an item names."""
         before = bisect_left(self._items, item)
         if before < len(self._items) and self._items[before] == item:
-            return self._places[before]
+            return self.places[before]
         return item - before
-
-    def places(self) -> Iterable[int]:
-        """Return the places of the orders that are named again."""
-        return self._places
 
     def in_order(self, count: int) -> Iterator[int]:
         """Return the place of the order that each item names, if there are ``count`` orders."""
         place = 0
-        for number, (item, repeated) in enumerate(zip(self._items, self._places, strict=True)):
+        for number, (item, repeated) in enumerate(zip(self._items, self.places, strict=True)):
             yield from range(place, item - number)
             place = item - number
             yield repeated
@@ -251,7 +240,8 @@ class Outcomes(Sequence[Outcome]):
         for chunk in self._chunks:
             if not plain and chunk.plain == chunk.count:
                 continue
-            for kept, name in zip(chunk.all_told(), chunk.names or (_UNNAMED,) * chunk.count, strict=True):
+            told, names = chunk.told or (None,) * chunk.count, chunk.names or (_UNNAMED,) * chunk.count
+            for kept, name in zip(told, names, strict=True):
                 if wanted(kept):
                     yield self._made(kept, name)
 
@@ -271,7 +261,7 @@ def counts_of(outcomes: Outcomes) -> Mapping[str, int]:
     counts: dict[str, int] = dict.fromkeys(KINDS, 0)
     counts[Canceled.kind] += sum(chunk.plain for chunk in outcomes._chunks)
     counts[NotSent.kind] += sum(chunk.count for chunk in outcomes._chunks if not chunk.told)
-    for kept in chain(outcomes._unusual(), map(outcomes._kept, outcomes._repeats.places())):
+    for kept in chain(outcomes._unusual(), map(outcomes._kept, outcomes._repeats.places)):
         counts[NotSent.kind if kept is None else Canceled.kind if isinstance(kept, _Plain) else kept.kind] += 1
     return counts
 
@@ -331,16 +321,12 @@ class Ledger:
         at = place >> _SHIFT
         told = self._chunks[at]
         if isinstance(told, _Chunk):
-            told = self._begin(at, told.count)
+            none_yet: list[_Kept] = [None] * told.count
+            told = self._chunks[at] = none_yet
         told[place & _WITHIN] = _keep(outcome)
         self._left[at] -= 1
         if not self._left[at]:
             self._chunks[at] = _chunk(self._names[at], told)
-
-    def _begin(self, at: int, count: int) -> list[_Kept]:
-        told: list[_Kept] = [None] * count
-        self._chunks[at] = told
-        return told
 
     def outcome(self, place: int) -> Outcome | None:
         """Return the outcome of the order in ``place``; None if there is none yet."""

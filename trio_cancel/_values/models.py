@@ -307,7 +307,6 @@ class CanceledOrder(msgspec.Struct, frozen=True, gc=False):
 
     Amounts are in the pair's base currency, values in its quote currency, and the price is quote per base; all are
     exact, finite decimals. Dates have a time zone and are in UTC.
-    decimals. Dates are aware, in UTC.
 
     Attributes:
         id: the venue's id, as the venue writes it; None only if the order was named by its external id.

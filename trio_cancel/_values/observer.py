@@ -118,14 +118,12 @@ class Observer:
         """A guard has dealt with a journal; the report has an outcome for each order that was left."""
 
 
+@attrs.frozen
 class Notifier:
     """Calls an observer and survives whatever it raises."""
 
-    __slots__ = ("_hand_on", "_observer")
-
-    def __init__(self, observer: Observer, hand_on: Callable[[BaseException], None] | None = None) -> None:
-        self._observer = observer
-        self._hand_on = hand_on
+    _observer: Observer
+    _hand_on: Callable[[BaseException], None] | None = None
 
     def __call__(self, event: str, *args: object) -> None:
         """Call the observer's method ``event``; log what it raises, and pass on what ends the program.
@@ -185,44 +183,24 @@ class Statistics:
     window: int = 0
 
 
+@attrs.define(eq=False)
 class Counters:
     """The mutable counterpart of :class:`Statistics`; the session's tasks own it."""
 
-    __slots__ = (
-        "answered",
-        "binary",
-        "connections",
-        "contradictions",
-        "duplicates",
-        "late",
-        "limited",
-        "malformed",
-        "null_id",
-        "queued",
-        "settled",
-        "unknown_id",
-        "written",
-    )
-
-    def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
-
-    answered: int
-    binary: int
-    connections: int
-    contradictions: int
-    duplicates: int
-    late: int
-    limited: int
-    malformed: int
-    null_id: int
-    queued: int
-    settled: int
-    unknown_id: int
-    written: int
+    queued: int = 0
+    written: int = 0
+    answered: int = 0
+    settled: int = 0
+    late: int = 0
+    duplicates: int = 0
+    contradictions: int = 0
+    unknown_id: int = 0
+    null_id: int = 0
+    malformed: int = 0
+    binary: int = 0
+    limited: int = 0
+    connections: int = 0
 
     def snapshot(self, *, pending: int, rate: float | None, window: int) -> Statistics:
         """Return the frozen values."""
-        counts = {name: getattr(self, name) for name in self.__slots__}
-        return Statistics(**counts, pending=pending, rate=rate, window=window)
+        return Statistics(**attrs.asdict(self), pending=pending, rate=rate, window=window)

@@ -297,15 +297,7 @@ def _raise_venue_error(outcome: AlreadyClosed | NotFound | Rejected) -> NoReturn
         text = f"{named[:1].upper()}{named[1:]} was {outcome.closed_as} already, as a lookup says."
     if isinstance(outcome, Rejected) and outcome.advice is not None:
         text += f" ({outcome.advice})"
-    cls = _exception_of(outcome, error)
-    raise cls(
-        text,
-        status=error.status,
-        error_code=error.error_code,
-        message=error.message,
-        request=outcome.request,
-        outcome=outcome,
-    )
+    raise _exception_of(outcome, error)(text, outcome=outcome)
 
 
 def _exception_of(outcome: AlreadyClosed | NotFound | Rejected, error: VenueReply) -> type[VenueError]:
@@ -367,21 +359,13 @@ class VenueError(TradingError):
         outcome: the whole outcome, with its attempts.
     """
 
-    def __init__(
-        self,
-        text: str,
-        *,
-        status: int,
-        error_code: int | None,
-        message: str,
-        request: CancelRequest,
-        outcome: AlreadyClosed | NotFound | Rejected,
-    ) -> None:
+    def __init__(self, text: str, *, outcome: AlreadyClosed | NotFound | Rejected) -> None:
         super().__init__(text)
-        self.status = status
-        self.error_code = error_code
-        self.message = message
-        self.request = request
+        error = outcome.error or VenueReply(0)
+        self.status: int = error.status
+        self.error_code: int | None = error.error_code
+        self.message: str = error.message
+        self.request: CancelRequest = outcome.request
         self.outcome = outcome
 
 

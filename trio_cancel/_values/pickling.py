@@ -81,17 +81,21 @@ class Anything:
         self._value = value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        try:
-            return _value, (pickle.dumps(self._value), _shown(self._value))
-        except Exception:  # any class may refuse in its own way; its repr is kept
-            return str, (_shown(self._value),)
+        return _loaded, (_dumped(self._value), _shown(self._value))
 
 
-def _value(pickled: bytes, shown: str) -> object:
+def _dumped(value: object) -> bytes | None:
     try:
-        return pickle.loads(pickled)  # noqa: S301 - a part of the pickle that is being read
+        return pickle.dumps(value)
+    except Exception:  # any class may refuse in its own way
+        return None
+
+
+def _loaded(pickled: bytes | None, otherwise: object) -> object:
+    try:
+        return otherwise if pickled is None else pickle.loads(pickled)  # noqa: S301 - a part of the pickle that is read
     except Exception:  # its class is missing here, or it cannot be made again
-        return shown
+        return otherwise
 
 
 def _shown(value: object) -> str:
@@ -119,11 +123,7 @@ class _Foreign:
             parts = tuple(self._next(part) for part in error.exceptions)
             text = error.message
         else:
-            text = _text(error)
-            try:
-                pickled = pickle.dumps(error)
-            except Exception:  # any class may refuse in its own way; its name and its text are kept
-                pickled = None
+            text, pickled = _text(error), _dumped(error)
         facts = (pickled, _name(error), text, notes, parts, self._next(error.__cause__), error.__suppress_context__)
         return _arrive, facts
 
@@ -146,18 +146,9 @@ def _arrive(
     cause: BaseException | None,
     suppress: bool,
 ) -> BaseException:
-    error: BaseException | None = None
     inner = [part for part in parts if part is not None]
-    if inner:
-        error = BaseExceptionGroup(text, inner)
-    elif pickled is not None:
-        try:
-            found = pickle.loads(pickled)  # noqa: S301 - a part of the pickle that is being read
-        except Exception:  # its class is missing here, or it cannot be made again; its name and its text are kept
-            found = None
-        error = found if isinstance(found, BaseException) else None
-    if error is None:
-        error = ForeignCause(type_name, text)
+    found = BaseExceptionGroup(text, inner) if inner else _loaded(pickled, None)
+    error = found if isinstance(found, BaseException) else ForeignCause(type_name, text)
     for note in notes if not getattr(error, "__notes__", None) else ():
         error.add_note(note)
     error.__cause__ = cause

@@ -18,7 +18,7 @@ from tests.tools.venues import EPOCH, Venue, one_clock, open_venue, venue_clock
 from trio_cancel import CancelRequest, ConfigurationError, InvalidRequest, JournalError, LookupFailed
 from trio_cancel._journal import opening
 from trio_cancel._journal.opening import open_journal
-from trio_cancel._journal.rows import Changes, micros
+from trio_cancel._journal.rows import Changes, HoldRow, micros
 from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import Account
 from trio_cancel.journal import JournalOrder, read_journal
@@ -51,7 +51,7 @@ def die(
     store = SQLiteStore.open(path, Account("ws://localhost", venue.sandbox.credentials), "dead", now)
     first, session = store.begun.number, store.begun.session
     names = [(1, name) for name in holds] + [(0, key) for key in ids]
-    held = [(first + i, session, ext, key, now, -clock, clock) for i, (ext, key) in enumerate(names)]
+    held: list[HoldRow] = [(first + i, session, ext, key, now, -clock, clock) for i, (ext, key) in enumerate(names)]
     number = first + len(held)
     store.commit(
         Changes(

@@ -14,7 +14,7 @@ import pytest
 from tests.tools.journals import ACCOUNT
 from trio_cancel import Credentials, JournalError
 from trio_cancel._journal.reading import contents_of
-from trio_cancel._journal.rows import Changes
+from trio_cancel._journal.rows import Changes, HoldRow
 from trio_cancel._journal.store import Account, JournalStore, StoreFailed
 from trio_cancel._journal.stores import compact, is_written, open_store, read_tables
 from trio_cancel.journal import JournalOrder, read_journal
@@ -321,7 +321,7 @@ def test_what_was_settled_before_a_time_goes_and_the_rest_stays(place: Place) ->
 
 def test_the_newest_record_keeps_the_count_and_empty_sessions_go(place: Place) -> None:
     for number in range(3):
-        held = [(number + 1, number + 1, 1, f"n{number}", number, None, None)]
+        held: list[HoldRow] = [(number + 1, number + 1, 1, f"n{number}", number, None, None)]
         place.write(Changes(holds=held, releases=[(number + 1, number)]), number).close()
     assert compact(place.address, DAY) == 2
     tables = read_tables(place.address)

@@ -20,7 +20,7 @@ from trio_cancel._client import journal_at
 from trio_cancel._journal import opening
 from trio_cancel._journal.lock import is_locked
 from trio_cancel._journal.opening import AT_WORK, open_journal
-from trio_cancel._journal.rows import Begun, Changes, Tables, micros
+from trio_cancel._journal.rows import Begun, Changes, HoldRow, Tables, micros
 from trio_cancel._journal.sqlite import SQLiteStore
 from trio_cancel._journal.store import Account, StoreFailed
 from trio_cancel._net.endpoint import parse_endpoint
@@ -45,7 +45,7 @@ def leave(path: Path, *names: str) -> None:
     store = SQLiteStore.open(path, ACCOUNT, "p", micros(WALL) - MINUTE)
     first = store.begun.number
     at = micros(WALL) - MINUTE
-    holds = [(first + i, store.begun.session, 1, name, at, None, None) for i, name in enumerate(names)]
+    holds: list[HoldRow] = [(first + i, store.begun.session, 1, name, at, None, None) for i, name in enumerate(names)]
     store.commit(Changes(holds=holds, closed=at))
     store.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import attrs
 import pytest
 
 from trio_cancel import ConfigurationError, VenueUnavailable
@@ -142,11 +143,12 @@ def test_each_line_has_its_level_and_the_place_that_logged_it(caplog: pytest.Log
 def test_counters_begin_at_nothing_and_are_read_as_they_are() -> None:
     counters = Counters()
     first = counters.snapshot(pending=0, rate=None, window=0)
-    assert all(getattr(first, name) == 0 for name in Counters.__slots__)
-    for number, name in enumerate(Counters.__slots__, 1):
+    names = [field.name for field in attrs.fields(Counters)]
+    assert all(getattr(first, name) == 0 for name in names)
+    for number, name in enumerate(names, 1):
         setattr(counters, name, number)
     second = counters.snapshot(pending=50, rate=2.5, window=60)
-    assert [getattr(second, name) for name in Counters.__slots__] == list(range(1, len(Counters.__slots__) + 1))
+    assert [getattr(second, name) for name in names] == list(range(1, len(names) + 1))
     assert (second.pending, second.rate, second.window) == (50, 2.5, 60)
     assert first.queued == 0
 
