@@ -7,46 +7,37 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from trio_cancel._journal import forgetting
+from trio_cancel._journal.forgetting import ALIVE, words
 from trio_cancel._journal.rows import SessionRow, Tables, spread
 
-_NAME: LiteralString = "CASE external WHEN 1 THEN key ELSE lower(key) END"
-"""As ``canonical_id`` compares the venue's ids; the columns have the collation "C"."""
-_TOLD: LiteralString = "('canceled', 'already_closed', 'not_found', 'dismissed')"
-"""As in ``_journal.reading``."""
+_WORDS = words(
+    table="(SELECT * FROM trio_cancel.{0} WHERE journal = %(journal)s) AS {0}",
+    value="%({})s",
+    schema="trio_cancel",
+    temp="pg_temp",
+    whose="journal = %(journal)s",
+)
+_UNSETTLED: LiteralString = """
+FROM {intent}
+WHERE NOT EXISTS (SELECT FROM {outcome} WHERE outcome.intent = intent.number AND kind <> 'unknown')
+AND NOT EXISTS (SELECT FROM {answer} WHERE answer.intent = intent.number)
+"""
 NAMES: LiteralString = f"""
 WITH unsettled AS (
-    SELECT external, {_NAME} AS key, max(number) AS last FROM trio_cancel.intent AS i
-    WHERE journal = %(journal)s
-    AND NOT EXISTS (SELECT FROM trio_cancel.outcome AS o
-                    WHERE o.journal = %(journal)s AND o.intent = i.number AND kind <> 'unknown')
-    AND NOT EXISTS (SELECT FROM trio_cancel.answer AS a WHERE a.journal = %(journal)s AND a.intent = i.number)
-    GROUP BY 1, 2
+    SELECT external, {{name}} AS key, max(number) AS last {_UNSETTLED} GROUP BY 1, 2
 ), told AS (
-    SELECT external, {_NAME} AS key, max(number) AS last FROM trio_cancel.intent AS i
-    JOIN (SELECT intent, kind FROM trio_cancel.outcome WHERE journal = %(journal)s
-          UNION ALL SELECT intent, kind FROM trio_cancel.answer WHERE journal = %(journal)s) AS ends
-        ON ends.intent = i.number AND kind IN {_TOLD}
-    WHERE journal = %(journal)s AND (external, {_NAME}) IN (SELECT external, key FROM unsettled) GROUP BY 1, 2
+    SELECT external, {{name}} AS key, max(number) AS last FROM {{intent}}
+    JOIN (SELECT intent, kind FROM {{outcome}} UNION ALL SELECT intent, kind FROM {{answer}}) AS ends
+        ON ends.intent = intent.number AND kind IN {{told}}
+    WHERE {{named}} IN (SELECT external, key FROM unsettled) GROUP BY 1, 2
 )
-SELECT external, {_NAME} FROM trio_cancel.hold AS h
-WHERE journal = %(journal)s
-AND NOT EXISTS (SELECT FROM trio_cancel.release AS r WHERE r.journal = %(journal)s AND r.hold = h.number)
+SELECT external, {{name}} FROM {{hold}} WHERE NOT EXISTS (SELECT FROM {{release}} WHERE release.hold = hold.number)
 UNION
 SELECT unsettled.external, unsettled.key FROM unsettled LEFT JOIN told USING (external, key)
 WHERE told.last IS NULL OR told.last < unsettled.last
-"""
+""".format(**_WORDS)
 """The names of which something may be left."""
-_ALIVE: LiteralString = """
-SELECT session, max(at) FROM (
-    SELECT session, held AS at FROM trio_cancel.hold WHERE journal = %(journal)s
-    UNION ALL SELECT session, intended FROM trio_cancel.intent WHERE journal = %(journal)s
-    UNION ALL SELECT session, settled FROM trio_cancel.outcome AS o
-        JOIN trio_cancel.intent AS i ON i.journal = o.journal AND i.number = o.intent WHERE o.journal = %(journal)s
-    UNION ALL SELECT session, answered FROM trio_cancel.answer AS a
-        JOIN trio_cancel.intent AS i ON i.journal = a.journal AND i.number = a.intent WHERE a.journal = %(journal)s
-) AS signs GROUP BY session
-"""
-"""What a session wrote last is a sign of life, too."""
 COLUMNS: dict[LiteralString, tuple[LiteralString, LiteralString]] = {
     "hold": ("number, session, external, key, held, clock_low, clock_high", "number"),
     "placed": ("hold, told, id", "hold"),
@@ -80,27 +71,23 @@ _LEFT: LiteralString = f"""
 WITH name (external, key) AS MATERIALIZED ({NAMES}), every AS MATERIALIZED (
     SELECT external, key FROM name
     UNION
-    SELECT 0, lower(p.id) FROM trio_cancel.hold AS h
-    JOIN trio_cancel.placed AS p ON p.journal = %(journal)s AND p.hold = h.number
-    WHERE h.journal = %(journal)s AND p.id IS NOT NULL AND (external, {_NAME}) IN (SELECT external, key FROM name)
+    SELECT 0, lower(placed.id) FROM {{hold}} JOIN {{placed}} ON placed.hold = hold.number
+    WHERE placed.id IS NOT NULL AND {{named}} IN (SELECT external, key FROM name)
 ), theirs AS MATERIALIZED (
     SELECT array_agg(number) AS numbers FROM (
-        SELECT number FROM trio_cancel.hold
-        WHERE journal = %(journal)s AND (external, {_NAME}) IN (SELECT external, key FROM every)
+        SELECT number FROM {{hold}} WHERE {{named}} IN (SELECT external, key FROM every)
         UNION
-        SELECT number FROM trio_cancel.intent
-        WHERE journal = %(journal)s AND (external, {_NAME}) IN (SELECT external, key FROM every)
+        SELECT number FROM {{intent}} WHERE {{named}} IN (SELECT external, key FROM every)
     ) AS number
 )
 SELECT number, attempt, CASE WHEN EXISTS (SELECT FROM name) THEN json_build_array(
     ({_URL}),
     (SELECT json_agg(json_build_array(number, prefix, first_attempt, opened, greatest(alive, at), closed)
                      ORDER BY number)
-     FROM trio_cancel.session LEFT JOIN ({_ALIVE}) AS signs (session, at) ON session = number
-     WHERE journal = %(journal)s),
+     FROM {{session}} LEFT JOIN ({ALIVE}) AS signs (session, at) ON signs.session = number),
     {_ROWS}
 ) END FROM ({_LAST}) AS last
-"""
+""".format(**_WORDS)
 """Where the numbers go on, and the rows that concern the names of which something may be left, or the venue's ids that
 they had. All of it in one statement, so that who takes many journals over has one answer a journal to wait for."""
 _IDS = {"hold": 3, "placed": 2, "intent": 3}
@@ -178,107 +165,34 @@ def _tables(url: str, sessions: Iterable[Sequence[Any]], rows: Mapping[str, Iter
     )
 
 
-_NAMED: LiteralString = f"(external, {_NAME})"
-_IS_SETTLED: LiteralString = f"{_NAMED} NOT IN (SELECT external, key FROM pg_temp.open_name)"
-_UNSETTLED: LiteralString = f"{_NAMED} IN (SELECT external, key FROM pg_temp.unsettled)"
-_COMPACT: tuple[LiteralString, ...] = (
+_PREPARE: tuple[LiteralString, ...] = (
     'CREATE TEMP TABLE open_name (external smallint, key text COLLATE "C", PRIMARY KEY (external, key)) ON COMMIT DROP',
     'CREATE TEMP TABLE unsettled (external smallint, key text COLLATE "C") ON COMMIT DROP',
     "CREATE TEMP TABLE gone (number bigint PRIMARY KEY) ON COMMIT DROP",
     f"INSERT INTO pg_temp.open_name {NAMES}",
-    # The venue's ids that such a name had: what is known of them stays as well.
-    f"""INSERT INTO pg_temp.open_name SELECT 0, lower(p.id) FROM trio_cancel.hold AS h
-        JOIN trio_cancel.placed AS p ON p.journal = %(journal)s AND p.hold = h.number
-        WHERE h.journal = %(journal)s AND p.id IS NOT NULL AND NOT {_IS_SETTLED} ON CONFLICT DO NOTHING""",
-    f"""INSERT INTO pg_temp.unsettled SELECT DISTINCT external, {_NAME} FROM trio_cancel.intent AS i
-        WHERE journal = %(journal)s
-        AND NOT EXISTS (SELECT FROM trio_cancel.outcome AS o
-                        WHERE o.journal = %(journal)s AND o.intent = i.number AND kind <> 'unknown')
-        AND NOT EXISTS (SELECT FROM trio_cancel.answer AS a WHERE a.journal = %(journal)s AND a.intent = i.number)""",
-    # A cancel without an outcome goes with the later one that told, and with all there is of its name, or stays.
-    *(
-        f"INSERT INTO pg_temp.open_name SELECT external, {_NAME} FROM {rows} AND {_UNSETTLED} ON CONFLICT DO NOTHING"
-        for rows in (
-            "trio_cancel.intent WHERE journal = %(journal)s AND (number > %(upto)s OR intended >= %(before)s)",
-            """trio_cancel.intent AS i JOIN trio_cancel.outcome AS o ON o.journal = i.journal AND o.intent = i.number
-               WHERE i.journal = %(journal)s AND settled >= %(before)s""",
-            """trio_cancel.intent AS i JOIN trio_cancel.answer AS a ON a.journal = i.journal AND a.intent = i.number
-               WHERE i.journal = %(journal)s AND answered >= %(before)s""",
-            "trio_cancel.hold WHERE journal = %(journal)s AND (number > %(upto)s OR held >= %(before)s)",
-            """trio_cancel.hold AS h JOIN trio_cancel.release AS r ON r.journal = h.journal AND r.hold = h.number
-               WHERE h.journal = %(journal)s AND released >= %(before)s""",
-        )
-    ),
-    f"""INSERT INTO pg_temp.gone SELECT number FROM trio_cancel.hold AS h
-        JOIN trio_cancel.release AS r ON r.journal = h.journal AND r.hold = h.number
-        WHERE h.journal = %(journal)s AND number <= %(upto)s AND held < %(before)s AND released < %(before)s
-        AND {_IS_SETTLED}
-        AND NOT EXISTS (SELECT FROM trio_cancel.placed AS p
-                        WHERE p.journal = %(journal)s AND p.hold = h.number AND told >= %(before)s)
-        ON CONFLICT DO NOTHING""",
-    *(
-        f"""INSERT INTO pg_temp.gone SELECT i.number FROM trio_cancel.intent AS i
-            JOIN trio_cancel.{table} AS e ON e.journal = i.journal AND e.intent = i.number
-            WHERE i.journal = %(journal)s AND i.number <= %(upto)s AND intended < %(before)s AND {at} < %(before)s
-            AND {_IS_SETTLED} ON CONFLICT DO NOTHING"""
-        for table, at in (("outcome", "settled"), ("answer", "answered"))
-    ),
-    f"""INSERT INTO pg_temp.gone SELECT number FROM trio_cancel.intent
-        WHERE journal = %(journal)s AND number <= %(upto)s AND {_IS_SETTLED} AND {_UNSETTLED} ON CONFLICT DO NOTHING""",
+    f"INSERT INTO pg_temp.unsettled SELECT DISTINCT external, {{name}} {_UNSETTLED}",
 )
-"""Finds what can go: every record that is older, of names of which nothing is left. See ``_journal.sqlite``."""
-_FIRST: LiteralString = """
-SELECT least((SELECT held FROM trio_cancel.hold WHERE journal = %(journal)s ORDER BY number LIMIT 1),
-             (SELECT intended FROM trio_cancel.intent WHERE journal = %(journal)s ORDER BY number LIMIT 1))
-"""
-_OLDEST: LiteralString = """
-SELECT number FROM trio_cancel.hold WHERE journal = %(journal)s
-UNION ALL SELECT number FROM trio_cancel.intent WHERE journal = %(journal)s
-ORDER BY number LIMIT %(most)s
-"""
-_EMPTY_SESSIONS: LiteralString = """
-DELETE FROM trio_cancel.session WHERE journal = %(journal)s
-AND greatest(opened, alive, coalesce(closed, 0)) < %(before)s AND number < least(
-    (SELECT min(session) FROM trio_cancel.hold WHERE journal = %(journal)s),
-    (SELECT min(session) FROM trio_cancel.intent WHERE journal = %(journal)s),
-    (SELECT max(number) FROM trio_cancel.session WHERE journal = %(journal)s))
-"""
 
 
 def forget(cursor: psycopg.Cursor[Any], journal: int, before: int, most: int) -> int:
-    """Forget what was settled before a time (Unix microseconds); return how many records.
+    """Forget what was settled before a time, in the cursor's transaction; see ``_journal.forgetting``.
 
-    The rules are those of ``_journal.sqlite``; who calls it keeps everybody else from writing the journal meanwhile.
+    The caller keeps everybody else from writing the journal meanwhile.
 
     Args:
         cursor: in a transaction.
         journal: its number in the database.
-        before: what was written, settled or answered after this stays.
-        most: look at so many of the oldest records at most.
+        before: Unix microseconds.
+        most: how many of the oldest records are looked at, at most.
     """
-    values: dict[str, Any] = {"journal": journal, "before": before, "most": most}
-    first = cursor.execute(_FIRST, values).fetchone()
-    if first is None or first[0] is None or first[0] >= before:
-        return 0
-    numbers = [number for (number,) in cursor.execute(_OLDEST, values)]
-    newest = cursor.execute(_LAST, values).fetchone()
-    assert newest is not None
-    values["upto"] = min(numbers[-1], newest[0] - 1)  # the newest one keeps the count
-    for statement in _COMPACT:
-        cursor.execute(statement, values)
-    found = cursor.execute("SELECT count(*) FROM pg_temp.gone").fetchone()
-    count = 0 if found is None else int(found[0])
+
+    def execute(statement: LiteralString, values: Mapping[str, Any]) -> list[Any]:
+        found = cursor.execute(statement, values)
+        return [] if found.description is None else found.fetchall()
+
+    values = {"journal": journal, "before": before, "most": most}
+    count = forgetting.forget(execute, _WORDS, values, _PREPARE)
     if count:
-        for number, at in cursor.execute(_ALIVE, values).fetchall():
-            cursor.execute(
-                "UPDATE trio_cancel.session SET alive = greatest(alive, %s) WHERE journal = %s AND number = %s",
-                (at, journal, number),
-            )
-        cursor.execute(
-            "DELETE FROM trio_cancel.name WHERE journal = %s AND hold IN (SELECT number FROM pg_temp.gone)", (journal,)
-        )
-        for table, (_, by) in COLUMNS.items():
-            gone = f"DELETE FROM trio_cancel.{table} WHERE journal = %s AND {by} IN (SELECT number FROM pg_temp.gone)"
-            cursor.execute(gone, (journal,))
-        cursor.execute(_EMPTY_SESSIONS, values)
+        gone = "DELETE FROM trio_cancel.name WHERE journal = %s AND hold IN (SELECT number FROM pg_temp.gone)"
+        cursor.execute(gone, (journal,))
     return count

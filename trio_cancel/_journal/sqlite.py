@@ -15,16 +15,17 @@ import shutil
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import trio
 
 from trio_cancel._journal import fork
+from trio_cancel._journal.forgetting import ADD_IDS, ALIVE, forget, words
 from trio_cancel._journal.lock import Lock, lock
 from trio_cancel._journal.rows import Begun, Changes, SessionRow, Tables, spread
 from trio_cancel._journal.store import AT_OPENING, DAY, FORKED, HISTORY, Account, StoreFailed
@@ -78,92 +79,35 @@ _PARAMETERS = 999
 """How many values a statement may have in every SQLite."""
 _COPIES = 20
 """How often a journal is copied anew because its log was begun anew meanwhile."""
-_NAME = "CASE external WHEN 1 THEN key ELSE lower(key) END"  # as ``canonical_id`` compares the venue's ids
-_NAMED = f"(external, {_NAME})"
-_TOLD = "('canceled', 'already_closed', 'not_found', 'dismissed')"  # as in ``_journal.reading``
-_UNSETTLED = """
-NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.intent = intent.number AND kind <> 'unknown')
-AND number NOT IN (SELECT intent FROM answer)
-"""
-_TEMP = f"""
-CREATE TEMP TABLE name (external INTEGER, key TEXT, PRIMARY KEY (external, key)) WITHOUT ROWID;
+_WORDS = words(table="{}", value=":{}", schema="main", temp="temp", whose="true")
+_TEMP = """
+CREATE TEMP TABLE open_name (external INTEGER, key TEXT, PRIMARY KEY (external, key)) WITHOUT ROWID;
 CREATE TEMP TABLE unsettled (external INTEGER, key TEXT, last INTEGER, PRIMARY KEY (external, key)) WITHOUT ROWID;
 CREATE TEMP TABLE wanted (number INTEGER PRIMARY KEY);
 CREATE TEMP TABLE gone (number INTEGER PRIMARY KEY);
-INSERT OR IGNORE INTO name SELECT external, {_NAME} FROM hold
+INSERT OR IGNORE INTO open_name SELECT external, {name} FROM hold
 WHERE NOT EXISTS (SELECT 1 FROM release WHERE release.hold = hold.number);
-INSERT INTO unsettled SELECT external, {_NAME}, max(number) FROM intent WHERE {_UNSETTLED} GROUP BY 1, 2;
-"""  # noqa: S608 - our own names
-_STILL_UNSETTLED = f"""
-INSERT OR IGNORE INTO name SELECT unsettled.external, unsettled.key FROM unsettled LEFT JOIN (
-    SELECT external, {_NAME} AS key, max(number) AS last FROM intent
+INSERT INTO unsettled SELECT external, {name}, max(number) FROM intent
+WHERE NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.intent = intent.number AND kind <> 'unknown')
+AND number NOT IN (SELECT intent FROM answer) GROUP BY 1, 2;
+""".format(**_WORDS)
+_STILL_UNSETTLED = """
+INSERT OR IGNORE INTO open_name SELECT unsettled.external, unsettled.key FROM unsettled LEFT JOIN (
+    SELECT external, {name} AS key, max(number) AS last FROM intent
     JOIN (SELECT intent, kind FROM outcome UNION ALL SELECT intent, kind FROM answer) AS ends
-        ON ends.intent = intent.number AND kind IN {_TOLD}
-    WHERE {_NAMED} IN (SELECT external, key FROM unsettled) GROUP BY 1, 2
+        ON ends.intent = intent.number AND kind IN {told}
+    WHERE {is_unsettled} GROUP BY 1, 2
 ) AS told ON told.external = unsettled.external AND told.key = unsettled.key
 WHERE told.last IS NULL OR told.last < unsettled.last;
-"""  # noqa: S608 - our own names
+""".format(**_WORDS)
 """The names of which something may be left: the rest of the rows does not matter for them."""
 _WANTED = f"""
-INSERT OR IGNORE INTO name SELECT 0, lower(placed.id) FROM hold JOIN placed ON placed.hold = hold.number
-WHERE placed.id IS NOT NULL AND {_NAMED} IN (SELECT external, key FROM name);
-INSERT INTO wanted SELECT number FROM hold WHERE {_NAMED} IN (SELECT external, key FROM name);
-INSERT INTO wanted SELECT number FROM intent WHERE {_NAMED} IN (SELECT external, key FROM name);
-"""  # noqa: S608 - our own names
-_ALIVE = """
-SELECT session, max(at) FROM (
-    SELECT session, held AS at FROM hold UNION ALL SELECT session, intended FROM intent
-    UNION ALL SELECT session, settled FROM outcome JOIN intent ON intent.number = outcome.intent
-    UNION ALL SELECT session, answered FROM answer JOIN intent ON intent.number = answer.intent
-) GROUP BY session
-"""
-"""What a session wrote last is a sign of life, too."""
-_NAME_IS_SETTLED = f"{_NAMED} NOT IN (SELECT external, key FROM name)"  # noqa: S608 - our own names
-_YOUNG = tuple(
-    f"INSERT OR IGNORE INTO name SELECT external, {_NAME} FROM {rows} AND {_NAMED} IN "  # noqa: S608 - our own names
-    "(SELECT external, key FROM unsettled)"
-    for rows in (
-        "intent WHERE (number > :upto OR intended >= :before)",
-        "intent JOIN outcome ON outcome.intent = intent.number WHERE settled >= :before",
-        "intent JOIN answer ON answer.intent = intent.number WHERE answered >= :before",
-        "hold WHERE (number > :upto OR held >= :before)",
-        "hold JOIN release ON release.hold = hold.number WHERE released >= :before",
-    )
-)
-"""A cancel without an outcome goes with the later one that told, and with all there is of its name, or stays."""
-_SETTLED = (
-    f"""
-INSERT INTO temp.gone SELECT number FROM hold JOIN release ON release.hold = hold.number
-WHERE number <= :upto AND held < :before AND released < :before AND {_NAME_IS_SETTLED}
-AND NOT EXISTS (SELECT 1 FROM placed WHERE placed.hold = hold.number AND told >= :before)
-""",  # noqa: S608 - our own names
-    *(
-        f"""
-INSERT OR IGNORE INTO temp.gone SELECT intent.number FROM intent JOIN {table} ON {table}.intent = intent.number
-WHERE intent.number <= :upto AND intended < :before AND {at} < :before AND {_NAME_IS_SETTLED}
-"""  # noqa: S608 - our own names
-        for table, at in (("outcome", "settled"), ("answer", "answered"))
-    ),
-    f"""
-INSERT OR IGNORE INTO temp.gone SELECT number FROM intent WHERE number <= :upto AND {_NAME_IS_SETTLED}
-AND {_NAMED} IN (SELECT external, key FROM unsettled)
-""",  # noqa: S608 - our own names
-)
-"""The records that can go: every one that is older, of names of which nothing is left."""
-_OLDEST = """
-SELECT min(ifnull((SELECT held FROM hold ORDER BY number LIMIT 1), 9e18),
-           ifnull((SELECT intended FROM intent ORDER BY number LIMIT 1), 9e18))
-"""
-_RECORDS = (
-    *(("hold", "number"), ("release", "hold"), ("placed", "hold")),
-    *(("intent", "number"), ("outcome", "intent"), ("attempt", "intent"), ("answer", "intent")),
-)
-_EMPTY_SESSIONS = """
-DELETE FROM session WHERE max(opened, alive, ifnull(closed, 0)) < :before AND number < (
-    SELECT min((SELECT ifnull(min(session), 9e18) FROM hold), (SELECT ifnull(min(session), 9e18) FROM intent),
-               (SELECT max(number) FROM session)))
-"""
-_NO_TEMP = "".join(f"DROP TABLE IF EXISTS temp.{table};" for table in ("name", "unsettled", "wanted", "gone"))
+{ADD_IDS};
+INSERT INTO wanted SELECT number FROM hold WHERE {{named}} IN (SELECT external, key FROM open_name);
+INSERT INTO wanted SELECT number FROM intent WHERE {{named}} IN (SELECT external, key FROM open_name);
+""".format(**_WORDS)
+_ALIVE = ALIVE.format(**_WORDS)
+_NO_TEMP = "".join(f"DROP TABLE IF EXISTS temp.{table};" for table in ("open_name", "unsettled", "wanted", "gone"))
 _LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(number), 0) FROM {}))"
 
 
@@ -314,7 +258,7 @@ def _tables(real: str, database: sqlite3.Connection) -> Tables:
     _check_format(real, database)
 
     def rows(table: str) -> list[Any]:
-        return database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()  # noqa: S608 - our own names
+        return database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
 
     old = _version(database) < VERSION
     return Tables(
@@ -449,7 +393,7 @@ def _insert(database: sqlite3.Connection, table: str, rows: list[tuple[int | str
 def _statement(table: str, width: int, count: int) -> str:
     row = f"({','.join('?' * width)})"
     # "OR REPLACE": an attempt is written again once it is answered, and so is a group whose commit failed.
-    return f"INSERT OR REPLACE INTO {table} VALUES {','.join([row] * count)}"  # noqa: S608 - our own names
+    return f"INSERT OR REPLACE INTO {table} VALUES {','.join([row] * count)}"
 
 
 def _open(real: str, account: Account, prefix: str, now: int) -> tuple[sqlite3.Connection, Begun]:
@@ -584,7 +528,7 @@ def _open_names(database: sqlite3.Connection) -> Generator[bool]:
         database.executescript(_TEMP)
         if database.execute("SELECT 1 FROM unsettled LIMIT 1").fetchone() is not None:
             database.execute(_STILL_UNSETTLED)
-        some = database.execute("SELECT 1 FROM temp.name LIMIT 1").fetchone() is not None
+        some = database.execute("SELECT 1 FROM open_name LIMIT 1").fetchone() is not None
         if some:
             database.executescript(_WANTED)
         yield some
@@ -596,7 +540,7 @@ def _left(database: sqlite3.Connection) -> Tables:
     """Return the rows that tell what was left: a journal may be large, and the rest is history."""
 
     def rows(table: str, column: str) -> list[Any]:
-        some = f"SELECT * FROM {table} WHERE {column} IN (SELECT number FROM wanted) ORDER BY 1"  # noqa: S608 - ours
+        some = f"SELECT * FROM {table} WHERE {column} IN (SELECT number FROM wanted) ORDER BY 1"
         return database.execute(some).fetchall()
 
     alive: dict[int, int] = dict(database.execute(_ALIVE).fetchall())
@@ -629,38 +573,13 @@ def _begin(database: sqlite3.Connection, prefix: str, now: int) -> Begun:
 
 
 def _compact(database: sqlite3.Connection, before: int, most: int) -> int:
-    """Forget, within :func:`_open_names`, what was settled before a time (Unix microseconds); return how many records.
+    """Forget, within :func:`_open_names`, what was settled before a time; see :func:`forget`."""
 
-    A record is a hold with its release, or a cancel with its attempts and its outcome. All records of a name of which
-    anything may be left stay, and so do those of the venue's ids that the name had. Of any other name every hold has
-    ended and every cancel has told, so that each of its records can go without the others; where a later cancel told
-    for one without an outcome, they go together. What decides how old a name is stays as well: a session goes only with
-    all before it, since the later ones limit what it can have known.
+    def execute(statement: LiteralString, values: Mapping[str, Any]) -> list[Any]:
+        return database.execute(statement, values).fetchall()
 
-    Args:
-        database: the journal, open for writing.
-        before: what was written, settled or answered after this stays.
-        most: look at so many of the oldest records at most.
-    """
-    (first,) = database.execute(_OLDEST).fetchone()
-    if first >= before:
-        return 0
-    numbers = f"SELECT number FROM hold UNION ALL SELECT number FROM intent ORDER BY number LIMIT {most}"  # noqa: S608
-    (last,) = database.execute(f"SELECT max(number) FROM ({numbers})").fetchone()  # noqa: S608 - our own names
-    (newest,) = database.execute(_LAST.format("hold", "intent")).fetchone()
-    bounds = {"before": before, "upto": min(last, newest - 1)}  # the newest one keeps the count
     with _transaction(database):
-        for statement in (*_YOUNG, *_SETTLED):
-            database.execute(statement, bounds)
-        (count,) = database.execute("SELECT count(*) FROM temp.gone").fetchone()
-        if count:
-            alive = database.execute(_ALIVE).fetchall()
-            database.executemany("UPDATE session SET alive = max(alive, ?2) WHERE number = ?1", alive)
-            for table, column in _RECORDS:
-                gone = f"DELETE FROM {table} WHERE {column} IN (SELECT number FROM temp.gone)"  # noqa: S608 - ours
-                database.execute(gone)
-            database.execute(_EMPTY_SESSIONS, bounds)
-    return int(count)
+        return forget(execute, _WORDS, {"before": before, "most": most})
 
 
 def compact(path: str | os.PathLike[str], before: int) -> int:

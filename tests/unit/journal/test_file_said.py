@@ -17,7 +17,7 @@ import pytest
 
 from tests.tools.journals import ACCOUNT
 from trio_cancel import Credentials, JournalError
-from trio_cancel._journal import fork, sqlite
+from trio_cancel._journal import forgetting, fork, sqlite
 from trio_cancel._journal.opening import _Thread
 from trio_cancel._journal.rows import Changes
 from trio_cancel._journal.sqlite import SQLiteStore, compact, read_tables
@@ -177,7 +177,7 @@ def test_a_compaction_that_fails_undoes_itself(path: Path, monkeypatch: pytest.M
     )
     store.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        monkeypatch.setattr(sqlite, "_EMPTY_SESSIONS", "DELETE FROM nowhere")
+        monkeypatch.setattr(forgetting, "_FORGET_SESSIONS", "DELETE FROM nowhere")
         for _ in range(2):  # what is left open would refuse the next one: no transaction within a transaction
             with sqlite._open_names(database), pytest.raises(sqlite3.OperationalError, match="nowhere"):
                 sqlite._compact(database, 10, 100)
