@@ -499,6 +499,11 @@ class Cursor:
         """See psycopg."""
         return self._rows
 
+    @property
+    def description(self) -> Any:
+        """See psycopg."""
+        return self._rows or None
+
     def execute(self, query: str, values: Any = None) -> Cursor:
         """Run a statement."""
         raw = self.connection
@@ -822,7 +827,7 @@ _HANDLERS: tuple[tuple[str, Callable[[Raw, str, Any], Any]], ...] = (
     ("UPDATE trio_cancel.session SET acknowledged", _acknowledge),
     ("INSERT INTO trio_cancel.session", _add_session),
     ("WITH name (external, key)", _left),
-    ("SELECT least((SELECT held", _constant(None)),
+    ("SELECT min(at) FROM ( SELECT at FROM (SELECT held", _constant(None)),
     ("DELETE FROM trio_cancel.guard WHERE seen", _nothing),
     ("INSERT INTO trio_cancel.guard (name)", _register),
     ("WITH seen AS", _look),
