@@ -6,9 +6,9 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
+import msgspec
 import trio
 
 from trio_cancel._engine.engine import WRITE_MOST, Engine
@@ -55,21 +55,26 @@ def refusal(request_id: str | None, status: int, code: int | None = None, messag
     return json.dumps({"id": request_id, "status": status, "result": None, "error": error})
 
 
-class Order(OrderCancel):
-    """A cancel with a channel of its own, whose outcome is kept when a test looks for it."""
+class Kept:
+    """Keeps the outcomes that are sent to it."""
 
-    def __init__(self, request: CancelRequest, policy: RetryPolicy, *, priority: bool = True) -> None:
-        send, self._receive = trio.open_memory_channel[OrderCancel](8)
-        super().__init__(request, policy, send, priority=priority)
-        self._delivered: list[Outcome] = []
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+
+    def send_nowait(self, order: OrderCancel, /) -> None:
+        self.outcomes.append(order.result)
+
+
+class Order(OrderCancel):
+    """A cancel whose outcome is kept."""
+
+    priority: bool = True
+    settled_to: Kept = msgspec.field(default_factory=Kept)
 
     @property
     def delivered(self) -> list[Outcome]:
         """What was delivered; an outcome comes once."""
-        with suppress(trio.WouldBlock):
-            while True:
-                self._delivered.append(self._receive.receive_nowait().result)
-        return self._delivered
+        return self.settled_to.outcomes
 
     @property
     def kind(self) -> str | None:

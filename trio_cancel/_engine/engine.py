@@ -32,8 +32,6 @@ from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import Notifier, Statistics, logger
-from trio_cancel._values.order_state import OrderState
-from trio_cancel._values.outcomes import Outcome
 
 WRITE_MOST = 256
 """Requests in one write at most, so that their signatures are fresh when they are sent."""
@@ -79,7 +77,10 @@ class Engine:
     Attributes:
         wakeup: rings when there may be something to write.
         alarm: when :meth:`expire` is due.
+        lookup_wakeup: rings when there may be an order to look up.
         clock: what is known of the venue's clock.
+        holds: the orders that scopes hold.
+        has_lookups: as ``lookups``.
         slept: seconds for which the machine was suspended, as far as they have been taken into account.
     """
 
@@ -101,15 +102,24 @@ class Engine:
         self.alarm: Alarm = Alarm()
         self.clock: VenueClock = clock
         self.slept: float = suspended()
-        self._in_flight = InFlight(
+        self.has_lookups: bool = lookups
+        self._in_flight = in_flight = InFlight(
             notify, self.wakeup, clock, journal=journal, lookups=lookups, closed_too=look_up_closed
         )
         self._rate = AdaptiveRate()
-        self._silence = self._in_flight.silence
-        self._replies = ReplyHandler(self._in_flight, self._rate, self._silence, jitter)
-        self._queue = self._in_flight.queue
-        self._counters = self._in_flight.counters
-        self.read: Callable[[Iterable[bytes | str], int, float, float], None] = self._replies.read
+        self._silence = in_flight.silence
+        self._replies = ReplyHandler(in_flight, self._rate, jitter)
+        self._queue = in_flight.queue
+        self._counters = in_flight.counters
+        self.holds: HeldOrders = in_flight.holds
+        self.lookup_wakeup: Wakeup = in_flight.lookup_wakeup
+        # What one of its parts does alone.
+        self.read = self._replies.read
+        self.count_binary = self._replies.count_binary
+        self.abandon = in_flight.abandon
+        self.tell_late = in_flight.tell_late
+        self.seen = in_flight.seen
+        self.not_seen = in_flight.not_seen
         self._journal = journal
         self._down_since: float | None = 0.0
         self._down_because: BaseException | None = None
@@ -143,7 +153,7 @@ class Engine:
         self.tell_queued((order.request,))
         why = self._in_flight.stopped or self._why_not_ours(order)
         if why is not None:
-            self._in_flight.settle(order, order.conclude(why, None))
+            self._in_flight.conclude(order, why)
             return False
         self._queue.add(order)
         self._rate.single(now)
@@ -208,16 +218,6 @@ class Engine:
         """Why no more orders are accepted; None while they are."""
         return self._in_flight.stopped
 
-    @property
-    def holds(self) -> HeldOrders:
-        """The orders that scopes hold."""
-        return self._in_flight.holds
-
-    @property
-    def has_lookups(self) -> bool:
-        """True if orders are looked up that would otherwise end as Unknown or NotFound."""
-        return self._in_flight.has_lookups
-
     def under_way(self) -> Iterator[OrderCancel]:
         """Return the orders that wait for an answer or another attempt."""
         in_flight = self._in_flight
@@ -226,14 +226,6 @@ class Engine:
     def unanswered(self) -> Collection[LiveAttempt]:
         """Return the attempts that can still be answered, in the order of their writes."""
         return self._in_flight.flights.values()
-
-    def abandon(self, order: OrderCancel) -> None:
-        """Note that the caller has left: withdraw what has not been written, keep tracking what has."""
-        self._in_flight.abandon(order)
-
-    def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:
-        """Report an outcome that its caller did not wait for."""
-        self._in_flight.tell_late(request, outcome)
 
     def statistics(self) -> Statistics:
         """Return what was counted so far."""
@@ -261,13 +253,8 @@ class Engine:
 
     # What lookups ask
 
-    @property
-    def lookup_wakeup(self) -> Wakeup:
-        """Rings when there may be an order to look up."""
-        return self._in_flight.lookup_wakeup
-
     def take_to_look_up(self) -> list[OrderCancel]:
-        """Return the orders to look up now; each ends with :meth:`seen` or :meth:`not_seen`."""
+        """Return the orders to look up now; each ends with ``seen`` or ``not_seen``."""
         waiting = self._in_flight.to_look_up
         return [waiting.popleft() for _ in range(min(SLICE, len(waiting)))]
 
@@ -276,19 +263,6 @@ class Engine:
         self._in_flight.to_look_up.clear()
         for order in list(self._in_flight.looked_up):
             self._in_flight.not_seen(order, again=False)
-
-    def seen(self, order: OrderCancel, state: OrderState) -> float | None:
-        """Process what a lookup saw; return the seconds until the next one, None if there is none."""
-        return self._in_flight.seen(order, state)
-
-    def not_seen(self, order: OrderCancel, again: bool) -> float | None:
-        """Note that a lookup failed; return the seconds until the next one, None if there is none.
-
-        Args:
-            order: the order.
-            again: whether another lookup may find more.
-        """
-        return self._in_flight.not_seen(order, again)
 
     def admit_lookup(self, now: float) -> float:
         """Count a lookup that starts now, if the account's limit has room for it; otherwise return when to ask again.
@@ -305,9 +279,7 @@ class Engine:
         ready = rate.ready_at() if pacer is None else max(rate.ready_at(), pacer.lookup_at(now))
         if ready > now:
             return ready
-        rate.start(now)
-        if pacer is not None:
-            pacer.start(now)
+        self._start(now)
         return now
 
     def lookup_limited(self, now: float, asked_at: float) -> None:
@@ -427,8 +399,7 @@ class Engine:
                 break
             for order in group:
                 self._in_flight.admit_last(order, group)
-                patience = order.policy.give_up_after
-                end_at = now + patience - order.spent(now, self._silence.since(patience))
+                end_at = now + self._in_flight.time_left(order, now)
                 if not order.policy.retry:
                     end_at = min(end_at, now + order.policy.reply_timeout)
                 self._look_at(order, end_at)
@@ -445,8 +416,8 @@ class Engine:
             order = queue.last_chance.popleft()
             if order.latest is not None or order.state not in (State.QUEUED, State.RETRYING):
                 continue  # it has been written meanwhile, in its place in the window
-            policy = order.policy
-            if order.spent(now, self._silence.since(policy.give_up_after)) >= PACED_EARLIEST * policy.give_up_after:
+            patience = order.policy.give_up_after
+            if order.spent(now, self._silence.since(patience)) >= PACED_EARLIEST * patience:
                 group.append(order)
             elif order in self._in_flight.last:
                 queue.returning.append(order)  # the venue has come back meanwhile
@@ -523,7 +494,7 @@ class Engine:
                 order.running_from = now
             else:
                 left -= now - order.running_from
-            if silent and policy.give_up_after - order.spent(now, silence.since(policy.give_up_after)) < MOMENT:
+            if silent and self._in_flight.time_left(order, now) < MOMENT:
                 left = 0.0
             if left < MOMENT:
                 if self._in_flight.can_still_be_answered(order):
@@ -531,7 +502,7 @@ class Engine:
                     order.wait_for_answer()
                     self.alarm.set(now)
                 else:
-                    self._in_flight.settle(order, order.conclude(None, self.clock.interval))
+                    self._in_flight.conclude(order, None)
                 continue
             number += 1
             request_id = f"{prefix}-{number}"
@@ -565,12 +536,11 @@ class Engine:
 
         A writer that waits for the socket only for this long can still report what was not sent in time.
         """
+        in_flight = self._in_flight
         left = -math.inf
         for flight in flights:
-            if self._in_flight.flights.get(flight.request_id) is flight:
-                order = flight.order
-                patience = order.policy.give_up_after
-                left = max(left, patience - order.spent(now, self._silence.since(patience)))
+            if in_flight.flights.get(flight.request_id) is flight:
+                left = max(left, in_flight.time_left(flight.order, now))
         return max(0.0, left - max(0.001, left / 100)) if left > -math.inf else math.inf
 
     def put_back(self, admitted: list[OrderCancel], now: float) -> None:
@@ -587,10 +557,10 @@ class Engine:
             order = flight.order
             order.not_written(flight)
             self._counters.written -= 1
-            if order.policy.retry and not order.abandoned and not order.refused_for_good:
+            if order.may_retry:
                 self._in_flight.retry(order, now)
             elif not self._in_flight.can_still_be_answered(order):
-                self._in_flight.settle(order, order.conclude(cause, self.clock.interval))
+                self._in_flight.conclude(order, cause)
 
     # A journal that was taken over
 
@@ -611,7 +581,7 @@ class Engine:
             order.wait_for_answer()
             self.alarm.set(now)
         else:
-            self._in_flight.settle(order, order.conclude(cause, self.clock.interval))
+            self._in_flight.conclude(order, cause)
 
     # What the connection and the timer do
 
@@ -633,10 +603,6 @@ class Engine:
         if self._queue:
             self.wakeup.ring()
         return self._replies.over_budget
-
-    def count_binary(self, now: float) -> None:
-        """Count and log a binary message: the venue sends none."""
-        self._replies.count_binary(now)
 
     def connection_down(self, connection: int, cause: BaseException | None, now: float) -> None:
         """Note that nothing more can come from ``connection``: its attempts stay unanswered."""
@@ -674,10 +640,10 @@ class Engine:
         for order, error in concerned.items():
             if order.state is not State.IN_FLIGHT or order in in_flight.last:
                 continue  # there may be very many of the latter: each is processed in its time
-            if order.policy.retry and not order.abandoned and not order.refused_for_good:
+            if order.may_retry:
                 in_flight.retry(order, now)
             else:
-                in_flight.settle(order, order.conclude(error, self.clock.interval))
+                in_flight.conclude(order, error)
         return now if in_flight.lost else math.inf
 
     @trio.lowlevel.enable_ki_protection
@@ -706,7 +672,7 @@ class Engine:
             with Boundary() as boundary:  # a failure with one order must not keep the others from their outcomes
                 if order.state is not State.SETTLED:
                     order.doubt = cause
-                    self._in_flight.settle(order, order.conclude(cause, self.clock.interval))
+                    self._in_flight.conclude(order, cause)
             if boundary.error is not None:
                 logger.error("what follows from an outcome failed: %s", describe(boundary.error))
         if self._ending:
@@ -719,27 +685,21 @@ class Engine:
             return now
         self.awaken(now)
         next_at = self._take_lost(now)
-        silence = self._silence
-        for order in list(self._in_flight.active):
+        in_flight, silence = self._in_flight, self._silence
+        for order in list(in_flight.active):
             if order.state is State.SETTLED:
                 continue
-            policy = order.policy
             if order.abandoned:
-                at = max((f.deadline for f in order.flights), default=now)
-                if at <= now:
-                    self._in_flight.let_go(order)
-                else:
-                    next_at = min(next_at, at)
+                next_at = min(next_at, self._expire_abandoned(order, now))
                 continue
-            since = silence.since(policy.give_up_after)
-            left = policy.give_up_after - order.spent(now, since)
+            left = in_flight.time_left(order, now)
             if left < MOMENT and self._is_held(order, now):
                 self._hold(order)
-                left = policy.give_up_after - order.spent(now, since)
+                left = in_flight.time_left(order, now)
             if left < MOMENT:
-                self._in_flight.settle(order, order.conclude(self._why_silent(order), self.clock.interval))
+                in_flight.conclude(order, self._why_silent(order))
                 continue
-            if order.running_from is not None or since < math.inf:
+            if order.running_from is not None or silence.asked_at is not None:
                 next_at = min(next_at, now + left)
             if order.state is State.IN_FLIGHT:
                 assert order.latest is not None  # it was written
@@ -755,6 +715,14 @@ class Engine:
         next_at = min(next_at, self._look(now))
         self.wakeup.ring()  # orders that were given up have left their places in the window
         return next_at
+
+    def _expire_abandoned(self, order: OrderCancel, now: float) -> float:
+        """Let go of an order whose caller has left, unless an answer is due; return when that is over, else inf."""
+        at = max((f.deadline for f in order.flights), default=now)
+        if at > now:
+            return at
+        self._in_flight.let_go(order)
+        return math.inf
 
     def _expire_sources(self, now: float) -> float:
         """Give up the bulk cancels whose time is over in a silence; return when to look again."""
@@ -828,22 +796,16 @@ class Engine:
         if order.state in (State.SETTLED, State.LOOKED_UP) or order in in_flight.active or order in in_flight.overdue:
             return math.inf
         if order.abandoned:
-            at = max((f.deadline for f in order.flights), default=now)
-            if at > now:
-                return at
-            in_flight.let_go(order)
-            return math.inf
+            return self._expire_abandoned(order, now)
         patience = order.policy.give_up_after
-        since = self._silence.since(patience)
-        spent = order.spent(now, since)
-        left = patience - spent
+        left = in_flight.time_left(order, now)
         if left < MOMENT:
-            in_flight.settle(order, order.conclude(self._why_silent(order), self.clock.interval))
+            in_flight.conclude(order, self._why_silent(order))
             return math.inf
         if order.latest is None and order.state in (State.QUEUED, State.RETRYING):
-            after = last_chance_after(patience, len(self._queue.priority), self._known_pace())
-            if spent < after - MOMENT:
-                return now + after - spent
+            wait = last_chance_after(patience, len(self._queue.priority), self._known_pace()) - (patience - left)
+            if wait > MOMENT:
+                return now + wait
             self._queue.last_chance.append(order)
             return now + left
         if order.state is State.IN_FLIGHT:
@@ -860,10 +822,8 @@ class Engine:
         if order.doubt is None:
             order.doubt = NoReply(f"no answer within {order.policy.reply_timeout:g} s")
         if not order.policy.retry:
-            self._in_flight.settle(order, order.conclude(None, self.clock.interval))
-        elif order.refused_for_good:
-            return  # refused for good; an earlier attempt may still be answered until the order is given up
-        else:
+            self._in_flight.conclude(order, None)
+        elif not order.refused_for_good:  # otherwise an earlier attempt may still be answered until its time is over
             self._in_flight.retry(order, now)
 
     # A suspended machine
@@ -896,7 +856,7 @@ class Engine:
                 order.refused_for_good = True
                 self._look_at(order, now)
             else:
-                in_flight.settle(order, order.conclude(why, self.clock.interval))
+                in_flight.conclude(order, why)
         for source in queue.sources():
             if slept >= source.give_up_after() and source.give_up(why, awake_at):
                 self.remove_source(source)

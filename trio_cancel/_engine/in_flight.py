@@ -58,13 +58,7 @@ _UNANSWERED = {kind: (kind, False) for kind in KINDS}
 class InFlight:
     """The orders under way. ``queue`` has those that are not admitted yet, and those that wait for another attempt.
 
-    Args:
-        notify: calls the observer; None if there is none.
-        wakeup: rung when there may be something to write.
-        clock: what is known of the venue's clock.
-        journal: where attempts and outcomes are recorded, if there is one.
-        lookups: whether orders are looked up that would otherwise end as Unknown or NotFound.
-        closed_too: whether closed orders are also looked up, for how much of them was executed.
+    The arguments are those of the engine; ``wakeup`` is rung when there may be something to write.
     """
 
     def __init__(
@@ -103,11 +97,6 @@ class InFlight:
         self._lookups = lookups
         self._closed_too = closed_too
 
-    @property
-    def has_lookups(self) -> bool:
-        """True if orders are looked up that would otherwise end as Unknown or NotFound."""
-        return self._lookups
-
     def admit(self, order: OrderCancel) -> None:
         """Give an order a place in the window, if it has none, and let it be signed."""
         try:
@@ -117,8 +106,7 @@ class InFlight:
             raise
         if order not in self.active:
             self.last.pop(order, None)
-            self.active[order] = None
-            self.active_priority += order.priority
+            self._enter(order)
 
     def admit_last(self, order: OrderCancel, group: Iterable[OrderCancel]) -> None:
         """Let an order be signed, one of a group, without giving it a place in the window."""
@@ -146,12 +134,30 @@ class InFlight:
         """Give an outcome or another attempt to orders that an illegal step kept from admission: only we have them."""
         for order in group:
             if order.state is State.QUEUED:
-                self.settle(order, order.conclude(error, None))
+                self.conclude(order, error)
             elif order.state is State.ADMITTED:
                 if order not in self.active and order not in self.last:
-                    self.active[order] = None
-                    self.active_priority += order.priority
+                    self._enter(order)
                 self.retry(order, -math.inf)
+
+    def _enter(self, order: OrderCancel) -> None:
+        """Give it a place in the window."""
+        self.active[order] = None
+        self.active_priority += order.priority
+
+    def _leave(self, order: OrderCancel) -> None:
+        """Take it from wherever it has its place."""
+        if order in self.active:
+            del self.active[order]
+            self.active_priority -= order.priority
+        else:
+            self.last.pop(order, None)
+            self.overdue.pop(order, None)
+
+    def time_left(self, order: OrderCancel, now: float) -> float:
+        """Return how many seconds of its time are left."""
+        patience = order.policy.give_up_after
+        return patience - order.spent(now, self.silence.since(patience))
 
     def can_still_be_answered(self, order: OrderCancel) -> bool:
         """Return True if one of its attempts is unanswered on a connection that lives."""
@@ -161,7 +167,7 @@ class InFlight:
     def retry(self, order: OrderCancel, at: float) -> None:
         """Let it wait for its next attempt, not before ``at``."""
         if self.stopped is not None:
-            self.settle(order, order.conclude(self.stopped, self.clock.interval))
+            self.conclude(order, self.stopped)
             return
         order.retry(at)
         if order not in self.last:
@@ -173,6 +179,10 @@ class InFlight:
         if self._journal is not None:
             self._journal.retried(order)
         self.wakeup.ring()
+
+    def conclude(self, order: OrderCancel, cause: BaseException | None) -> None:
+        """End it with what its attempts add up to; ``cause`` is why there are no more of them, unless they say why."""
+        self.settle(order, order.conclude(cause, self.clock.interval))
 
     def settle(self, order: OrderCancel, outcome: Outcome) -> None:
         """End it with ``outcome`` and deliver that."""
@@ -225,10 +235,8 @@ class InFlight:
             return False
         now = trio.current_time()
         looking = order.looking
-        patience = order.policy.give_up_after
-        left = max(0.0, patience - order.spent(now, self.silence.since(patience)))
         if looking is None:
-            order.looking = looking = Looking(outcome, now, now + left + BUDGET)
+            order.looking = looking = Looking(outcome, now + max(0.0, self.time_left(order, now)) + BUDGET)
         else:
             if looking.ends_at <= now:
                 return False
@@ -242,14 +250,6 @@ class InFlight:
         self.lookup_wakeup.ring()
         self.wakeup.ring()  # it has left its place in the window
         return True
-
-    def _leave(self, order: OrderCancel) -> None:
-        if order in self.active:
-            del self.active[order]
-            self.active_priority -= order.priority
-        else:
-            self.last.pop(order, None)
-            self.overdue.pop(order, None)
 
     def seen(self, order: OrderCancel, state: OrderState) -> float | None:
         """Process what a lookup saw; return the seconds until the next one, None if there is no more to look up.
@@ -281,13 +281,15 @@ class InFlight:
             # By an id from a lookup only every other time: a lagging replica may show an old order of this name.
             looking.asks = None if asks == looking.asks and order.learned is None else asks
         self.looked_up.pop(order, None)
-        self.active[order] = None
-        self.active_priority += order.priority
+        self._enter(order)
         self.retry(order, now + looking.next_wait())
         return None
 
     def not_seen(self, order: OrderCancel, again: bool) -> float | None:
-        """Note that a lookup failed; see ``Engine.not_seen``."""
+        """Note that a lookup failed; return the seconds until the next one, None if there is none.
+
+        ``again`` says whether another lookup may find more.
+        """
         looking = order.looking
         if order.state is not State.LOOKED_UP or looking is None:
             return None
@@ -333,11 +335,11 @@ class InFlight:
             assert order.looking is not None
             self._end_lookup(order, order.looking.outcome)
         elif order.latest is None:
-            self.settle(order, order.conclude(NotWritten("its caller left before it was written"), None))
+            self.conclude(order, NotWritten("its caller left before it was written"))
             self.wakeup.ring()
         elif not self.can_still_be_answered(order):
             # Nothing more can come: its answers are here or its connections have gone.
-            self.settle(order, order.conclude(None, self.clock.interval))
+            self.conclude(order, None)
             self.wakeup.ring()
         else:
             order.wait_for_answer()
@@ -346,36 +348,26 @@ class InFlight:
     def let_go(self, order: OrderCancel) -> None:
         """Release an abandoned order's place in the window; a late answer still settles it."""
         if not self.can_still_be_answered(order):
-            self.settle(order, order.conclude(None, self.clock.interval))  # its connection has meanwhile ended
+            self.conclude(order, None)  # its connection has meanwhile ended
             self.wakeup.ring()
             return
         if order.doubt is None:
             order.doubt = NoReply("no answer came in time, and its caller has left")
-        if order in self.active:
-            del self.active[order]
-            self.active_priority -= order.priority
-        self.last.pop(order, None)
+        self._leave(order)
         self.overdue[order] = None
         if len(self.overdue) > LATE_KEPT:
-            oldest = next(iter(self.overdue))
-            self.settle(oldest, oldest.conclude(None, self.clock.interval))
+            self.conclude(next(iter(self.overdue)), None)
         self.wakeup.ring()
 
 
 def after_lookup(state: OrderState, order: OrderCancel, now: float) -> Next:
-    """Return what follows a lookup that did not settle the order.
-
-    Args:
-        state: what it saw.
-        order: the order.
-        now: trio's clock.
-    """
+    """Return what follows a lookup that saw ``state``, which did not settle the order."""
     looking = order.looking
     assert looking is not None
     if isinstance(looking.outcome, AlreadyClosed):
         return Next.SETTLE
     left = order.policy.give_up_after - order.spent(now, math.inf)
-    if state.on_book and order.policy.retry and not order.refused_for_good and left > looking.wait:
+    if state.on_book and order.may_retry and left > looking.wait:
         return Next.CANCEL_AGAIN
     # The answer may be outdated, or a create may still be queued: a later answer may say more.
     may_change = isinstance(looking.outcome, Unknown) or state.status is OrderStatus.PENDING_CREATION

@@ -41,30 +41,16 @@ class Next(enum.Enum):
     CANCEL_AGAIN = enum.auto()
 
 
-class Looking:
-    """The lookups of one order.
+class Looking(msgspec.Struct, eq=False):
+    """The lookups of one order."""
 
-    Attributes:
-        outcome: how its cancel ends if no lookup says more.
-        began: trio's clock when it was (last) due to be looked up.
-        ends_at: trio's clock until which it is looked up.
-        asks: the order to name if it is canceled again: the venue's id of the order that was seen; None for the order
-            as its caller named it.
-        by_id: the order that each request sent in that way named, by request id.
-        wait: seconds until the next repetition.
-        failures: failed lookups since the last one that was answered.
-    """
-
-    __slots__ = ("asks", "began", "by_id", "ends_at", "failures", "outcome", "wait")
-
-    def __init__(self, outcome: Open, now: float, ends_at: float) -> None:
-        self.outcome: Open = outcome
-        self.began: float = now
-        self.ends_at: float = ends_at
-        self.asks: CancelRequest | None = None
-        self.by_id: dict[str, CancelRequest] = {}
-        self.wait: float = AGAIN_FIRST
-        self.failures: int = 0
+    outcome: Open  # how its cancel ends if no lookup says more
+    ends_at: float  # trio's clock until which it is looked up
+    # The order to name if it is canceled again, by the venue's id that was seen; None for its caller's name for it.
+    asks: CancelRequest | None = None
+    by_id: dict[str, CancelRequest] = msgspec.field(default_factory=dict[str, CancelRequest])  # sent so, by request id
+    wait: float = AGAIN_FIRST  # seconds until the next repetition
+    failures: int = 0  # failed lookups since the last one that was answered
 
     def asked(self, request_id: str, request: CancelRequest) -> CancelRequest:
         """Return the order that a request named, for an order that its caller named as ``request``."""
@@ -78,11 +64,9 @@ class Looking:
 
 
 def needs_lookup(outcome: Outcome, *, closed_too: bool) -> TypeGuard[Open]:
-    """Return True if a lookup can say more than ``outcome``.
+    """Return True if a lookup can say more than ``outcome``, which a cancel would end as.
 
-    Args:
-        outcome: what a cancel would end as.
-        closed_too: whether a closed order is looked up for how much of it was executed.
+    ``closed_too`` says whether a closed order is looked up for how much of it was executed.
     """
     if isinstance(outcome, AlreadyClosed):
         return closed_too and outcome.order is None and outcome.seen is None

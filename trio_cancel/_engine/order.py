@@ -94,35 +94,23 @@ _RETRYING.leads_to = (_ADMITTED, _SETTLED, _IN_FLIGHT, _LOOKED_UP, _RETRYING)
 _LOOKED_UP.leads_to = (_SETTLED, _RETRYING)
 _SETTLED.leads_to = ()
 
-_LONG_AGO = -math.inf
-
 
 class LiveAttempt(msgspec.Struct, eq=False, gc=False):
     """One attempt on one connection.
 
-    The garbage collector does not visit it: thousands come and go each second, and would keep it running. So the
-
-    Attributes:
-        order: the order of this attempt; removed once the order has settled, or forgotten the attempt.
-        request_id: the id that it carries.
-        connection: the number of the connection.
-        written: trio's clock.
-        written_at: Unix seconds.
-        deadline: trio's clock from which it counts as unanswered.
-        answered_at: Unix seconds; None while no answer has come.
-        status: of the answer.
-        may_have_applied: its answer says nothing about the order, which may have been applied.
+    The garbage collector does not visit it: thousands come and go each second, and would keep it running. So the cycle
+    with its order must be broken.
     """
 
-    order: OrderCancel
+    order: OrderCancel  # removed once the order has settled, or forgotten the attempt
     request_id: str
     connection: int
-    written: float
-    written_at: float
-    deadline: float
-    answered_at: float | None = None
-    status: int | None = None
-    may_have_applied: bool = False
+    written: float  # trio's clock
+    written_at: float  # Unix seconds
+    deadline: float  # trio's clock from which it counts as unanswered
+    answered_at: float | None = None  # Unix seconds; None while no answer has come
+    status: int | None = None  # of the answer
+    may_have_applied: bool = False  # its answer says nothing about the order, which may have been applied
 
 
 class SettledTo(Protocol):
@@ -132,99 +120,34 @@ class SettledTo(Protocol):
         """Take it, without waiting."""
 
 
-class OrderCancel:
-    """One order's cancel until it settles.
+class OrderCancel(msgspec.Struct, eq=False):
+    """One order's cancel until it settles. Read its state anywhere; only this module assigns it."""
 
-    Everything is set at once, in slots: making and reading it take half the time of defaults in the class.
-
-    Attributes:
-        request: the order.
-        policy: how long and how often it is tried.
-        settled_to: where it is sent when it has settled.
-        priority: a single cancel, which overtakes those of bulk ones.
-        place: its place among the orders of its bulk.
-        state: its state. Read it anywhere; only this module assigns it.
-        outcome: its outcome, once it has settled.
-        latest: its last attempt that was written; None if none was.
-        earlier: those before it, oldest first.
-        error: the venue's last error.
-        doubt: why an attempt left the order unknown.
-        abandoned: the caller has left: no further attempt.
-        looked_again: its signature was refused, and the venue's clock is checked again before it is signed anew.
-        refused_for_good: no further attempt, only answers to earlier ones.
-        retries: how many answers that say nothing have led to another attempt.
-        running_from: trio's clock since which its time runs; None while its clock is stopped.
-        time_spent: seconds for which it has run before.
-        not_before: trio's clock before which its next attempt must not be written.
-        held_since: trio's clock when it was handed in; later, since when the pace has held its next attempt back.
-        handed_in: trio's clock when it was handed in; None as long as ``held_since`` says so.
-        intent: its number in the journal, once it has one.
-        unrecorded: it may be written although the journal could not record its intent first.
-        looking: its lookups; None if there were none.
-        learned: the venue's id of the order, if it was canceled by external id and an answer named it.
-    """
-
-    __slots__ = (
-        "abandoned",
-        "doubt",
-        "earlier",
-        "error",
-        "handed_in",
-        "held_since",
-        "intent",
-        "latest",
-        "learned",
-        "looked_again",
-        "looking",
-        "not_before",
-        "outcome",
-        "place",
-        "policy",
-        "priority",
-        "refused_for_good",
-        "request",
-        "retries",
-        "running_from",
-        "settled_to",
-        "state",
-        "time_spent",
-        "unrecorded",
-    )
-
-    def __init__(
-        self,
-        request: CancelRequest,
-        policy: RetryPolicy,
-        settled_to: SettledTo,
-        priority: bool = False,
-        place: int = 0,
-        held_since: float = _LONG_AGO,
-    ) -> None:
-        self.request: CancelRequest = request
-        self.policy: RetryPolicy = policy
-        self.settled_to: SettledTo = settled_to
-        self.priority: bool = priority
-        self.place: int = place
-        self.state: State = _QUEUED
-        self.outcome: Outcome | None = None
-        # (Not one tuple: most orders have one attempt, and a tuple for each would make the collector run more often.)
-        self.latest: LiveAttempt | None = None
-        self.earlier: tuple[LiveAttempt, ...] = ()
-        self.error: VenueReply | None = None
-        self.doubt: BaseException | None = None
-        self.abandoned: bool = False
-        self.looked_again: bool = False
-        self.refused_for_good: bool = False
-        self.retries: int = 0
-        self.running_from: float | None = None
-        self.time_spent: float = 0.0
-        self.not_before: float = _LONG_AGO
-        self.held_since: float = held_since
-        self.handed_in: float | None = None
-        self.intent: int = 0
-        self.unrecorded: bool = False
-        self.looking: Looking | None = None
-        self.learned: CancelRequest | None = None
+    request: CancelRequest
+    policy: RetryPolicy
+    settled_to: SettledTo
+    priority: bool = False  # a single cancel, which overtakes those of bulk ones
+    place: int = 0  # its place among the orders of its bulk
+    held_since: float = -math.inf  # trio's clock when it was handed in; later, since when the pace has held it back
+    handed_in: float | None = None  # trio's clock when it was handed in; None as long as `held_since` says so
+    state: State = _QUEUED
+    outcome: Outcome | None = None
+    # (Not one tuple: most orders have one attempt, and a tuple for each would make the collector run more often.)
+    latest: LiveAttempt | None = None  # its last attempt that was written
+    earlier: tuple[LiveAttempt, ...] = ()  # those before it, oldest first
+    error: VenueReply | None = None  # the venue's last error
+    doubt: BaseException | None = None  # why an attempt left the order unknown
+    abandoned: bool = False  # the caller has left: no further attempt
+    looked_again: bool = False  # its signature was refused, and it is signed anew after a check of the venue's clock
+    refused_for_good: bool = False  # no further attempt, only answers to earlier ones
+    retries: int = 0  # how many answers that say nothing have led to another attempt
+    running_from: float | None = None  # trio's clock since which its time runs; None while its clock is stopped
+    time_spent: float = 0.0  # seconds for which it has run before
+    not_before: float = -math.inf  # trio's clock before which its next attempt must not be written
+    intent: int = 0  # its number in the journal, once it has one
+    unrecorded: bool = False  # it may be written although the journal could not record its intent first
+    looking: Looking | None = None  # its lookups
+    learned: CancelRequest | None = None  # the venue's id, if it was canceled by external id and an answer named it
 
     # Its steps
 
@@ -281,6 +204,11 @@ class OrderCancel:
             self.settled_to.send_nowait(self)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return  # the one that waited has left
+
+    @property
+    def may_retry(self) -> bool:
+        """True if another attempt may follow."""
+        return self.policy.retry and not self.abandoned and not self.refused_for_good
 
     @property
     def flights(self) -> tuple[LiveAttempt, ...]:

@@ -18,7 +18,6 @@ from msgspec.structs import force_setattr
 from trio_cancel._engine.in_flight import InFlight
 from trio_cancel._engine.order import LiveAttempt, OrderCancel, State
 from trio_cancel._engine.rate import WINDOW_MOST, AdaptiveRate
-from trio_cancel._engine.silence import Silence
 from trio_cancel._values.errors import InvalidReply, InvalidRequest, UnlistedRefusal, VenueUnavailable
 from trio_cancel._values.models import CanceledOrder, CancelRequest
 from trio_cancel._values.observer import logger
@@ -42,10 +41,10 @@ class ReplyHandler:
     tasks get their turn after them.
     """
 
-    def __init__(self, in_flight: InFlight, rate: AdaptiveRate, silence: Silence, jitter: random.Random) -> None:
+    def __init__(self, in_flight: InFlight, rate: AdaptiveRate, jitter: random.Random) -> None:
         self._in_flight = in_flight
         self._rate = rate
-        self._silence = silence
+        self._silence = in_flight.silence
         self._jitter = jitter
         self._bad_since = -math.inf
         self._bad_count = 0
@@ -164,9 +163,9 @@ class ReplyHandler:
 
     def _looks_again(self, order: OrderCancel, flight: LiveAttempt, now: float) -> bool:
         """Let it be signed again, once, if another look at the venue's clock may explain the refused signature."""
-        if order.looked_again or order.abandoned or not order.policy.retry or order.state is not State.IN_FLIGHT:
+        if order.looked_again or not order.may_retry:
             return False
-        if order.refused_for_good or flight is not order.latest:
+        if order.state is not State.IN_FLIGHT or flight is not order.latest:
             return False
         at = self._in_flight.clock.look_again(int(flight.request_id.rpartition("-")[2]), now)
         if at is None:
@@ -194,7 +193,7 @@ class ReplyHandler:
             return  # it says no more than what the lookup is about
         if order.state is State.RETRYING and not order.refused_for_good:
             return  # a late answer to an older attempt; the next one is due already
-        ended = order.refused_for_good or order.abandoned or not order.policy.retry
+        ended = not order.may_retry
         # While another attempt may follow, only the answer to the latest one is worth waiting for.
         latest = order.latest
         assert latest is not None  # it has been answered
@@ -204,7 +203,7 @@ class ReplyHandler:
                 order.wait_for_answer()
             return
         if ended:
-            in_flight.settle(order, order.conclude(None, in_flight.clock.interval))
+            in_flight.conclude(order, None)
             return
         delay = 0.0
         if verdict is Verdict.UNAVAILABLE or verdict is Verdict.INVALID:

@@ -13,7 +13,6 @@ from tests.tools.venues import one_clock, open_venue, venue_clock
 from trio_cancel import CancelRequest, NotFound, NotSent, OrdersLeft, Pacer, Rejected, Unknown
 from trio_cancel._cancels.scope_exit import SLICE, ScopeExit, together
 from trio_cancel._engine.held import Hold
-from trio_cancel._engine.in_flight import InFlight
 from trio_cancel._engine.looking import BUDGET
 from trio_cancel._engine.order import OrderCancel
 from trio_cancel._values.clock import OffsetInterval
@@ -49,10 +48,10 @@ class Exit(ScopeExit):
     ("grace", "lookups", "waits"), [(8.0, False, 8.0), (8.0, True, 6.0), (1000.0, True, 1000.0 - BUDGET)]
 )
 async def test_its_cancels_overtake_and_leave_time_for_lookups(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, grace: float, lookups: bool, waits: float
+    autojump_clock: MockClock, grace: float, lookups: bool, waits: float
 ) -> None:
     desk = Desk(up=False)
-    monkeypatch.setattr(InFlight, "has_lookups", lookups)
+    desk.engine.has_lookups = lookups
     ending = Exit(desk, held := holds(), grace=grace)
     ending._submit(0)
     turn = ending._under_way[held[0]]

@@ -135,13 +135,13 @@ def test_what_was_seen_is_told() -> None:
 
 
 def test_repetitions_become_rarer() -> None:
-    looking = Looking(Unknown(BY_ID), 1.0, 2.0)
-    assert (looking.began, looking.ends_at, looking.failures, looking.by_id) == (1.0, 2.0, 0, {})
+    looking = Looking(Unknown(BY_ID), 2.0)
+    assert (looking.ends_at, looking.failures, looking.by_id) == (2.0, 0, {})
     assert [looking.next_wait() for _ in range(6)] == [AGAIN_FIRST, 0.5, 1.0, AGAIN_MOST, AGAIN_MOST, AGAIN_MOST]
 
 
 def test_which_order_a_request_named() -> None:
-    looking = Looking(Unknown(BY_NAME), 1.0, 2.0)
+    looking = Looking(Unknown(BY_NAME), 2.0)
     assert looking.asked("r-2", BY_NAME) == BY_NAME
     looking.by_id["r-2"] = BY_ID
     assert (looking.asked("r-1", BY_NAME), looking.asked("r-2", BY_NAME)) == (BY_NAME, BY_ID)
@@ -150,7 +150,7 @@ def test_which_order_a_request_named() -> None:
 def pending_with(outcome: Open, *, ends_at: float = 35.0, **changes: Any) -> Order:
     pending = Order(outcome.request, RetryPolicy(retry=changes.pop("retry", True)))
     pending.running_from = 0.0
-    pending.looking = Looking(outcome, 1.0, ends_at)
+    pending.looking = Looking(outcome, ends_at)
     for name, value in changes.items():
         setattr(pending, name, value)
     return pending
@@ -225,7 +225,7 @@ async def test_what_would_end_in_doubt_leaves_its_place_and_is_looked_up(autojum
     assert (wakes.begun, wakes.count) == ([pending], 1)
     looking = pending.looking
     assert looking is not None
-    assert (looking.began, looking.ends_at, looking.outcome) == (112, 112 + 18 + BUDGET, doubt)
+    assert (looking.ends_at, looking.outcome) == (112 + 18 + BUDGET, doubt)
     late = NotFound(BY_ID, pending.attempts(), error=ERROR)
     table.settle(pending, late)  # a late answer that says no more
     assert (looking.outcome, wakes.begun, wakes.count) == (late, [pending], 1)
@@ -423,7 +423,7 @@ def test_an_order_asked_for_by_the_id_that_was_seen_is_judged_by_it(
 ) -> None:
     desk = Desk()
     order = Order(BY_NAME, RetryPolicy())
-    order.looking = Looking(Unknown(BY_NAME), 0.0, 0.0)
+    order.looking = Looking(Unknown(BY_NAME), 0.0)
     order.looking.asks = CancelRequest("7")
     signed: list[CancelRequest] = []
 

@@ -400,7 +400,7 @@ def test_the_venues_id_is_learned_from_an_answer_of_the_same_name(
     desk = Desk()
     order = desk.submit(external_id="mm-1")
     (flight,) = desk.flights
-    order.looking = Looking(Unknown(order.request, cause=NoReply("no answer")), 0.0, 1.0)
+    order.looking = Looking(Unknown(order.request, cause=NoReply("no answer")), 1.0)
     if by_id:
         order.looking.by_id[flight.request_id] = CancelRequest("7155")
     _learn(order, flight, CanceledOrder(named, external_id=external_id))
