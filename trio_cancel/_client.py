@@ -206,7 +206,7 @@ class TradingWS:
 
     def statistics(self) -> Statistics:
         """Return what the session has seen so far, as a frozen value."""
-        return self._session.statistics()
+        return self._session.engine.statistics()
 
     @overload
     async def look_up(self, id: str | CancelRequest, *, external_id: None = None) -> OrderState: ...

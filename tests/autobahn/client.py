@@ -1,7 +1,7 @@
 """An echo client for Autobahn's fuzzing server, over the library's own WebSocket layer. Run by hand, no test of pytest.
 
-It uses what a connection of the library uses: ``connect``, ``on_texts`` for what is peeled off, ``messages()`` for what
-comes the slow way (fragmented, binary, large), control frames written by the one writer. README.md beside this file
+It uses what a connection of the library uses: ``upgrade``, ``on_texts`` for what is peeled off, ``next_message`` for
+what comes the slow way (fragmented, binary, large), control frames written by the one writer. README.md beside this file
 says how to run it and what the counts are.
 """
 
@@ -20,8 +20,8 @@ import trio
 
 from trio_cancel._net.endpoint import Endpoint, parse_endpoint
 from trio_cancel._net.frames import encode_texts
-from trio_cancel._net.stream import ByteStream
-from trio_cancel._net.websocket import Link, connect
+from trio_cancel._net.stream import ByteStream, open_stream
+from trio_cancel._net.websocket import Link, upgrade
 from trio_cancel._trio.wakeup import Wakeup
 
 AGENT = "trio_cancel"
@@ -41,7 +41,7 @@ class Echo:
 
     Attributes:
         peeled: payloads that came by ``on_texts``.
-        slow: messages that came by ``messages()``.
+        slow: messages that came by ``next_message``.
     """
 
     def __init__(self) -> None:
@@ -56,17 +56,17 @@ class Echo:
         stream: ByteStream | None = None
         try:
             async with trio.open_nursery() as nursery:
-                link = await connect(
+                link = await upgrade(
                     nursery,
+                    await open_stream(endpoint, ssl_context=ssl_context),
                     endpoint,
-                    ssl_context=ssl_context,
                     on_texts=self._on_texts,
                     wake=self._bell.ring,
                     wall_clock=time.time,
                 )
                 stream = link.stream
                 nursery.start_soon(self._write, link)
-                async for message in link.messages():
+                while (message := await link.next_message()) is not None:
                     self.slow.append(message)
                     self._send(encode(message))
                 await link.ended.wait()

@@ -11,17 +11,16 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 import httpcore2
 import trio
 
-from trio_cancel._net.endpoint import Endpoint, parse_endpoint
+from trio_cancel._net.endpoint import Endpoint, is_loopback, parse_endpoint
 from trio_cancel._net.names import Names
 from trio_cancel._net.stream import ByteStream, Dial, open_stream
+from trio_cancel._values.clock import retry_after
 from trio_cancel._values.errors import ConfigurationError, HandshakeFailed, LookupFailed
 
 AT_ONCE = 4
@@ -63,34 +62,17 @@ def parse_base_url(url: str, *, allow_insecure: bool = False) -> HttpEndpoint:
     try:
         # A WebSocket url has the same parts under other schemes.
         found = parse_endpoint(f"{'wss' if scheme == 'https' else 'ws'}{url[len(scheme) :]}", allow_insecure=True)
-        loopback = found.secure or allow_insecure or _is_loopback(f"ws{url[len(scheme) :]}")
     except ConfigurationError as error:
         text = str(error).replace("The url cannot", "The base_url of lookups cannot").replace("wss://", "https://")
         raise ConfigurationError(text.replace("a WebSocket url", "it")) from None
-    if not loopback:
+    if not (found.secure or allow_insecure or is_loopback(found.host)):
         raise ConfigurationError(
             "The base_url of lookups cannot be used: plain http:// would show the API token to the network; "
             "use https://, or pass allow_insecure=True."
         )
-    default = 443 if found.secure else 80
-    host = f"[{found.host}]" if ":" in found.host else found.host
-    port = urlsplit(url).port or default
     return HttpEndpoint(
-        url=url,
-        secure=found.secure,
-        host=found.host,
-        port=port,
-        resource=found.resource.rstrip("/"),
-        host_header=host if port == default else f"{host}:{port}",
+        url, found.secure, found.host, found.port, found.resource.rstrip("/"), host_header=found.host_header
     )
-
-
-def _is_loopback(url: str) -> bool:
-    try:
-        parse_endpoint(url)
-    except ConfigurationError:
-        return False
-    return True
 
 
 @attrs.frozen
@@ -237,20 +219,4 @@ class HttpClient:
             found = {bytes(name).lower(): bytes(value).decode("latin-1") for name, value in answer.headers}
             body = await answer.aread()
         date = found.get(b"date")
-        return HttpAnswer(answer.status, body, date, self._retry_after(found.get(b"retry-after"), date))
-
-    def _retry_after(self, value: str | None, date: str | None) -> float | None:
-        """Return seconds (RFC 9110, 10.2.3: a number, or a date to compare with the server's own)."""
-        if value is None:
-            return None
-        if value.isascii() and value.isdigit() and len(value) < 10:
-            return float(value)
-        until = _timestamp(value)
-        return None if until is None else max(0.0, until - (_timestamp(date or "") or self._wall()))
-
-
-def _timestamp(date: str) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except (ValueError, OverflowError):
-        return None
+        return HttpAnswer(answer.status, body, date, retry_after(found.get(b"retry-after"), date, self._wall()))

@@ -84,18 +84,14 @@ def choose_proxy(endpoint: Endpoint, proxy: object, environ: Mapping[str, str]) 
     if proxy is None:
         return Choice()
     if proxy is not True:
-        chosen = parse_proxy(proxy, "proxy=")
-        check_library(chosen)
-        return Choice(chosen)
+        return Choice(parse_proxy(proxy, "proxy="))
     name = _variable(endpoint, environ)
     if name is None or is_loopback(endpoint.host) or _is_exempt(endpoint, environ):
         return Choice()
     try:
-        chosen = parse_proxy(environ[name].strip(), name)
-        check_library(chosen)
+        return Choice(parse_proxy(environ[name].strip(), name))
     except ConfigurationError as error:
         return Choice(unused=f"{name} is set but not used, so the connection is direct: {error}")
-    return Choice(chosen)
 
 
 def parse_proxy(url: object, source: str) -> Proxy:
@@ -107,7 +103,8 @@ def parse_proxy(url: object, source: str) -> Proxy:
         source: where it was named.
 
     Raises:
-        ConfigurationError: it cannot be used; the text never contains the url.
+        ConfigurationError: it cannot be used, or the package that it needs is not installed; the text never contains
+            the url.
     """
 
     def refuse(why: str) -> NoReturn:
@@ -148,22 +145,14 @@ def parse_proxy(url: object, source: str) -> Proxy:
         refuse("its user name or password is longer than SOCKS5 allows (255 bytes)")
     if scheme == "socks5" and not f"{username}{password}".isascii():  # python-socks cannot encode them
         refuse("its user name or password contains a non-ASCII character, which SOCKS5 proxies handle differently")
-    return Proxy(scheme, host, port or _DEFAULT_PORTS[scheme], source, username, password)
-
-
-def check_library(proxy: Proxy) -> None:
-    """Make sure that the package a proxy needs is installed.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    if proxy.scheme == "socks5":
+    if scheme == "socks5":
         try:
             importlib.import_module(_SOCKS_LIBRARY)
         except ImportError:
             raise ConfigurationError(
-                f"A SOCKS proxy ({proxy.source}) needs the package python-socks; install trio-cancel[proxy]."
+                f"A SOCKS proxy ({source}) needs the package python-socks; install trio-cancel[proxy]."
             ) from None
+    return Proxy(scheme, host, port or _DEFAULT_PORTS[scheme], source, username, password)
 
 
 def _variable(endpoint: Endpoint, environ: Mapping[str, str]) -> str | None:

@@ -14,14 +14,13 @@ Cancellation: :func:`upgrade` closes the stream and stops the reader when cancel
 cancelled at any await without harm to the link.
 
 What the caller learns: ``HandshakeFailed`` with the real reason; later the end of the link and its reason. Text
-messages that came before the end have been delivered by then; slow ones can still be taken from ``messages()``.
+messages that came before the end have been delivered by then; slow ones can still be taken from ``next_message()``.
 """
 
 from __future__ import annotations
 
 import os
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import attrs
@@ -31,9 +30,9 @@ import trio_websocket
 from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._net.frames import CLOSE, MAX_MESSAGE_SIZE, FramePeeler, HeadReader, NotHTTP, encode_close
 from trio_cancel._net.sockets import CLOSE_GRACE
-from trio_cancel._net.stream import ByteStream, Dial, open_stream
+from trio_cancel._net.stream import ByteStream
 from trio_cancel._values.boundary import Boundary
-from trio_cancel._values.clock import http_date
+from trio_cancel._values.clock import OffsetInterval, offset_from_date, retry_after
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
 
 #: Bytes of control frames that may wait for the writer.
@@ -212,34 +211,19 @@ class TapStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
 
-@attrs.frozen
-class Handshake:
-    """What the upgrade showed about the venue's clock.
-
-    Attributes:
-        date: the ``Date`` header, as it came, or None.
-        requested_at: wall clock before the request was written, in seconds.
-        answered_at: wall clock after the head of the answer was read, in seconds.
-    """
-
-    date: str | None
-    requested_at: float
-    answered_at: float
-
-
 class Link:
     """An open WebSocket. Made by :func:`upgrade`; its reader runs until the link ends or its nursery is cancelled.
 
     Attributes:
-        handshake: times and ``Date`` of the upgrade.
+        offset: what the upgrade showed of the venue's clock; None if that was nothing.
         stream: the bytes below; the caller's writer writes to it, and the caller closes it in the end.
-        ended: set when the reader has ended; no more messages come, except from :meth:`messages`.
+        ended: set when the reader has ended; no more messages come, except from :meth:`next_message`.
     """
 
     def __init__(self, tap: TapStream) -> None:
         self.stream = tap.stream
         self.ended = trio.Event()
-        self.handshake = Handshake(None, 0.0, 0.0)
+        self.offset: OffsetInterval | None = None
         self._tap = tap
         self._scopes: set[trio.CancelScope] = set()  # of tasks that wait for something that the end makes impossible
         self._reader_scope = trio.CancelScope()
@@ -310,12 +294,19 @@ class Link:
         self._tap.queue_close(code, reason or "")
         await self.ended.wait()
 
-    def messages(self) -> AsyncIterator[str | bytes]:
-        """Yield what did not come as small text: large or fragmented text (str), binary (bytes). Ends with the link.
+    async def next_message(self) -> str | bytes | None:
+        """Return the next message that was not small text: large or fragmented text (str), binary (bytes).
 
-        All of them are delivered, including those that were waiting when the link ended. Only one task may iterate.
+        None once the link has ended, after all that were waiting then. Only one task may call this.
         """
-        return _SlowMessages(self._tap)
+        assert self._tap.connection is not None
+        try:
+            message = await self._tap.connection.get_message()
+        except trio_websocket.ConnectionClosed:
+            return None
+        peeler = self._tap.peeler
+        peeler.backlog -= peeler.passed.popleft()
+        return message
 
     def stop(self) -> None:
         """Stop the reader and close the stream at once."""
@@ -336,26 +327,6 @@ class Link:
             for scope in self._scopes:
                 scope.cancel()
             self._tap.wake()
-
-
-@attrs.frozen
-class _SlowMessages:
-    """An iterator rather than a generator, so that leaving one early leaves nothing to clean up."""
-
-    tap: TapStream
-
-    def __aiter__(self) -> _SlowMessages:
-        return self
-
-    async def __anext__(self) -> str | bytes:
-        assert self.tap.connection is not None
-        try:
-            message = await self.tap.connection.get_message()
-        except trio_websocket.ConnectionClosed:
-            raise StopAsyncIteration from None
-        peeler = self.tap.peeler
-        peeler.backlog -= peeler.passed.popleft()
-        return message
 
 
 @attrs.frozen
@@ -419,7 +390,7 @@ async def upgrade(
             tap.connection = connection
             tap.attached.set()
             stream.on_output = wake
-            link.handshake = Handshake(tap.head.header("date"), tap.requested_at, tap.answered_at)
+            link.offset = offset_from_date(tap.head.header("date"), tap.requested_at, tap.answered_at)
             return link
         raise _handshake_failure(tap, endpoint) from tap.failure
     except BaseException:
@@ -429,34 +400,18 @@ async def upgrade(
         raise
 
 
-async def connect(
-    nursery: trio.Nursery,
-    endpoint: Endpoint,
-    *,
-    ssl_context: ssl.SSLContext | None = None,
-    dial: Dial | None = None,
-    on_texts: Callable[[list[bytes]], object],
-    on_fed: Callable[[], object] = _nothing,
-    wake: Callable[[], object],
-    wall_clock: Callable[[], float],
-) -> Link:
-    """Call :func:`open_stream`, then :func:`upgrade`; see there."""
-    stream = await open_stream(endpoint, ssl_context=ssl_context, dial=dial)
-    return await upgrade(nursery, stream, endpoint, on_texts=on_texts, on_fed=on_fed, wake=wake, wall_clock=wall_clock)
-
-
 def _handshake_failure(tap: TapStream, endpoint: Endpoint) -> HandshakeFailed:
     status, origin = tap.head.status, endpoint.origin
     if status not in {0, 101}:
-        retry_after = _retry_after(tap)
-        asks = "" if retry_after is None else f" (it asks us to wait {retry_after:.0f} s)"
+        wait = retry_after(tap.head.header("retry-after"), tap.head.header("date"), tap.answered_at)
+        asks = "" if wait is None else f" (it asks us to wait {wait:.0f} s)"
         remedy = _REMEDIES.get(
             status, _OTHER_REMEDY if endpoint.secure else f"{_OTHER_REMEDY}, perhaps {_secure(origin)}"
         )
         return HandshakeFailed(
             f"{origin} refused the WebSocket upgrade with status {status}{asks}; {remedy}.",
             status=status,
-            retry_after=retry_after,
+            retry_after=wait,
             final=status == 401,
         )
     perhaps = "" if endpoint.secure else f"perhaps the port speaks TLS ({_secure(origin)}), otherwise "
@@ -474,14 +429,3 @@ def _secure(origin: str) -> str:
 _OTHER_REMEDY = "check the url"
 _REMEDIES = {401: "check the credentials", 403: "ask the venue for access", 429: "wait before trying again"}
 _REMEDIES |= dict.fromkeys(range(500, 600), "try again later")
-
-
-def _retry_after(tap: TapStream) -> float | None:
-    """Return the seconds that the venue asks us to wait (RFC 9110, 10.2.3: a number, or a date by its own clock)."""
-    value = tap.head.header("retry-after")
-    if value is None:
-        return None
-    if value.isascii() and value.isdigit() and len(value) < 10:
-        return float(value)
-    until, sent = http_date(value), http_date(tap.head.header("date"))
-    return None if until is None else max(0.0, until - (tap.answered_at if sent is None else sent))

@@ -25,12 +25,13 @@ from trio_cancel._net.endpoint import Endpoint
 from trio_cancel._net.names import Names
 from trio_cancel._net.proxy import Tunnel
 from trio_cancel._net.stream import ByteStream, Dial, open_stream
-from trio_cancel._net.websocket import Handshake, Link, upgrade
+from trio_cancel._net.websocket import Link, upgrade
 from trio_cancel._session.writer import Writer
 from trio_cancel._trio.at_hand import take_in
 from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe
+from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
 
 FLUSH_TIME = 0.5
@@ -49,6 +50,10 @@ class ConnectOptions:
     connect_timeout: float = 10.0
     names: Names = attrs.field(factory=Names)
 
+    async def open(self) -> ByteStream:
+        """Connect; see :func:`trio_cancel._net.stream.open_stream`."""
+        return await open_stream(self.endpoint, ssl_context=self.ssl_context, dial=self.dial, names=self.names)
+
 
 class Connection:
     """One connection; :meth:`serve` is its whole life."""
@@ -56,13 +61,12 @@ class Connection:
     def __init__(self, number: int, engine: Engine, environment: Environment, journal: CancelJournal | None) -> None:
         self.number = number
         self.link: Link
-        self._writer: Writer | None = None
+        self._writer: Writer
         self._journal = journal
         self._engine = engine
         self._environment = environment
         self._over = trio.Event()
         self._cause: BaseException | None = None
-        self._stream: ByteStream | None = None
         self._up = False
         self._pieces = 0  # number of pieces that were read
 
@@ -74,10 +78,7 @@ class Connection:
 
     def write_now(self) -> None:
         """Write what is queued, if that is possible without waiting; otherwise have it written soon."""
-        if self._writer is None:
-            self._engine.wakeup.ring()
-        else:
-            self._writer.write_now()
+        self._writer.write_now()
 
     async def close(self) -> None:
         """Close in an orderly way, as far as the peer lets us within ``CLOSE_TIME``, and end."""
@@ -109,11 +110,10 @@ class Connection:
                 await self._live(options, opened)
         finally:
             error = boundary.error
-            try:
-                if self._stream is not None:
-                    await self._stream.aclose_forcefully()  # noqa: ASYNC102 - it ends by itself, and soon
-            finally:
-                if self._up:
+            if self._up:
+                try:
+                    await self.link.stream.aclose_forcefully()  # noqa: ASYNC102 - it ends by itself, and soon
+                finally:
                     if error is not None:
                         self.end(_lost(error))
                     self._engine.connection_down(self.number, self._cause, trio.current_time())
@@ -134,16 +134,11 @@ class Connection:
         async with trio.open_nursery() as nursery:
             try:
                 with trio.move_on_after(options.connect_timeout):
-                    self._stream = await open_stream(
-                        options.endpoint,
-                        ssl_context=options.ssl_context,
-                        dial=options.dial,
-                        names=options.names,
-                    )
+                    stream = await options.open()
                     stage = "the WebSocket upgrade was not answered"
                     self.link = await upgrade(
                         nursery,
-                        self._stream,
+                        stream,
                         options.endpoint,
                         on_texts=self._read,
                         on_fed=self._after_reading,
@@ -204,7 +199,7 @@ class Connection:
 
     @trio.lowlevel.enable_ki_protection
     async def _read_slow(self) -> None:
-        async for message in self.link.messages():
+        while (message := await self.link.next_message()) is not None:
             if isinstance(message, str):
                 self._read([message])
             else:
@@ -240,37 +235,31 @@ class Connection:
         pong.set()
 
 
-async def look(options: ConnectOptions, environment: Environment) -> Handshake:
-    """Open a connection to see what its upgrade shows about the venue's clock, and close it.
+async def look(options: ConnectOptions, environment: Environment) -> OffsetInterval | None:
+    """Open a connection, close it, and return what its upgrade showed of the venue's clock; None if that was nothing.
 
     Raises:
         HandshakeFailed: it could not be opened within ``connect_timeout``. The caller must handle any other exception.
-
     """
-    stream: ByteStream | None = None
-    handshake: Handshake | None = None
+    link: Link | None = None
     try:
         async with trio.open_nursery() as nursery:
             with trio.move_on_after(options.connect_timeout):
-                stream = await open_stream(
-                    options.endpoint, ssl_context=options.ssl_context, dial=options.dial, names=options.names
-                )
                 link = await upgrade(
                     nursery,
-                    stream,
+                    await options.open(),
                     options.endpoint,
                     on_texts=lambda _: None,
                     wake=lambda: None,
                     wall_clock=environment.wall,
                 )
-                handshake = link.handshake
             nursery.cancel_scope.cancel()
     finally:
-        if stream is not None:
-            await stream.aclose_forcefully()  # noqa: ASYNC102 - it ends by itself, and soon
-    if handshake is None:
+        if link is not None:
+            await link.stream.aclose_forcefully()  # noqa: ASYNC102 - it ends by itself, and soon
+    if link is None:
         raise HandshakeFailed(f"No connection to {options.endpoint.origin} within {options.connect_timeout:g} s.")
-    return handshake
+    return link.offset
 
 
 def _lost(error: BaseException) -> ConnectionLost:

@@ -43,17 +43,16 @@ import trio
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._engine.venue_clock import VenueClock
-from trio_cancel._net.websocket import Handshake
 from trio_cancel._session.connection import Connection, ConnectOptions, look
 from trio_cancel._session.lookups import Lookups
 from trio_cancel._trio.background import open_background
 from trio_cancel._trio.environment import Environment
 from trio_cancel._trio.signals import is_interrupt
 from trio_cancel._values.boundary import Boundary, describe, ends_program
-from trio_cancel._values.clock import OffsetInterval, offset_from_date
+from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed, SessionClosed, TradingError
 from trio_cancel._values.models import TOKEN_FIELDS, Credentials
-from trio_cancel._values.observer import Notifier, Observer, Statistics, logger
+from trio_cancel._values.observer import Notifier, Observer, logger
 from trio_cancel._values.order_state import OrderLookup
 from trio_cancel._values.timings import Timings
 from trio_cancel._venue.codec import Signer
@@ -249,13 +248,7 @@ class Session:
         connection = self._connection
         if connection is None:
             raise trio.BrokenResourceError("there is no connection now")
-        before = trio.current_time()
-        await connection.link.ping()
-        return trio.current_time() - before
-
-    def statistics(self) -> Statistics:
-        """Return what was counted so far."""
-        return self.engine.statistics()
+        return await connection.link.ping()
 
     # Tasks
 
@@ -417,7 +410,7 @@ class Session:
         self._connection = connection
         self._connections = connection.number
         self._opened_at = trio.current_time()
-        self._saw_clock(connection.link.handshake)
+        self.engine.saw_clock(connection.link.offset, trio.current_time())
         self.state = SessionState.CONNECTED
         logger.info("connection %d to %s is open", connection.number, self._options.endpoint.origin)
         if self._notify is not None:
@@ -433,11 +426,6 @@ class Session:
         self.engine.clock.check(trio.current_time())
         return self.engine.clock.interval
 
-    def _saw_clock(self, handshake: Handshake) -> None:
-        """Take note of what an upgrade showed about the venue's clock."""
-        seen = offset_from_date(handshake.date, handshake.requested_at, handshake.answered_at)
-        self.engine.saw_clock(seen, trio.current_time())
-
     @trio.lowlevel.enable_ki_protection
     async def _look_task(self) -> None:
         """Look at the venue's clock when asked to, by a connection that serves no other purpose."""
@@ -445,7 +433,8 @@ class Session:
             await self.engine.clock.wanted.wait()
             try:
                 with Boundary() as boundary:
-                    self._saw_clock(await look(self._options, self._environment))
+                    seen = await look(self._options, self._environment)
+                    self.engine.saw_clock(seen, trio.current_time())
                 self._log_failure("the venue's clock could not be checked", boundary.error)
             finally:
                 self.engine.looked(trio.current_time())

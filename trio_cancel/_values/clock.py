@@ -89,6 +89,22 @@ def offset_from_date(date: str | None, requested_at: float, answered_at: float) 
     return OffsetInterval(low * 1000, high * 1000) if low <= high else None
 
 
+def retry_after(value: str | None, date: str | None, answered_at: float) -> float | None:
+    """Return the seconds that a server asks us to wait (RFC 9110, 10.2.3: a number, or a date by its own clock).
+
+    Args:
+        value: the ``Retry-After`` header.
+        date: the ``Date`` header.
+        answered_at: Unix seconds when the answer came, which stand in for ``date``.
+    """
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit() and len(value) < 10:
+        return float(value)
+    until, sent = http_date(value), http_date(date)
+    return None if until is None else max(0.0, until - (answered_at if sent is None else sent))
+
+
 def http_date(text: str | None) -> float | None:
     """Return the Unix seconds of an HTTP date (a ``Date`` or ``Retry-After`` header), or None if it is not one.
 

@@ -18,8 +18,9 @@ import trustme
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._net.frames import MAX_MESSAGE_SIZE, encode_texts
 from trio_cancel._net.sockets import StreamRaw
-from trio_cancel._net.stream import ByteStream
-from trio_cancel._net.websocket import MAX_CONTROL, Link, connect, upgrade
+from trio_cancel._net.stream import ByteStream, open_stream
+from trio_cancel._net.websocket import MAX_CONTROL, Link, upgrade
+from trio_cancel._values.clock import offset_from_date
 from trio_cancel._values.errors import ConnectionLost, HandshakeFailed
 
 ENDPOINT = parse_endpoint("ws://127.0.0.1:1234/path?q=1")
@@ -144,7 +145,10 @@ async def linked(
 
 
 async def slow(link: Link) -> list[str | bytes]:
-    return [message async for message in link.messages()]
+    messages: list[str | bytes] = []
+    while (message := await link.next_message()) is not None:
+        messages.append(message)
+    return messages
 
 
 # The way in.
@@ -153,8 +157,7 @@ async def slow(link: Link) -> list[str | bytes]:
 async def test_a_round_trip() -> None:
     async with linked() as (link, venue, client):
         assert venue.request.startswith(b"GET /path?q=1 HTTP/1.1\r\nHost: 127.0.0.1:1234\r\n")
-        assert link.handshake.date == DATE
-        assert (link.handshake.requested_at, link.handshake.answered_at) == (100.0, 100.25)
+        assert link.offset == offset_from_date(DATE, 100.0, 100.25)
         assert link.stream.accepted == 1
         await link.stream.send([encode_texts([b"one"], MASK)[0], encode_texts([b"two"], MASK)[0]])
         assert await venue.frames() == [(1, b"one"), (1, b"two")]
@@ -685,15 +688,8 @@ async def test_cancelled_anywhere_in_the_upgrade_nothing_leaks() -> None:
 
 
 async def test_connect_over_loopback_without_a_server() -> None:
-    async with trio.open_nursery() as nursery:
-        with pytest.raises(HandshakeFailed, match="No connection"):
-            await connect(
-                nursery,
-                parse_endpoint("ws://127.0.0.1:1"),
-                on_texts=print,
-                wake=lambda: None,
-                wall_clock=lambda: 0.0,
-            )
+    with pytest.raises(HandshakeFailed, match="No connection"):
+        await open_stream(parse_endpoint("ws://127.0.0.1:1"))
 
 
 async def test_over_loopback_with_tls_and_a_server_that_is_not_ours() -> None:
@@ -715,10 +711,11 @@ async def test_over_loopback_with_tls_and_a_server_that_is_not_ours() -> None:
         server: trio_websocket.WebSocketServer = await nursery.start(
             trio_websocket.serve_websocket, serve, "localhost", 0, theirs
         )
-        link = client.link = await connect(
+        endpoint = parse_endpoint(f"wss://localhost:{server.port}")
+        link = client.link = await upgrade(
             nursery,
-            parse_endpoint(f"wss://localhost:{server.port}"),
-            ssl_context=ours,
+            await open_stream(endpoint, ssl_context=ours),
+            endpoint,
             on_texts=client.texts.extend,
             wake=client.wake,
             wall_clock=lambda: 0.0,
@@ -726,7 +723,7 @@ async def test_over_loopback_with_tls_and_a_server_that_is_not_ours() -> None:
         nursery.start_soon(client.write)
         await link.stream.send([encode_texts([b"small", b"big", b"small"], MASK * 3)[0]])
         assert await link.ping() > 0
-        assert len(await anext(aiter(link.messages()))) == 100_000
+        assert len(await link.next_message() or "") == 100_000
         with trio.fail_after(5):
             await link.aclose()
             await link.stream.drain()

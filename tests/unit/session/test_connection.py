@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -148,9 +147,8 @@ class Goodbye:
         await trio.lowlevel.checkpoint()
         self.drained += 1
 
-    async def messages(self) -> AsyncIterator[str]:
+    async def next_message(self) -> None:
         await trio.sleep(100)
-        yield ""
 
 
 @pytest.mark.parametrize(("closing", "poisoned", "takes"), [(True, False, 0.2), (True, True, 0.0), (False, False, 0.0)])
