@@ -1,8 +1,8 @@
 """An echo client for Autobahn's fuzzing server, over the library's own WebSocket layer. Run by hand, no test of pytest.
 
 It uses what a connection of the library uses: ``upgrade``, ``on_texts`` for what is peeled off, ``next_message`` for
-what comes the slow way (fragmented, binary, large), control frames written by the one writer. README.md beside this file
-says how to run it and what the counts are.
+what comes the slow way (fragmented, binary, large), control frames written by the one writer. README.md beside this
+file says how to run it and what the counts are.
 """
 
 from __future__ import annotations

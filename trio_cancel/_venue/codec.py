@@ -180,7 +180,7 @@ _decode_text = msgspec.json.Decoder(str).decode
 _decode_int = msgspec.json.Decoder(_Int).decode
 _decode_date = msgspec.json.Decoder(datetime).decode
 # What they raise for: bad JSON or types; a number beyond decimal's exponents; nesting beyond the stack.
-_BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecodeError, ValueError)
+BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecodeError, ValueError)
 _EMPTY = frozenset({b"null", b"{}", b"[]", b'""', b"0", b"false"})
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"-?[0-9]{1,10}(?:\.0+)?")
@@ -203,6 +203,7 @@ _AMOUNTS = (
 )
 # Fields that an answer may lack: an order at the market has no price, and not every order has an external id.
 _MAY_LACK = frozenset({"price", "external_id", "side", "average_execution_price"})
+_EXPECTED = [name for name in _Order.__struct_fields__ if name not in (*_MAY_LACK, "id", "status")]
 
 
 class _Odd(ValueError):
@@ -213,72 +214,44 @@ def _odd() -> Decimal:
     raise _Odd
 
 
-def _utc(date: datetime) -> datetime:
+def utc(date: datetime) -> datetime:
+    """Return a date in UTC; one without a zone (transactions have none) is taken to be in UTC."""
     return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
 
 
 def _order(raw: _Order, shared: Callable[[int], Decimal]) -> tuple[CanceledOrder, tuple[str, ...]]:
     # Written out, because it runs once per order. `float_hook` has made decimals of all numbers that are not integers.
-    lacks: tuple[str, ...] = ()
     create, update, price = raw.create_date, raw.update_date, raw.price
     executed, remaining, left = raw.executed_amount, raw.remaining_amount, raw.remaining_value
     requested, value, total = raw.requested_amount, raw.requested_value, raw.total_value
     average = raw.average_execution_price
-    if create is None:
-        lacks += ("create_date",)
-    elif create.tzinfo is not UTC:
-        create = _utc(create)
-    if update is None:
-        lacks += ("update_date",)
-    elif update.tzinfo is not UTC:
-        update = _utc(update)
-    if executed.__class__ is not Decimal:
-        if executed is None:
-            lacks += ("executed_amount",)
-        else:
-            executed = shared(executed) if executed.__class__ is int else _odd()
-    if remaining.__class__ is not Decimal:
-        if remaining is None:
-            lacks += ("remaining_amount",)
-        else:
-            remaining = shared(remaining) if remaining.__class__ is int else _odd()
-    if left.__class__ is not Decimal:
-        if left is None:
-            lacks += ("remaining_value",)
-        else:
-            left = shared(left) if left.__class__ is int else _odd()
-    if requested.__class__ is not Decimal:
-        if requested is None:
-            lacks += ("requested_amount",)
-        else:
-            requested = shared(requested) if requested.__class__ is int else _odd()
-    if value.__class__ is not Decimal:
-        if value is None:
-            lacks += ("requested_value",)
-        else:
-            value = shared(value) if value.__class__ is int else _odd()
-    if total.__class__ is not Decimal:
-        if total is None:
-            lacks += ("total_value",)
-        else:
-            total = shared(total) if total.__class__ is int else _odd()
-    if price is not None and price.__class__ is not Decimal:
-        price = shared(price) if price.__class__ is int else _odd()
-    if average is not None and average.__class__ is not Decimal:
-        average = shared(average) if average.__class__ is int else _odd()
     status, kind, pair, side = raw.status, raw.type, raw.pair, raw.side
+    if create is not None and create.tzinfo is not UTC:
+        create = utc(create)
+    if update is not None and update.tzinfo is not UTC:
+        update = utc(update)
+    if executed.__class__ is not Decimal and executed is not None:
+        executed = shared(executed) if executed.__class__ is int else _odd()
+    if remaining.__class__ is not Decimal and remaining is not None:
+        remaining = shared(remaining) if remaining.__class__ is int else _odd()
+    if left.__class__ is not Decimal and left is not None:
+        left = shared(left) if left.__class__ is int else _odd()
+    if requested.__class__ is not Decimal and requested is not None:
+        requested = shared(requested) if requested.__class__ is int else _odd()
+    if value.__class__ is not Decimal and value is not None:
+        value = shared(value) if value.__class__ is int else _odd()
+    if total.__class__ is not Decimal and total is not None:
+        total = shared(total) if total.__class__ is int else _odd()
+    if price.__class__ is not Decimal and price is not None:
+        price = shared(price) if price.__class__ is int else _odd()
+    if average.__class__ is not Decimal and average is not None:
+        average = shared(average) if average.__class__ is int else _odd()
+    lacks: tuple[str, ...] = ()
+    no_word = create is None or update is None or kind is None or pair is None
+    no_amount = executed is None or remaining is None or left is None or requested is None or value is None
+    if no_word or no_amount or total is None:
+        lacks = _lacking(raw)
     # The same few words are in every answer: keep one object of each.
-    status = "" if status is None else intern(status)
-    if side is not None:
-        side = intern(side)
-    if kind is None:
-        lacks += ("type",)
-    else:
-        kind = intern(kind)
-    if pair is None:
-        lacks += ("pair",)
-    else:
-        pair = intern(pair)
     order = CanceledOrder(
         raw.id,
         create,
@@ -289,15 +262,19 @@ def _order(raw: _Order, shared: Callable[[int], Decimal]) -> tuple[CanceledOrder
         requested,
         value,
         total,
-        status,
-        kind,
-        pair,
+        "" if status is None else intern(status),
+        None if kind is None else intern(kind),
+        None if pair is None else intern(pair),
         price,
         raw.external_id,
-        side,
+        None if side is None else intern(side),
         average,
     )
     return order, lacks
+
+
+def _lacking(raw: _Order) -> tuple[str, ...]:
+    return tuple(name for name in _EXPECTED if getattr(raw, name) is None)
 
 
 def decode_reply(text: bytes | str) -> Reply | BadReply:
@@ -313,7 +290,7 @@ def decode_reply(text: bytes | str) -> Reply | BadReply:
             raw = _decode_large(text)
             if raw.result is not None:
                 order, lacks = _order(raw.result, Decimal)
-    except _BAD_TEXT as fault:
+    except BAD_TEXT as fault:
         return _read_members(text, fault)
     status, error = raw.status, raw.error
     if status == 200:
@@ -344,7 +321,7 @@ def _read_members(text: bytes | str, error: BaseException | None) -> Reply | Bad
             if not mended:
                 raise
             members = _decode_members(text)
-    except _BAD_TEXT:
+    except BAD_TEXT:
         return BadReply(f"it is not a JSON object ({reason})")
     status = _read(_decode_int, members.get("status"))
     request_id: str | None = None
@@ -393,7 +370,7 @@ def _read(decode: Callable[[msgspec.Raw], _T], raw: msgspec.Raw | None) -> _T | 
         return None
     try:
         return decode(raw)
-    except _BAD_TEXT:
+    except BAD_TEXT:
         return None
 
 
@@ -477,7 +454,7 @@ def _read_number(raw: msgspec.Raw) -> Decimal:
 
 
 def _read_date(raw: msgspec.Raw) -> datetime:
-    return _utc(_decode_date(raw))
+    return utc(_decode_date(raw))
 
 
 _FIELDS = tuple(name for name in CanceledOrder.__struct_fields__ if name != "unreadable")

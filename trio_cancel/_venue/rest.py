@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 from base64 import b64encode
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any
@@ -22,6 +22,7 @@ import msgspec
 from trio_cancel._values.errors import LookupFailed
 from trio_cancel._values.models import CancelRequest, Credentials
 from trio_cancel._values.order_state import Fill, OrderState, OrderStatus
+from trio_cancel._venue.codec import BAD_TEXT, utc
 
 SERVER_TIME = "/public/server-time"
 OPEN_ORDERS = "/orders/open"
@@ -29,8 +30,6 @@ WORDS_MOST = 200
 """Characters of the venue's words that are kept."""
 
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
-# What reading a body may raise for: bad JSON; a number beyond decimal's exponents; nesting beyond the stack.
-_BAD_TEXT = (msgspec.MsgspecError, ArithmeticError, RecursionError, UnicodeDecodeError, ValueError)
 
 
 def order_path(request: CancelRequest) -> str:
@@ -160,7 +159,7 @@ def read_server_time(status: int, body: bytes, retry_after: float | None = None)
 def _read_data(status: int, body: bytes, retry_after: float | None) -> Any:
     try:
         document = _decode(body)
-    except _BAD_TEXT:
+    except BAD_TEXT:
         document = None
     code = words = None
     if isinstance(document, dict):
@@ -246,12 +245,10 @@ def _number(data: Mapping[str, Any], name: str) -> Decimal | None:
 
 
 def _date(data: Mapping[str, Any], name: str) -> datetime | None:
-    """Return a date in UTC; one without a zone (transactions have none) is taken to be in UTC."""
     value = _text(data, name)
     if value is None:
         return None
     try:
-        date = msgspec.convert(value, datetime)
-        return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+        return utc(msgspec.convert(value, datetime))
     except (msgspec.ValidationError, OverflowError):
         raise ValueError(f"{name} is not a date") from None
