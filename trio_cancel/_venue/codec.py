@@ -247,9 +247,9 @@ def _order(raw: _Order, shared: Callable[[int], Decimal]) -> tuple[CanceledOrder
     if average.__class__ is not Decimal and average is not None:
         average = shared(average) if average.__class__ is int else _odd()
     lacks: tuple[str, ...] = ()
-    no_word = create is None or update is None or kind is None or pair is None
-    no_amount = executed is None or remaining is None or left is None or requested is None or value is None
-    if no_word or no_amount or total is None:
+    if create is None or update is None or kind is None or pair is None or value is None:  # noqa: SIM114 - too long
+        lacks = _lacking(raw)
+    elif executed is None or remaining is None or left is None or requested is None or total is None:
         lacks = _lacking(raw)
     # The same few words are in every answer: keep one object of each.
     order = CanceledOrder(
