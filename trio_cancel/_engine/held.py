@@ -24,23 +24,14 @@ DATES_ARE = 0.001
 
 @attrs.define(eq=False)
 class Hold:
-    """One order that a scope holds.
+    """One order that a scope holds."""
 
-    Attributes:
-        request: the name under which it was added.
-        wall: our Unix seconds when it was added.
-        clock: the bounds of the venue's clock minus ours at that time, as far as they were known.
-        since: trio's clock at that time; None if that was in a process that has died.
-        placed_at: trio's clock when the scope learned that the venue has the order; None until then.
-        order: the venue's id for it, as a request; None while it is not known.
-    """
-
-    request: CancelRequest
-    wall: float
-    clock: OffsetInterval | None
-    since: float | None
-    placed_at: float | None = None
-    order: CancelRequest | None = None
+    request: CancelRequest  # the name under which it was added
+    wall: float  # our Unix seconds when it was added
+    clock: OffsetInterval | None  # the bounds of the venue's clock minus ours at that time, if they were known
+    since: float | None  # trio's clock at that time; None if that was in a process that has died
+    placed_at: float | None = None  # trio's clock when the scope learned that the venue has the order
+    order: CancelRequest | None = None  # the venue's id for it, as a request, once it is known
 
     def is_meant_by(self, outcome: Outcome, clock: OffsetInterval | None) -> bool:
         """Return True if a cancel that found an order of this name off the book certainly found this very order.
@@ -118,8 +109,6 @@ class HeldOrders:
         holders: each order that is held, and its scope.
         may_have_applied: those for which a cancel ended as Unknown, so that it may have taken them off the book.
     """
-
-    __slots__ = ("_names", "_orders", "holders", "may_have_applied")
 
     def __init__(self) -> None:
         self.holders: dict[CancelRequest, Holder] = {}

@@ -58,18 +58,6 @@ class Queue:
         returning: orders that have no place in the window and wait for their next attempt.
     """
 
-    __slots__ = (
-        "_due",
-        "_due_priority",
-        "_later",
-        "_number",
-        "_sources",
-        "fresh",
-        "last_chance",
-        "priority",
-        "returning",
-    )
-
     def __init__(self) -> None:
         self.priority: deque[OrderCancel] = deque()
         self.fresh: deque[OrderCancel] = deque()

@@ -101,8 +101,6 @@ class Limit:
         rate: requests a second.
     """
 
-    __slots__ = ("_full_at", "_interval", "_run", "_tolerance", "rate")
-
     def __init__(self, rate: float, burst: int) -> None:
         self.rate = rate
         self._interval = 1 / rate
@@ -184,19 +182,6 @@ class AdaptiveRate:
     spent in that queue, so fewer in flight are as fast. Then bulk cancels have fewer while single ones are made
     (:meth:`bulk_window`).
     """
-
-    __slots__ = (
-        "_beside",
-        "_beside_until",
-        "_decreased_at",
-        "_doubling",
-        "_grown_at",
-        "_next_at",
-        "_since_decrease",
-        "_soonest",
-        "rate",
-        "window",
-    )
 
     def __init__(self) -> None:
         self.window: int = WINDOW_START

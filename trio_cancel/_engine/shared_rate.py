@@ -54,57 +54,34 @@ _ROUNDING = 1e-6
 
 @attrs.frozen
 class Ask:
-    """What a member tells the pool.
+    """What a member tells the pool."""
 
-    Attributes:
-        number: starts that it asks for; if negative, starts that it gives back.
-        waits: whether a request is waiting for one.
-    """
-
-    number: int
-    waits: bool
+    number: int  # starts that it asks for; if negative, starts that it gives back
+    waits: bool  # whether a request is waiting for one
 
 
 @attrs.frozen
 class Pool:
-    """What was granted of an account's rate. Times are seconds of the database's clock.
+    """What was granted of an account's rate. Times are seconds of the database's clock."""
 
-    Attributes:
-        rate: requests a second.
-        burst: requests at once after a pause.
-        full_at: when the whole burst is there again.
-        guard_at: when a guard last said that it waits.
-        others_at: until when the sessions have used up their part while a guard waits.
-        asked_at: when a member last asked.
-        since: since when members have asked without a long gap; in a gap, perhaps nobody could ask.
-    """
-
-    rate: float
-    burst: int
-    full_at: float = 0.0
-    guard_at: float = 0.0
-    others_at: float = 0.0
-    asked_at: float = 0.0
-    since: float = 0.0
+    rate: float  # requests a second
+    burst: int  # requests at once after a pause
+    full_at: float = 0.0  # when the whole burst is there again
+    guard_at: float = 0.0  # when a guard last said that it waits
+    others_at: float = 0.0  # until when the sessions have used up their part while a guard waits
+    asked_at: float = 0.0  # when a member last asked
+    since: float = 0.0  # since when members have asked without a long gap; in a gap, perhaps nobody could ask
 
 
 @attrs.frozen
 class Answer:
-    """What the pool tells a member.
+    """What the pool tells a member."""
 
-    Attributes:
-        rate: of the account, requests a second.
-        members: of its pool, at least 1.
-        granted: starts; negative, as in the ask, if some were given back.
-        due_in: seconds after which the first of them may be used; each further one follows ``1 / rate`` later.
-        again_in: seconds after which there may be more.
-    """
-
-    rate: float
-    members: int
-    granted: int
-    due_in: float
-    again_in: float
+    rate: float  # of the account, requests a second
+    members: int  # of its pool, at least 1
+    granted: int  # starts; negative, as in the ask, if some were given back
+    due_in: float  # seconds after which the first of them may be used; each further one follows `1 / rate` later
+    again_in: float  # seconds after which there may be more
 
 
 def grant(
@@ -164,20 +141,6 @@ class SharedLimit(Limit):
         rate: requests a second that it can count on.
         wakeup: rings when something starts to wait.
     """
-
-    __slots__ = (
-        "_ask_at",
-        "_asked_at",
-        "_confirmed_at",
-        "_guard",
-        "_in_hand",
-        "_limited",
-        "_local_at",
-        "_missing",
-        "_piece",
-        "_used",
-        "wakeup",
-    )
 
     def __init__(self, now: float, *, guard: bool = False) -> None:
         super().__init__(UNLIMITED, 1)

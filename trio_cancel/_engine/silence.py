@@ -41,8 +41,6 @@ class Silence:
         asked_at: trio's clock at the first open question since; None if there is none, and so no silence.
     """
 
-    __slots__ = ("asked_at", "last_sign")
-
     def __init__(self) -> None:
         self.last_sign: float = -math.inf
         self.asked_at: float | None = None

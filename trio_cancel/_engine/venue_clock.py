@@ -38,20 +38,6 @@ class VenueClock:
         wanted: rings when another look is wanted.
     """
 
-    __slots__ = (
-        "_correct",
-        "_drift",
-        "_looked_at",
-        "_looking",
-        "_saw_after",
-        "_saw_at",
-        "_steady",
-        "_wall",
-        "correction",
-        "interval",
-        "wanted",
-    )
-
     def __init__(
         self, wall: Callable[[], float], steady: Callable[[], float], *, correct: bool = False, correction: float = 0.0
     ) -> None:

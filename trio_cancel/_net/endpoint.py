@@ -17,22 +17,13 @@ _TARGET_SAFE = "/?:@!$&'()*+,;=-._~%[]|"
 
 @attrs.frozen
 class Endpoint:
-    """A checked WebSocket url.
+    """A checked WebSocket url."""
 
-    Attributes:
-        url: the url as it was given; its query may contain secrets, so the repr leaves it out.
-        secure: True for ``wss``.
-        host: name or address to connect to, without brackets; international names in their ASCII form.
-        port: TCP port.
-        resource: path and query, ASCII, as they go into the request line.
-        host_header: value of the ``Host`` header.
-    """
-
-    url: str = attrs.field(repr=False)
-    secure: bool
-    host: str
+    url: str = attrs.field(repr=False)  # as it was given; its query may contain secrets
+    secure: bool  # with TLS
+    host: str  # name or address to connect to, without brackets; international names in their ASCII form
     port: int
-    resource: str = attrs.field(repr=False)
+    resource: str = attrs.field(repr=False)  # path and query, ASCII, as they go into the request line
     host_header: str
 
     @property

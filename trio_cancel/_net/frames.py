@@ -166,21 +166,6 @@ class FramePeeler:
         backlog: the sum of ``passed``.
     """
 
-    __slots__ = (
-        "_held",
-        "_left",
-        "_need",
-        "_on_texts",
-        "_open",
-        "_pieces",
-        "_size",
-        "backlog",
-        "close_seen",
-        "irregular",
-        "passed",
-        "too_big",
-    )
-
     def __init__(self, on_texts: Callable[[list[bytes]], object]) -> None:
         self._on_texts = on_texts
         self._held = bytearray()  # the beginning of a frame (small text, or any header) that is not yet whole

@@ -77,19 +77,12 @@ def parse_base_url(url: str, *, allow_insecure: bool = False) -> HttpEndpoint:
 
 @attrs.frozen
 class HttpAnswer:
-    """An answer that was read completely.
-
-    Attributes:
-        status: the HTTP status.
-        body: at most as long as was allowed.
-        date: the ``Date`` header; None if there was none.
-        retry_after: seconds that the server asked us to wait; None if it did not.
-    """
+    """An answer that was read completely."""
 
     status: int
-    body: bytes
-    date: str | None = None
-    retry_after: float | None = None
+    body: bytes  # at most as long as was allowed
+    date: str | None = None  # the `Date` header
+    retry_after: float | None = None  # seconds that the server asked us to wait
 
 
 class _Stream(httpcore2.AsyncNetworkStream):

@@ -33,21 +33,12 @@ _READ = 4096
 
 @attrs.frozen
 class Proxy:
-    """A checked proxy url.
+    """A checked proxy url."""
 
-    Attributes:
-        scheme: ``http``, ``https`` (TLS to the proxy itself) or ``socks5``.
-        host: name or address of the proxy, without brackets.
-        port: its TCP port.
-        source: where it was named: the environment variable, or ``proxy=``.
-        username: for the proxy; None if it was not given.
-        password: for the proxy.
-    """
-
-    scheme: str
-    host: str
+    scheme: str  # `http`, `https` (TLS to the proxy itself) or `socks5`
+    host: str  # name or address, without brackets
     port: int
-    source: str
+    source: str  # where it was named: the environment variable, or `proxy=`
     username: str | None = attrs.field(default=None, repr=False)
     password: str = attrs.field(default="", repr=False)
 
@@ -59,15 +50,10 @@ class Proxy:
 
 @attrs.frozen
 class Choice:
-    """Which proxy a session uses.
+    """Which proxy a session uses."""
 
-    Attributes:
-        proxy: the proxy; None for a direct connection.
-        unused: if the environment names one that cannot be used, a sentence that says so and why.
-    """
-
-    proxy: Proxy | None = None
-    unused: str | None = None
+    proxy: Proxy | None = None  # None for a direct connection
+    unused: str | None = None  # if the environment names one that cannot be used, a sentence that says so and why
 
 
 def choose_proxy(endpoint: Endpoint, proxy: object, environ: Mapping[str, str]) -> Choice:

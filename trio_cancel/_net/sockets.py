@@ -45,8 +45,6 @@ class Raw(Protocol):
 class SocketRaw:
     """A connected socket, used directly: without unneeded scheduler passes and system calls."""
 
-    __slots__ = ("_filled", "_socket", "sent")
-
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
@@ -118,8 +116,6 @@ class StreamRaw:
     nobody knows how far a failed call came, so everything given to it counts as accepted before the call: it MAY have
     been sent.
     """
-
-    __slots__ = ("_closed", "_scopes", "_send_some", "_stream", "sent")
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream

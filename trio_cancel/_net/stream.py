@@ -59,8 +59,6 @@ class ByteStream:
         on_output: called by ``receive`` when TLS itself has something to send, see ``pending_output``.
     """
 
-    __slots__ = ("_raw", "_rest", "_tls", "accepted", "on_output", "poisoned")
-
     def __init__(self, raw: Raw, tls: TLSCodec | None = None) -> None:
         self._raw = raw
         self._tls = tls

@@ -85,8 +85,6 @@ class TLSCodec:
         server_hostname: the name (or address) that the certificate must be for.
     """
 
-    __slots__ = ("_error", "_incoming", "_object", "_outgoing", "ended")
-
     def __init__(self, context: ssl.SSLContext, server_hostname: str) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()

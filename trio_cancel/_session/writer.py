@@ -37,17 +37,11 @@ WRITE_LEAST = 0.02
 
 @attrs.frozen
 class _Unfinished:
-    """A write that the socket has not taken completely.
-
-    Attributes:
-        flights: the attempts in it.
-        orders: the orders of those attempts.
-        first: the value of ``stream.accepted`` from which on they count, one by one.
-    """
+    """A write that the socket has not taken completely."""
 
     flights: list[LiveAttempt]
-    orders: list[OrderCancel]
-    first: int
+    orders: list[OrderCancel]  # those of the attempts, with a journal
+    first: int  # the value of `stream.accepted` from which on the attempts count, one by one
 
 
 class Writer:

@@ -48,8 +48,6 @@ class Signer:
     and copied for each request, which takes half the time of copying a ``hmac.HMAC``.
     """
 
-    __slots__ = ("_inner", "_middle", "_outer")
-
     def __init__(self, credentials: Credentials, token_field: str = TOKEN_FIELDS[0]) -> None:
         key = credentials.api_secret.encode()
         key = (sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
@@ -88,27 +86,16 @@ class Signer:
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """An answer, as far as it could be read; ``_venue.verdict`` decides what it means.
+    """An answer, as far as it could be read; ``_venue.verdict`` decides what it means."""
 
-    Attributes:
-        id: the request's id, or None.
-        status: the HTTP-like status.
-        order: the result, if it is an object.
-        error_code: the venue's code, if it gave a readable one.
-        message: the venue's words; may be empty.
-        has_error: there is an error, with a result or without one.
-        has_result: there is a result that is not empty, of any type, with a status other than 200.
-        lacks: the fields that the contract names and that are missing, null or unreadable in the result.
-    """
-
-    id: str | None
-    status: int
-    order: CanceledOrder | None = None
-    error_code: int | None = None
-    message: str = ""
-    has_error: bool = False
-    has_result: bool = False
-    lacks: tuple[str, ...] = ()
+    id: str | None  # the request's
+    status: int  # HTTP-like
+    order: CanceledOrder | None = None  # the result, if it is an object
+    error_code: int | None = None  # the venue's code, if it gave a readable one
+    message: str = ""  # the venue's words
+    has_error: bool = False  # there is an error, with a result or without one
+    has_result: bool = False  # there is a result that is not empty, of any type, with a status other than 200
+    lacks: tuple[str, ...] = ()  # what the contract names and the result does not have, or not in a readable form
 
 
 @attrs.frozen

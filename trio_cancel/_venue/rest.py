@@ -69,17 +69,11 @@ def signed_headers(credentials: Credentials, timestamp: int, path: str) -> dict[
 
 @attrs.frozen
 class Page:
-    """One page of the open orders.
+    """One page of the open orders."""
 
-    Attributes:
-        orders: those that could be read, at least with their ids.
-        last: whether it is the last page; None if the answer does not say.
-        unreadable: how many more are on it whose id could not be read.
-    """
-
-    orders: tuple[OrderState, ...]
-    last: bool | None
-    unreadable: int = 0
+    orders: tuple[OrderState, ...]  # those that could be read, at least with their ids
+    last: bool | None  # whether it is the last page; None if the answer does not say
+    unreadable: int = 0  # how many more are on it whose id could not be read
 
 
 def read_order(status: int, body: bytes, seen_at: float, retry_after: float | None = None) -> OrderState:
