@@ -23,7 +23,7 @@ from trio_cancel import OrdersLeft, TradingWS
 from trio_cancel._cancels.stream import run_stream
 from trio_cancel._engine.order import OrderCancel
 from trio_cancel._session.session import run_session
-from trio_cancel._trio.signals import ears
+from trio_cancel._trio.signals import signal_counter
 from trio_cancel.sandbox import Fault
 from trio_cancel.types import Batch, OrderScope
 
@@ -281,7 +281,7 @@ def test_nobody_listens_in_another_thread() -> None:
     async def main() -> None:
         before = signal.getsignal(signal.SIGINT)
         async with open_venue() as venue, venue.open() as ws, ws.open_order_scope():
-            assert not ears().listening
+            assert not signal_counter().listening
             assert signal.getsignal(signal.SIGINT) is before
 
     async def outer() -> None:

@@ -24,7 +24,7 @@ from trio_cancel import AlreadyClosed, Canceled, CancelRequest, LookupFailed, Re
 from trio_cancel._engine import replies as inbox
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.in_flight import InFlight
-from trio_cancel._engine.looking import settled_by
+from trio_cancel._engine.lookup_progress import settled_by
 from trio_cancel._engine.order import LiveAttempt, OrderCancel
 from trio_cancel._engine.replies import ReplyHandler
 from trio_cancel._net.stream import ByteStream

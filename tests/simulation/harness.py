@@ -244,7 +244,7 @@ class Simulation:
                 await trio.lowlevel.checkpoint()
                 return cast("trio.abc.Stream", self._rng.choice(NO_STREAMS))
         wire = Wire(len(self.done.wires), road, self.done.recorder, random.Random(self._rng.getrandbits(32)))
-        wire.is_look = trio.lowlevel.current_task().name.endswith("._look_task")
+        wire.is_look = trio.lowlevel.current_task().name.endswith("._probe_task")
         self.done.wires.append(wire)
         self._venue.start_soon(self._serve, wire)
         if road.fault is NetFault.ODD_CLOSED:

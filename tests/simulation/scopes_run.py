@@ -27,7 +27,7 @@ from trio_cancel._net import stream as _transport
 from trio_cancel._net.endpoint import parse_endpoint
 from trio_cancel._session.connection import ConnectOptions
 from trio_cancel._trio.environment import Environment
-from trio_cancel._trio.signals import ears
+from trio_cancel._trio.signals import signal_counter
 from trio_cancel._values.observer import Observer
 from trio_cancel.journal import JournalContents
 from trio_cancel.sandbox import Book, BookStatus, NoSuchOrder
@@ -184,7 +184,7 @@ class ScopeSimulation(Simulation):
         if self._life.dead:
             await self._resume_all()
         whole.at_end = whole.disk.contents()
-        whole.listeners = ears()._listeners
+        whole.listeners = signal_counter()._listeners
 
     async def _die_after(self, seconds: float) -> None:
         await trio.sleep(seconds)

@@ -149,7 +149,7 @@ class StubClock(VenueClock):
         super().__init__(wall, steady)
         self.answer: Callable[[int], float | None] = lambda _: None
 
-    def look_again(self, number: int, now: float) -> float | None:
+    def sign_again_at(self, number: int, now: float) -> float | None:
         return self.answer(number)
 
 

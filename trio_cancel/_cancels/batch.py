@@ -438,7 +438,7 @@ class BatchSource:
             OrderCancel(request, policy, self, False, place, held_since) for place, request in enumerate(some, begin)
         ]
         self._out.update(dict.fromkeys(taken))
-        self._engine.tell_queued(some)
+        self._engine.notify_queued(some)
         return taken
 
     @trio.lowlevel.enable_ki_protection

@@ -20,7 +20,7 @@ from trio_cancel._engine.cancel_journal import CancelJournal
 from trio_cancel._engine.held import Hold
 from trio_cancel._engine.order import RetryPolicy
 from trio_cancel._session.session import Session
-from trio_cancel._trio.signals import ears, is_interrupt
+from trio_cancel._trio.signals import is_interrupt, signal_counter
 from trio_cancel._values.errors import InvalidRequest, SessionClosed
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import logger
@@ -292,9 +292,9 @@ class OrderScope:
             raise over
         self._open = True
         self._session.scopes[self._link] = None
-        listeners = ears()
+        listeners = signal_counter()
         listeners.listen()
-        self._heard_before = listeners.heard
+        self._heard_before = listeners.count
         if self._block is not None:
             self._block.__enter__()
         return self
@@ -303,9 +303,9 @@ class OrderScope:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        listeners = ears()
+        listeners = signal_counter()
         # The first Ctrl-C asks for an orderly end, which is this; only a second one ends it early.
-        first = is_interrupt(error) or (error is not None and listeners.heard > self._heard_before)
+        first = is_interrupt(error) or (error is not None and listeners.count > self._heard_before)
         interrupt: KeyboardInterrupt | None = None
         ending = self._begin_exit()
         with listeners.ending(ending.early, 1 if first else 2), trio.CancelScope(shield=True):
@@ -315,7 +315,7 @@ class OrderScope:
                 except KeyboardInterrupt as caught:
                     interrupt = caught
                     if not listeners.listening:
-                        listeners.hear()
+                        listeners.add()
         assert self.report is not None
         left = self.report.left
         ended_with = error
@@ -403,7 +403,7 @@ class OrderScope:
             holds.release(request)  # what is left stays held in the journal, for `resume`
         self._held.clear()
         self._session.scopes.pop(self._link, None)
-        ears().stop()
+        signal_counter().stop()
         left = self.report.left
         for first in range(0, len(left), LOGGED_TOGETHER):
             some = left[first : first + LOGGED_TOGETHER]

@@ -23,7 +23,7 @@ import trio
 
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.held import Hold
-from trio_cancel._engine.looking import BUDGET
+from trio_cancel._engine.lookup_progress import BUDGET
 from trio_cancel._engine.order import OrderCancel, RetryPolicy, State
 from trio_cancel._values.errors import NoReply, NotWritten, UnlistedRefusal
 from trio_cancel._values.models import CancelRequest

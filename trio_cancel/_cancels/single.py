@@ -82,7 +82,7 @@ async def cancel_one(session: Session, request: CancelRequest, policy: RetryPoli
         if order.outcome is None:
             session.engine.abandon(order)
         else:  # it came, and so did what ends the wait
-            session.engine.tell_late(request, order.outcome)
+            session.engine.notify_late(request, order.outcome)
         raise
 
 

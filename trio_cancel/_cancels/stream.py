@@ -148,7 +148,7 @@ class StreamSource:
             taken.append(OrderCancel(request, self._policy, self._send, held_since=came))
         self._out.update(dict.fromkeys(taken))
         self._engine.count_queued(len(taken))
-        self._engine.tell_queued([order.request for order in taken])
+        self._engine.notify_queued([order.request for order in taken])
         if before > SHELF // 2 >= len(shelf) or not shelf:
             self._intake_wakeup.ring()
         return taken

@@ -29,7 +29,7 @@ from trio_cancel._cancels.stream import CancelStream
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._waiting import Waiting
 from trio_cancel._client import TradingWS
-from trio_cancel._trio.signals import Hearing, ending_signals
+from trio_cancel._trio.signals import Repeats, ending_signals
 from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import HandshakeFailed, NoReply, NotWritten, SessionClosed
 from trio_cancel._values.models import CancelRequest
@@ -61,13 +61,13 @@ class Halt:
         self.over = False
         self._seconds = deadline
         self._signals = 0
-        self._hearing = Hearing()
+        self._repeats = Repeats()
         self._output = trio.CancelScope()
         self._printing = False
 
     def signal(self, signum: int) -> None:
         """Note a signal: the first ends the intake, the second the wait for answers, the third the process."""
-        if not self._hearing.is_new(signum, time.monotonic()):
+        if not self._repeats.is_new(signum, time.monotonic()):
             return
         self._signals += 1
         if self.signum is None:

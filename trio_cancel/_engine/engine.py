@@ -117,7 +117,7 @@ class Engine:
         self.read = self._replies.read
         self.count_binary = self._replies.count_binary
         self.abandon = in_flight.abandon
-        self.tell_late = in_flight.tell_late
+        self.notify_late = in_flight.notify_late
         self.seen = in_flight.seen
         self.not_seen = in_flight.not_seen
         self._journal = journal
@@ -126,9 +126,9 @@ class Engine:
         self._up_since = -math.inf
         self._chances: dict[Source, None] = {}  # the bulk cancels whose last chance has come in this silence
         self._patience = math.inf  # the shortest ``give_up_after`` seen so far
-        # A heap of the orders without a place in the window, by when to look at each again. The number breaks ties.
-        self._looks: list[tuple[float, int, OrderCancel]] = []
-        self._looked = 0
+        # A heap of the orders without a place in the window, by when to check each. The number breaks ties.
+        self._checks: list[tuple[float, int, OrderCancel]] = []
+        self._check_number = 0
         self._ending: deque[OrderCancel] = deque()  # what must be concluded because everything has ended
         self._sign = sign
         self._id_prefix = id_prefix
@@ -150,7 +150,7 @@ class Engine:
         self.awaken(now)
         order.held_since = now
         self.count_queued(1)
-        self.tell_queued((order.request,))
+        self.notify_queued((order.request,))
         why = self._in_flight.stopped or self._why_not_ours(order)
         if why is not None:
             self._in_flight.conclude(order, why)
@@ -169,10 +169,10 @@ class Engine:
         return len(self._in_flight.active) <= 1
 
     def count_queued(self, count: int) -> None:
-        """Count orders that were handed in; :meth:`tell_queued` follows for each of them."""
+        """Count orders that were handed in; :meth:`notify_queued` follows for each of them."""
         self._counters.queued += count
 
-    def tell_queued(self, requests: Sequence[CancelRequest]) -> None:
+    def notify_queued(self, requests: Sequence[CancelRequest]) -> None:
         """Tell the observer of orders that were handed in."""
         if self._notify is not None:
             for request in requests:
@@ -402,7 +402,7 @@ class Engine:
                 end_at = now + self._in_flight.time_left(order, now)
                 if not order.policy.retry:
                     end_at = min(end_at, now + order.policy.reply_timeout)
-                self._look_at(order, end_at)
+                self._check_at(order, end_at)
                 self.alarm.set(end_at)
                 if early is None:
                     self._start(now)
@@ -450,7 +450,7 @@ class Engine:
     @property
     def unpaced(self) -> bool:
         """True if neither the user nor the venue has set a pace."""
-        return self._rate.rate is None and (self._pacer is None or not self._pacer.limited)
+        return self._rate.rate is None and (self._pacer is None or not self._pacer.in_force)
 
     def _ready_at(self, now: float, admitted: Sequence[OrderCancel], early: int | None) -> float:
         """Return when the next request may start, by both paces; ``admitted`` start before it if not counted yet."""
@@ -507,12 +507,12 @@ class Engine:
             number += 1
             request_id = f"{prefix}-{number}"
             ids.append(request_id)
-            looking = order.looking
-            if looking is None or looking.asks is None:
+            lookup = order.lookup
+            if lookup is None or lookup.asks is None:
                 requests.append(order.request)
             else:
-                looking.by_id[request_id] = looking.asks
-                requests.append(looking.asks)
+                lookup.by_id[request_id] = lookup.asks
+                requests.append(lookup.asks)
             deadline = now + (left if left < policy.reply_timeout else policy.reply_timeout)  # noqa: FURB136 - hot
             if deadline < earliest:
                 earliest = deadline
@@ -656,7 +656,7 @@ class Engine:
         in_flight.stopped = cause
         singles, sources = self._queue.clear()
         self._chances.clear()
-        self._looks.clear()
+        self._checks.clear()
         self._ending.extend(self.under_way())
         self._ending.extend(singles)
         for source in sources:
@@ -712,7 +712,7 @@ class Engine:
             self._chances.clear()
         else:
             next_at = min(next_at, self._expire_sources(now), self._take_fresh(now))
-        next_at = min(next_at, self._look(now))
+        next_at = min(next_at, self._check_due(now))
         self.wakeup.ring()  # orders that were given up have left their places in the window
         return next_at
 
@@ -751,7 +751,7 @@ class Engine:
         return begin + last_chance_after(patience, source.behind(), self._known_pace()), begin + patience
 
     def _known_pace(self) -> float | None:
-        rates = (self._rate.rate, None if self._pacer is None or not self._pacer.limited else self._pacer.rate)
+        rates = (self._rate.rate, None if self._pacer is None or not self._pacer.in_force else self._pacer.rate)
         return min((rate for rate in rates if rate is not None), default=None)
 
     def _take_fresh(self, now: float) -> float:
@@ -760,27 +760,27 @@ class Engine:
         for _ in range(min(SLICE, len(fresh))):
             order = fresh.popleft()
             if order.state is State.QUEUED:
-                self._look_at(order, now)
+                self._check_at(order, now)
         return now if fresh else math.inf
 
-    def _look_at(self, order: OrderCancel, at: float) -> None:
-        self._looked += 1
-        heapq.heappush(self._looks, (at, self._looked, order))
+    def _check_at(self, order: OrderCancel, at: float) -> None:
+        self._check_number += 1
+        heapq.heappush(self._checks, (at, self._check_number, order))
 
-    def _look(self, now: float) -> float:
+    def _check_due(self, now: float) -> float:
         """Check the orders without a place in the window that are due; return when to look again."""
-        looks = self._looks
+        checks = self._checks
         priority = self._queue.priority
         for _ in range(SLICE):
-            if not looks or looks[0][0] > now:
+            if not checks or checks[0][0] > now:
                 break
-            order = looks[0][2]
-            at = self._look_one(order, now)
+            order = checks[0][2]
+            at = self._check_one(order, now)
             if at == math.inf:
-                heapq.heappop(looks)
+                heapq.heappop(checks)
             else:
-                self._looked += 1
-                heapq.heapreplace(looks, (at, self._looked, order))
+                self._check_number += 1
+                heapq.heapreplace(checks, (at, self._check_number, order))
         while priority and priority[0].state is not State.QUEUED:
             priority.popleft()
         for line in (self._queue.last_chance, self._queue.returning):
@@ -788,9 +788,9 @@ class Engine:
                 if not line or line[0].state is not State.SETTLED:
                     break
                 line.popleft()  # it does not hurry a connection any more
-        return looks[0][0] if looks else math.inf
+        return checks[0][0] if checks else math.inf
 
-    def _look_one(self, order: OrderCancel, now: float) -> float:
+    def _check_one(self, order: OrderCancel, now: float) -> float:
         """Act on an order without a place in the window; return when to look again, inf if never."""
         in_flight = self._in_flight
         if order.state in (State.SETTLED, State.LOOKED_UP) or order in in_flight.active or order in in_flight.overdue:
@@ -812,7 +812,7 @@ class Engine:
             latest = order.latest
             assert latest is not None  # it was written
             # Once the venue has come back, it is tried again like any other order.
-            if self._silence.last_sign > latest.written or not order.policy.retry:
+            if self._silence.alive_at > latest.written or not order.policy.retry:
                 if latest.deadline > now and latest.request_id in in_flight.flights:
                     return min(latest.deadline, now + left)
                 self._overdue_reply(order, now)
@@ -854,7 +854,7 @@ class Engine:
                 # The timer decides, once what is in the socket has been read.
                 order.doubt = order.doubt or NoReply(f"no answer came, and the machine was suspended {slept:.0f} s")
                 order.refused_for_good = True
-                self._look_at(order, now)
+                self._check_at(order, now)
             else:
                 in_flight.conclude(order, why)
         for source in queue.sources():
@@ -862,9 +862,9 @@ class Engine:
                 self.remove_source(source)
         self.alarm.set(now)
 
-    def looked(self, now: float) -> None:
-        """Let orders be written that wait for another look at the venue's clock: it has been made, or cannot be."""
-        self.clock.looked()
+    def probed(self, now: float) -> None:
+        """Let orders be written that wait for a probe of the venue's clock: it has been made, or cannot be."""
+        self.clock.probed()
         self._queue.release(now)
         self.wakeup.ring()
 
@@ -876,7 +876,7 @@ class Engine:
         After a 429 it stops under the pace that was found only as long as other orders get through: see
         ``_engine.replies``.
         """
-        if self._pacer is not None and self._pacer.limited:
+        if self._pacer is not None and self._pacer.in_force:
             return True
         return self._rate.rate is not None and (order.error is None or order.error.status != 429)
 

@@ -20,11 +20,11 @@ import trio
 
 from trio_cancel._engine.cancel_journal import CancelJournal
 from trio_cancel._engine.held import HeldOrders
-from trio_cancel._engine.looking import (
+from trio_cancel._engine.lookup_progress import (
     AGAIN_FIRST,
     BUDGET,
     FAILURES_MOST,
-    Looking,
+    LookupProgress,
     Next,
     Open,
     needs_lookup,
@@ -189,8 +189,8 @@ class InFlight:
         if self._lookups:
             if self._look_up(order, outcome):
                 return
-            if order.looking is not None and outcome.seen is None and needs_lookup(outcome, closed_too=False):
-                outcome = with_seen(outcome, order.looking.outcome.seen)
+            if order.lookup is not None and outcome.seen is None and needs_lookup(outcome, closed_too=False):
+                outcome = with_seen(outcome, order.lookup.outcome.seen)
         if order.unrecorded and order.latest is not None:
             outcome = msgspec.structs.replace(outcome, unrecorded=True)
         order.settle(outcome)
@@ -223,7 +223,7 @@ class InFlight:
             if self.holds.holders:
                 self.holds.settled(outcome)
             if order.abandoned:
-                self.tell_late(order.request, outcome)
+                self.notify_late(order.request, outcome)
         finally:
             order.deliver()  # whatever failed: otherwise its caller would wait for ever
 
@@ -234,13 +234,13 @@ class InFlight:
         if order.abandoned or self.stopped is not None or not needs_lookup(outcome, closed_too=self._closed_too):
             return False
         now = trio.current_time()
-        looking = order.looking
-        if looking is None:
-            order.looking = looking = Looking(outcome, now + max(0.0, self.time_left(order, now)) + BUDGET)
+        lookup = order.lookup
+        if lookup is None:
+            order.lookup = lookup = LookupProgress(outcome, now + max(0.0, self.time_left(order, now)) + BUDGET)
         else:
-            if looking.ends_at <= now:
+            if lookup.ends_at <= now:
                 return False
-            looking.outcome = with_seen(outcome, outcome.seen or looking.outcome.seen)
+            lookup.outcome = with_seen(outcome, outcome.seen or lookup.outcome.seen)
             if order.state is State.LOOKED_UP:
                 return True  # a late answer to an earlier attempt
         order.look_up()
@@ -256,33 +256,33 @@ class InFlight:
 
         An order that has meanwhile settled, by a late answer, is not changed.
         """
-        looking = order.looking
-        if order.state is not State.LOOKED_UP or looking is None:
+        lookup = order.lookup
+        if order.state is not State.LOOKED_UP or lookup is None:
             return None
         now = trio.current_time()
-        looking.failures = 0
-        so_far = msgspec.structs.replace(looking.outcome, attempts=order.attempts())
+        lookup.failures = 0
+        so_far = msgspec.structs.replace(lookup.outcome, attempts=order.attempts())
         closed = settled_by(state, so_far, self.clock.interval, order.learned)
         if closed is not None:
             self._end_lookup(order, closed)
             return None
-        before = looking.outcome.seen
+        before = lookup.outcome.seen
         if state.on_book and (before is None or not before.on_book):
-            looking.wait = AGAIN_FIRST  # it has just reached the book: it is canceled at once
-        looking.outcome = with_seen(looking.outcome, state)
+            lookup.wait = AGAIN_FIRST  # it has just reached the book: it is canceled at once
+        lookup.outcome = with_seen(lookup.outcome, state)
         follows = after_lookup(state, order, now)
         if follows is Next.LOOK_AGAIN:
-            return looking.next_wait()
+            return lookup.next_wait()
         if follows is Next.SETTLE:
-            self._end_lookup(order, looking.outcome)
+            self._end_lookup(order, lookup.outcome)
             return None
         if order.request.id is None and state.id:
             asks = order.learned or CancelRequest(state.id)
             # By an id from a lookup only every other time: a lagging replica may show an old order of this name.
-            looking.asks = None if asks == looking.asks and order.learned is None else asks
+            lookup.asks = None if asks == lookup.asks and order.learned is None else asks
         self.looked_up.pop(order, None)
         self._enter(order)
-        self.retry(order, now + looking.next_wait())
+        self.retry(order, now + lookup.next_wait())
         return None
 
     def not_seen(self, order: OrderCancel, again: bool) -> float | None:
@@ -290,25 +290,25 @@ class InFlight:
 
         ``again`` says whether another lookup may find more.
         """
-        looking = order.looking
-        if order.state is not State.LOOKED_UP or looking is None:
+        lookup = order.lookup
+        if order.state is not State.LOOKED_UP or lookup is None:
             return None
-        looking.failures += 1
-        wait = looking.next_wait()
-        if again and looking.failures < FAILURES_MOST and trio.current_time() + wait < looking.ends_at:
+        lookup.failures += 1
+        wait = lookup.next_wait()
+        if again and lookup.failures < FAILURES_MOST and trio.current_time() + wait < lookup.ends_at:
             return wait
-        self._end_lookup(order, looking.outcome)
+        self._end_lookup(order, lookup.outcome)
         return None
 
     def _end_lookup(self, order: OrderCancel, outcome: Open) -> None:
-        looking = order.looking
-        assert looking is not None
-        looking.ends_at = -math.inf  # nothing more is looked up
+        lookup = order.lookup
+        assert lookup is not None
+        lookup.ends_at = -math.inf  # nothing more is looked up
         # Attempts may meanwhile have been answered, in a way that says nothing about the order.
-        looking.outcome = outcome = msgspec.structs.replace(outcome, attempts=order.attempts())
+        lookup.outcome = outcome = msgspec.structs.replace(outcome, attempts=order.attempts())
         self.settle(order, outcome)
 
-    def tell_late(self, request: CancelRequest, outcome: Outcome) -> None:
+    def notify_late(self, request: CancelRequest, outcome: Outcome) -> None:
         """Report an outcome that its caller did not wait for."""
         logger.info("%s settled as %s after its caller had left", request, outcome.kind)
         if self.notify is not None:
@@ -332,8 +332,8 @@ class InFlight:
             return
         order.abandoned = True
         if order.state is State.LOOKED_UP:
-            assert order.looking is not None
-            self._end_lookup(order, order.looking.outcome)
+            assert order.lookup is not None
+            self._end_lookup(order, order.lookup.outcome)
         elif order.latest is None:
             self.conclude(order, NotWritten("its caller left before it was written"))
             self.wakeup.ring()
@@ -362,13 +362,13 @@ class InFlight:
 
 def after_lookup(state: OrderState, order: OrderCancel, now: float) -> Next:
     """Return what follows a lookup that saw ``state``, which did not settle the order."""
-    looking = order.looking
-    assert looking is not None
-    if isinstance(looking.outcome, AlreadyClosed):
+    lookup = order.lookup
+    assert lookup is not None
+    if isinstance(lookup.outcome, AlreadyClosed):
         return Next.SETTLE
     left = order.policy.give_up_after - order.spent(now, math.inf)
-    if state.on_book and order.may_retry and left > looking.wait:
+    if state.on_book and order.may_retry and left > lookup.wait:
         return Next.CANCEL_AGAIN
     # The answer may be outdated, or a create may still be queued: a later answer may say more.
-    may_change = isinstance(looking.outcome, Unknown) or state.status is OrderStatus.PENDING_CREATION
-    return Next.LOOK_AGAIN if may_change and now + looking.wait < looking.ends_at else Next.SETTLE
+    may_change = isinstance(lookup.outcome, Unknown) or state.status is OrderStatus.PENDING_CREATION
+    return Next.LOOK_AGAIN if may_change and now + lookup.wait < lookup.ends_at else Next.SETTLE

@@ -36,7 +36,7 @@ import attrs
 import msgspec
 import trio
 
-from trio_cancel._engine.looking import Looking
+from trio_cancel._engine.lookup_progress import LookupProgress
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
@@ -138,7 +138,7 @@ class OrderCancel(msgspec.Struct, eq=False):
     error: VenueReply | None = None  # the venue's last error
     doubt: BaseException | None = None  # why an attempt left the order unknown
     abandoned: bool = False  # the caller has left: no further attempt
-    looked_again: bool = False  # its signature was refused, and it is signed anew after a check of the venue's clock
+    signed_again: bool = False  # its signature was refused, and it is signed anew after a check of the venue's clock
     refused_for_good: bool = False  # no further attempt, only answers to earlier ones
     retries: int = 0  # how many answers that say nothing have led to another attempt
     running_from: float | None = None  # trio's clock since which its time runs; None while its clock is stopped
@@ -146,7 +146,7 @@ class OrderCancel(msgspec.Struct, eq=False):
     not_before: float = -math.inf  # trio's clock before which its next attempt must not be written
     intent: int = 0  # its number in the journal, once it has one
     unrecorded: bool = False  # it may be written although the journal could not record its intent first
-    looking: Looking | None = None  # its lookups
+    lookup: LookupProgress | None = None  # its lookups
     learned: CancelRequest | None = None  # the venue's id, if it was canceled by external id and an answer named it
 
     # Its steps
@@ -262,10 +262,10 @@ class OrderCancel(msgspec.Struct, eq=False):
         After an attempt that was unanswered, or whose answer says nothing about the order (5xx, unreadable, a refusal
         that is not listed), it is Unknown; otherwise a refusal makes it Rejected; otherwise nothing was written.
         """
-        looking = self.looking
-        if looking is not None and self.state is State.LOOKED_UP:
-            return msgspec.structs.replace(looking.outcome, attempts=self.attempts(), final=final)
-        seen = None if looking is None else looking.outcome.seen
+        lookup = self.lookup
+        if lookup is not None and self.state is State.LOOKED_UP:
+            return msgspec.structs.replace(lookup.outcome, attempts=self.attempts(), final=final)
+        seen = None if lookup is None else lookup.outcome.seen
         if self.latest is not None and self.may_have_applied_but(None):
             return Unknown(
                 self.request,
@@ -276,9 +276,9 @@ class OrderCancel(msgspec.Struct, eq=False):
                 cause=self.doubt or cause or NoReply(f"no answer within {self.policy.reply_timeout:g} s"),
                 final=final,
             )
-        if looking is not None:
+        if lookup is not None:
             # It was looked up because an answer left it open; a later attempt that was refused settles nothing.
-            return msgspec.structs.replace(looking.outcome, attempts=self.attempts(), error=self.error, final=final)
+            return msgspec.structs.replace(lookup.outcome, attempts=self.attempts(), error=self.error, final=final)
         if self.error is not None:
             late = clock if self.error.refuses_signature and clock is not None and clock.excludes_zero else None
             return Rejected(self.request, self.attempts(), error=self.error, clock=late, final=final)

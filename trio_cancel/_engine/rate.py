@@ -125,7 +125,7 @@ class Limit:
         self._full_at = -math.inf
 
     @property
-    def limited(self) -> bool:
+    def in_force(self) -> bool:
         """True if it limits anything."""
         return True
 

@@ -71,11 +71,11 @@ class ReplyHandler:
             order = flight.order
             if isinstance(reply, Reply):
                 found = reply.order
-                looking = order.looking
-                asked = order.request if looking is None else looking.asked(flight.request_id, order.request)
+                lookup = order.lookup
+                asked = order.request if lookup is None else lookup.asked(flight.request_id, order.request)
                 verdict, why = judge(reply, asked, now - flight.written)
                 if reply.lacks and verdict is canceled:
-                    self._tell_lacking(reply)
+                    self._log_lacking(reply)
             else:
                 found = None
                 verdict, why = Verdict.INVALID, reply.reason
@@ -105,7 +105,7 @@ class ReplyHandler:
         if latest is not None:
             pace.answered(now - latest.written, active)
         if alive:
-            self._silence.sign(now)
+            self._silence.alive(now)
 
     def _read_refusal(
         self, reply: Reply | BadReply, flight: LiveAttempt, verdict: Verdict, why: str, now: float
@@ -124,15 +124,15 @@ class ReplyHandler:
         elif verdict is Verdict.UNAVAILABLE or verdict is Verdict.INVALID:
             self._rate.accepted(now)
         else:
-            self._silence.sign(now)
+            self._silence.alive(now)
             self._progress(now)
         after = order.may_have_applied_but(flight)
         if verdict is Verdict.CLOSED:
             closed = closed_as(None if error is None else error.error_code)
             attempts = order.attempts()
             outcome = AlreadyClosed(order.request, attempts, error=error, after_unanswered=after, closed_as=closed)
-            looking = order.looking
-            by_seen_id = looking is not None and flight.request_id in looking.by_id
+            lookup = order.lookup
+            by_seen_id = lookup is not None and flight.request_id in lookup.by_id
             if by_seen_id and order.learned is None:
                 # The id came from a lookup by external id: it may belong to an older order of this name.
                 in_flight.settle(order, not_surely(outcome))
@@ -156,25 +156,25 @@ class ReplyHandler:
                 flight.may_have_applied = True
                 order.doubt = VenueUnavailable(error.status, error.error_code, error.message)
             elif verdict is Verdict.REFUSED:
-                if error is not None and error.refuses_signature and self._looks_again(order, flight, now):
+                if error is not None and error.refuses_signature and self._signs_again(order, flight, now):
                     return
                 order.refused_for_good = True
             self._after_attempt(order, verdict, now)
 
-    def _looks_again(self, order: OrderCancel, flight: LiveAttempt, now: float) -> bool:
-        """Let it be signed again, once, if another look at the venue's clock may explain the refused signature."""
-        if order.looked_again or not order.may_retry:
+    def _signs_again(self, order: OrderCancel, flight: LiveAttempt, now: float) -> bool:
+        """Let it be signed again, once, if a probe of the venue's clock may explain the refused signature."""
+        if order.signed_again or not order.may_retry:
             return False
         if order.state is not State.IN_FLIGHT or flight is not order.latest:
             return False
-        at = self._in_flight.clock.look_again(int(flight.request_id.rpartition("-")[2]), now)
+        at = self._in_flight.clock.sign_again_at(int(flight.request_id.rpartition("-")[2]), now)
         if at is None:
             return False
-        order.looked_again = True
+        order.signed_again = True
         self._in_flight.retry(order, at)
         return True
 
-    def _tell_lacking(self, reply: Reply) -> None:
+    def _log_lacking(self, reply: Reply) -> None:
         """Log which fields of results are None, each once per session: a dialect that lacks one has it in no answer."""
         new = [name for name in reply.lacks if name not in self._lacking]
         if new:
@@ -235,7 +235,7 @@ class ReplyHandler:
                 logger.error("a later answer to %s says %s; the first said %s and stands", reply.id, says, settled_as)
             if not answered:
                 if isinstance(reply, Reply) and reply.status != 429 and reply.status < 500:
-                    self._silence.sign(now)
+                    self._silence.alive(now)
                 counters.late += 1
                 in_flight.answered_late(reply.id, settled_as)
                 logger.info("the answer to %s (status %s) came after its order had settled", reply.id, reply.status)
@@ -285,8 +285,8 @@ class ReplyHandler:
 
 def _learn(order: OrderCancel, flight: LiveAttempt, canceled: CanceledOrder) -> None:
     """Keep the venue's id of an order that was requested by external id, if an answer names it."""
-    looking = order.looking
-    if looking is not None and flight.request_id in looking.by_id:
+    lookup = order.lookup
+    if lookup is not None and flight.request_id in lookup.by_id:
         return  # requested by an id that a lookup saw: the answer does not say whose name it is
     if order.learned is None and canceled.id and canceled.external_id == order.request.external_id:
         with suppress(InvalidRequest):

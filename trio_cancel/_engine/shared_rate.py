@@ -74,7 +74,7 @@ class Pool:
 
 
 @attrs.frozen
-class Answer:
+class Grant:
     """What the pool tells a member."""
 
     rate: float  # of the account, requests a second
@@ -86,7 +86,7 @@ class Answer:
 
 def grant(
     pool: Pool, seen: Mapping[str, float], member: str, ask: Ask, now: float, *, guard: bool
-) -> tuple[Pool, Answer]:
+) -> tuple[Pool, Grant]:
     """Decide what a member gets.
 
     Args:
@@ -110,7 +110,7 @@ def grant(
     full_at = min(pool.full_at + kept, now + burst / rate + PIECE)  # it is no later, unless the clock was set
     pool = attrs.evolve(pool, asked_at=now, since=since, guard_at=now if guard and ask.waits else pool.guard_at)
     if ask.number <= 0:
-        return attrs.evolve(pool, full_at=full_at + ask.number / rate), Answer(rate, members, ask.number, 0.0, 0.0)
+        return attrs.evolve(pool, full_at=full_at + ask.number / rate), Grant(rate, members, ask.number, 0.0, 0.0)
     full_at = max(full_at, now)
     due_in = full_at - tolerance - now
     room = math.floor((PIECE - due_in) * rate + _ROUNDING) + 1
@@ -126,7 +126,7 @@ def grant(
     again_in = 0.0
     if granted < ask.number:
         again_in = max(0.0, full_at - tolerance - PIECE - now, others_at - now if yields else 0.0)
-    return attrs.evolve(pool, full_at=full_at, others_at=others_at), Answer(rate, members, granted, due_in, again_in)
+    return attrs.evolve(pool, full_at=full_at, others_at=others_at), Grant(rate, members, granted, due_in, again_in)
 
 
 class SharedLimit(Limit):
@@ -146,7 +146,7 @@ class SharedLimit(Limit):
         super().__init__(UNLIMITED, 1)
         self.wakeup: Wakeup = Wakeup()
         self._guard = guard
-        self._limited = not guard
+        self._in_force = not guard
         self._in_hand: deque[float] = deque()  # from when each may be used
         self._used = False  # some were, since it last asked
         self._missing = 0  # starts that something waits for
@@ -159,13 +159,13 @@ class SharedLimit(Limit):
     # For the engine
 
     @property
-    def limited(self) -> bool:
+    def in_force(self) -> bool:
         """True if the account has a shared pace."""
-        return self._limited
+        return self._in_force
 
     def ready_at(self, now: float = -math.inf, before: int = 0) -> float:
         """Return when the next request may start, or when to look again; missing starts will be asked for."""
-        if not self._limited:
+        if not self._in_force:
             return -math.inf
         missing = before + 1 - len(self._in_hand)
         if missing <= 0:
@@ -180,7 +180,7 @@ class SharedLimit(Limit):
 
     def start(self, now: float) -> None:
         """Count a request that starts now."""
-        if not self._limited:
+        if not self._in_force:
             return
         if self._in_hand:
             self._in_hand.popleft()
@@ -220,7 +220,7 @@ class SharedLimit(Limit):
         self._missing = 0  # what still waits will say so again
         return Ask(number, waits)
 
-    def answered(self, answer: Answer, asked_at: float, now: float) -> None:
+    def answered(self, answer: Grant, asked_at: float, now: float) -> None:
         """Take what was granted.
 
         Args:
@@ -228,17 +228,17 @@ class SharedLimit(Limit):
             asked_at: when it was asked.
             now: trio's clock.
         """
-        self._limited = True
+        self._in_force = True
         self._confirmed_at = max(self._confirmed_at, asked_at)
         self._in_hand += [now + answer.due_in + number / answer.rate for number in range(answer.granted)]
         self._ask_at = now + max(SOON, answer.again_in)
         self.rate = answer.rate / answer.members
         self._piece = max(1, math.ceil((answer.rate if self._guard else self.rate) * PIECE))
 
-    def limit(self, rate: float, now: float) -> None:
+    def apply(self, rate: float, now: float) -> None:
         """Note that the account has a shared pace, which at least one other member keeps to."""
-        if not self._limited:
-            self._limited = True
+        if not self._in_force:
+            self._in_force = True
             self._confirmed_at = now
             self.rate = rate / 2
 

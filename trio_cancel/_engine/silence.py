@@ -37,12 +37,12 @@ class Silence:
     """How long a session's venue has shown no sign of life.
 
     Attributes:
-        last_sign: trio's clock at the last sign of life.
+        alive_at: trio's clock at the last sign of life.
         asked_at: trio's clock at the first open question since; None if there is none, and so no silence.
     """
 
     def __init__(self) -> None:
-        self.last_sign: float = -math.inf
+        self.alive_at: float = -math.inf
         self.asked_at: float | None = None
 
     def ask(self, now: float) -> None:
@@ -50,9 +50,9 @@ class Silence:
         if self.asked_at is None:
             self.asked_at = now
 
-    def sign(self, now: float) -> None:
+    def alive(self, now: float) -> None:
         """Note a sign of life."""
-        self.last_sign = now
+        self.alive_at = now
         self.asked_at = None
 
     def since(self, give_up_after: float) -> float:
@@ -60,7 +60,7 @@ class Silence:
         asked = self.asked_at
         if asked is None:
             return math.inf
-        return self.last_sign if asked - self.last_sign <= give_up_after / 2 else asked
+        return self.alive_at if asked - self.alive_at <= give_up_after / 2 else asked
 
 
 def last_chance_after(give_up_after: float, waiting: int, rate: float | None) -> float:

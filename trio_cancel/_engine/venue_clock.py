@@ -1,9 +1,9 @@
-"""The venue's clock compared with ours, the correction before signing, and when to look again (sans-I/O).
+"""The venue's clock compared with ours, the correction before signing, and when to ask again (sans-I/O).
 
 What an upgrade shows is believed until our clock moves against a steady one (it was set, or the machine was suspended).
-A refused signature contradicts what is believed, and is a reason to look; refusals that go on (a wrong secret) are not
-a reason to look often. A look is a separate connection, which the session's task makes when :attr:`VenueClock.wanted`
-rings, and ends with :meth:`VenueClock.looked`.
+A refused signature contradicts what is believed, and is a reason for a probe; refusals that go on (a wrong secret) are
+not a reason for many. A probe is a separate connection, whose upgrade shows the venue's clock. The session's task makes
+it when :attr:`VenueClock.wanted` rings, and ends it with :meth:`VenueClock.probed`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from trio_cancel._values.observer import logger
 
 CLOCK_MOVED = 0.1
 """Seconds by which our clock and a steady one must have moved apart for ours to count as set."""
-LOOK_FRESH = 10.0
+FRESH_FOR = 10.0
 """Seconds for which what was seen of the venue's clock is not doubted, if that does not change the signature."""
-LOOK_EVERY = 60.0
-"""Seconds between two looks at the venue's clock because of refused signatures."""
+PROBE_EVERY = 60.0
+"""Seconds between two probes because of refused signatures."""
 
 
 class VenueClock:
@@ -35,7 +35,7 @@ class VenueClock:
     Attributes:
         interval: the bounds of the venue's clock minus ours; None if nothing is known.
         correction: seconds to add to our clock before signing.
-        wanted: rings when another look is wanted.
+        wanted: rings when a probe is wanted.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class VenueClock:
         self._drift: float | None = None  # our clock minus the steady one when the venue's was seen; None if it was not
         self._saw_at = -math.inf  # trio's clock at that time
         self._saw_after = 0  # how many requests had been signed by then
-        self._looking = False
-        self._looked_at = -math.inf  # trio's clock when a look was last asked for
+        self._probing = False
+        self._probed_at = -math.inf  # trio's clock when a probe was last wanted
 
     def saw(self, seen: OffsetInterval | None, signed: int, now: float) -> None:
         """Take note of what an upgrade showed, after ``signed`` requests had been signed."""
@@ -76,31 +76,31 @@ class VenueClock:
         logger.warning("our clock was set by %+.1f s, or the machine suspended: the venue's is not known now", moved)
         if self._correct:
             self.correction = 0.0
-            self._want_look(now)
+            self._want_probe(now)
 
-    def look_again(self, number: int, now: float) -> float | None:
+    def sign_again_at(self, number: int, now: float) -> float | None:
         """Return when to sign again the request with this number, whose signature was refused; None for never.
 
-        The refusal contradicts what is believed of the two clocks: one of them may have been set. Any look that is
+        The refusal contradicts what is believed of the two clocks: one of them may have been set. Any probe that is
         newer than the signature will do.
         """
         self.check(now)
-        if self._looking:
+        if self._probing:
             return math.inf
         if number <= self._saw_after:
             return now
-        fresh = self._drift is not None and now - self._saw_at < LOOK_FRESH
-        if (fresh and not self._correct) or now - self._looked_at < LOOK_EVERY:
+        fresh = self._drift is not None and now - self._saw_at < FRESH_FOR
+        if (fresh and not self._correct) or now - self._probed_at < PROBE_EVERY:
             return None
-        self._want_look(now)
+        self._want_probe(now)
         return math.inf
 
-    def looked(self) -> None:
-        """Note that a look has ended, with whatever result."""
-        self._looking = False
+    def probed(self) -> None:
+        """Note that a probe has ended, with whatever result."""
+        self._probing = False
 
-    def _want_look(self, now: float) -> None:
-        if not self._looking:
-            self._looking = True
-            self._looked_at = now
+    def _want_probe(self, now: float) -> None:
+        if not self._probing:
+            self._probing = True
+            self._probed_at = now
             self.wanted.ring()

@@ -14,7 +14,7 @@ from typing import Any, LiteralString
 import attrs
 import psycopg
 
-from trio_cancel._engine.shared_rate import Answer, Ask
+from trio_cancel._engine.shared_rate import Ask, Grant
 from trio_cancel._guard.view import Seen
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.database import (
@@ -246,7 +246,7 @@ class GuardPools:
         self._guard = guard
         self._connection = Reconnecting(server, WITHIN)
 
-    def ask(self, account: int, ask: Ask) -> Answer | None:
+    def ask(self, account: int, ask: Ask) -> Grant | None:
         """Ask the pool of an account; return None if its sessions no longer share a rate.
 
         Raises:

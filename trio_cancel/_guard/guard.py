@@ -228,7 +228,7 @@ class GuardTasks:
                     nursery.start_soon(self._serve, served)
             served = self._accounts[number]
             if served is not None and owner.rate is not None:
-                served.limit.limit(owner.rate, trio.current_time())
+                served.limit.apply(owner.rate, trio.current_time())
         for seen in rows:
             if self._accounts[seen.account] is None and seen.name not in self.unserved:
                 self.unserved[seen.name] = None

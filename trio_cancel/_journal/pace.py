@@ -16,7 +16,7 @@ import psycopg
 import trio
 
 from trio_cancel._engine.rate import Pacer
-from trio_cancel._engine.shared_rate import Answer, Ask, Pool, SharedLimit, grant
+from trio_cancel._engine.shared_rate import Ask, Grant, Pool, SharedLimit, grant
 from trio_cancel._journal.address import Server
 from trio_cancel._journal.database import (
     STANDS_STILL,
@@ -63,7 +63,7 @@ def begin(cursor: psycopg.Cursor[Any]) -> None:
 
 def exchange(
     cursor: psycopg.Cursor[Any], account: int, member: str, name: str, ask: Ask, *, guard: bool
-) -> Answer | None:
+) -> Grant | None:
     """Ask an account's pool, in the cursor's transaction, which has to be committed.
 
     Args:
@@ -102,7 +102,7 @@ class _Member:
         self._account = 0
         self._member = secrets.token_hex(8)
 
-    def join(self) -> Answer:
+    def join(self) -> Grant:
         """Become a member; the session that had the same journal before no longer is one.
 
         Raises:
@@ -122,7 +122,7 @@ class _Member:
             )
             return self._exchange(cursor, Ask(1, waits=False))
 
-    def _exchange(self, cursor: psycopg.Cursor[Any], ask: Ask) -> Answer:
+    def _exchange(self, cursor: psycopg.Cursor[Any], ask: Ask) -> Grant:
         name = self._server.name
         answer = exchange(cursor, self._account, self._member, name, ask, guard=False)
         if answer is None:  # a fail-over has lost it
@@ -149,7 +149,7 @@ class _Member:
                 pacer.burst,
             )
 
-    def ask(self, ask: Ask) -> Answer:
+    def ask(self, ask: Ask) -> Grant:
         """Ask the pool.
 
         Raises:

@@ -27,8 +27,8 @@ from trio_cancel._net.proxy import Tunnel
 from trio_cancel._net.stream import ByteStream, Dial, open_stream
 from trio_cancel._net.websocket import Link, upgrade
 from trio_cancel._session.writer import Writer
-from trio_cancel._trio.at_hand import take_in
 from trio_cancel._trio.environment import Environment
+from trio_cancel._trio.ready_input import take_in
 from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.boundary import Boundary, describe
 from trio_cancel._values.clock import OffsetInterval
@@ -235,7 +235,7 @@ class Connection:
         pong.set()
 
 
-async def look(options: ConnectOptions, environment: Environment) -> OffsetInterval | None:
+async def probe(options: ConnectOptions, environment: Environment) -> OffsetInterval | None:
     """Open a connection, close it, and return what its upgrade showed of the venue's clock; None if that was nothing.
 
     Raises:

@@ -20,7 +20,7 @@ from typing import Literal, Protocol, TypeVar
 import trio
 
 from trio_cancel._engine.engine import Engine
-from trio_cancel._engine.looking import BUDGET
+from trio_cancel._engine.lookup_progress import BUDGET
 from trio_cancel._engine.order import OrderCancel, State
 from trio_cancel._net.stream import Dial
 from trio_cancel._values.boundary import Boundary, describe, ends_program
@@ -162,24 +162,24 @@ class Lookups:
         again = False
         state: OrderState | None = None
         try:
-            looking = order.looking
-            if looking is None or order.state is not State.LOOKED_UP:
+            lookup = order.lookup
+            if lookup is None or order.state is not State.LOOKED_UP:
                 return  # a late answer has settled it
-            if looking.ends_at <= trio.current_time() and self._is_dead():
+            if lookup.ends_at <= trio.current_time() and self._is_dead():
                 return  # its turn has come late, because others wait in vain
             again = True
             # If cancels hold it back it waits for its turn, but not for ever.
-            with trio.move_on_at(looking.ends_at + order.policy.give_up_after):
+            with trio.move_on_at(lookup.ends_at + order.policy.give_up_after):
                 await self._admission()
-                left = looking.ends_at - trio.current_time()
+                left = lookup.ends_at - trio.current_time()
                 patience = min(left, BUDGET) if left > 0 and self._is_dead() else BUDGET
-                state = await self._ask(looking.asks or order.learned or order.request, patience)
+                state = await self._ask(lookup.asks or order.learned or order.request, patience)
         except LookupFailed as error:
             logger.info("%s", error)
             again = error.status not in FINAL
-            if error.status == NOT_FOUND and order.looking is not None:
+            if error.status == NOT_FOUND and order.lookup is not None:
                 # A lagging replica may not have it yet; but if the venue itself has just said the same, that is enough.
-                again = isinstance(order.looking.outcome, Unknown)
+                again = isinstance(order.lookup.outcome, Unknown)
         except (KeyboardInterrupt, SystemExit) as error:
             self._hand_on(error)
             again = False

@@ -1,33 +1,13 @@
 """Connections over time: open one, serve it, replace it, until the session ends or cannot go on.
 
-Task tree at rest::
-
-    open_trading_ws()                         the caller's task runs the block's body
-    └── session nursery                       every task below runs in one shielded scope
-        ├── connections                       opens a connection, serves it, replaces it
-        │   └── connection nursery
-        │       ├── trio-websocket's reader   peels replies off for the engine
-        │       ├── writer                    admits, signs, writes
-        │       ├── slow reader               large, fragmented, binary messages
-        │       ├── keepalive                 a ping every 15 s
-        │       └── watcher                   waits for the reader's end
-        ├── look                              looks at the venue's clock when asked to
-        └── timer                             reply and give-up deadlines
-
-With lookups there is one more task, which makes them. With a journal there are two more: its own task
-(``_journal.opening``), and in the connection nursery the write-ahead, which has intents made durable before the writer
-gets their orders. If others can take over the journal, one task waits for that. An order scope that is exiting adds its
-drain.
-
-These tasks are not inside the scopes around the body: a scope that fires around ``open_trading_ws`` cancels the body
-only, and its clean-up code can still use the connection. Only :meth:`Session.close` ends the tasks. Orders under way
-belong to the engine; the connections task owns ``state``.
+Its tasks are drawn in ``guides/architecture.md``. They are not inside the scopes around the body: a scope that fires
+around ``open_trading_ws`` cancels the body only, and its clean-up code can still use the connection. Only
+:meth:`Session.close` ends the tasks. Orders under way belong to the engine; the connections task owns ``state``.
 
 Nothing that these tasks raise reaches the body, whatever its class: what happens to a connection ends that connection
 (``_session.connection``), and what a spawned task raises is logged. If the timer fails, no deadline would be kept any
 more, so everything concludes with what is known and the session has failed. KeyboardInterrupt and SystemExit ask for
 the end of the program: they cancel the body and propagate from it, while the tasks go on for its clean-up.
-
 """
 
 from __future__ import annotations
@@ -43,7 +23,7 @@ import trio
 from trio_cancel._engine.engine import Engine
 from trio_cancel._engine.rate import Pacer
 from trio_cancel._engine.venue_clock import VenueClock
-from trio_cancel._session.connection import Connection, ConnectOptions, look
+from trio_cancel._session.connection import Connection, ConnectOptions, probe
 from trio_cancel._session.lookups import Lookups
 from trio_cancel._trio.background import open_background
 from trio_cancel._trio.environment import Environment
@@ -260,7 +240,7 @@ class Session:
                 async with trio.open_nursery() as self._nursery:
                     nursery = self._nursery
                     nursery.start_soon(self._timer_task)
-                    nursery.start_soon(self._look_task)
+                    nursery.start_soon(self._probe_task)
                     if self.lookups is not None:
                         nursery.start_soon(self.lookups.run)
                     if self.journal is not None and self.journal.has_lease:
@@ -427,17 +407,17 @@ class Session:
         return self.engine.clock.interval
 
     @trio.lowlevel.enable_ki_protection
-    async def _look_task(self) -> None:
+    async def _probe_task(self) -> None:
         """Look at the venue's clock when asked to, by a connection that serves no other purpose."""
         while True:
             await self.engine.clock.wanted.wait()
             try:
                 with Boundary() as boundary:
-                    seen = await look(self._options, self._environment)
+                    seen = await probe(self._options, self._environment)
                     self.engine.saw_clock(seen, trio.current_time())
                 self._log_failure("the venue's clock could not be checked", boundary.error)
             finally:
-                self.engine.looked(trio.current_time())
+                self.engine.probed(trio.current_time())
 
     def _fail(self, error: TradingError) -> None:
         self.failure = error

@@ -1,8 +1,8 @@
 """Signals: noticing a second Ctrl-C, and ``cancel_on_signals``, which turns a signal into an orderly end.
 
-:class:`Ears` (one for each ``trio.run``) counts the signals that ask for an end, whichever task trio raises them in:
-trio's KeyboardInterrupt goes to the main task, while the order scope that must notice the second one may be in another.
-While an order scope is open, a handler on SIGINT counts and then calls the previous handler. Under
+A :class:`SignalCounter` (one for each ``trio.run``) counts the signals that ask for an end, whichever task trio raises
+them in: trio's KeyboardInterrupt goes to the main task, while the order scope that must notice the second one may be in
+another. While an order scope is open, a handler on SIGINT counts and then calls the previous handler. Under
 ``cancel_on_signals``, its handler on all :func:`ending_signals` counts instead, and cancels the block. Both note a
 signal at once, so that none is lost, and act in the event loop, through trio's ``run_sync_soon``, which is made for
 that.
@@ -43,7 +43,7 @@ def ending_signals() -> list[signal.Signals]:
     return [signum for signum in asking if signal.getsignal(signum) is not signal.SIG_IGN]
 
 
-class Hearing:
+class Repeats:
     """Distinguishes one request to end from two.
 
     A closed terminal can send SIGHUP twice, from the system and from the shell, and a service manager may send it right
@@ -66,28 +66,28 @@ class Hearing:
         return last is None or now - before >= SAME or not {last, signum} & HANGUP
 
 
-class Ears:
+class SignalCounter:
     """Count the signals of one run, and end early what they should end.
 
     Attributes:
-        heard: how many signals have come while something was listening.
+        count: how many signals have come while something was listening.
     """
 
     def __init__(self) -> None:
-        self.heard = 0
+        self.count = 0
         self._ends: dict[trio.CancelScope, int] = {}
         self._listeners = 0
         self._ours: Handler | None = None
         self._before: Handler | None = None
 
-    def hear(self) -> None:
+    def add(self) -> None:
         """Count a signal, and cancel the scopes that it ends."""
-        self.heard += 1
+        self.count += 1
         self.end()
 
     def end(self) -> None:
         """Cancel the scopes that the signals so far should end."""
-        for scope in [scope for scope, count in self._ends.items() if count <= self.heard]:
+        for scope in [scope for scope, at in self._ends.items() if at <= self.count]:
             scope.cancel()
 
     @property
@@ -98,7 +98,7 @@ class Ears:
     @contextmanager
     def ending(self, scope: trio.CancelScope, after: int) -> Generator[None]:
         """Cancel ``scope`` when ``after`` more signals have come."""
-        self._ends[scope] = self.heard + after
+        self._ends[scope] = self.count + after
         try:
             yield
         finally:
@@ -129,7 +129,7 @@ class Ears:
 
         @trio.lowlevel.enable_ki_protection
         def count(signum: int, frame: FrameType | None) -> None:
-            self.heard += 1  # at once: a block may exit by the KeyboardInterrupt before the loop goes on
+            self.count += 1  # at once: a block may exit by the KeyboardInterrupt before the loop goes on
             try:
                 token.run_sync_soon(self.end)
             except trio.RunFinishedError:
@@ -148,17 +148,17 @@ def is_interrupt(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt | Interrupted)
 
 
-_ears: trio.lowlevel.RunVar[Ears] = trio.lowlevel.RunVar("trio_cancel.ears")
+_counter: trio.lowlevel.RunVar[SignalCounter] = trio.lowlevel.RunVar("trio_cancel.signal_counter")
 _active: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("trio_cancel.cancel_on_signals", False)
 
 
-def ears() -> Ears:
-    """Return the :class:`Ears` of this run."""
+def signal_counter() -> SignalCounter:
+    """Return the :class:`SignalCounter` of this run."""
     try:
-        return _ears.get()
+        return _counter.get()
     except LookupError:
-        found = Ears()
-        _ears.set(found)
+        found = SignalCounter()
+        _counter.set(found)
         return found
 
 
@@ -203,18 +203,18 @@ def _received(received: list[int], act: Callable[[], object]) -> Generator[None]
     """Note each ending signal at once; call ``act``, in the event loop, soon after each."""
     token = trio.lowlevel.current_trio_token()
     clock = trio.lowlevel.current_clock()  # it also works between two steps of a guest run
-    hearing = Hearing()
-    listeners = ears()
+    repeats = Repeats()
+    listeners = signal_counter()
 
-    def heard() -> None:
+    def act_and_end() -> None:
         act()
         listeners.end()
 
     @trio.lowlevel.enable_ki_protection
     def note(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as the system calls it
         received.append(signum)
-        listeners.heard += hearing.is_new(signum, clock.current_time())
-        token.run_sync_soon(heard)
+        listeners.count += repeats.is_new(signum, clock.current_time())
+        token.run_sync_soon(act_and_end)
 
     before = {signum: signal.signal(signum, note) for signum in ending_signals()}
     try:

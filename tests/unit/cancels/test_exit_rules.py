@@ -13,7 +13,7 @@ from tests.tools.venues import one_clock, open_venue, venue_clock
 from trio_cancel import CancelRequest, NotFound, NotSent, OrdersLeft, Pacer, Rejected, Unknown
 from trio_cancel._cancels.scope_exit import SLICE, ScopeExit, together
 from trio_cancel._engine.held import Hold
-from trio_cancel._engine.looking import BUDGET
+from trio_cancel._engine.lookup_progress import BUDGET
 from trio_cancel._engine.order import OrderCancel
 from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import NoReply

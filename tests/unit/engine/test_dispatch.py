@@ -917,15 +917,15 @@ def test_the_clock_stands_still_while_the_pacer_holds_the_next_attempt() -> None
     order = desk.submit()
     desk.wait(1)
     desk.answer(BROKEN(desk.ids[0]))  # 1 s spent, the next may start at 20 s
-    desk.engine._silence.sign(desk.now)  # the venue lives: it has answered something else
+    desk.engine._silence.alive(desk.now)  # the venue lives: it has answered something else
     desk.wait(20)
     assert desk.times == [0, 20]
     desk.wait(11)
     desk.answer(BROKEN(desk.ids[1]))  # at 32 s; 13 s spent
-    desk.engine._silence.sign(desk.now)
+    desk.engine._silence.alive(desk.now)
     desk.wait(8)
     assert desk.times == [0, 20, 40]
-    desk.engine._silence.sign(desk.now)
+    desk.engine._silence.alive(desk.now)
     desk.wait(20)
     assert desk.times == [0, 20, 40, 60]  # no answer to the third: 25 s spent
     desk.wait(4.5)

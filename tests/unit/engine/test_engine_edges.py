@@ -160,12 +160,12 @@ def test_stopped_while_it_waits_for_a_look_it_is_a_rejection() -> None:
 def test_signed_anew_once_and_only_for_its_latest_attempt() -> None:
     numbers: list[int] = []
 
-    def look_again(number: int) -> float:
+    def sign_again_at(number: int) -> float:
         numbers.append(number)
         return 0.0
 
     desk = Desk()
-    desk.clock.answer = look_again
+    desk.clock.answer = sign_again_at
     one = desk.submit("a")
     desk.answer(refusal(desk.ids[0], 400, 40011))
     desk.answer(refusal(desk.ids[1], 400, 40011))
@@ -199,7 +199,7 @@ def test_what_waits_for_a_look_is_let_go_when_it_has_been_made() -> None:
     waiting = refused_signature(desk)
     desk.wait(5)
     assert len(desk.ids) == 1
-    desk.engine.looked(desk.now)
+    desk.engine.probed(desk.now)
     desk.wait(0)
     assert len(desk.ids) == 2
     assert waiting.not_before == 5
@@ -289,7 +289,7 @@ def test_how_long_the_venue_has_been_silent(signed: float) -> None:
         desk = Desk()
         assert not desk.engine.is_silent(30)
         await trio.sleep(signed)
-        desk.engine._silence.sign(signed)
+        desk.engine._silence.alive(signed)
         await trio.sleep(5)
         desk.engine._silence.ask(trio.current_time())
         await trio.sleep(7.9)

@@ -12,7 +12,7 @@ from tests.tools.desk import WALL, Desk, Order, bare, canceled
 from trio_cancel import CancelRequest, ConnectionLost, NoReply, NotSent, NotWritten, TakenOver, Unknown
 from trio_cancel._engine import in_flight
 from trio_cancel._engine.engine import SLICE
-from trio_cancel._engine.looking import BUDGET
+from trio_cancel._engine.lookup_progress import BUDGET
 from trio_cancel._engine.order import RetryPolicy, State
 from trio_cancel._values.outcomes import VenueReply
 from trio_cancel.lookup import OrderState, OrderStatus
@@ -167,12 +167,12 @@ def looking_up(desk: Desk, *names: str) -> list[Order]:
 
 async def test_a_lookup_has_the_time_that_is_left_and_its_own(autojump_clock: trio.testing.MockClock) -> None:
     desk = Desk(policy=RetryPolicy(give_up_after=10.0))
-    assert [order.looking.ends_at for order in looking_up(desk, "a") if order.looking] == pytest.approx([10.0 + BUDGET])
+    assert [order.lookup.ends_at for order in looking_up(desk, "a") if order.lookup] == pytest.approx([10.0 + BUDGET])
     late = desk.submit("b")
     late.time_spent += 9.5
     desk.engine._in_flight._look_up(late, Unknown(late.request, cause=NoReply("no answer")))
-    assert late.looking is not None
-    assert late.looking.ends_at == pytest.approx(0.5 + BUDGET)
+    assert late.lookup is not None
+    assert late.lookup.ends_at == pytest.approx(0.5 + BUDGET)
 
 
 async def test_what_is_still_on_the_book_comes_back_into_the_window(autojump_clock: trio.testing.MockClock) -> None:
@@ -191,8 +191,8 @@ async def test_what_is_still_on_the_book_comes_back_into_the_window(autojump_clo
 async def test_what_a_lookup_saw_closed_tells_all_attempts(autojump_clock: trio.testing.MockClock) -> None:
     desk = Desk()
     (order,) = looking_up(desk, "a")
-    assert order.looking is not None
-    order.looking.outcome = Unknown(order.request, (), cause=NoReply("no answer"))  # of before an attempt
+    assert order.lookup is not None
+    order.lookup.outcome = Unknown(order.request, (), cause=NoReply("no answer"))  # of before an attempt
     state = OrderState(status=OrderStatus.CANCELED, seen_at=WALL, id="a")
     assert desk.engine._in_flight.seen(order, state) is None
     outcome = desk.only(order)

@@ -210,7 +210,7 @@ def test_everything_that_is_handed_in_is_counted_and_told() -> None:
     desk = Desk(observer=watch)
     order = desk.submit()
     desk.engine.count_queued(2)
-    desk.engine.tell_queued([CancelRequest("a"), CancelRequest("b")])
+    desk.engine.notify_queued([CancelRequest("a"), CancelRequest("b")])
     assert watch.of("request_queued") == [(order.request,), (CancelRequest("a"),), (CancelRequest("b"),)]
     assert watch.of("request_written") == [(order.request, desk.ids[0])]
     assert (desk.engine.statistics().queued, desk.engine.statistics().written) == (3, 1)

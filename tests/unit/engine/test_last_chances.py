@@ -59,7 +59,7 @@ def test_what_a_silence_gave_ends_with_it_when_a_single_cancel_asks_the_next_que
     desk.engine.submit_source(bulk(3), 0.0)
     desk.wait(24.5)
     assert desk.engine.last_chance
-    desk.engine._silence.sign(desk.now)
+    desk.engine._silence.alive(desk.now)
     desk.window += 1
     single = Order(CancelRequest("single"), desk.policy)
     desk.engine.submit_lone(single, desk.now)
@@ -358,7 +358,7 @@ def test_an_attempt_that_is_out_of_time_leaves_the_one_before_its_answer() -> No
     desk.engine.abandon(withdrawn)
     young.running_from = 29.0
     young.handed_in = young.held_since = 29.0
-    desk.engine._silence.sign(12.5)
+    desk.engine._silence.alive(12.5)
     flights, texts = desk.engine.sign([order, withdrawn, young], 1, 30.5, desk.wall)
     assert [flight.order for flight in flights] == [young]
     assert len(texts) == 1

@@ -12,7 +12,7 @@ from tests.tools.desk import WALL, Desk, canceled, refusal, result
 from tests.tools.venues import Remembering
 from trio_cancel import AlreadyClosed, Canceled, CancelRequest, NotFound, Outcome, Rejected, Unknown
 from trio_cancel._engine import replies
-from trio_cancel._engine.looking import Looking
+from trio_cancel._engine.lookup_progress import LookupProgress
 from trio_cancel._engine.order import RetryPolicy, State
 from trio_cancel._engine.rate import PACED_START, WINDOW_START, AdaptiveRate
 from trio_cancel._engine.replies import BAD_PER_MINUTE, _contradicts, _learn
@@ -316,12 +316,12 @@ def test_which_late_answers_are_a_sign_of_life(answer: Answer, alive: bool) -> N
     desk.submit()
     desk.wait(12)
     desk.answer(f'{{"id":"{desk.ids[0]}","status":"?"}}')
-    assert desk.engine._silence.last_sign != desk.now
+    assert desk.engine._silence.alive_at != desk.now
     assert desk.engine.statistics().late == 1
     desk.submit()
     desk.wait(12)
     desk.answer(answer(desk.ids[1]))
-    assert (desk.engine._silence.last_sign == desk.now) is alive
+    assert (desk.engine._silence.alive_at == desk.now) is alive
     assert desk.engine.statistics().late == 2
 
 
@@ -400,9 +400,9 @@ def test_the_venues_id_is_learned_from_an_answer_of_the_same_name(
     desk = Desk()
     order = desk.submit(external_id="mm-1")
     (flight,) = desk.flights
-    order.looking = Looking(Unknown(order.request, cause=NoReply("no answer")), 1.0)
+    order.lookup = LookupProgress(Unknown(order.request, cause=NoReply("no answer")), 1.0)
     if by_id:
-        order.looking.by_id[flight.request_id] = CancelRequest("7155")
+        order.lookup.by_id[flight.request_id] = CancelRequest("7155")
     _learn(order, flight, CanceledOrder(named, external_id=external_id))
     assert order.learned == (None if learned is None else CancelRequest(learned))
     order.learned = before = CancelRequest("first")

@@ -17,8 +17,8 @@ from trio_cancel._engine.shared_rate import (
     LATE,
     OTHERS,
     SOON,
-    Answer,
     Ask,
+    Grant,
     Pool,
     SharedLimit,
     grant,
@@ -131,7 +131,7 @@ def test_a_clock_that_was_set_holds_nobody_up(ahead: float) -> None:
 
 def a_member(rate: float = 4.0, members: int = 2, in_hand: int = 1) -> SharedLimit:
     limit = SharedLimit(0.0)
-    limit.answered(Answer(rate, members, in_hand, -1.0, 0.0), 0.0, 0.0)
+    limit.answered(Grant(rate, members, in_hand, -1.0, 0.0), 0.0, 0.0)
     return limit
 
 
@@ -147,7 +147,7 @@ def test_who_waits_is_asked_for_and_gets_a_piece() -> None:
     limit = a_member(rate=400.0)
     assert limit.ready_at(0.2, 3) == 0.2 + SOON + 2 / 200
     assert limit.ask(0.2) == Ask(49, waits=True)  # a quarter of a second of its part
-    limit.answered(Answer(400.0, 2, 49, -1.0, 0.0), 0.2, 0.201)
+    limit.answered(Grant(400.0, 2, 49, -1.0, 0.0), 0.2, 0.201)
     assert limit.ready_at(0.201, 49) <= 0.201
     for _ in range(50):
         assert limit.ready_at(0.21) <= 0.21
@@ -157,7 +157,7 @@ def test_who_waits_is_asked_for_and_gets_a_piece() -> None:
 
 def test_a_guard_asks_for_pieces_of_the_whole_rate() -> None:
     limit = SharedLimit(0.0, guard=True)
-    limit.answered(Answer(400.0, 20, 1, -1.0, 0.0), 0.0, 0.0)
+    limit.answered(Grant(400.0, 20, 1, -1.0, 0.0), 0.0, 0.0)
     assert limit.rate == 20.0
     limit.ready_at(0.2, 3)
     assert limit.ask(0.2) == Ask(99, waits=True)
@@ -167,7 +167,7 @@ def test_what_is_granted_ahead_is_used_in_its_time() -> None:
     limit = a_member(in_hand=0)
     limit.ready_at(1.0)
     limit.ask(1.0)
-    limit.answered(Answer(8.0, 2, 2, 0.1, 0.0), 1.0, 1.0)
+    limit.answered(Grant(8.0, 2, 2, 0.1, 0.0), 1.0, 1.0)
     assert limit.ready_at(1.0) == pytest.approx(1.1)
     limit.start(1.1)
     assert limit.ready_at(1.1) == pytest.approx(1.225)
@@ -177,7 +177,7 @@ def test_an_idle_member_gives_back_all_but_one() -> None:
     limit = a_member(rate=400.0)
     limit.ready_at(0.2, 3)
     limit.ask(0.2)
-    limit.answered(Answer(400.0, 2, 49, -1.0, 0.0), 0.2, 0.2)
+    limit.answered(Grant(400.0, 2, 49, -1.0, 0.0), 0.2, 0.2)
     assert limit.exchange_at == 0.2 + BEAT
     assert limit.ask(0.7) == Ask(-49, waits=False)
     limit.failed(0.7)  # whether it was heard or not
@@ -189,7 +189,7 @@ def test_while_the_pool_has_nothing_it_is_not_asked() -> None:
     limit = a_member(in_hand=0)
     limit.ready_at(0.1)
     limit.ask(0.1)
-    limit.answered(Answer(4.0, 2, 0, 0.0, 0.3), 0.1, 0.1)
+    limit.answered(Grant(4.0, 2, 0, 0.0, 0.3), 0.1, 0.1)
     assert limit.ready_at(0.1) == pytest.approx(0.4)
     assert limit.exchange_at == pytest.approx(0.4)
 
@@ -215,7 +215,7 @@ def test_an_account_without_a_shared_pace_has_no_limit_until_it_gets_one() -> No
     for _ in range(1000):
         assert limit.ready_at(50.0) == -math.inf
         limit.start(50.0)
-    limit.limit(4.0, 50.0)
+    limit.apply(4.0, 50.0)
     assert 50.0 < limit.ready_at(50.0) <= 50.0 + AWAY
     assert limit.ask(50.0) == Ask(1, waits=True)
     assert limit.rate == 2.0
@@ -232,10 +232,10 @@ def test_together_they_keep_to_the_rate_whatever_part_of_them_is_cut_off(seed: i
     seen = heard_of(count, 1000.0)
     pool = Pool(rate, burst)
     for member in members:
-        member.answered(Answer(rate, count, 0, 0.0, 0.0), 0.0, 0.0)
+        member.answered(Grant(rate, count, 0, 0.0, 0.0), 0.0, 0.0)
     cut: list[bool] = [False] * count
     busy = [True] * count
-    lost: list[tuple[float, int, float, Answer]] = []  # answers on their way
+    lost: list[tuple[float, int, float, Grant]] = []  # answers on their way
     starts: list[float] = []
     step = 0.02
     for tick in range(int(50 / step)):
@@ -275,7 +275,7 @@ def test_a_venue_of_the_same_burst_refuses_nothing_though_the_first_requests_com
     """As when their intents are on their way to the disk: its burst is full until then, and the pool's is not."""
     rate, burst = 20.0, 10
     venue, pool, limit = Limits(rate, burst), Pool(rate, burst), SharedLimit(0.0)
-    limit.answered(Answer(rate, 1, 1, 0.0, 0.0), 0.0, 0.0)
+    limit.answered(Grant(rate, 1, 1, 0.0, 0.0), 0.0, 0.0)
     starts, now = 0, 0.0
     while now < 3.0:
         limit.ready_at(now, 8)  # so many more are ready to be written
@@ -298,7 +298,7 @@ def test_a_guard_gets_the_most_of_the_rate_however_many_sessions_there_are(sessi
     seen = heard_of(len(members), 1000.0)
     pool = Pool(rate, 20)
     for member in members:
-        member.answered(Answer(rate, len(members), 1, 0.0, 0.0), 0.0, 0.0)
+        member.answered(Grant(rate, len(members), 1, 0.0, 0.0), 0.0, 0.0)
     starts = [0] * len(members)
     for tick in range(int(10 / step)):
         now = tick * step
@@ -336,7 +336,7 @@ def test_an_account_without_a_shared_pace_is_served_as_without_a_pacer() -> None
 # In numbers
 
 
-def asked(pool: Pool, number: int, now: float, *, seen: dict[str, float] | None = None) -> tuple[Pool, Answer]:
+def asked(pool: Pool, number: int, now: float, *, seen: dict[str, float] | None = None) -> tuple[Pool, Grant]:
     """Ask as a session, alone unless others have been seen."""
     return grant(pool, seen or {"0": now}, "0", Ask(number, waits=True), now, guard=False)
 
@@ -368,9 +368,9 @@ def test_a_clock_that_was_set_back_shortens_what_was_used_up() -> None:
 
 def test_who_asks_for_nothing_is_told_nothing() -> None:
     pool, answer = asked(Pool(rate=8.0, burst=1, full_at=100.25), 0, 100.0)
-    assert answer == Answer(8.0, 1, 0, 0.0, 0.0)
+    assert answer == Grant(8.0, 1, 0, 0.0, 0.0)
     pool, answer = asked(pool, -3, 100.0)
-    assert answer == Answer(8.0, 1, -3, 0.0, 0.0)
+    assert answer == Grant(8.0, 1, -3, 0.0, 0.0)
     assert pool.full_at == 100.25 - 3 / 8.0
 
 
@@ -396,7 +396,7 @@ def test_whoever_has_started_waits_no_more() -> None:
     limit = a_member(in_hand=2)
     limit.ask(0.0)
     asks = limit.exchange_at
-    limit.answered(Answer(4.0, 2, 2, -1.0, 0.0), 0.0, 0.0)
+    limit.answered(Grant(4.0, 2, 2, -1.0, 0.0), 0.0, 0.0)
     assert (asks, limit.exchange_at) == (BEAT, BEAT)
     limit.ready_at(0.0, len(limit._in_hand))
     assert limit.exchange_at == SOON

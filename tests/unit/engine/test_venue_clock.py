@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from trio_cancel._engine.venue_clock import CLOCK_MOVED, LOOK_EVERY, LOOK_FRESH, VenueClock
+from trio_cancel._engine.venue_clock import CLOCK_MOVED, FRESH_FOR, PROBE_EVERY, VenueClock
 from trio_cancel._values.clock import OffsetInterval
 
 AHEAD = OffsetInterval(2000, 3000)
@@ -66,7 +66,7 @@ def test_a_clock_that_was_set_is_known_no_more(moved: float, correct: bool, capl
     clocks.venue.check(9.0)
     assert len(caplog.records) == 1  # it is told once
     # Who corrects by it wants to know it again at once, and not twice.
-    assert clocks.venue.look_again(1, 9.0) == math.inf
+    assert clocks.venue.sign_again_at(1, 9.0) == math.inf
     clocks.venue.saw(AHEAD, 0, 10.0)
     assert clocks.known == AHEAD
 
@@ -93,29 +93,29 @@ def test_each_look_is_held_against_our_clock_as_it_is_then() -> None:
 
 def test_one_look_is_enough_at_a_time_and_for_a_minute() -> None:
     venue = Clocks().venue
-    assert venue.look_again(1, 100.0) == math.inf
-    assert venue.look_again(2, 100.0) == math.inf  # it is under way
-    venue.looked()  # and failed
-    assert venue.look_again(3, 100.0 + LOOK_EVERY - 0.1) is None
-    assert venue.look_again(3, 100.0 + LOOK_EVERY) == math.inf
+    assert venue.sign_again_at(1, 100.0) == math.inf
+    assert venue.sign_again_at(2, 100.0) == math.inf  # it is under way
+    venue.probed()  # and failed
+    assert venue.sign_again_at(3, 100.0 + PROBE_EVERY - 0.1) is None
+    assert venue.sign_again_at(3, 100.0 + PROBE_EVERY) == math.inf
 
 
 def test_what_was_signed_before_the_last_look_is_signed_anew_at_once() -> None:
     venue = Clocks().venue
     venue.saw(AHEAD, 10, 100.0)
-    assert venue.look_again(10, 101.0) == 101.0
-    assert venue.look_again(11, 101.0) is None  # it was signed after it, and what was seen is fresh
-    assert venue.look_again(11, 100.0 + LOOK_FRESH - 0.1) is None
-    assert venue.look_again(11, 100.0 + LOOK_FRESH) == math.inf
+    assert venue.sign_again_at(10, 101.0) == 101.0
+    assert venue.sign_again_at(11, 101.0) is None  # it was signed after it, and what was seen is fresh
+    assert venue.sign_again_at(11, 100.0 + FRESH_FOR - 0.1) is None
+    assert venue.sign_again_at(11, 100.0 + FRESH_FOR) == math.inf
 
 
 def test_who_corrects_doubts_what_is_fresh_as_well() -> None:
     venue = Clocks(correct=True).venue
     venue.saw(AHEAD, 10, 100.0)
-    assert venue.look_again(11, 101.0) == math.inf
-    venue.looked()
+    assert venue.sign_again_at(11, 101.0) == math.inf
+    venue.probed()
     venue.saw(AHEAD, 11, 102.0)
-    assert venue.look_again(12, 103.0) is None  # refusals that go on are no reason for many looks
+    assert venue.sign_again_at(12, 103.0) is None  # refusals that go on are no reason for many looks
 
 
 async def test_whoever_looks_is_rung() -> None:
@@ -124,5 +124,5 @@ async def test_whoever_looks_is_rung() -> None:
     clocks.set_by(10)
     clocks.venue.check(5.0)
     await clocks.venue.wanted.wait()
-    clocks.venue.looked()
-    assert clocks.venue.look_again(1, 6.0) is None  # one was made a second ago
+    clocks.venue.probed()
+    assert clocks.venue.sign_again_at(1, 6.0) is None  # one was made a second ago

@@ -16,7 +16,7 @@ from trio_cancel._net.endpoint import Endpoint, parse_endpoint
 from trio_cancel._net.names import Names
 from trio_cancel._net.proxy import Proxy, Tunnel
 from trio_cancel._session import connection as module
-from trio_cancel._session.connection import Connection, ConnectOptions, look
+from trio_cancel._session.connection import Connection, ConnectOptions, probe
 from trio_cancel._trio.environment import Environment
 
 ENDPOINT = parse_endpoint("wss://venue.example/ws")
@@ -41,7 +41,7 @@ class Hanging:
         await trio.sleep_forever()
 
 
-@pytest.mark.parametrize("way", ["serve", "look"])
+@pytest.mark.parametrize("way", ["serve", "probe"])
 async def test_it_is_opened_as_the_options_say(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -56,7 +56,7 @@ async def test_it_is_opened_as_the_options_say(
         if way == "serve":
             await one().serve(options, unexpected)
         else:
-            await look(options, Environment())
+            await probe(options, Environment())
     assert hanging.asked == [(ENDPOINT, {"ssl_context": context, "dial": dial, "names": names})]
     assert trio.current_time() == 4.0
     why = ": the TCP and TLS connection was not made" if way == "serve" else ""

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from tests.tools.desk import Desk, bare
 from trio_cancel import CancelRequest, LookupFailed, NotFound, Unknown
-from trio_cancel._engine.looking import BUDGET
+from trio_cancel._engine.lookup_progress import BUDGET
 from trio_cancel._engine.order import RetryPolicy, State
 from trio_cancel._session.lookups import AT_ONCE, PATIENCE, RETRY_AFTER_MOST, Lookups
 from trio_cancel._trio.wakeup import Wakeup
@@ -159,7 +159,7 @@ async def test_what_has_settled_meanwhile_is_not_looked_up(autojump_clock: MockC
     if late == "settled":
         bench.order.state = State.SETTLED
     else:
-        bench.order.looking = None
+        bench.order.lookup = None
     assert await bench.settle() == [(False, 0.0)]
     assert not bench.asked
 
@@ -190,7 +190,7 @@ async def test_after_which_failures_it_is_looked_up_again(
     autojump_clock: MockClock, status: int | None, before: Any, again: bool
 ) -> None:
     bench = Bench(LookupFailed("no", status=status))
-    bench.order.looking.outcome = before(bench.request)
+    bench.order.lookup.outcome = before(bench.request)
     assert await bench.settle() == [(again, 0.0)]
 
 
@@ -219,7 +219,7 @@ async def test_it_asks_by_the_surest_name(autojump_clock: MockClock, names: tupl
     if "learned" in names:
         bench.order.learned = CancelRequest("learned")
     if "asks" in names:
-        bench.order.looking.asks = CancelRequest("asks")
+        bench.order.lookup.asks = CancelRequest("asks")
     await bench.settle()
     assert bench.asked == [bench.request if names[0] == "asked" else CancelRequest(names[0])]
 

@@ -56,11 +56,11 @@ def test_a_silence_begins_with_the_last_sign_of_life_once_a_question_is_open() -
     silence.ask(100.0)
     silence.ask(101.0)
     assert silence.since(30) == 100
-    silence.sign(102.0)
+    silence.alive(102.0)
     assert silence.since(30) == math.inf
     silence.ask(110.0)
     assert silence.since(30) == 102
-    silence.sign(112.0)
+    silence.alive(112.0)
     silence.ask(127.5)  # a pace slower than that: nobody answers what was not asked
     assert (silence.since(30), silence.since(40)) == (127.5, 112)
 
@@ -104,7 +104,7 @@ def test_a_sign_of_life_is_an_answer_to_us_and_nothing_else(answer: Callable[[st
     desk.submit_bulk(*(f"o{index}" for index in range(50)))
     desk.wait(3)
     desk.answer(answer(desk.ids[0]))
-    assert (desk.engine._silence.last_sign == 3) is alive
+    assert (desk.engine._silence.alive_at == 3) is alive
 
 
 def test_a_late_answer_is_a_sign_of_life() -> None:
@@ -114,7 +114,7 @@ def test_a_late_answer_is_a_sign_of_life() -> None:
     desk.submit("later")
     desk.wait(1)
     desk.answer(canceled(desk.ids[0], "early"))
-    assert desk.engine._silence.last_sign == 4
+    assert desk.engine._silence.alive_at == 4
 
 
 @pytest.mark.parametrize("up", [True, False])
@@ -214,7 +214,7 @@ def test_withdrawn_in_its_last_chance_it_is_forgotten() -> None:
     assert desk.engine._in_flight.last == {}
     assert desk.engine._in_flight.active == {}
     assert not desk.engine._queue.priority
-    assert not desk.engine._looks
+    assert not desk.engine._checks
 
 
 @pytest.mark.parametrize("how", ["many", "batch", "single", "list"])
@@ -262,14 +262,14 @@ def test_single_cancels_in_an_outage_cost_each_the_same() -> None:
     def looks(count: int) -> int:
         desk = Desk(up=False)
         seen = 0
-        look_one = desk.engine._look_one
+        check_one = desk.engine._check_one
 
         def counted(pending: Order, now: float) -> float:
             nonlocal seen
             seen += 1
-            return look_one(pending, now)
+            return check_one(pending, now)
 
-        desk.engine._look_one = counted  # type: ignore[assignment, method-assign]  # it is watched
+        desk.engine._check_one = counted  # type: ignore[assignment, method-assign]  # it is watched
         for index in range(count):
             desk.submit(f"o{index}")
             desk.wait(0.01)

@@ -41,7 +41,7 @@ class Next(enum.Enum):
     CANCEL_AGAIN = enum.auto()
 
 
-class Looking(msgspec.Struct, eq=False):
+class LookupProgress(msgspec.Struct, eq=False):
     """The lookups of one order."""
 
     outcome: Open  # how its cancel ends if no lookup says more

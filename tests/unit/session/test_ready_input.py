@@ -19,7 +19,7 @@ from tests.tools.rawvenue import Peer, frame, open_raw_venue
 from tests.tools.timings import wait_for
 from tests.tools.venues import Remembering, open_venue
 from trio_cancel import Canceled, OrdersLeft, TradingWS, open_trading_ws
-from trio_cancel._trio.at_hand import PASSES_MOST, QUIET, take_in
+from trio_cancel._trio.ready_input import PASSES_MOST, QUIET, take_in
 
 ROUNDS = 5
 """The tasks that wake in one pass run in a random order: so many rounds leave no chance to luck."""

@@ -23,12 +23,12 @@ from trio_cancel import (
     Unknown,
 )
 from trio_cancel._engine.in_flight import InFlight, after_lookup
-from trio_cancel._engine.looking import (
+from trio_cancel._engine.lookup_progress import (
     AGAIN_FIRST,
     AGAIN_MOST,
     BUDGET,
     FAILURES_MOST,
-    Looking,
+    LookupProgress,
     Next,
     Open,
     needs_lookup,
@@ -135,22 +135,22 @@ def test_what_was_seen_is_told() -> None:
 
 
 def test_repetitions_become_rarer() -> None:
-    looking = Looking(Unknown(BY_ID), 2.0)
-    assert (looking.ends_at, looking.failures, looking.by_id) == (2.0, 0, {})
-    assert [looking.next_wait() for _ in range(6)] == [AGAIN_FIRST, 0.5, 1.0, AGAIN_MOST, AGAIN_MOST, AGAIN_MOST]
+    lookup = LookupProgress(Unknown(BY_ID), 2.0)
+    assert (lookup.ends_at, lookup.failures, lookup.by_id) == (2.0, 0, {})
+    assert [lookup.next_wait() for _ in range(6)] == [AGAIN_FIRST, 0.5, 1.0, AGAIN_MOST, AGAIN_MOST, AGAIN_MOST]
 
 
 def test_which_order_a_request_named() -> None:
-    looking = Looking(Unknown(BY_NAME), 2.0)
-    assert looking.asked("r-2", BY_NAME) == BY_NAME
-    looking.by_id["r-2"] = BY_ID
-    assert (looking.asked("r-1", BY_NAME), looking.asked("r-2", BY_NAME)) == (BY_NAME, BY_ID)
+    lookup = LookupProgress(Unknown(BY_NAME), 2.0)
+    assert lookup.asked("r-2", BY_NAME) == BY_NAME
+    lookup.by_id["r-2"] = BY_ID
+    assert (lookup.asked("r-1", BY_NAME), lookup.asked("r-2", BY_NAME)) == (BY_NAME, BY_ID)
 
 
 def pending_with(outcome: Open, *, ends_at: float = 35.0, **changes: Any) -> Order:
     pending = Order(outcome.request, RetryPolicy(retry=changes.pop("retry", True)))
     pending.running_from = 0.0
-    pending.looking = Looking(outcome, ends_at)
+    pending.lookup = LookupProgress(outcome, ends_at)
     for name, value in changes.items():
         setattr(pending, name, value)
     return pending
@@ -205,11 +205,11 @@ class Wakes:
         self.table.flights[flight.request_id] = flight
         return pending
 
-    def may_have_applied(self, request: CancelRequest = BY_ID) -> tuple[Order, Looking]:
+    def may_have_applied(self, request: CancelRequest = BY_ID) -> tuple[Order, LookupProgress]:
         pending = self.written(request)
         self.table.settle(pending, pending.conclude(None, None))
-        assert pending.looking is not None
-        return pending, pending.looking
+        assert pending.lookup is not None
+        return pending, pending.lookup
 
 
 async def test_what_would_end_in_doubt_leaves_its_place_and_is_looked_up(autojump_clock: MockClock) -> None:
@@ -223,12 +223,12 @@ async def test_what_would_end_in_doubt_leaves_its_place_and_is_looked_up(autojum
     assert (pending.state, pending.delivered) == (State.LOOKED_UP, [])
     assert (list(table.looked_up), list(table.active), table.active_priority) == ([pending], [], 0)
     assert (wakes.begun, wakes.count) == ([pending], 1)
-    looking = pending.looking
-    assert looking is not None
-    assert (looking.ends_at, looking.outcome) == (112 + 18 + BUDGET, doubt)
+    lookup = pending.lookup
+    assert lookup is not None
+    assert (lookup.ends_at, lookup.outcome) == (112 + 18 + BUDGET, doubt)
     late = NotFound(BY_ID, pending.attempts(), error=ERROR)
     table.settle(pending, late)  # a late answer that says no more
-    assert (looking.outcome, wakes.begun, wakes.count) == (late, [pending], 1)
+    assert (lookup.outcome, wakes.begun, wakes.count) == (late, [pending], 1)
     table.settle(pending, AlreadyClosed(BY_ID))  # and one that says all
     assert [outcome.kind for outcome in pending.delivered] == ["already_closed"]
     assert (table.looked_up, pending.state) == ({}, State.SETTLED)
@@ -268,22 +268,22 @@ async def test_a_state_that_is_final_ends_it_with_all_attempts(autojump_clock: M
 async def test_an_order_that_is_active_is_canceled_again(priority: bool, autojump_clock: MockClock) -> None:
     wakes = Wakes()
     table = wakes.table
-    pending, looking = wakes.may_have_applied(BY_NAME)
+    pending, lookup = wakes.may_have_applied(BY_NAME)
     pending.priority = priority
     await trio.sleep(2)
     assert table.not_seen(pending, True) == AGAIN_FIRST
-    assert looking.failures == 1
+    assert lookup.failures == 1
     assert table.seen(pending, state("open", id="7")) is None
-    assert (pending.state, pending.not_before, looking.failures) == (State.RETRYING, 2 + AGAIN_FIRST, 0)
+    assert (pending.state, pending.not_before, lookup.failures) == (State.RETRYING, 2 + AGAIN_FIRST, 0)
     assert (list(table.active), table.active_priority, table.looked_up) == ([pending], int(priority), {})
-    assert looking.asks == CancelRequest("7")
+    assert lookup.asks == CancelRequest("7")
     assert table.queue.retrying() == [pending]
-    assert looking.outcome.seen == state("open", id="7")
+    assert lookup.outcome.seen == state("open", id="7")
     await trio.sleep(1)
     table.settle(pending, NotFound(BY_NAME))
     assert pending.state is State.LOOKED_UP  # its second doubt is looked up as well, within the same time
-    assert looking.outcome == NotFound(BY_NAME, seen=state("open", id="7"))
-    assert looking.ends_at == 30 + BUDGET
+    assert lookup.outcome == NotFound(BY_NAME, seen=state("open", id="7"))
+    assert lookup.ends_at == 30 + BUDGET
     assert table.seen(pending, state("other", id="8")) is None
     assert pending.delivered == [NotFound(BY_NAME, pending.attempts(), seen=state("other", id="8"))]
 
@@ -291,29 +291,29 @@ async def test_an_order_that_is_active_is_canceled_again(priority: bool, autojum
 async def test_an_id_that_a_lookup_gave_is_asked_every_other_time(autojump_clock: MockClock) -> None:
     # A replica that lags may show an old order of this name as open for long; the order that is meant is another one.
     wakes = Wakes()
-    pending, looking = wakes.may_have_applied(BY_NAME)
+    pending, lookup = wakes.may_have_applied(BY_NAME)
     asked = []
     for _ in range(4):
         assert wakes.table.seen(pending, state("open", id="7")) is None
-        asked.append(looking.asks)
+        asked.append(lookup.asks)
         wakes.table.settle(pending, Unknown(BY_NAME))
     assert asked == [CancelRequest("7"), None, CancelRequest("7"), None]
 
 
 async def test_an_order_asked_for_by_id_keeps_it(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.may_have_applied()
+    pending, lookup = wakes.may_have_applied()
     wakes.table.seen(pending, state("open"))
-    assert looking.asks is None
+    assert lookup.asks is None
     wakes = Wakes()
-    pending, looking = wakes.may_have_applied(BY_NAME)
+    pending, lookup = wakes.may_have_applied(BY_NAME)
     wakes.table.seen(pending, state("open", id=None))
-    assert looking.asks is None
+    assert lookup.asks is None
 
 
 async def test_what_may_still_change_is_looked_up_again_until_its_time_is_over(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.may_have_applied()
+    pending, lookup = wakes.may_have_applied()
     pending.refused_for_good = True
     waits = []
     while (wait := wakes.table.seen(pending, state("open"))) is not None:
@@ -324,30 +324,30 @@ async def test_what_may_still_change_is_looked_up_again_until_its_time_is_over(a
     (outcome,) = pending.delivered
     assert isinstance(outcome, Unknown)
     assert outcome.seen == state("open")
-    assert looking.outcome == outcome
+    assert lookup.outcome == outcome
 
 
 @pytest.mark.parametrize("again", [True, False])
 async def test_lookups_that_fail_are_given_up(again: bool, autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.may_have_applied()
+    pending, lookup = wakes.may_have_applied()
     failures = 1
     while wakes.table.not_seen(pending, again) is not None:
         failures += 1
     assert failures == (FAILURES_MOST if again else 1)
     assert [outcome.kind for outcome in pending.delivered] == ["unknown"]
-    pending, looking = wakes.may_have_applied()
-    looking.ends_at = trio.current_time() + AGAIN_FIRST
+    pending, lookup = wakes.may_have_applied()
+    lookup.ends_at = trio.current_time() + AGAIN_FIRST
     assert wakes.table.not_seen(pending, True) is None
     assert pending.state is State.SETTLED
 
 
 async def test_a_doubt_after_the_time_for_lookups_stands(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.may_have_applied()
+    pending, lookup = wakes.may_have_applied()
     wakes.table.seen(pending, state("open"))
     assert pending.state is State.RETRYING
-    looking.ends_at = trio.current_time()
+    lookup.ends_at = trio.current_time()
     wakes.table.settle(pending, pending.conclude(None, None))
     (outcome,) = pending.delivered
     assert isinstance(outcome, Unknown)
@@ -357,10 +357,10 @@ async def test_a_doubt_after_the_time_for_lookups_stands(autojump_clock: MockClo
 async def test_an_answer_that_came_during_a_lookup_is_among_the_attempts(autojump_clock: MockClock) -> None:
     def answered_late() -> tuple[Wakes, Order]:
         wakes = Wakes()
-        pending, looking = wakes.may_have_applied()
+        pending, lookup = wakes.may_have_applied()
         (flight,) = pending.flights
         flight.answered_at, flight.status = WALL + 1, 503
-        assert looking.outcome.attempts != pending.attempts()
+        assert lookup.outcome.attempts != pending.attempts()
         return wakes, pending
 
     wakes, pending = answered_late()
@@ -372,9 +372,9 @@ async def test_an_answer_that_came_during_a_lookup_is_among_the_attempts(autojum
 
 async def test_a_doubt_in_the_end_is_told_with_what_was_seen_before(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.may_have_applied()
+    pending, lookup = wakes.may_have_applied()
     assert wakes.table.seen(pending, state("open")) is None
-    looking.ends_at = trio.current_time()
+    lookup.ends_at = trio.current_time()
     wakes.table.settle(pending, NotFound(BY_ID))
     assert pending.delivered == [NotFound(BY_ID, seen=state("open"))]
 
@@ -389,9 +389,9 @@ async def test_a_definite_end_is_not_told_with_what_was_seen_before(autojump_clo
 
 async def test_who_leaves_during_a_lookup_gets_what_is_known(autojump_clock: MockClock) -> None:
     wakes = Wakes()
-    pending, looking = wakes.may_have_applied()
+    pending, lookup = wakes.may_have_applied()
     wakes.table.abandon(pending)
-    assert (pending.delivered, pending.abandoned) == ([looking.outcome], True)
+    assert (pending.delivered, pending.abandoned) == ([lookup.outcome], True)
 
 
 def test_what_an_order_ends_as_after_lookups() -> None:
@@ -423,8 +423,8 @@ def test_an_order_asked_for_by_the_id_that_was_seen_is_judged_by_it(
 ) -> None:
     desk = Desk()
     order = Order(BY_NAME, RetryPolicy())
-    order.looking = Looking(Unknown(BY_NAME), 0.0)
-    order.looking.asks = CancelRequest("7")
+    order.lookup = LookupProgress(Unknown(BY_NAME), 0.0)
+    order.lookup.asks = CancelRequest("7")
     signed: list[CancelRequest] = []
 
     def sign(orders: Iterable[tuple[str, CancelRequest]], at: int) -> list[bytes]:
@@ -436,7 +436,7 @@ def test_an_order_asked_for_by_the_id_that_was_seen_is_judged_by_it(
     desk.engine.submit(order, 0.0)
     desk.write()
     assert signed == [CancelRequest("7")]
-    assert set(order.looking.by_id) == set(desk.ids)
+    assert set(order.lookup.by_id) == set(desk.ids)
     desk.answer(answer(desk.ids[0]))
     assert order.kind == kind
     if kind == "unknown":  # it may be an older order of this name that is closed
