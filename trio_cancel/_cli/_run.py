@@ -29,7 +29,7 @@ from trio_cancel._cancels.stream import CancelStream
 from trio_cancel._cli._tally import Status
 from trio_cancel._cli._waiting import Waiting
 from trio_cancel._client import TradingWS
-from trio_cancel._trio.signals import Repeats, ending_signals
+from trio_cancel._trio.signals import SignalRepeats, ending_signals
 from trio_cancel._trio.wakeup import Wakeup
 from trio_cancel._values.errors import HandshakeFailed, NoReply, NotWritten, SessionClosed
 from trio_cancel._values.models import CancelRequest
@@ -61,7 +61,7 @@ class Halt:
         self.over = False
         self._seconds = deadline
         self._signals = 0
-        self._repeats = Repeats()
+        self._repeats = SignalRepeats()
         self._output = trio.CancelScope()
         self._printing = False
 

@@ -798,14 +798,15 @@ class Engine:
         if order.abandoned:
             return self._expire_abandoned(order, now)
         patience = order.policy.give_up_after
-        left = in_flight.time_left(order, now)
+        spent = order.spent(now, self._silence.since(patience))
+        left = patience - spent
         if left < MOMENT:
             in_flight.conclude(order, self._why_silent(order))
             return math.inf
         if order.latest is None and order.state in (State.QUEUED, State.RETRYING):
-            wait = last_chance_after(patience, len(self._queue.priority), self._known_pace()) - (patience - left)
-            if wait > MOMENT:
-                return now + wait
+            after = last_chance_after(patience, len(self._queue.priority), self._known_pace())
+            if spent < after - MOMENT:
+                return now + after - spent
             self._queue.last_chance.append(order)
             return now + left
         if order.state is State.IN_FLIGHT:

@@ -43,7 +43,7 @@ def ending_signals() -> list[signal.Signals]:
     return [signum for signum in asking if signal.getsignal(signum) is not signal.SIG_IGN]
 
 
-class Repeats:
+class SignalRepeats:
     """Distinguishes one request to end from two.
 
     A closed terminal can send SIGHUP twice, from the system and from the shell, and a service manager may send it right
@@ -203,7 +203,7 @@ def _received(received: list[int], act: Callable[[], object]) -> Generator[None]
     """Note each ending signal at once; call ``act``, in the event loop, soon after each."""
     token = trio.lowlevel.current_trio_token()
     clock = trio.lowlevel.current_clock()  # it also works between two steps of a guest run
-    repeats = Repeats()
+    repeats = SignalRepeats()
     listeners = signal_counter()
 
     def act_and_end() -> None:

@@ -103,7 +103,7 @@ class Bench:
         self.wait: float | None = None
         self.request = CancelRequest("a")
         self.order: Any = SimpleNamespace(
-            looking=SimpleNamespace(ends_at=trio.current_time() + ends_in, asks=None, outcome=unknown(self.request)),
+            lookup=SimpleNamespace(ends_at=trio.current_time() + ends_in, asks=None, outcome=unknown(self.request)),
             state=State.LOOKED_UP,
             policy=RetryPolicy(),
             learned=None,
