@@ -70,7 +70,7 @@ async def main(url, address, name, rate, burst, orders):
 
 trio.run(main, *sys.argv[1:])
 """
-_RATE, _BURST = 100.0, 40
+_RATE, _BURST = 100.0, 50
 """The rate that is shared, and the burst: what all may have in hand at once fits into it, as the guide says."""
 
 

@@ -39,7 +39,7 @@ class Plan:
     kills: int = 20
     dead: int = 100
     beats: int = 1_000
-    sharers: int = 4
+    sharers: tuple[int, ...] = (4, 16)
     imports: int = 3
     before: str = ""
 
@@ -100,7 +100,7 @@ class Plan:
                 ("guard", self.kills),
                 ("guard-dead", self.dead),
                 ("guard-beats", self.beats),
-                ("guard-pace", self.sharers),
+                *(("guard-pace", count) for count in self.sharers),
             ):
                 yield attrs.evolve(secure, work=work, orders=count, warm=0, core=None)
 
@@ -117,7 +117,7 @@ SMOKE = Plan(
     kills=1,
     dead=2,
     beats=2,
-    sharers=2,
+    sharers=(2,),
     imports=1,
 )
 """Every piece of code runs once, and no figure means anything."""
