@@ -19,7 +19,7 @@ from cyclopts import Parameter
 from trio_cancel._cli._failure import CommandError, UsageError, clean, is_terminal, say, short, why_of
 from trio_cancel._cli._options import WHOLE, JournalAddress
 from trio_cancel._cli._page import build_page
-from trio_cancel._cli._records import moment
+from trio_cancel._cli._records import attempt_record, moment
 from trio_cancel._cli._stdout import write_stdout
 from trio_cancel._cli._tally import NAMED_MOST, Status
 from trio_cancel._journal.address import check_address, server_of, title_of
@@ -347,13 +347,7 @@ def _cancel(cancel: JournalCancel) -> dict[str, Any]:
         "session": cancel.session,
         "intended_at": moment(cancel.intended_at),
         "attempts": [
-            {
-                "request_id": attempt.request_id,
-                "written_at": moment(attempt.written_at),
-                "answered_at": moment(attempt.answered_at),
-                "status": attempt.status,
-                "connection": connection,
-            }
+            attempt_record(attempt) | {"connection": connection}
             for attempt, connection in zip(cancel.attempts, cancel.connections, strict=True)
         ],
         "outcome": cancel.kind,

@@ -55,7 +55,7 @@ def json_line(outcome: Outcome, given: Given | None = None, *, repeated: bool = 
             "remaining_amount": plain(order.remaining_amount),
         }
     error = outcome.error
-    record["attempts"] = [_attempt(attempt) for attempt in outcome.attempts]
+    record["attempts"] = [attempt_record(attempt) for attempt in outcome.attempts]
     record["error"] = error and {"status": error.status, "error_code": error.error_code, "message": error.message}
     record["cause"] = cause_of(outcome)
     known = outcome.cause if isinstance(outcome, NotSent | Unknown) else None
@@ -120,7 +120,8 @@ def plain(number: Decimal | None) -> str | None:
     return format(number, "f") if abs(number.adjusted()) <= PLAIN_MOST else str(number)
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+def attempt_record(attempt: Attempt) -> dict[str, Any]:
+    """Return an attempt as it is written in JSON."""
     return {
         "request_id": attempt.request_id,
         "written_at": moment(attempt.written_at),

@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TextIO
+from typing import TextIO, get_args
 
 import trio
 from rich.console import Console, RenderableType
@@ -40,15 +40,9 @@ PERCENTS = (50, 90, 99)
 TITLE = 13
 """Columns for the title of a line of figures."""
 GAP = "   "
-_STYLES = {True: "green", False: "red", None: "yellow"}
-_MEANING = {
-    "canceled": ("yes", "green"),
-    "already_closed": ("yes", "green"),
-    "not_found": ("don't know", "yellow"),
-    "rejected": ("no", "red"),
-    "not_sent": ("no", "red"),
-    "unknown": ("don't know", "yellow"),
-}
+_MEANING = {True: ("yes", "green"), False: ("no", "red"), None: ("don't know", "yellow")}
+"""Whether an order is off the book, in words and as a colour."""
+_OFF_BOOK: dict[str, bool | None] = {outcome.kind: outcome.off_book for outcome in get_args(Outcome)}
 
 
 def console_on(file: TextIO | None = None, *, force_terminal: bool | None = None) -> Console:
@@ -110,7 +104,7 @@ class Meter:
         """Show a line about an outcome above the bar, at the next refresh; the kind at its beginning is coloured."""
         text = Text(line)
         if not plain:
-            text.stylize(_STYLES[outcome.off_book], 0, len(outcome.kind))
+            text.stylize(_MEANING[outcome.off_book][1], 0, len(outcome.kind))
         self._lines.append(text)
 
     async def run(self) -> None:
@@ -153,7 +147,7 @@ def outcome_table(tally: Tally) -> Table:
     table.add_column("orders", justify="right", min_width=8)
     table.add_column("off the book")
     for kind, count in tally.counts.items():
-        meaning, style = _MEANING[kind]
+        meaning, style = _MEANING[_OFF_BOOK[kind]]
         faint = not count
         table.add_row(kind.replace("_", " "), f"{count}", meaning if count else "", style="dim" if faint else style)
     return table

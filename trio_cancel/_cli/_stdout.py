@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections import deque
 from contextlib import suppress
 
 import trio
@@ -43,7 +42,7 @@ class Stdout:
         self.lost = 0
         self.no_thread: RuntimeError | None = None
         self.ended = trio.Event()
-        self._lines: deque[bytes] = deque()
+        self._lines: list[bytes] = []
         self._closed = False
         self._limiter = trio.CapacityLimiter(1)  # a separate one: other threads must not hold it up
         self._full = Wakeup()

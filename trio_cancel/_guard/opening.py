@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_cancel._journal.address import Server, server_of
+from trio_cancel._journal.address import server_of
 from trio_cancel._session.lookups import OpensLookup
 from trio_cancel._trio.running import check_trio
 from trio_cancel._values.errors import ConfigurationError, JournalError
@@ -113,24 +113,17 @@ def open_guard(
         raise ConfigurationError(
             "A guard looks up with the credentials of each account: pass a RestLookup without credentials of its own."
         )
-    return _open(server, accounts, ssl_context, lookup, observer, on_taken)
 
+    @asynccontextmanager
+    async def opened() -> AsyncGenerator[Guard]:
+        check_trio("open_guard()")
+        try:
+            from trio_cancel._guard.guard import guarding
+        except ImportError as error:
+            raise JournalError(
+                "A guard needs psycopg, which is not installed: pip install 'trio-cancel[postgres]'."
+            ) from error
+        async with guarding(server, accounts, ssl_context, lookup, observer, on_taken) as tasks:
+            yield Guard(tasks)
 
-@asynccontextmanager
-async def _open(
-    server: Server,
-    credentials: tuple[Credentials, ...],
-    ssl_context: ssl.SSLContext | None,
-    lookup: OpensLookup | None,
-    observer: Observer | None,
-    on_taken: Callable[[str, CancelReport], object] | None,
-) -> AsyncGenerator[Guard]:
-    check_trio("open_guard()")
-    try:
-        from trio_cancel._guard.guard import guarding
-    except ImportError as error:
-        raise JournalError("A guard needs psycopg, which is not installed: pip install 'trio-cancel[postgres]'.") from (
-            error
-        )
-    async with guarding(server, credentials, ssl_context, lookup, observer, on_taken) as tasks:
-        yield Guard(tasks)
+    return opened()
