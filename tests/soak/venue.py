@@ -113,9 +113,9 @@ class _Server:
         book = self._sandbox.book
         while self._placed and self._placed[0][0] < trio.current_time() - KEEP:
             _, order, external_id = self._placed.popleft()
-            del book._orders[order]
+            del book._versions[order]
             if external_id is not None:
-                del book._by_external_id[external_id]
+                del book._named[external_id]
 
 
 def _told(record: RequestRecord) -> dict[str, Any]:

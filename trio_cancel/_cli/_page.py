@@ -7,6 +7,7 @@ once more where plotly draws them, because plotly interprets some markup.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from html import escape
@@ -201,57 +202,49 @@ def _sessions_and_connections(
 
 
 def _traces(plot: Any, above: list[tuple[str, Bar]], shown: list[JournalOrder]) -> Iterable[tuple[Any, int]]:
-    sessions = [bar for label, bar in above if label.startswith("session")]
-    connections = [bar for label, bar in above if not label.startswith("session")]
-    last = max([bar.end for _, bar in above] + [at for order in shown for at in _times(order)], default=0.0)
-    held: list[Bar] = []
-    left: list[Bar] = []
-    attempts: list[Bar] = []
-    unanswered: list[Bar] = []
+    begun = [hold.held_at for order in shown for hold in order.holds]
+    begun += [cancel.intended_at for order in shown for cancel in order.cancels]
+    last = max([bar.end for _, bar in above] + begun, default=0.0)
+    bars: defaultdict[str, list[Bar]] = defaultdict(list)
+    for label, bar in above:
+        bars[label.partition(" ")[0]].append(bar)
     outcomes: dict[str, list[Bar]] = {}
     for row, order in enumerate(shown):
         name = _drawn(_name_of(order))
         for hold in order.holds:
             text = f"{name}<br>held {moment(hold.held_at)}"
             if hold in order.open_holds:
-                left.append(Bar(row, hold.held_at, last, f"{text}<br>and left"))
+                bars["left"].append(Bar(row, hold.held_at, last, f"{text}<br>and left"))
             else:
                 end = hold.held_at if hold.released_at is None else hold.released_at
                 ended = "" if hold.released_at is None else f"<br>until {moment(hold.released_at)}"
-                held.append(Bar(row, hold.held_at, end, text + ended))
+                bars["held"].append(Bar(row, hold.held_at, end, text + ended))
         for cancel in order.cancels:
             for attempt, connection in zip(cancel.attempts, cancel.connections, strict=True):
                 written = cancel.intended_at if attempt.written_at is None else attempt.written_at
                 text = f"{name}<br>{_drawn(attempt.request_id)}, connection {cancel.session}.{connection}"
                 text += f"<br>written {moment(written)}"
                 if attempt.answered_at is None:
-                    unanswered.append(Bar(row, written, written, f"{text}<br>no answer"))
+                    bars["unanswered"].append(Bar(row, written, written, f"{text}<br>no answer"))
                 else:
                     took = (attempt.answered_at - written) * 1000
                     text += f"<br>answered {moment(attempt.answered_at)} ({took:.1f} ms), status {attempt.status}"
-                    attempts.append(Bar(row, written, attempt.answered_at, text))
+                    bars["answered"].append(Bar(row, written, attempt.answered_at, text))
             at = cancel.intended_at if cancel.settled_at is None else cancel.settled_at
             kind = cancel.kind or "no outcome"
             text = f"{name}<br>{kind.replace('_', ' ')} {moment(at)}"
             text += f"<br>code {cancel.error_code}" if cancel.error_code else ""
             outcomes.setdefault(kind, []).append(Bar(row, at, at, text))
-    yield _bars(plot, "session", sessions, SESSION, 8), 1
-    yield _bars(plot, "connection", connections, CONNECTION, 4), 1
-    yield _bars(plot, "held", held, HELD, 9), 2
-    yield _bars(plot, "held, and left", left, LEFT, 9), 2
-    yield _bars(plot, "attempt, answered", attempts, ATTEMPT, 4), 2
-    yield _marks(plot, "attempt, no answer", unanswered, NO_ANSWER, "line-ns-open"), 2
+    yield _bars(plot, "session", bars["session"], SESSION, 8), 1
+    yield _bars(plot, "connection", bars["connection"], CONNECTION, 4), 1
+    yield _bars(plot, "held", bars["held"], HELD, 9), 2
+    yield _bars(plot, "held, and left", bars["left"], LEFT, 9), 2
+    yield _bars(plot, "attempt, answered", bars["answered"], ATTEMPT, 4), 2
+    yield _marks(plot, "attempt, no answer", bars["unanswered"], NO_ANSWER, "line-ns-open"), 2
     for kind in (*KINDS, *sorted(outcomes.keys() - KINDS.keys())):
         if kind in outcomes:
             colour, shape = KINDS.get(kind, (LEFT, "circle-open"))
             yield _marks(plot, _drawn(kind.replace("_", " ")), outcomes[kind], colour, shape), 2
-
-
-def _times(order: JournalOrder) -> Iterable[float]:
-    for hold in order.holds:
-        yield hold.held_at
-    for cancel in order.cancels:
-        yield cancel.intended_at
 
 
 def _bars(plot: Any, name: str, bars: list[Bar], colour: str, width: int) -> Any:

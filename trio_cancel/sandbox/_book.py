@@ -149,18 +149,16 @@ class Book:
     def __init__(self, *, now: Callable[[], int], rng: random.Random | None = None) -> None:
         self._now = now
         self._rng = rng or random.Random()
-        self._orders: dict[str, Order] = {}
-        self._by_external_id: dict[str, str] = {}
         self._executions: dict[str, list[Execution]] = {}
-        # The history: each order's values, oldest first, and the orders that had an external id.
+        # Each order's values, oldest first, and the ids of the orders that had an external id.
         self._versions: dict[str, list[Order]] = {}
         self._named: dict[str, list[str]] = {}
 
     def __len__(self) -> int:
-        return len(self._orders)
+        return len(self._versions)
 
     def __iter__(self) -> Iterator[Order]:
-        return iter([self._present(order) for order in self._orders.values()])
+        return iter([self._present(versions[-1]) for versions in self._versions.values()])
 
     def create(
         self,
@@ -199,10 +197,10 @@ class Book:
         if not 0 <= delay < 1e9:
             raise InvalidOrder("delay must be a number of seconds, 0 or more.")
         order_id = id if id is not None else str(UUID(int=self._rng.getrandbits(128), version=4)).upper()
-        if canonical_id(order_id) in self._orders:
+        if canonical_id(order_id) in self._versions:
             raise InvalidOrder(f"There is an order {order_id} already.")
-        if external_id is not None and external_id in self._by_external_id:
-            older = self.get(self._by_external_id[external_id])
+        if external_id is not None and external_id in self._named:
+            older = self.get(external_id=external_id)
             if older.status.active or older.status is BookStatus.PENDING_CREATION:
                 raise InvalidOrder(f"The active order {older.id} has the external id {external_id} already.")
         now = self._now()
@@ -221,7 +219,6 @@ class Book:
         )
         self._keep(order)
         if external_id is not None:
-            self._by_external_id[external_id] = order_id
             self._named.setdefault(external_id, []).append(order_id)
         return order
 
@@ -233,11 +230,11 @@ class Book:
         """
         if (id is None) == (external_id is None):
             raise BookError("Give id or external_id, and not both.")
-        found = id if external_id is None else self._by_external_id.get(external_id)
-        order = self._orders.get(canonical_id(found)) if found is not None else None
-        if order is None:
+        ids = [id] if id is not None else self._named.get(external_id or "", [])
+        versions = self._versions.get(canonical_id(ids[-1])) if ids else None
+        if versions is None:
             raise NoSuchOrder("Order not found.")
-        return self._present(order)
+        return self._present(versions[-1])
 
     def fill(
         self,
@@ -300,8 +297,8 @@ class Book:
         """
         ids = [id] if id is not None else self._named.get(external_id or "", [])
         for key in map(canonical_id, reversed(ids)):
-            if key in self._orders:
-                self._present(self._orders[key])
+            if key in self._versions:
+                self._present(self._versions[key][-1])
             for version in reversed(self._versions.get(key, ())):
                 if version.update_date <= at:
                     return version
@@ -310,7 +307,7 @@ class Book:
     def open_as_of(self, at: int) -> list[Order]:
         """Return the orders that were active at Unix milliseconds ``at``, oldest first."""
         found: list[Order] = []
-        for order_id in self._orders:
+        for order_id in self._versions:
             try:
                 found.append(self.as_of(at, order_id))
             except NoSuchOrder:
@@ -318,9 +315,7 @@ class Book:
         return [order for order in found if order.status.active]
 
     def _keep(self, order: Order) -> None:
-        key = canonical_id(order.id)
-        self._orders[key] = order
-        self._versions.setdefault(key, []).append(order)
+        self._versions.setdefault(canonical_id(order.id), []).append(order)
 
     def _active(self, id: str | None, external_id: str | None) -> Order:
         order = self.get(id, external_id=external_id)
