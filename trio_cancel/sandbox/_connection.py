@@ -165,9 +165,6 @@ class ServedConnection:
         match event:
             case TextMessage(data=data, message_finished=finished):
                 self._heard_at = trio.current_time()
-                if finished and not self._parts:
-                    self._take_text(data)
-                    return
                 self._parts.append(data)
                 self._parts_size += len(data)
                 if self._parts_size > MAX_MESSAGE:
