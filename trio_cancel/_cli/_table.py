@@ -189,7 +189,7 @@ class Header:
 
 
 def read_header(number: int, cells: list[str], separator: str, *, literal: bool) -> Header | None:
-    """Return a header if the row at line ``number`` names a column of ids; if ``literal``, by no other name."""
+    """Return a header if the row at line ``number`` names a column of ids; ``literal`` takes no other name for it."""
     names = [plain_name(cell) for cell in cells]
     found: list[int | None] = []
     for label, known in (("id", IDS), ("external_id", EXTERNAL_IDS)):
