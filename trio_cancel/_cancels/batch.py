@@ -38,21 +38,13 @@ Invalid: TypeAlias = Literal["raise", "report"]
 
 
 def check_invalid(invalid: object) -> None:
-    """Refuse an unknown word for ``invalid``.
-
-    Raises:
-        ConfigurationError: it is neither "raise" nor "report".
-    """
+    """Raise ConfigurationError for an unknown word for ``invalid``."""
     if invalid not in ("raise", "report"):
         raise ConfigurationError(f'invalid must be "raise" or "report", not {invalid!r}.')
 
 
 def as_request(item: object, index: int) -> CancelRequest:
-    """Return an order id or a request as a request.
-
-    Raises:
-        InvalidRequest: names the item's index.
-    """
+    """Return an order id or a request as a request, or raise InvalidRequest with the item's index."""
     where = f"Item {index} of the requests: "
     if isinstance(item, CancelRequest):
         return item
@@ -65,11 +57,7 @@ def as_request(item: object, index: int) -> CancelRequest:
 
 
 def check_iterable(requests: object) -> None:
-    """Refuse an iterable that is not a list of order ids: one id, one request, a mapping.
-
-    Raises:
-        InvalidRequest: says what it is.
-    """
+    """Raise InvalidRequest for an iterable that is not a list of order ids: one id, one request, a mapping."""
     kind = type(requests).__name__
     if isinstance(requests, str | CancelRequest):
         raise InvalidRequest(f"A bulk cancel needs an iterable of order ids, not one {kind}; put it into a list.")

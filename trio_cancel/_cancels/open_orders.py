@@ -43,29 +43,23 @@ TRIES = 3
 PAGES_MOST = 1_000
 BARREN_MOST = 3
 """Pages in a row without anything new, in a list that says it goes on."""
-PAGE_TRIES = 5
-PAGE_WAIT, PAGE_WAIT_MOST = 0.5, 4.0
-"""Seconds until a page is requested again, at first and at most."""
+PAGE_WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds until a page is requested again, each time."""
 
 AskForPage: TypeAlias = "Callable[[int], Awaitable[Page]]"
 """Returns one page of all open orders, from 1; raises LookupFailed."""
 
 
 class _List:
-    """One list, page after page.
-
-    Attributes:
-        ended: there is no other page, or it cannot be read.
-        failure: why the list is not complete, if that is how it ended.
-        broken: a page could not be read, so the next list may be better.
-    """
+    """One list, page after page."""
 
     def __init__(self, ask: AskForPage) -> None:
         self._ask = ask
         self._seen: set[CancelRequest] = set()
         self._number = self._barren = self._unreadable = 0
-        self.ended = self.broken = False
-        self.failure: LookupFailed | None = None
+        self.ended = False  # there is no other page, or it cannot be read
+        self.broken = False  # a page could not be read, so the next list may be better
+        self.failure: LookupFailed | None = None  # why the list is not complete, if that is how it ended
 
     async def next_page(self) -> list[OrderState]:
         """Return the orders of the next page that were on no earlier page."""
@@ -99,17 +93,15 @@ class _List:
         return new
 
     async def _ask_again(self) -> Page:
-        wait = PAGE_WAIT
-        for left in reversed(range(PAGE_TRIES)):
+        for wait in PAGE_WAITS:
             try:
                 return await self._ask(self._number)
             except LookupFailed as error:
-                if not left or error.status in FINAL:
+                if error.status in FINAL:
                     raise
                 pause = max(wait, min(RETRY_AFTER_MOST, error.retry_after or 0.0))
             await trio.sleep(pause)
-            wait = min(PAGE_WAIT_MOST, 2 * wait)
-        raise AssertionError("the last try returns or raises")
+        return await self._ask(self._number)
 
 
 @attrs.define(eq=False)
@@ -123,17 +115,7 @@ class _Found:
 
 
 class Sweep:
-    """What has been listed and what happened to it; decides what is canceled, and when it is over.
-
-    Args:
-        meant: which orders.
-        quiet: seconds.
-        now: trio's clock.
-
-    Attributes:
-        failure: why the last list was not complete.
-        none_seen_since: Unix seconds, see :class:`OpenReport`.
-    """
+    """What has been listed and what happened to it; decides what is canceled, and when it is over."""
 
     def __init__(self, meant: OpenFilter, quiet: float, now: float) -> None:
         self._filter = meant
@@ -144,7 +126,7 @@ class Sweep:
         self._began_wall = 0.0
         self._shown = False
         self._unsure = self._outside = 0
-        self.outside = 0
+        self.outside = 0  # these three of the last list, as in the report
         self.failure: LookupFailed | None = None
         self.none_seen_since: float | None = None
 
@@ -198,12 +180,7 @@ class Sweep:
         return found.outcome
 
     def end(self, failure: LookupFailed | None, *, broken: bool) -> bool:
-        """Note that a list has ended; return True if it was the last one.
-
-        Args:
-            failure: why it was not complete.
-            broken: the next one may be better.
-        """
+        """Note that a list has ended, perhaps not complete; return True if it was the last one."""
         if failure is None and self._unsure:
             many = self._unsure != 1
             failure = LookupFailed(
@@ -242,15 +219,7 @@ class Sweep:
 
 
 class OpenOrders:
-    """The orders to cancel, as an async iterator that goes on until the sweep is over, or for ``within`` seconds.
-
-    Args:
-        sweep: learns of everything.
-        ask: returns a page.
-        wall: returns Unix seconds.
-        within: seconds from now.
-        once: list once only.
-    """
+    """The orders to cancel, as an async iterator that goes on until the sweep is over, or for ``within`` seconds."""
 
     def __init__(
         self, sweep: Sweep, ask: AskForPage, wall: Callable[[], float], within: float, *, once: bool = False

@@ -79,10 +79,7 @@ class Resumption:
     ) -> None:
         """Cancel everything, with the time that creates need to arrive; :meth:`unsure` has what is left at the end.
 
-        Args:
-            cancel: cancels orders, and has each outcome read here.
-            session: the session that cancels them.
-            policy: how long and how often each is tried.
+        ``cancel`` cancels orders in the session, and has each outcome read here.
         """
         timings = session.timings
         settled_at = trio.current_time() + timings.settle
@@ -114,18 +111,9 @@ class Resumption:
 
 
 def why_old(known_at: float, now: float, remedy: str) -> NotWritten:
-    """Return why an order is not canceled by its old external id.
-
-    Args:
-        known_at: until when (Unix seconds) its session certainly meant this order by it.
-        now: Unix seconds.
-        remedy: what includes it anyway.
-    """
-    age = (
-        "is stamped in the future, since the clock was set back,"
-        if known_at > now
-        else f"is older than {OLD / 3600:g} h"
-    )
+    """Return why an order is not canceled by its old external id, which its session meant until ``known_at``."""
+    future = "is stamped in the future, since the clock was set back,"
+    age = future if known_at > now else f"is older than {OLD / 3600:g} h"
     return NotWritten(f"its external id {age} and may name a newer order; {remedy} takes it")
 
 

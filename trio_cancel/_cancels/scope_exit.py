@@ -252,12 +252,9 @@ class ScopeExit:
 
 
 def together(before: Outcome | None, after: Outcome, *, surely: bool) -> Outcome:
-    """Read an order's next cancel together with the earlier ones, which did not settle it.
+    """Read an order's next outcome together with what earlier cancels, which did not settle it, came to.
 
-    Args:
-        before: their result; a yes is one that may be about an older order of the name.
-        after: the next one's outcome.
-        surely: it is a yes that is about this very order.
+    A yes before may be about an older order of the name; ``surely``, the next one is a yes about this very order.
     """
     if before is None:
         return after

@@ -31,17 +31,13 @@ Channel: TypeAlias = "tuple[trio.MemorySendChannel[OrderCancel], trio.MemoryRece
 
 
 class Channels:
-    """The channels of a session's single cancels that are not in use.
-
-    Attributes:
-        near: the last cancel that was alone had its answer within ``NEAR``.
-    """
+    """The channels of a session's single cancels that are not in use."""
 
     __slots__ = ("_idle", "near")
 
     def __init__(self) -> None:
         self._idle: list[Channel] = []
-        self.near = False
+        self.near = False  # the last cancel that was alone had its answer within `NEAR`
 
     def take(self) -> Channel:
         """Return a channel that nobody else uses."""

@@ -75,10 +75,7 @@ class StreamSource:
         self._came = trio.current_time()  # when the last item arrived
 
     async def next_outcome(self) -> Outcome:
-        """Return the next outcome. Cancelled: none is lost.
-
-        Of outcomes that are ready, each ``YIELD_EVERY``-th lets other tasks run; each raises if it is cancelled.
-        """
+        """Return the next outcome; of those that are ready, each ``YIELD_EVERY``-th lets other tasks run."""
         try:
             order = await self._next_at_hand()
             if order is None:

@@ -20,8 +20,8 @@ class Server:
     """A PostgreSQL database that keeps journals, and perhaps one of them.
 
     Attributes:
-        conninfo: the url as the database's client library takes it; it may hold a password.
-        name: the journal's name; "" if the address names the database only.
+        conninfo: the url as the database's client library takes it; it may contain a password.
+        name: the journal's name; "" if the address names only the database.
         shown: the address as it may be shown and logged: without user, password and options.
     """
 
@@ -34,8 +34,8 @@ def server_of(address: str | os.PathLike[str]) -> Server | None:
     """Return the database that an address means; None if it is the path of a file.
 
     Raises:
-        ConfigurationError: it is the url of a database and cannot be read. Nothing of it is shown: it may hold a
-            password.
+        ConfigurationError: it is the url of a database and cannot be read. The message shows nothing of it, because it
+            may contain a password.
     """
     text = os.fspath(address)
     if not text.startswith(SCHEMES):
@@ -72,7 +72,7 @@ def _is_option(key: str) -> bool:
 
 
 def shown(address: str | os.PathLike[str]) -> str:
-    """Return an address as it may be shown: a path as it is, a database without what may be secret."""
+    """Return an address as it may be shown: a path as it is, a database without anything secret."""
     server = server_of(address)
     return os.fspath(address) if server is None else server.shown
 
@@ -84,11 +84,7 @@ def title_of(address: str | os.PathLike[str]) -> str:
 
 
 def check_address(journal: object) -> None:
-    """Refuse what cannot be the address of a journal.
-
-    Raises:
-        ConfigurationError: it is not text, or is neither a path nor the url of a database with the name of a journal.
-    """
+    """Raise ConfigurationError unless it is a path, or the url of a database with the name of a journal."""
     if not isinstance(journal, str | os.PathLike):
         raise ConfigurationError(
             f"journal must be the path of a file or the url of a database, not {type(journal).__name__}."

@@ -1,9 +1,9 @@
 """What a forked child must leave alone: its parent's locks, and its parent's SQLite connections.
 
-A lock on an open file belongs to the child as well as to its parent, and lasts until both have closed the file; so the
+A lock on an open file belongs to the child as well as to its parent, and lasts until both have closed the file, so the
 child closes its copy at once. An SQLite connection must not be used in a child, not even to close it: that could undo
-a transaction of its parent in the memory that both share. So none is ever finalised there. SQLite also remembers, for
-the whole process, which locks it has on a file; a child has that memory and not the locks, so that it must not open
+a transaction of its parent in the memory that both share. So no connection is ever finalised there. SQLite also
+remembers which locks the process has on a file. A child inherits that memory but not the locks, so it must not open
 those files through SQLite at all.
 """
 
@@ -13,21 +13,12 @@ import os
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Protocol
 
 import attrs
 
-
-class Inherited(Protocol):
-    """What a child gives up."""
-
-    def forked(self) -> None:
-        """Let go of it in a child, in a way that leaves the parent's."""
-
-
-_locks: set[Inherited] = set()
+_give_up: set[Callable[[], None]] = set()  # called in a child: what gives up its copies of locks
 _open: Counter[str] = Counter()  # the journals that this process has open through SQLite, and how often
 _of_parents: set[str] = set()  # those that a parent of this process had open when it was forked
 
@@ -36,14 +27,14 @@ _of_parents: set[str] = set()  # those that a parent of this process had open wh
 class _Forks:
     begun: int = 0
     ended: int = 0
-    guard: threading.Lock = attrs.field(factory=threading.Lock)  # of the counts of open journals
+    guard: threading.Lock = attrs.field(factory=threading.Lock)  # protects the counts of open journals
 
 
 _forks = _Forks()
 
 
 def forks() -> int:
-    """Return a number that tells, by :func:`has_forked`, whether the process was forked since."""
+    """Return a number from which :func:`has_forked` tells whether the process was forked since."""
     return _forks.ended
 
 
@@ -52,14 +43,14 @@ def has_forked(since: int) -> bool:
     return not _forks.begun == _forks.ended == since
 
 
-def note(lock: Inherited) -> None:
-    """Have a lock given up in children."""
-    _locks.add(lock)
+def note(give_up: Callable[[], None]) -> None:
+    """Have a function called in children, which gives up a lock there."""
+    _give_up.add(give_up)
 
 
-def forget(lock: Inherited) -> None:
-    """Note that a lock was released."""
-    _locks.discard(lock)
+def forget(give_up: Callable[[], None]) -> None:
+    """Undo :func:`note`, after the lock was released."""
+    _give_up.discard(give_up)
 
 
 def is_parents(path: str) -> bool:
@@ -97,7 +88,7 @@ def using(path: str) -> Generator[None]:
 
 
 def keep_for_ever(connection: sqlite3.Connection) -> None:
-    """Let no garbage collector and no end of an interpreter, here or in a child, finalise a connection."""
+    """Keep the garbage collector and the end of an interpreter, here and in children, from finalising a connection."""
     _count(connection, "Py_IncRef")
 
 
@@ -108,10 +99,10 @@ def let_go(connection: sqlite3.Connection) -> None:
 
 def _count(connection: sqlite3.Connection, change: str) -> None:
     # A reference that Python does not know of: one in a module's dict would be dropped at the interpreter's end.
-    import ctypes  # for those who keep a journal
+    import ctypes  # here, because only users of a journal need it
 
     api = getattr(ctypes, "pythonapi", None)
-    if api is not None:  # CPython; others finalise nothing at their end
+    if api is not None:  # only CPython finalises anything at its end
         getattr(api, change)(ctypes.py_object(connection))
 
 
@@ -125,12 +116,12 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     _forks.begun = _forks.ended
-    _forks.guard = threading.Lock()  # perhaps another thread had it, which is not here
+    _forks.guard = threading.Lock()  # perhaps it was taken, by a thread that does not exist here
     _of_parents.update(_open)
     _open.clear()
-    for lock in _locks:
-        lock.forked()
-    _locks.clear()
+    for give_up in _give_up:
+        give_up()
+    _give_up.clear()
 
 
 if hasattr(os, "register_at_fork"):

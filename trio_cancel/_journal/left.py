@@ -1,9 +1,9 @@
-"""What earlier sessions left behind in a journal, as long as this session lasts (pure; owned by the session's tasks).
+"""What earlier sessions left behind in a journal, for as long as this session lasts. The session's tasks own it.
 
-It is read once, when the journal is opened. From then on this session is the only one that writes the file, so that
-what it records itself is all that can change: an outcome (:meth:`LeftBehind.settled`), the end of a hold
-(:meth:`LeftBehind.released`), a dismissal. Orders only leave; the rules are those of ``_journal.reading``, so that the
-next session finds left what this one has not seen to.
+It is read once, when the journal is opened. From then on only this session writes the journal, so it only changes by
+what this session records: an outcome (:meth:`LeftBehind.settled`), the end of a hold (:meth:`LeftBehind.released`), a
+dismissal. Orders only leave. The rules are those of ``_journal.reading``, so the next session finds what this one has
+not dealt with.
 """
 
 from __future__ import annotations
@@ -18,22 +18,17 @@ from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import NotFound, Outcome
 
 NAMED_MOST = 10
-"""Names in a sentence; the rest are counted."""
+"""How many names a sentence has; the rest are counted."""
 
 
 class LeftBehind:
-    """The orders that earlier sessions left, and which of them are not to be touched.
-
-    Attributes:
-        under_way: the names that a resume is canceling now.
-        ours: the names of which this session has held the order itself since.
-    """
+    """The orders that earlier sessions left, and which of them must not be touched."""
 
     def __init__(self, left: Iterable[JournalOrder] = ()) -> None:
-        self.under_way: set[CancelRequest] = set()
-        self.ours: set[CancelRequest] = set()
+        self.under_way: set[CancelRequest] = set()  # the names that a resume is canceling now
+        self.ours: set[CancelRequest] = set()  # the names of orders that this session has held itself since
         self._orders: dict[CancelRequest, JournalOrder] = {order.request: order for order in left}
-        self._names: dict[CancelRequest, dict[CancelRequest, None]] = {}  # by every id that the venue may be asked for
+        self._names: dict[CancelRequest, dict[CancelRequest, None]] = {}  # by every id that an order may be canceled by
         self._by_hold: dict[int, CancelRequest] = {}
         for order in self._orders.values():
             for request in requests_of(order):
@@ -45,7 +40,7 @@ class LeftBehind:
 
     @property
     def orders(self) -> tuple[JournalOrder, ...]:
-        """What is left now, in the order in which it first came up."""
+        """What is left now, in the order in which the orders first came up."""
         return tuple(self._orders.values())
 
     def get(self, request: CancelRequest) -> JournalOrder | None:
@@ -58,7 +53,7 @@ class LeftBehind:
             self.ours.update(name for name in self._names.get(request, ()) if name in self._orders)
 
     def settled(self, outcome: Outcome) -> None:
-        """Note what a cancel of this session has come to, once that is on its way into the journal."""
+        """Note the outcome of a cancel of this session, once that is on its way into the journal."""
         if not self._orders:
             return
         request, off_book = outcome.request, bool(outcome.off_book)
@@ -76,7 +71,7 @@ class LeftBehind:
             self._replace(order, holds, unsettled=unsettled)
 
     def released(self, holds: Iterable[int]) -> None:
-        """Note that holds have ended, by their numbers."""
+        """Note that the holds with these numbers have ended."""
         for number in holds:
             order = self._orders.get(self._by_hold[number]) if number in self._by_hold else None
             if order is not None:
@@ -84,7 +79,7 @@ class LeftBehind:
                 self._replace(order, kept, unsettled=order.unsettled)
 
     def drop(self, request: CancelRequest) -> None:
-        """Note that an order is nobody's to cancel any more."""
+        """Note that nobody has to cancel an order any more."""
         del self._orders[request]
 
     def _replace(self, order: JournalOrder, holds: tuple[JournalHold, ...], *, unsettled: bool) -> None:
@@ -95,12 +90,12 @@ class LeftBehind:
 
 
 def requests_of(order: JournalOrder) -> tuple[CancelRequest, ...]:
-    """Return what the venue may be asked for: the name that the journal has, and the venue's ids."""
+    """Return all requests that name an order: by its name in the journal, and by the venue's ids."""
     by_id = [hold.order_id for hold in order.open_holds] + [order.meant]
     return (order.request, *(request_of(0, key) for key in by_id if key is not None))
 
 
 def names_of(orders: tuple[JournalOrder, ...]) -> str:
-    """Return the names of orders for a sentence: the first ten, then a count."""
+    """Return the names of orders for a sentence."""
     more = f" and {len(orders) - NAMED_MOST} more" if len(orders) > NAMED_MOST else ""
     return ", ".join(order.request.key for order in orders[:NAMED_MOST]) + more

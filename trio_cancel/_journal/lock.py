@@ -1,7 +1,7 @@
-"""One writer per journal: a lock on a file beside it, which the system takes back when its process dies.
+"""One writer per journal: a lock on a file beside it, which the system releases when its process dies.
 
 The lock is not on the journal itself, so that others can read that while it is being written. The file beside it stays:
-removing it would let two writers lock two files of one name. A forked child gives its copy of the lock up at once.
+if it were removed, two writers could lock two files of one name. A forked child gives up its copy of the lock at once.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from typing import Protocol
 from trio_cancel._journal import fork
 
 HAS_FLOCK = importlib.util.find_spec("fcntl") is not None
-"""False where the system is no POSIX."""
+"""False on a system that is not POSIX."""
 _TRIES = 100
-"""How often the file is opened anew because the process was forked, or the file replaced, at that moment."""
+"""How often the file is opened again because the process was forked, or the file replaced, at that moment."""
 _BUSY = 20
-"""How often a lock that is taken is tried again, a millisecond later: perhaps somebody only looks at it."""
+"""How often a lock that is taken is tried again, a millisecond later: perhaps somebody only checks it."""
 
 
 class Lock(Protocol):
     """A lock that is held."""
 
     path: str
-    """Of its file."""
+    """The path of its file."""
 
     def release(self) -> None:
-        """Let another writer in. In a forked child it does nothing: the lock is the parent's."""
+        """Let another writer in. In a forked child this does nothing: the lock is the parent's."""
 
 
 class _FileLock:
-    """By the system's lock on an open file (``flock``), which also tells two sessions of one process apart."""
+    """The system's lock on an open file (``flock``), which also tells two sessions of one process apart."""
 
     def __init__(self, path: str) -> None:
-        import fcntl  # which not every system has
+        import fcntl  # not every system has it
 
         self.path = path
         self._file: int | None = None
@@ -46,11 +46,11 @@ class _FileLock:
         for _ in range(_TRIES):
             before = fork.forks()
             self._file = file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
-            fork.note(self)
+            fork.note(self.forked)
             try:
                 if not stat.S_ISREG(os.fstat(file).st_mode):
                     raise OSError(f"{path} is not a file")
-                if not fork.has_forked(before):  # else a child may have the open file and not know it
+                if not fork.has_forked(before):  # otherwise a child may have the open file without knowing
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if _names(path, file):
                         return
@@ -70,26 +70,27 @@ class _FileLock:
         if self._file is not None:
             import fcntl
 
-            # Explicitly: also where a child that was made behind Python's back still has the file open.
+            # Explicitly, because a child that was not forked by Python may still have the file open.
             with suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_UN)
             self._close()
 
     def forked(self) -> None:
+        """Give up the child's copy, and leave the parent's."""
         file, self._file = self._file, None
         if file is not None:
             with suppress(OSError):
                 os.close(file)
 
     def _close(self) -> None:
-        fork.forget(self)
+        fork.forget(self.forked)
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
 
 
 class _DatabaseLock:
-    """By SQLite's own exclusive lock, which works wherever SQLite does."""
+    """SQLite's own exclusive lock, which works wherever SQLite does."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -114,7 +115,7 @@ def lock(path: str) -> Lock:
     """Lock the journal at ``path`` for writing.
 
     Raises:
-        BlockingIOError: another session writes it.
+        BlockingIOError: another session is writing it.
         OSError: the lock's file cannot be made or locked.
     """
     beside = f"{path}.lock"
@@ -127,7 +128,7 @@ def lock(path: str) -> Lock:
 
 
 def is_locked(path: str) -> bool | None:
-    """Return True if a session writes the journal at ``path`` now, False if none does, None if that cannot be told."""
+    """Return True if a session is writing the journal at ``path``, False if none is, None if that is not known."""
     if not HAS_FLOCK:
         return None
     import fcntl
@@ -143,7 +144,7 @@ def is_locked(path: str) -> bool | None:
     except OSError:
         return None
     finally:
-        os.close(file)  # and with it the lock
+        os.close(file)  # which also releases the lock
     return False
 
 

@@ -1,7 +1,7 @@
-"""The pool of an account's rate in a database, and the task with which a session asks it for its part.
+"""The pool of an account's rate in a database, and the task in which a session asks it for its part.
 
-What is granted is not waited for on the disk: after a fail-over a piece may be granted twice. The task is never waited
-for either: while the database does not answer, the session goes on with its part (``_engine.shared_rate``).
+A grant does not wait for the disk, so a piece may be granted twice after a fail-over. Nothing waits for the task
+either: while the database does not answer, the session goes on with its part (``_engine.shared_rate``).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from trio_cancel._values.observer import logger
 WITHIN = 2.0
 """Seconds that an ask may take."""
 LEAVING = 0.5
-"""Seconds that the end of a session waits for what says that it needs nothing any more."""
+"""Seconds that the end of a session waits until it has said that it needs nothing more."""
 OPENING = 20.0
-"""Seconds that it may take to begin."""
+"""Seconds that the beginning may take."""
 _BRIEF: LiteralString = "set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '250', true)"
 _POOL: LiteralString = """
 SELECT rate, burst, full_at, guard_at, others_at, asked_at, since FROM trio_cancel.pace WHERE account = %s FOR UPDATE
@@ -57,30 +57,21 @@ WHERE account = %(account)s
 
 
 def begin(cursor: psycopg.Cursor[Any]) -> None:
-    """Begin a transaction that is not waited for long: neither for a lock, nor for the disk, nor by others for it."""
+    """Begin a transaction that waits neither for the disk nor long for a lock, and lets nobody wait long for it."""
     cursor.execute(f"SELECT {_BRIEF}, {STANDS_STILL}", {"idle": "1000"})
 
 
 def exchange(
     cursor: psycopg.Cursor[Any], account: int, member: str, name: str, ask: Ask, *, guard: bool
 ) -> Grant | None:
-    """Ask an account's pool, in the cursor's transaction, which has to be committed.
+    """Ask an account's pool for a member, which has the journal ``name``; return None if the account has no pool.
 
-    Args:
-        cursor: of a transaction.
-        account: its number.
-        member: who asks.
-        name: the name of its journal.
-        ask: for what.
-        guard: whether it is a guard.
-
-    Returns:
-        None if the account has no pool.
+    This is done in the cursor's transaction, which has to be committed.
     """
     row = cursor.execute(_POOL, (account,)).fetchone()
     if row is None:
         return None
-    # Once the row is locked: by the clock of whoever comes first nobody comes later.
+    # Once the row is locked, so that the times of those who ask are in the order in which they are served.
     others = cursor.execute(_MEMBERS, (account,)).fetchone()
     assert others is not None
     now, seen = others
@@ -91,7 +82,7 @@ def exchange(
 
 
 class _Member:
-    """A session's connection to its pool; one thread at a time uses it."""
+    """A session's connection to its pool; one thread uses it at a time."""
 
     def __init__(self, server: Server, pacer: Pacer) -> None:
         self._server = server
@@ -125,7 +116,7 @@ class _Member:
     def _exchange(self, cursor: psycopg.Cursor[Any], ask: Ask) -> Grant:
         name = self._server.name
         answer = exchange(cursor, self._account, self._member, name, ask, guard=False)
-        if answer is None:  # a fail-over has lost it
+        if answer is None:  # the pool was lost in a fail-over
             self._set(cursor)
             answer = exchange(cursor, self._account, self._member, name, ask, guard=False)
             assert answer is not None
@@ -175,7 +166,7 @@ class _Member:
                 self._closed = True
 
     def abandon(self) -> None:
-        """Have the connection closed, by the thread that uses it if there is one; never waits."""
+        """Have the connection closed, by the thread that is using it if there is one; never waits."""
         self._closed = True
         if self._turn.acquire(blocking=False):
             try:
@@ -199,7 +190,7 @@ class _Member:
 
 
 async def _ask_on(limit: SharedLimit, member: _Member, limiter: trio.CapacityLimiter, shown: str) -> None:
-    """Ask again and again, until cancelled."""
+    """Ask again and again until cancelled."""
     away = False
     while True:
         with trio.move_on_at(limit.exchange_at):
@@ -228,11 +219,7 @@ async def _ask_on(limit: SharedLimit, member: _Member, limiter: trio.CapacityLim
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_shared(server: Server, pacer: Pacer) -> AsyncGenerator[SharedLimit]:
-    """Share an account's rate for one session, whose journal has been opened; its block's exception comes out as it is.
-
-    Args:
-        server: the database, and the name of the session's journal in it.
-        pacer: the rate.
+    """Share an account's rate for a session whose journal is open; its block's exception propagates unchanged.
 
     Raises:
         JournalError: on entering, if the database cannot be used.

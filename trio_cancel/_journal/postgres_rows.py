@@ -1,4 +1,4 @@
-"""What is read of a journal in a PostgreSQL database, and what is forgotten of it; in the transaction of who asks."""
+"""Reads a journal in a PostgreSQL database and forgets some of it, in the transaction of the caller."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COLUMNS: dict[LiteralString, tuple[LiteralString, LiteralString]] = {
     "outcome": ("intent, kind, settled, error_code", "intent"),
     "answer": ("number, intent, connection, written, answered, status, kind, error_code", "intent"),
 }
-"""The columns of each table, as ``_journal.rows`` has them, and the one with the number of the hold or intent."""
+"""The columns of each table, as in ``_journal.rows``, and the one with the number of the hold or intent."""
 _URL: LiteralString = """
 SELECT url FROM trio_cancel.account WHERE id = (SELECT account FROM trio_cancel.journal WHERE id = %(journal)s)
 """
@@ -89,15 +89,15 @@ SELECT number, attempt, CASE WHEN EXISTS (SELECT FROM name) THEN json_build_arra
 ) END FROM ({_LAST}) AS last
 """.format(**_WORDS)
 """Where the numbers go on, and the rows that concern the names of which something may be left, or the venue's ids that
-they had. All of it in one statement, so that who takes many journals over has one answer a journal to wait for."""
+they had. It is one statement, so that whoever takes over many journals waits for only one answer per journal."""
 _IDS = {"hold": 3, "placed": 2, "intent": 3}
 """The place of an order's id in the rows of a table."""
 _ESCAPE = "\x1a"
-"""Begins what stands for a NUL, and for itself, in an id."""
+"""In an id, begins what stands for a NUL and for itself."""
 
 
 def stored(text: str) -> str:
-    """Return an id as the database can keep it: a text there holds no NUL, and an id may."""
+    """Return an id as the database can keep it: a text there cannot contain a NUL, and an id may."""
     if "\0" in text or _ESCAPE in text:
         return text.replace(_ESCAPE, f"{_ESCAPE}1").replace("\0", f"{_ESCAPE}0")
     return text
@@ -114,11 +114,9 @@ def names_left(cursor: psycopg.Cursor[Any], journal: int) -> list[tuple[int, str
 
 
 def left_of(cursor: psycopg.Cursor[Any], journal: int) -> tuple[int, int, Tables | None]:
-    """Return where a journal's numbers go on, and what was left in it.
+    """Return the last number of a hold or intent, that of an attempt, and the rows that tell what was left, or None.
 
-    Returns:
-        The last number of a hold or intent, and of an attempt; and the rows that tell what was left, None if nothing
-        was. A journal may be large, the rest is history.
+    Other rows are not read, because a journal may be large.
     """
     row = cursor.execute(_LEFT, {"journal": journal}).fetchone()
     assert row is not None
@@ -175,16 +173,7 @@ _PREPARE: tuple[LiteralString, ...] = (
 
 
 def forget(cursor: psycopg.Cursor[Any], journal: int, before: int, most: int) -> int:
-    """Forget what was settled before a time, in the cursor's transaction; see ``_journal.forgetting``.
-
-    The caller keeps everybody else from writing the journal meanwhile.
-
-    Args:
-        cursor: in a transaction.
-        journal: its number in the database.
-        before: Unix microseconds.
-        most: how many of the oldest records are looked at, at most.
-    """
+    """Forget what was settled before a time; see ``_journal.forgetting``. It is done in the cursor's transaction."""
 
     def execute(statement: LiteralString, values: Mapping[str, Any]) -> list[Any]:
         found = cursor.execute(statement, values)

@@ -1,4 +1,4 @@
-"""What a journal says about each order, and which orders a dead process left (pure, but for :func:`read_journal`)."""
+"""What a journal says about each order, and which orders a dead process left."""
 
 from __future__ import annotations
 
@@ -164,15 +164,10 @@ def read_journal(path: str | os.PathLike[str]) -> JournalContents:
 
 @attrs.define(eq=False)
 class _Story:
-    """One order while its rows are put together; holds and cancels by their numbers.
+    """One order while its rows are put together; holds and cancels by their numbers."""
 
-    Attributes:
-        request: the order, as it was named first.
-        first: the least of the numbers.
-    """
-
-    request: CancelRequest
-    first: float = math.inf
+    request: CancelRequest  # as it was named first
+    first: float = math.inf  # the least of the numbers
     holds: dict[int, JournalHold] = attrs.field(factory=dict)
     cancels: dict[int, JournalCancel] = attrs.field(factory=dict)
 
@@ -218,8 +213,10 @@ def contents_of(tables: Tables) -> JournalContents:
             number, session, at / 1e6, tried, kind, seconds(settled), code, connections
         )
         alive[session] = max(alive[session], settled or 0)
-    closed: dict[CancelRequest, int] = {}
-    told: dict[CancelRequest, int] = {}
+    closed: dict[
+        CancelRequest, int
+    ] = {}  # what a cancel by the venue's id found off the book, with the last one's number
+    told: dict[CancelRequest, int] = {}  # the same, and what the venue said that it does not know
     for story in stories.values():
         request = story.request
         for number, cancel in () if request.id is None else story.cancels.items():
@@ -229,6 +226,7 @@ def contents_of(tables: Tables) -> JournalContents:
                 told[request] = number
     caps = _caps(tables.sessions)
     lives = {number: at / 1e6 for number, at in alive.items()}
+    # Until when each session surely meant what it wrote: its last sign of life, or an earlier beginning of a later one.
     known = {number: min(at, caps.get(number, math.inf)) for number, at in lives.items()}
     return JournalContents(
         tables.url,
@@ -255,19 +253,9 @@ def _attempts(rows: Iterable[AttemptRow], session: SessionRow | None) -> tuple[A
 
 
 def _order(
-    story: _Story,
-    lives: dict[int, float],
-    closed: dict[CancelRequest, int],
-    told: dict[CancelRequest, int],
+    story: _Story, known: dict[int, float], closed: dict[CancelRequest, int], told: dict[CancelRequest, int]
 ) -> JournalOrder:
-    """Put one order together.
-
-    Args:
-        story: the order, its holds and cancels.
-        lives: when each session last gave a sign of life, or a later one began if the clock says that it was earlier.
-        closed: the orders that a cancel by the venue's id has found off the book, with the number of the last one.
-        told: the same, with those of which the venue said that it does not know them.
-    """
+    """Put one order together; the arguments are as in :func:`contents_of`."""
     request = story.request
     unsettled: JournalCancel | None = None
     for cancel in story.cancels.values():
@@ -298,8 +286,8 @@ def _order(
         unsettled=unsettled is not None,
         known_at=max(
             [
-                0.0 if unsettled is None else min(unsettled.intended_at, lives[unsettled.session]),
-                *(lives[hold.session] for hold in by_name),
+                0.0 if unsettled is None else min(unsettled.intended_at, known[unsettled.session]),
+                *(known[hold.session] for hold in by_name),
             ]
         ),
         meant=meant,

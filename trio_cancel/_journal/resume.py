@@ -1,4 +1,4 @@
-"""Which orders that a dead process left are to be canceled, and which are not, because their names are old."""
+"""Which orders that a dead process left are canceled, and which are not because their names are too old."""
 
 from __future__ import annotations
 
@@ -14,32 +14,21 @@ from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.outcomes import Outcome
 
 LEEWAY = 2.0
-"""Seconds by which a stamp may be in the future: a clock that is kept right is set back by no more."""
+"""Seconds by which a time may be in the future: a clock that is kept right is never set back by more."""
 OLD = 3600.0
-"""Seconds from which an external id may name a newer order: the venue lets it be used again."""
+"""Seconds after which an external id may name a newer order: the venue lets it be used again."""
 
 
 @attrs.frozen
 class PlannedCancel:
-    """One order that is to be canceled.
+    """One order that is to be canceled."""
 
-    Attributes:
-        request: what the venue is asked for: its own id where that is known, since no other order can have it.
-        name: what the journal calls the order.
-        holds: the open holds that end with it.
-    """
-
-    request: CancelRequest
-    name: CancelRequest
-    holds: tuple[JournalHold, ...] = ()
+    request: CancelRequest  # what is sent: by the venue's id if that is known, since no other order can have it
+    name: CancelRequest  # what the journal calls the order
+    holds: tuple[JournalHold, ...] = ()  # the open holds that end with it
 
     def is_meant_by(self, outcome: Outcome, clock: OffsetInterval | None) -> bool:
-        """Return True if a cancel that found an order of this name off the book surely found the one that was held.
-
-        Args:
-            outcome: a yes: canceled, or already closed.
-            clock: where the venue's clock minus ours lies; None if nothing is known.
-        """
+        """Return True if a cancel that found an order of this name off the book certainly found the held one."""
         return self.request.id is not None or all(
             hold.placed_at is not None or Hold(self.request, hold.held_at, hold.clock, None).is_meant_by(outcome, clock)
             for hold in self.holds
@@ -48,28 +37,18 @@ class PlannedCancel:
 
 @attrs.frozen
 class Plan:
-    """What to do with the orders that were left.
+    """What to do with the orders that were left."""
 
-    Attributes:
-        cancels: what to cancel, in the order in which it first came up.
-        old: the orders whose external ids are too old to be sure which order they name.
-    """
-
-    cancels: tuple[PlannedCancel, ...]
-    old: tuple[JournalOrder, ...]
+    cancels: tuple[PlannedCancel, ...]  # in the order in which they first came up
+    old: tuple[JournalOrder, ...]  # their external ids are too old to be sure which order they name
 
 
 def plan_resume(left: Iterable[JournalOrder], now: float, *, old_external_ids: bool = False) -> Plan:
     """Return what to do with the orders that were left.
 
-    An external id's age counts from when its session surely meant this very order by it: of a held order from the
-    session's last sign of life, of a mere cancel from its intent. One that is stamped more than ``LEEWAY`` in the
-    future is old: the clock was set back, and nobody knows by how much.
-
-    Args:
-        left: the orders.
-        now: Unix seconds.
-        old_external_ids: cancel by old external ids, too.
+    The age of an external id counts from when its session last certainly meant this very order by it: for a held order,
+    the session's last sign of life; for a mere cancel, its intent. An id from more than ``LEEWAY`` in the future counts
+    as old: the clock was set back, and nobody knows by how much.
     """
     cancels: dict[CancelRequest, PlannedCancel] = {}
     old: list[JournalOrder] = []
@@ -85,7 +64,7 @@ def plan_resume(left: Iterable[JournalOrder], now: float, *, old_external_ids: b
 
 
 def _requests(order: JournalOrder) -> dict[CancelRequest, list[JournalHold]]:
-    """Return what the venue is to be asked for, with the holds that it ends."""
+    """Return what to send for an order, with the holds that each request ends."""
     requests: dict[CancelRequest, list[JournalHold]] = {}
     if order.unsettled:
         requests[order.request if order.meant is None else request_of(0, order.meant)] = []

@@ -1,7 +1,7 @@
-"""What a journal's tables hold, as plain rows, and how they change. Times are integer microseconds of Unix time.
+"""The rows of a journal's tables, and how they change. Times are integer microseconds of Unix time.
 
-Holds and intents are numbered by one count over the life of the file, so that it is certain which came first, whatever
-the clock did. An attempt's number is its request's number plus what its session began with.
+Holds and intents share one sequence of numbers for the life of the journal, so it is certain which came first, whatever
+the clock did. An attempt's number is its request's number plus the first number of its session.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class SessionRow(NamedTuple):
     """What the number in a request id is added to."""
     opened: int
     alive: int
-    """When it last said that it lives; its other rows may be younger."""
+    """When it last noted that it is alive; its other rows may be later."""
     closed: int | None
-    """When it ended in an orderly way; None if it lives, or died."""
+    """When it ended in an orderly way; None if it is alive, or died."""
 
 
 HoldRow: TypeAlias = tuple[int, int, int, str, int, int | None, int | None]
-"""number, session, 1 if the key is an external id, key, held at, and the least and the most that the venue's clock was
-ahead of ours then (None: not known)"""
+"""number, session, 1 if the key is an external id, key, held at, and the bounds of the venue's clock minus ours then
+(None: not known)"""
 PlacedRow: TypeAlias = tuple[int, int, str | None]
-"""number of the hold, told at that the venue has the order, the venue's id for it"""
+"""number of the hold, when its session learned that the venue has the order, the venue's id for it"""
 ReleaseRow: TypeAlias = tuple[int, int]
 """number of the hold, released at"""
 IntentRow: TypeAlias = tuple[int, int, int, str, int]
@@ -51,7 +51,7 @@ class Changes:
     """Rows that go into a journal in one transaction.
 
     Attributes:
-        alive: when the session last said that it lives, if that is to be noted.
+        alive: when the session was last alive, if that is to be noted.
         closed: when the session ended, if it did.
     """
 
@@ -94,7 +94,7 @@ class Changes:
 
 @attrs.frozen
 class Tables:
-    """Everything that a journal holds, in the order of the numbers."""
+    """All rows of a journal, in the order of their numbers."""
 
     url: str
     sessions: list[SessionRow]
@@ -108,15 +108,15 @@ class Tables:
 
 @attrs.frozen
 class Begun:
-    """Where a session goes on in a journal.
+    """A session that has begun in a journal.
 
     Attributes:
         session: its number.
         number: the number of its first hold or intent.
         attempt: what its requests' numbers are added to.
         left: the rows that tell what earlier sessions left; None if they left nothing.
-        lease: seconds that the session's claim lasts after each beat; None if nobody can take the journal over.
-        claimed_at: when the transaction was sent that began the session, on the clock of leases.
+        lease: seconds that the session's claim lasts after each beat; None if nobody can take over the journal.
+        claimed_at: when the transaction that began the session was sent, on the clock of leases.
     """
 
     session: int
@@ -130,7 +130,7 @@ class Begun:
 def spread(
     answers: Iterable[AnswerRow], attempts: Iterable[AttemptRow], outcomes: Iterable[OutcomeRow]
 ) -> tuple[list[AttemptRow], list[OutcomeRow]]:
-    """Return all attempts and all outcomes, those in ``answers`` too; an answer says more than an open attempt."""
+    """Return all attempts and outcomes, including those in ``answers``; an answer says more than an open attempt."""
     tried = {row[0]: row for row in attempts}
     settled = {row[0]: row for row in outcomes}
     for number, intent, connection, written, answered, status, kind, code in answers:
@@ -140,7 +140,7 @@ def spread(
 
 
 def micros(seconds: float) -> int:
-    """Return Unix seconds as a row holds them."""
+    """Return Unix seconds as they are in a row."""
     return int(seconds * 1_000_000)
 
 

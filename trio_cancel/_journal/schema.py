@@ -1,17 +1,17 @@
-"""The tables of trio_cancel in a PostgreSQL database, and how they are made: only by ``trio-cancel journal --migrate``.
+"""The tables of trio_cancel in a PostgreSQL database; only ``trio-cancel journal --migrate`` makes them.
 
-Everything is in the schema ``trio_cancel`` and named with it, so that no setting of a connection matters. Several
-journals share the tables; within one the rows are those of ``_journal.rows``, and the number of a session is the epoch
-of its journal: who writes for an epoch that is over finds no row to update, and writes nothing.
+Everything is in the schema ``trio_cancel`` and named with it, so no setting of a connection matters. Several journals
+share the tables. The rows of each are those of ``_journal.rows``, and the number of a session is the epoch of its
+journal: whoever writes for an epoch that is over finds no row to update, and writes nothing.
 
-``name`` says which hold has an external id now, one for each account: the hold that was recorded last under it, in
-whichever journal. Who cancels for another looks there before each attempt.
+``name`` says which hold has an external id now, for each account: the last one that was recorded under it, in whichever
+journal. Whoever cancels for another session looks there before each attempt.
 
-``pace`` has what was granted of an account's rate where its sessions share one (``_engine.shared_rate``), and
-``pace_member`` who may ask for it; times there are seconds of the database's clock.
+``pace`` has what was granted of an account's rate if its sessions share one (``_engine.shared_rate``), and
+``pace_member`` has those who may ask for it. Times there are seconds of the database's clock.
 
-A guard beats in its row of ``guard`` at least once in a second, and ``guard_account`` says whose credentials it has: so
-that a session can tell whether anybody watches.
+A guard beats in its row of ``guard`` at least once per second, and ``guard_account`` says whose credentials it has, so
+that a session can tell whether a guard watches.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any, LiteralString
 import psycopg
 
 VERSION = 2
-"""Of the tables. A database with a higher one is refused, one with a lower one is to be migrated."""
+"""The version of the tables. A database with a higher one is refused, one with a lower one has to be migrated."""
 LOCK = 0x7472694A
-"""The key of the advisory lock under which tables are made or changed: by one at a time, until its transaction ends."""
+"""The key of the advisory lock under which tables are made or changed, by one transaction at a time."""
 
 _FIRST: LiteralString = """
 CREATE SCHEMA IF NOT EXISTS trio_cancel;
@@ -158,7 +158,7 @@ CREATE TABLE trio_cancel.pace_member (
 ) WITH (fillfactor = 50);
 """
 STEPS: tuple[LiteralString, ...] = (_FIRST, _PACE)
-"""What brings the tables from each version to the next."""
+"""The statements that bring the tables from each version to the next."""
 
 
 def version_of(cursor: psycopg.Cursor[Any]) -> int:

@@ -34,8 +34,8 @@ from trio_cancel._values.observer import logger
 
 APPLICATION_ID = 0x7472694A
 VERSION = 2
-"""Format 1 lacks the table ``placed`` and the clock of a hold. Such a journal can be read as it is, and is brought up
-to date when it is opened for writing."""
+"""Format 1 has neither the table ``placed`` nor the clock of a hold. A journal of that format can be read as it is, and
+is brought up to date when it is opened for writing."""
 
 _PLACED = "CREATE TABLE placed (hold INTEGER PRIMARY KEY, told INTEGER NOT NULL, id TEXT);"
 _SCHEMA = f"""
@@ -76,9 +76,9 @@ _TABLES = ("account", "session", "hold", "release", "intent", "attempt", "outcom
 _AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement inserts: powers of two, so that any number of rows takes few statements."""
 _PARAMETERS = 999
-"""How many values a statement may have in every SQLite."""
+"""How many values a statement may have in any version of SQLite."""
 _COPIES = 20
-"""How often a journal is copied anew because its log was begun anew meanwhile."""
+"""How often a journal is copied again because its log was begun again meanwhile."""
 _WORDS = words(table="{}", value=":{}", schema="main", temp="temp", whose="true")
 _TEMP = """
 CREATE TEMP TABLE open_name (external INTEGER, key TEXT, PRIMARY KEY (external, key)) WITHOUT ROWID;
@@ -112,7 +112,7 @@ _LAST = "SELECT max((SELECT ifnull(max(number), 0) FROM {}), (SELECT ifnull(max(
 
 
 class SQLiteStore:
-    """A journal's file, open for writing by one process: in a forked child it does nothing."""
+    """A journal's file, open for writing by one process; in a forked child it does nothing."""
 
     def __init__(self, path: str, name: str, database: sqlite3.Connection, held: Lock, begun: Begun) -> None:
         self.path = path
@@ -124,16 +124,9 @@ class SQLiteStore:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], account: Account, prefix: str, now: int) -> SQLiteStore:
-        """Open the journal at ``path`` for one session, or make it.
+        """Open the journal at ``path`` for one session, or make it; see ``open_store``.
 
-        Args:
-            path: of the file; ``.lock``, ``-wal`` and ``-shm`` are put behind it for the files beside it.
-            account: whose it is, or will be.
-            prefix: what the session's request ids begin with.
-            now: Unix microseconds.
-
-        Raises:
-            JournalError: it cannot be used. The file was not changed.
+        Files beside it have the same name with ``.lock``, ``-wal`` or ``-shm`` after it.
         """
         _size(path)  # before anything is made beside it
         real = os.path.realpath(path)
@@ -158,7 +151,7 @@ class SQLiteStore:
         """Make all of the changes durable, or none of them.
 
         Raises:
-            StoreFailed: they are not, or would be in a file that nobody finds; they may be committed again.
+            StoreFailed: they are not, or the file is not in its place; they may be committed again.
         """
         database, session = self._database, self.begun.session
         try:
@@ -181,12 +174,12 @@ class SQLiteStore:
         raise trio.WouldBlock
 
     def close(self) -> None:
-        """Let go of the file, and then of its lock."""
+        """Close the file, and then release its lock."""
         if self._process != os.getpid():
             return
         log = f"{self.path}-wal"
         try:
-            # SQLite deletes, by its name, the log of what it closes: never that of a file that has taken the place.
+            # On closing, SQLite deletes the log by its name; it must not delete that of a file which replaced this one.
             in_place = _identity(self.path) == self._files[self.path]
             if in_place and _identity(log) in (None, self._files[log]):
                 self._database.close()
@@ -205,17 +198,14 @@ class SQLiteStore:
             if found != identity:
                 what = "moved or deleted" if found is None else "replaced"
                 raise StoreFailed(f"{name} was {what} while it was open")
-            if not size and name == self.path:  # its log may be emptied, by whoever moves all of it into the file
+            if not size and name == self.path:  # the log may be empty: SQLite moves its content into the file
                 raise StoreFailed(f"{name} was emptied while it was open")
 
 
 def read_tables(path: str | os.PathLike[str]) -> Tables:
-    """Read a journal, also while it is being written; what is read is of one moment.
+    """Read a journal; see ``_journal.stores``.
 
-    Where SQLite cannot read it in its place (it needs to write beside it), a copy is read.
-
-    Raises:
-        JournalError: there is none, or it cannot be read. The file was not changed.
+    If SQLite cannot read it in its place (it needs to write beside it), a copy is read.
     """
     if _size(path) is None:
         raise JournalError(f"There is no journal at {os.path.realpath(path)}; check the path.")
@@ -236,7 +226,7 @@ def _read(real: str) -> Tables:
             with fork.using(real), closing(_connect(real, "ro")) as database:
                 return _tables(real, database)
         except sqlite3.OperationalError as error:
-            if fork.is_open(real):  # to close a copied file would undo SQLite's locks on it in this process
+            if fork.is_open(real):  # closing the file that is copied would undo SQLite's locks on it in this process
                 raise
             reason = _reason(error)
     try:
@@ -273,10 +263,10 @@ def _tables(real: str, database: sqlite3.Connection) -> Tables:
 
 
 def _copy(real: str, copy: str) -> None:
-    """Copy a journal and its log, perhaps while they are being written, as of one moment.
+    """Copy a journal and its log as of one moment, perhaps while they are being written.
 
-    First the file, then the log. What a writer puts into the file meanwhile comes from the log, where it stays until
-    the log is begun anew; that would be seen at its head.
+    First the file, then the log. What is written into the file meanwhile comes from the log, where it stays until the
+    log is begun again; that can be seen at its head.
     """
     for _ in range(_COPIES):
         before = _heads(real)
@@ -322,7 +312,7 @@ def _size(path: str | os.PathLike[str]) -> int | None:
 
 
 def _check_beside(real: str) -> None:
-    """Refuse what SQLite would take for its own file beside the journal, and might wait for without end."""
+    """Refuse what SQLite would take for its own file beside the journal, and might wait for forever."""
     for suffix in ("-wal", "-shm", "-journal"):
         with suppress(FileNotFoundError):
             mode = os.stat(real + suffix).st_mode
@@ -345,12 +335,12 @@ def _kind(mode: int) -> str:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a file from every other, None if there is none of this name."""
+    """Return what tells a file from every other, or None if there is no file of this name."""
     return _look(path)[0]
 
 
 def _look(path: str) -> tuple[tuple[int, int] | None, int]:
-    """Return what tells a file from every other, None if there is none of this name; and its size."""
+    """Return what tells a file from every other, or None if there is no file of this name; and its size."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -378,7 +368,7 @@ def _warn_of_lost_log(real: str, in_use: bool) -> None:
 
 
 def _insert(database: sqlite3.Connection, table: str, rows: list[tuple[int | str | None, ...]]) -> None:
-    """Insert rows, many by a statement: a statement costs more than a row."""
+    """Insert rows, many with one statement, because a statement costs more than a row."""
     width = len(rows[0]) if rows else 0
     at = 0
     for count in _AT_ONCE if rows else ():
@@ -392,7 +382,7 @@ def _insert(database: sqlite3.Connection, table: str, rows: list[tuple[int | str
 @cache
 def _statement(table: str, width: int, count: int) -> str:
     row = f"({','.join('?' * width)})"
-    # "OR REPLACE": an attempt is written again once it is answered, and so is a group whose commit failed.
+    # "OR REPLACE", because an attempt is written again once it is answered, and so are rows whose commit failed.
     return f"INSERT OR REPLACE INTO {table} VALUES {','.join([row] * count)}"
 
 
@@ -410,7 +400,7 @@ def _open(real: str, account: Account, prefix: str, now: int) -> tuple[sqlite3.C
     try:
         _prepare(database)
         begun = _begin(database, prefix, now)
-        # So that a copy of the file alone shows that it was in use.
+        # So that a copy of the file without its log shows that it was in use.
         database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     except BaseException:
         database.close()
@@ -441,7 +431,7 @@ def _prepare(database: sqlite3.Connection) -> None:
 
 def _connect(path: str, mode: str) -> sqlite3.Connection:
     uri = f"{Path(path).as_uri()}?mode={mode}"
-    # One call at a time, but each perhaps in another thread.
+    # There is one call at a time, but each may be in another thread.
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
@@ -459,7 +449,7 @@ def _lock(path: str) -> Lock:
 
 
 def _make(path: str, account: Account) -> None:
-    """Make an empty journal: whole, or not at all."""
+    """Make an empty journal, completely or not at all."""
     log = f"{path}-wal"
     if os.path.exists(log) and os.path.getsize(log):
         raise JournalError(
@@ -468,14 +458,14 @@ def _make(path: str, account: Account) -> None:
         )
     beside = f"{path}.new-journal"
     with suppress(FileNotFoundError):
-        os.unlink(beside)  # left by a process that died here; the lock says that no other one is here now
+        os.unlink(beside)  # left by a process that died here; because of the lock, no other process is here now
     with closing(sqlite3.connect(beside, isolation_level=None)) as database:
         database.execute("PRAGMA synchronous = FULL")
         database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
         salt = os.urandom(16)
         database.execute("INSERT INTO account VALUES (?, ?, ?)", (account.url, salt, account.fingerprint(salt)))
     os.replace(beside, path)
-    if hasattr(os, "O_DIRECTORY"):  # the name is durable as well, where a directory can be synced
+    if hasattr(os, "O_DIRECTORY"):  # where a directory can be synced, the name is durable as well
         directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
@@ -487,7 +477,7 @@ def _check(path: str, database: sqlite3.Connection, account: Account) -> None:
     _check_format(path, database)
     found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
-        raise sqlite3.DatabaseError(found.rpartition("\n")[2])  # a line before it only says "in database main"
+        raise sqlite3.DatabaseError(found.rpartition("\n")[2])  # the line before only says "in database main"
     url, salt, fingerprint = database.execute("SELECT url, salt, fingerprint FROM account").fetchone()
     if not hmac.compare_digest(fingerprint, account.fingerprint(salt)):
         raise JournalError(
@@ -499,7 +489,7 @@ def _check(path: str, database: sqlite3.Connection, account: Account) -> None:
 
 
 def _check_format(path: str, database: sqlite3.Connection) -> None:
-    """Raise JournalError unless it is a journal that we can read; sqlite3.DatabaseError if it is damaged."""
+    """Raise JournalError unless it is a journal that we can read, or sqlite3.DatabaseError if it is damaged."""
     application = database.execute("PRAGMA application_id").fetchone()[0]
     version = _version(database)
     if application != APPLICATION_ID:
@@ -523,7 +513,7 @@ def _version(database: sqlite3.Connection) -> int:
 
 @contextmanager
 def _open_names(database: sqlite3.Connection) -> Generator[bool]:
-    """Find, for the block, the names of which something may be left; yields whether there are any."""
+    """Find the names of which something may be left, for the block; yield whether there are any."""
     try:
         database.executescript(_TEMP)
         if database.execute("SELECT 1 FROM unsettled LIMIT 1").fetchone() is not None:
@@ -537,7 +527,7 @@ def _open_names(database: sqlite3.Connection) -> Generator[bool]:
 
 
 def _left(database: sqlite3.Connection) -> Tables:
-    """Return the rows that tell what was left: a journal may be large, and the rest is history."""
+    """Return the rows that tell what was left; the others are not read, because a journal may be large."""
 
     def rows(table: str, column: str) -> list[Any]:
         some = f"SELECT * FROM {table} WHERE {column} IN (SELECT number FROM wanted) ORDER BY 1"
@@ -561,7 +551,7 @@ def _begin(database: sqlite3.Connection, prefix: str, now: int) -> Begun:
         left = _left(database) if some else None
         try:
             _compact(database, now - HISTORY * DAY, AT_OPENING)
-        except sqlite3.Error as error:  # a full disk, perhaps: it is only larger than it need be
+        except sqlite3.Error as error:  # perhaps a full disk; the journal is only larger than it need be
             logger.warning("the journal could not be compacted (%s); it goes on as it is", _reason(error))
     (number,) = database.execute(_LAST.format("hold", "intent")).fetchone()
     (attempt,) = database.execute(_LAST.format("attempt", "answer")).fetchone()
@@ -583,12 +573,9 @@ def _compact(database: sqlite3.Connection, before: int, most: int) -> int:
 
 
 def compact(path: str | os.PathLike[str], before: int) -> int:
-    """Forget what was settled before a time (Unix microseconds), and give the room back; return how many records.
+    """Forget what was settled before a time, and give the room back; see ``_journal.stores``.
 
-    A crash in it leaves the journal as it was, or compacted.
-
-    Raises:
-        JournalError: there is none, a session is writing it, or it cannot be used.
+    A crash meanwhile leaves the journal as it was, or compacted.
     """
     if not _size(path):
         raise JournalError(f"There is no journal at {os.path.realpath(path)}; check the path.")
@@ -613,7 +600,7 @@ def compact(path: str | os.PathLike[str], before: int) -> int:
 
 @contextmanager
 def _explained(path: str) -> Generator[None]:
-    """Say in one sentence what is wrong with a journal that cannot be opened."""
+    """Raise a JournalError that says in one sentence why a journal cannot be opened."""
     try:
         yield
     except sqlite3.OperationalError as error:

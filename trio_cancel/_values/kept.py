@@ -291,11 +291,7 @@ def is_final(outcomes: Outcomes) -> bool:
 
 
 class Ledger:
-    """What a bulk cancel keeps of its orders while it runs. Its owner records each outcome once.
-
-    Args:
-        names: of all orders, in tuples of ``CHUNK``; the last one may be shorter.
-    """
+    """What a bulk cancel keeps of its orders while it runs; their names come in tuples of ``CHUNK``."""
 
     __slots__ = ("_chunks", "_left", "_names")
 
@@ -317,7 +313,7 @@ class Ledger:
         return found
 
     def tell(self, place: int, outcome: Outcome) -> None:
-        """Keep the outcome of the order in ``place``."""
+        """Keep the outcome of the order in ``place``; each is told once."""
         at = place >> _SHIFT
         told = self._chunks[at]
         if isinstance(told, _Chunk):
@@ -341,11 +337,7 @@ class Ledger:
     ) -> Outcomes:
         """Return all outcomes as they are now.
 
-        Args:
-            now: by place, what is known so far about orders that have no outcome yet.
-            repeats: which items of the input name an order again.
-            cause: why the rest was not sent.
-            final: whether that is final.
+        ``now`` is, by place, what is known about orders under way; ``cause`` is why the rest was not sent.
         """
         copies: dict[int, list[_Kept]] = {}
         for place, outcome in now:

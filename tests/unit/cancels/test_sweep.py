@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from tests.tools.desk import WALL
 from trio_cancel import AlreadyClosed, CancelRequest, LookupFailed
-from trio_cancel._cancels.open_orders import BARREN_MOST, PAGE_TRIES, QUIET, OpenOrders, Sweep, _List
+from trio_cancel._cancels.open_orders import BARREN_MOST, PAGE_WAITS, QUIET, OpenOrders, Sweep, _List
 from trio_cancel._session.lookups import RETRY_AFTER_MOST
 from trio_cancel._values.errors import NoReply
 from trio_cancel._values.open_report import OpenFilter
@@ -71,7 +71,8 @@ async def test_the_pause_is_what_the_venue_asked_for_within_bounds(
 
 
 @pytest.mark.parametrize(
-    ("status", "tries", "broken"), [(403, 1, False), (500, PAGE_TRIES, True), (None, PAGE_TRIES, True)]
+    ("status", "tries", "broken"),
+    [(403, 1, False), (500, 1 + len(PAGE_WAITS), True), (None, 1 + len(PAGE_WAITS), True)],
 )
 async def test_a_page_that_cannot_be_had_ends_the_list(
     autojump_clock: MockClock, status: int | None, tries: int, broken: bool

@@ -43,9 +43,9 @@ class Lock:
 def test_a_child_gives_up_the_locks_and_knows_the_journals_of_its_parent() -> None:
     kept, released = Lock(), Lock()
     for held in (kept, released):
-        fork.note(held)
-    fork.forget(released)
-    fork.forget(released)  # it is no error
+        fork.note(held.forked)
+    fork.forget(released.forked)
+    fork.forget(released.forked)  # it is no error
     before = fork.forks()
     assert not fork.has_forked(before)
 
@@ -58,7 +58,7 @@ def test_a_child_gives_up_the_locks_and_knows_the_journals_of_its_parent() -> No
     assert (kept.given_up, fork.is_parents(PATH)) == (False, False)
     assert fork.has_forked(before)
     assert not fork.has_forked(fork.forks())
-    fork.forget(kept)
+    fork.forget(kept.forked)
 
 
 def test_a_connection_that_is_kept_is_kept_by_one_reference_more() -> None:
