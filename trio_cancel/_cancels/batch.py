@@ -121,30 +121,21 @@ def _key_of(name: Name) -> _Key:
 class Input:
     """The input of a bulk cancel, as far as it has been read.
 
-    One name is kept for each order, in tuples of ``CHUNK``: see ``_values.kept``.
-
-    Args:
-        items: order ids or requests. A collection is copied, so that nobody can change it while it is read.
-        invalid: what to do with an item that names no order.
+    One name is kept for each distinct order, in tuples of ``CHUNK``: see ``_values.kept``. A collection is copied, so
+    that nobody can change it while it is read.
 
     Raises:
         InvalidRequest: for a bare string or a mapping.
-
-    Attributes:
-        names: the names of the distinct orders, in the order in which they first came.
-        orders: how many of them there are.
-        repeats: which of the items that name an order repeat an earlier one.
-        invalid: a record for each item that names none.
     """
 
     __slots__ = ("_index", "_iterator", "_last", "_raises", "_seen", "invalid", "names", "orders", "repeats")
 
     def __init__(self, items: Iterable[str | CancelRequest], invalid: Invalid = "raise") -> None:
         check_iterable(items)
-        self.names: list[tuple[Name, ...]] = []
-        self.orders: int = 0
-        self.repeats: Repeats = Repeats()
-        self.invalid: list[InvalidItem] = []
+        self.names: list[tuple[Name, ...]] = []  # of the distinct orders, in the order in which they first came
+        self.orders: int = 0  # how many of them there are
+        self.repeats: Repeats = Repeats()  # which of the items that name an order repeat an earlier one
+        self.invalid: list[InvalidItem] = []  # the items that name none
         self._last: list[Name] = []  # those after the last whole tuple
         self._raises = invalid == "raise"
         self._seen: list[dict[_Key, int]] = []  # the place of each order, in the table chosen by its key's hash
@@ -234,7 +225,7 @@ class Input:
 
 
 class BatchSource:
-    """A batch as the engine sees it, and the state behind :class:`Batch`."""
+    """A batch as the engine sees it, and the state behind :class:`Batch`, which says what its methods do."""
 
     def __init__(self, items: Input, policy: RetryPolicy, session: Session) -> None:
         self._policy = policy
@@ -294,7 +285,6 @@ class BatchSource:
         self._started = True
 
     async def read(self) -> None:
-        """Read and check the input; see :meth:`Batch.check`."""
         while self._unread:
             await trio.lowlevel.checkpoint()
             self._read_on()
@@ -314,7 +304,6 @@ class BatchSource:
             await trio.lowlevel.checkpoint()
 
     async def run(self) -> CancelReport:
-        """Cancel every order; see :meth:`Batch.run`."""
         self._start()
         try:
             await self._begin()
@@ -327,7 +316,6 @@ class BatchSource:
 
     @trio.lowlevel.enable_ki_protection
     async def enter(self) -> None:
-        """Begin for a reader; see :meth:`Batch.__aenter__`."""
         self._start()
         self._untold = deque()
         try:
@@ -337,7 +325,6 @@ class BatchSource:
             raise
 
     async def next_outcome(self) -> Outcome:
-        """Return the next outcome for the reader; see :meth:`Batch.__anext__`."""
         if self._untold is None:
             why = "run() returns all its outcomes" if self._started else "async with batch as outcomes: …"
             raise ConfigurationError(f"A batch yields its outcomes in its block, and after that: {why}.")
@@ -387,7 +374,6 @@ class BatchSource:
         await withdraw(self._engine, self._out)
 
     def report(self) -> CancelReport:
-        """Return what is known now; see :meth:`Batch.report`."""
         self._read_rest()
         cause, final = self._why_not_written()  # one for all
         under_way = [(order.place, self._outcome_now(order, cause, final)) for order in self._out]
@@ -407,15 +393,13 @@ class BatchSource:
             return self._interrupted, True
         return NotWritten("its turn has not come yet"), False
 
-    # What the engine calls
+    # What the engine calls; see its protocols `Source` and `SettledTo`
 
     @property
     def waiting(self) -> bool:
-        """Whether it has an order to give now."""
         return self._asked < self._orders and self._refused is None
 
     def take(self, most: int) -> list[OrderCancel]:
-        """Return the next orders, at most ``most``."""
         if self._refused is not None:
             return []
         begin = self._asked
@@ -431,7 +415,6 @@ class BatchSource:
 
     @trio.lowlevel.enable_ki_protection
     def send_nowait(self, order: OrderCancel) -> None:
-        """Take an order that has settled."""
         del self._out[order]
         self._ledger.tell(order.place, order.result)
         if self._untold is not None:
@@ -441,26 +424,21 @@ class BatchSource:
             self._wakeup.ring()
 
     def take_last(self, most: int) -> list[OrderCancel]:
-        """Return the next orders that get their last chance, at most ``most``."""
         return self.take(most)
 
     def behind(self) -> int:
-        """Return how many orders have not been taken yet."""
         return self._orders - self._asked if self._refused is None else 0
 
     def give_up(self, cause: BaseException, before: float) -> bool:  # noqa: ARG002 - all came at once
-        """Settle everything that has not been taken."""
         self.refuse(cause)
         return True
 
     def refuse(self, cause: BaseException) -> None:
-        """Settle everything that has not been taken: it will never be sent."""
         if self._refused is None:
             self._refused = cause
             self._wakeup.ring()
 
     def give_up_after(self) -> float:
-        """Return how many seconds it waits for a sign of life."""
         return self._policy.give_up_after
 
 

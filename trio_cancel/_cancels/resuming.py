@@ -82,17 +82,17 @@ class Resumption:
         ``cancel`` cancels orders in the session, and has each outcome read here.
         """
         timings = session.timings
-        settled_at = trio.current_time() + timings.settle
+        until = trio.current_time() + timings.settle
         some: Iterable[CancelRequest] = tuple(self.planned)
         while True:
-            last = trio.current_time() >= settled_at
+            last = trio.current_time() >= until
             await cancel(some)
             if last or not self.again:
                 break
             if session.engine.is_silent(policy.give_up_after):
                 # Nobody can tell now whether they have come: they stay held, and the next resume asks.
                 return
-            await trio.sleep(min(timings.ask_again, max(0.0, settled_at - trio.current_time())))
+            await trio.sleep(min(timings.ask_again, max(0.0, until - trio.current_time())))
             some = tuple(self.again)
         self.give_up(self.again)
 

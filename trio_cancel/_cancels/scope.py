@@ -445,7 +445,7 @@ def _is_cancellation(error: BaseException) -> bool:
 
 
 class ScopeLink:
-    """A scope as the session and the engine see it: an ``Ending`` and a ``Holder``."""
+    """A scope as the session and the engine see it: an ``Ending`` and a ``Holder``, which say what each method does."""
 
     __slots__ = ("_scope",)
 
@@ -453,16 +453,13 @@ class ScopeLink:
         self._scope = scope
 
     def end(self) -> trio.Event:
-        """Cancel what is held as if the block exited now; see ``Ending``."""
         return self._scope._begin_exit().done
 
     def cut_off(self) -> None:
-        """Cancel the block; see ``Ending``."""
         if self._scope._block is not None:
             self._scope._block.cancel()
 
     def off_book(self, request: CancelRequest, outcome: Outcome) -> None:
-        """Release an order that a cancel took off the book; see ``Holder``."""
         scope = self._scope
         hold = scope._held.get(request)
         if hold is None or request in scope._adding:  # in the second case its name is about to be another order's

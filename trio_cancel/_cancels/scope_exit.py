@@ -46,12 +46,7 @@ unknown or not certainly closed."""
 
 
 class ScopeExit:
-    """Cancels what a scope held, in a task of the session.
-
-    Attributes:
-        early: cancel it to end the grace at once.
-        done: set when there is nothing more to wait for.
-    """
+    """Cancels what a scope held, in a task of the session."""
 
     def __init__(
         self,
@@ -64,13 +59,13 @@ class ScopeExit:
         take_in: Callable[[], Awaitable[None]],
         concluded: Callable[[tuple[Outcome, ...]], None],
     ) -> None:
-        self.early = trio.CancelScope()
-        self.done = trio.Event()
+        self.early = trio.CancelScope()  # to be cancelled to end the grace at once
+        self.done = trio.Event()  # set when there is nothing more to wait for
         now = trio.current_time()
         self._engine = engine
         self._policy = attrs.evolve(policy, reply_timeout=min(policy.reply_timeout, grace / 3), retry=True)
         self._ends_at = now + grace
-        self._settled_at = now + settle
+        self._creates_until = now + settle  # until then, a create that was under way may arrive
         self._slept = engine.slept
         self._take_in = take_in
         # Orders without an answer by then are looked up in the rest of the grace.
@@ -79,7 +74,7 @@ class ScopeExit:
         self._outcomes: dict[Hold, Outcome | None] = dict.fromkeys(holds)
         self._holds = list(self._outcomes)
         self._under_way: dict[Hold, OrderCancel] = {}
-        self._send, self._settled = trio.open_memory_channel[OrderCancel](max(1, len(self._holds)))
+        self._send, self._receive = trio.open_memory_channel[OrderCancel](max(1, len(self._holds)))
         self._again: list[tuple[float, int, int]] = []  # a heap: when to ask again
         self._waits: dict[Hold, float] = {}
         self._surely: set[Hold] = set()  # off the book, and not another order of that name
@@ -99,7 +94,7 @@ class ScopeExit:
                         await trio.lowlevel.checkpoint()
                 while self._under_way or self._again:
                     with trio.move_on_at(min(self._ends_at, self._again[0][0] if self._again else math.inf)):
-                        self._take(await self._settled.receive())
+                        self._take(await self._receive.receive())
                         self._take_at_hand(SLICE)
                     self._awaken()
                     if trio.current_time() >= self._ends_at:
@@ -125,7 +120,7 @@ class ScopeExit:
         slept = self._engine.slept - self._slept
         self._slept += slept
         self._ends_at -= slept
-        self._settled_at -= slept
+        self._creates_until -= slept
 
     def give_up(self) -> None:
         """Conclude without waiting: the session has been ended."""
@@ -154,7 +149,7 @@ class ScopeExit:
         """Take in outcomes that are ready; return True if there may be more."""
         for _ in range(most):
             try:
-                turn = self._settled.receive_nowait()
+                turn = self._receive.receive_nowait()
             except trio.WouldBlock:
                 return False
             self._take(turn)
@@ -218,9 +213,9 @@ class ScopeExit:
         if self._engine.stopped is not None or hold in self._surely:
             return -math.inf
         if isinstance(outcome, NotFound) and hold.placed_at is None:
-            return self._settled_at  # its create may still be on the way; the venue may take that long
+            return self._creates_until  # its create may still be on the way
         if outcome.off_book:
-            return self._settled_at  # for the same reason: it may have been an older order of this name
+            return self._creates_until  # for the same reason: it may have been an older order of this name
         if isinstance(outcome, Unknown) and not isinstance(outcome.cause, UnlistedRefusal):
             return self._ends_at  # an answer that says nothing: if the cancel was applied, the next one says so
         return -math.inf

@@ -110,30 +110,25 @@ class StreamSource:
         except trio.WouldBlock:
             return None
 
-    # What the engine calls
+    # What the engine calls; see its protocol `Source`
 
     @property
     def waiting(self) -> bool:
-        """Whether it has an order to give now."""
         return bool(self._shelf) and len(self._out) < ROOM
 
     @property
     def held_since(self) -> float:
-        """Trio's clock when the first item on the shelf arrived."""
         return self._shelf[0][1] if self._shelf else math.inf
 
     def behind(self) -> int:
-        """Return how many orders have not been taken yet, as far as it is known."""
         if len(self._shelf) < SHELF:
             return len(self._shelf)
         return len(self._shelf) + (MANY if self._total is None else self._total - self._taken_in)
 
     def take(self, most: int) -> list[OrderCancel]:
-        """Return the next orders, at most ``most``."""
         return self._take(min(most, ROOM - len(self._out)))
 
     def take_last(self, most: int) -> list[OrderCancel]:
-        """Return the next orders that get their last chance, at most ``most``."""
         return self._take(min(most, LAST_ROOM - len(self._out)))
 
     def _take(self, most: int) -> list[OrderCancel]:
@@ -151,14 +146,12 @@ class StreamSource:
         return taken
 
     def give_up(self, cause: BaseException, before: float) -> bool:
-        """Settle what arrived by ``before``. What arrives after an outage gets its own chance."""
         while self._shelf and self._shelf[0][1] <= before:
             self._not_sent(cause)
         self._intake_wakeup.ring()
-        return False
+        return False  # what arrives after an outage gets its own chance
 
     def refuse(self, cause: BaseException) -> None:
-        """Settle the shelf, for good: none of it will be sent."""
         while self._shelf:
             self._not_sent(cause)
         self._refused = cause
@@ -171,7 +164,6 @@ class StreamSource:
         order.deliver()
 
     def give_up_after(self) -> float:
-        """Return how many seconds it waits for a sign of life."""
         return self._policy.give_up_after
 
     @property

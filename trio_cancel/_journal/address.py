@@ -17,17 +17,11 @@ _FORM = "postgresql://host/database?journal=NAME"
 
 @attrs.frozen
 class Server:
-    """A PostgreSQL database that keeps journals, and perhaps one of them.
+    """A PostgreSQL database that keeps journals, and perhaps one of them."""
 
-    Attributes:
-        conninfo: the url as the database's client library takes it; it may contain a password.
-        name: the journal's name; "" if the address names only the database.
-        shown: the address as it may be shown and logged: without user, password and options.
-    """
-
-    conninfo: str = attrs.field(repr=False)
-    name: str
-    shown: str
+    conninfo: str = attrs.field(repr=False)  # the url for the database's client library; it may contain a password
+    name: str  # the journal's; "" if the address names only the database
+    shown: str  # the address as it may be shown and logged: without user, password and options
 
 
 def server_of(address: str | os.PathLike[str]) -> Server | None:

@@ -261,7 +261,7 @@ class Journal:
 
     def ours(self, request: CancelRequest) -> None:
         """Note that this session holds an order, or has learned the venue's id of an order that it holds."""
-        self.left.hold(request)
+        self.left.mark_ours(request)
 
     # For what was left
 

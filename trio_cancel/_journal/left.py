@@ -47,7 +47,7 @@ class LeftBehind:
         """Return the order that was left under this very name, or None."""
         return self._orders.get(request)
 
-    def hold(self, request: CancelRequest) -> None:
+    def mark_ours(self, request: CancelRequest) -> None:
         """Note that this session holds an order, or has learned the venue's id of one that it holds."""
         if self._orders:
             self.ours.update(name for name in self._names.get(request, ()) if name in self._orders)

@@ -141,11 +141,7 @@ class _Member:
             )
 
     def ask(self, ask: Ask) -> Grant:
-        """Ask the pool.
-
-        Raises:
-            StoreFailed: it does not answer.
-        """
+        """Ask the pool, or raise StoreFailed if it does not answer."""
         with self._its_turn():
             try:
                 with self._connected().transaction(write=False) as cursor:

@@ -48,12 +48,7 @@ AnswerRow: TypeAlias = tuple[int, int, int, int, int, int | None, str, int | Non
 
 @attrs.define(eq=False, kw_only=True)
 class Changes:
-    """Rows that go into a journal in one transaction.
-
-    Attributes:
-        alive: when the session was last alive, if that is to be noted.
-        closed: when the session ended, if it did.
-    """
+    """Rows that go into a journal in one transaction."""
 
     holds: list[HoldRow] = attrs.field(factory=list)
     placed: list[PlacedRow] = attrs.field(factory=list)
@@ -62,8 +57,8 @@ class Changes:
     attempts: list[AttemptRow] = attrs.field(factory=list)
     outcomes: list[OutcomeRow] = attrs.field(factory=list)
     answers: list[AnswerRow] = attrs.field(factory=list)
-    alive: int | None = None
-    closed: int | None = None
+    alive: int | None = None  # when the session was last alive, if that is to be noted
+    closed: int | None = None  # when it ended, if it did
 
     @property
     def rows(self) -> dict[str, list[Any]]:
@@ -108,23 +103,14 @@ class Tables:
 
 @attrs.frozen
 class Begun:
-    """A session that has begun in a journal.
+    """A session that has begun in a journal."""
 
-    Attributes:
-        session: its number.
-        number: the number of its first hold or intent.
-        attempt: what its requests' numbers are added to.
-        left: the rows that tell what earlier sessions left; None if they left nothing.
-        lease: seconds that the session's claim lasts after each beat; None if nobody can take over the journal.
-        claimed_at: when the transaction that began the session was sent, on the clock of leases.
-    """
-
-    session: int
-    number: int
-    attempt: int
-    left: Tables | None = None
-    lease: float | None = None
-    claimed_at: float = 0.0
+    session: int  # its number
+    number: int  # of its first hold or intent
+    attempt: int  # what its requests' numbers are added to
+    left: Tables | None = None  # the rows that tell what earlier sessions left; None if they left nothing
+    lease: float | None = None  # seconds that its claim lasts after each beat; None if nobody can take over the journal
+    claimed_at: float = 0.0  # when the transaction that began the session was sent, on the clock of leases
 
 
 def spread(

@@ -22,10 +22,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, LiteralString
 
+import attrs
 import trio
 
 from trio_cancel._journal import fork
-from trio_cancel._journal.forgetting import ADD_IDS, ALIVE, forget, words
+from trio_cancel._journal.forgetting import ADD_IDS, ALIVE, RECORDS, forget, words
 from trio_cancel._journal.lock import Lock, lock
 from trio_cancel._journal.rows import Begun, Changes, SessionRow, Tables, spread
 from trio_cancel._journal.store import AT_OPENING, DAY, FORKED, HISTORY, Account, StoreFailed
@@ -148,11 +149,7 @@ class SQLiteStore:
             return store
 
     def commit(self, changes: Changes) -> None:
-        """Make all of the changes durable, or none of them.
-
-        Raises:
-            StoreFailed: they are not, or the file is not in its place; they may be committed again.
-        """
+        """Commit; see ``JournalStore``. It also fails if the file is not in its place any more."""
         database, session = self._database, self.begun.session
         try:
             self._check_in_place()
@@ -224,7 +221,7 @@ def _read(real: str) -> Tables:
     if not fork.is_parents(real):
         try:
             with fork.using(real), closing(_connect(real, "ro")) as database:
-                return _tables(real, database)
+                return _read_all(real, database)
         except sqlite3.OperationalError as error:
             if fork.is_open(real):  # closing the file that is copied would undo SQLite's locks on it in this process
                 raise
@@ -234,7 +231,7 @@ def _read(real: str) -> Tables:
             copy = os.path.join(directory, "journal")
             _copy(real, copy)
             with closing(_connect(copy, "rw")) as database:
-                return _tables(real, database)
+                return _read_all(real, database)
     except OSError as error:
         where = "" if error.filename in (None, real) else f" of {error.filename}"
         raise JournalError(
@@ -243,12 +240,18 @@ def _read(real: str) -> Tables:
         ) from error
 
 
-def _tables(real: str, database: sqlite3.Connection) -> Tables:
-    database.execute("BEGIN")
+def _read_all(real: str, database: sqlite3.Connection) -> Tables:
+    database.execute("BEGIN")  # so that all of it is of one moment
     _check_format(real, database)
+    return _tables(database)
+
+
+def _tables(database: sqlite3.Connection, *, wanted: bool = False) -> Tables:
+    """Return the rows of a journal: all, or those of the holds and intents that are ``wanted``."""
 
     def rows(table: str) -> list[Any]:
-        return database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
+        which = f"WHERE {RECORDS[table]} IN (SELECT number FROM wanted)" if wanted and table in RECORDS else ""
+        return database.execute(f"SELECT * FROM {table} {which} ORDER BY 1").fetchall()
 
     old = _version(database) < VERSION
     return Tables(
@@ -528,22 +531,10 @@ def _open_names(database: sqlite3.Connection) -> Generator[bool]:
 
 def _left(database: sqlite3.Connection) -> Tables:
     """Return the rows that tell what was left; the others are not read, because a journal may be large."""
-
-    def rows(table: str, column: str) -> list[Any]:
-        some = f"SELECT * FROM {table} WHERE {column} IN (SELECT number FROM wanted) ORDER BY 1"
-        return database.execute(some).fetchall()
-
     alive: dict[int, int] = dict(database.execute(_ALIVE).fetchall())
-    sessions = [SessionRow(*row) for row in database.execute("SELECT * FROM session ORDER BY number")]
-    return Tables(
-        database.execute("SELECT url FROM account").fetchone()[0],
-        [row._replace(alive=max(row.alive, alive.get(row.number, 0))) for row in sessions],
-        rows("hold", "number"),
-        rows("release", "hold"),
-        rows("intent", "number"),
-        *spread(rows("answer", "intent"), rows("attempt", "intent"), rows("outcome", "intent")),
-        placed=rows("placed", "hold"),
-    )
+    tables = _tables(database, wanted=True)
+    sessions = [row._replace(alive=max(row.alive, alive.get(row.number, 0))) for row in tables.sessions]
+    return attrs.evolve(tables, sessions=sessions)
 
 
 def _begin(database: sqlite3.Connection, prefix: str, now: int) -> Begun:

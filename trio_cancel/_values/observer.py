@@ -44,19 +44,15 @@ class SafeLogger:
                 )
 
     def debug(self, text: str, *args: object) -> None:
-        """Log at DEBUG."""
         self.log(logging.DEBUG, text, *args, depth=3)
 
     def info(self, text: str, *args: object) -> None:
-        """Log at INFO."""
         self.log(logging.INFO, text, *args, depth=3)
 
     def warning(self, text: str, *args: object) -> None:
-        """Log at WARNING."""
         self.log(logging.WARNING, text, *args, depth=3)
 
     def error(self, text: str, *args: object) -> None:
-        """Log at ERROR."""
         self.log(logging.ERROR, text, *args, depth=3)
 
     def exception(self, text: str, *args: object) -> None:

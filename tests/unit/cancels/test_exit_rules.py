@@ -112,10 +112,10 @@ async def test_time_that_the_machine_slept_counts_once(autojump_clock: MockClock
     desk.suspended = 3.0
     ending._awaken()
     ending._awaken()
-    assert (ending._ends_at, ending._settled_at) == (5.0, 1.0)
+    assert (ending._ends_at, ending._creates_until) == (5.0, 1.0)
     desk.suspended = 4.0
     ending._awaken()
-    assert (ending._ends_at, ending._settled_at) == (4.0, 0.0)
+    assert (ending._ends_at, ending._creates_until) == (4.0, 0.0)
 
 
 async def test_what_was_written_and_what_was_not_say_why_nothing_is_known(autojump_clock: MockClock) -> None:
