@@ -17,7 +17,7 @@ from trio_cancel._values.outcomes import AlreadyClosed, Attempt, Canceled, NotFo
 from trio_cancel._venue.verdict import closed_as
 
 DISMISSED = "dismissed"
-"""The kind of an entry that is not a cancel: it says that an order which was left is to stay as it is."""
+"""The kind of an entry that is not a cancel: it says that an order which was left stays as it is."""
 _OFF_BOOK = (Canceled.kind, AlreadyClosed.kind)
 
 
@@ -26,13 +26,13 @@ class JournalHold:
     """An order in a scope. Times are Unix seconds.
 
     Attributes:
-        number: counts the holds and cancels of this file from 1.
+        number: its number among the holds and cancels of this journal, from 1.
         session: the session whose scope it was.
         held_at: when it was added.
         released_at: when it was discarded or found off the book; None if it never was.
-        placed_at: when its scope was told that the venue has it; None if it never was.
-        order_id: the venue's id for it, if that was told; None for one that was added by that id.
-        clock: where the venue's clock minus ours lay then; None if nothing was known.
+        placed_at: when its scope was told that the venue has it; None if it was never told.
+        order_id: the venue's id for it, if its scope was told; None for one that was added by that id.
+        clock: the bounds of the venue's clock minus ours at that time; None if nothing was known.
     """
 
     number: int
@@ -49,15 +49,15 @@ class JournalCancel:
     """One cancel of an order, from its intent to its outcome. Times are Unix seconds.
 
     Attributes:
-        number: counts the holds and cancels of this file from 1.
+        number: its number among the holds and cancels of this journal, from 1.
         session: the session that canceled.
-        intended_at: when the intent was made durable; its first byte was written after that.
-        attempts: the requests that are known to have been written. After a crash others may have been.
-        connections: for each attempt the number of the connection that carried it, counted by its session from 1.
-        kind: the kind of its outcome (``"canceled"``, …); None if its process works on it, or died; ``"dismissed"``
-            where nothing was canceled, because the order was dismissed with ``ws.dismiss(…)``.
+        intended_at: when the intent was recorded; its first byte was written after that was durable.
+        attempts: the requests that are known to have been written. After a crash, there may have been others.
+        connections: for each attempt, the number of the connection that carried it, counted by its session from 1.
+        kind: the kind of its outcome (``"canceled"``, …); None if its process is working on it, or died;
+            ``"dismissed"`` if nothing was canceled, because the order was dismissed with ``ws.dismiss(…)``.
         settled_at: when it had its outcome; None if it has none.
-        error_code: the venue's code, where it refused with one.
+        error_code: the venue's code, if it refused with one.
     """
 
     number: int
@@ -71,23 +71,23 @@ class JournalCancel:
 
     @property
     def closed_as(self) -> Literal["canceled", "executed"] | None:
-        """``"canceled"`` or ``"executed"`` for an order closed before, where the venue says which; else None."""
+        """``"canceled"`` or ``"executed"`` for an order that was closed before, if the venue says which; else None."""
         return closed_as(self.error_code) if self.kind == AlreadyClosed.kind else None
 
 
 @attrs.frozen
 class JournalOrder:
-    """Everything that a journal knows of one order.
+    """Everything that a journal knows about one order.
 
     Attributes:
         request: the order, as it was named.
         holds: when it was in a scope, oldest first.
         cancels: its cancels, oldest first.
-        unsettled: True if a cancel of it has no outcome or ended Unknown, and no later one has told.
         open_holds: the holds that nothing has ended.
-        known_at: for an order that is left: until when (Unix seconds) its session surely meant this order by its id. If
-            a later session began at an earlier time, because the clock was set back, that time.
-        meant: the venue's id of the order that the unsettled cancel meant, where it is known besides the name.
+        unsettled: True if a cancel of it has no outcome or ended as Unknown, and no later cancel found out more.
+        known_at: for an order that is left: until when (Unix seconds) its session certainly meant this order by its id.
+            If a later session began at an earlier time, because the clock was set back, it is that time.
+        meant: the venue's id of the order that the unsettled cancel meant, if it is known besides the name.
     """
 
     request: CancelRequest
@@ -100,12 +100,12 @@ class JournalOrder:
 
     @property
     def held(self) -> bool:
-        """True if a scope held it last, and nothing says that it is off the book since."""
+        """True if a scope held it, and nothing has said since then that it is off the book."""
         return bool(self.open_holds)
 
     @property
     def left(self) -> bool:
-        """True if it may be on the book, and a process that has died was to take it off."""
+        """True if it may be on the book, and a process that was to cancel it has died."""
         return self.held or self.unsettled
 
 
@@ -114,10 +114,10 @@ class JournalSession:
     """One ``open_trading_ws`` block that wrote the journal. Times are Unix seconds.
 
     Attributes:
-        number: counts the sessions of this file from 1.
+        number: its number among the sessions of this journal, from 1.
         opened_at: when it began.
         alive_at: when it last gave a sign of life.
-        closed_at: when it ended in an orderly way; None if it lives, or died.
+        closed_at: when it ended in an orderly way; None if it is alive, or died.
     """
 
     number: int
@@ -128,7 +128,7 @@ class JournalSession:
 
 @attrs.frozen
 class JournalContents:
-    """What a journal says, at one moment.
+    """What a journal says at one moment.
 
     Attributes:
         url: the venue's url.
@@ -142,22 +142,22 @@ class JournalContents:
 
     @property
     def left(self) -> tuple[JournalOrder, ...]:
-        """The orders that were left held or unsettled. While a session writes the journal, its own are among them."""
+        """The orders that were left held or unsettled; while a session writes the journal, its own are among them."""
         return tuple(order for order in self.orders if order.left)
 
 
 def read_journal(path: str | os.PathLike[str]) -> JournalContents:
-    """Read a journal, also while a session writes it. It blocks for as long as reading the file takes.
+    """Read a journal, also while a session is writing it. It blocks for as long as reading takes.
 
-    Where SQLite cannot read it in its place, as on a read-only mount, a copy in a temporary directory is read. If its
-    last session did not end in an orderly way and its ``-wal`` is missing, a warning is logged.
+    If SQLite cannot read a file in its place, as on a read-only mount, a copy in a temporary directory is read. If the
+    last session did not end in an orderly way and the ``-wal`` of the file is missing, a warning is logged.
 
     Args:
         path: what ``open_trading_ws(journal=…)`` was given.
 
     Raises:
-        JournalError: there is none, it is damaged or newer than this library, or neither it nor a copy of it in a
-            temporary directory can be read. It was not changed.
+        JournalError: there is none, it is damaged or newer than this library, or neither it nor a copy in a temporary
+            directory can be read. It was not changed.
     """
     return contents_of(read_tables(path))
 
@@ -262,21 +262,21 @@ def _order(
         if cancel.kind is None or cancel.kind == Unknown.kind:
             unsettled = cancel
         elif cancel.kind in (*_OFF_BOOK, NotFound.kind, DISMISSED):
-            # A refusal, or a cancel that was not sent, leaves open what an earlier one did.
+            # A refusal, or a cancel that was not sent, does not say what an earlier one did.
             unsettled = None
-    # A yes for an external id may be about an older order of that name: only its session knew, and released the hold.
+    # A yes for an external id may be about an older order of that name. Only its session knew, and released the hold.
     held = [hold for hold in story.holds.values() if hold.released_at is None and not _is_closed(request, hold, closed)]
     meant = None
     if unsettled is not None:
-        # What it meant is the order that was held under the name then, by the last of the holds before it.
+        # It meant the order that was held under the name then: that of the last hold before it.
         before = [hold for number, hold in story.holds.items() if number < unsettled.number]
         named = order_of(request, before[-1]) if before else None
         if named is not None and (named in closed or told.get(named, 0) > unsettled.number):
             unsettled = None
         elif request.id is None and named is not None:
             meant = named.id
-    # A scope means this very order as long as its session lives; a mere cancel meant it when it was made. Where the
-    # venue's id is known as well, the name's age does not matter.
+    # A scope means this very order for as long as its session lives; a mere cancel meant it when it was made. If the
+    # venue's id is known as well, the age of the name does not matter.
     by_name = [hold for hold in held if hold.order_id is None] or held
     return JournalOrder(
         request,
@@ -297,7 +297,7 @@ def _order(
 def _is_closed(request: CancelRequest, hold: JournalHold, closed: dict[CancelRequest, int]) -> bool:
     """Return True if a cancel by the venue's id has found the order of a hold off the book."""
     named = order_of(request, hold)
-    # One that was added by the venue's id after that is asked for all the same.
+    # An order that was added by the venue's id after that is canceled again all the same.
     return named is not None and named in closed and (request.id is None or hold.number < closed[named])
 
 
