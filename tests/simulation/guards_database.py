@@ -653,7 +653,7 @@ def _left(raw: Raw, query: str, values: Any) -> list[Any]:
     if raw.server.contents(journal).left:
         last_sign = _alive(raw.server.tables_of(journal))
         sessions = [[*row[:4], max(row[4], last_sign[row[0]]), row[5]] for row in raw.server.rows("session", journal)]
-        found = [URL, sessions, *(_rows(raw, table, columns, journal) for table, (columns, _) in COLUMNS.items())]
+        found = [URL, sessions, *(_rows(raw, table, columns, journal) for table, columns in COLUMNS.items())]
     return [(last("hold", "intent"), last("attempt", "answer"), found)]
 
 

@@ -94,8 +94,7 @@ _AGAIN: dict[LiteralString, LiteralString] = {
 
 def _table(name: LiteralString) -> _Table:
     columns = tuple(
-        None if column == "session" else (column, _TYPES.get(column, "bigint"))
-        for column in COLUMNS[name][0].split(", ")
+        None if column == "session" else (column, _TYPES.get(column, "bigint")) for column in COLUMNS[name].split(", ")
     )
     return _Table(name, columns, _AGAIN.get(name, "DO NOTHING"), 0 if name in _AGAIN else None)
 

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from trio_cancel._journal import forgetting
-from trio_cancel._journal.forgetting import ALIVE, words
+from trio_cancel._journal.forgetting import ALIVE, RECORDS, words
 from trio_cancel._journal.rows import SessionRow, Tables, spread
 
 _WORDS = words(
@@ -38,16 +38,16 @@ SELECT unsettled.external, unsettled.key FROM unsettled LEFT JOIN told USING (ex
 WHERE told.last IS NULL OR told.last < unsettled.last
 """.format(**_WORDS)
 """The names of which something may be left."""
-COLUMNS: dict[LiteralString, tuple[LiteralString, LiteralString]] = {
-    "hold": ("number, session, external, key, held, clock_low, clock_high", "number"),
-    "placed": ("hold, told, id", "hold"),
-    "release": ("hold, released", "hold"),
-    "intent": ("number, session, external, key, intended", "number"),
-    "attempt": ("number, intent, connection, written, answered, status", "intent"),
-    "outcome": ("intent, kind, settled, error_code", "intent"),
-    "answer": ("number, intent, connection, written, answered, status, kind, error_code", "intent"),
+COLUMNS: dict[LiteralString, LiteralString] = {
+    "hold": "number, session, external, key, held, clock_low, clock_high",
+    "placed": "hold, told, id",
+    "release": "hold, released",
+    "intent": "number, session, external, key, intended",
+    "attempt": "number, intent, connection, written, answered, status",
+    "outcome": "intent, kind, settled, error_code",
+    "answer": "number, intent, connection, written, answered, status, kind, error_code",
 }
-"""The columns of each table, as in ``_journal.rows``, and the one with the number of the hold or intent."""
+"""The columns of each table, as in ``_journal.rows``."""
 _URL: LiteralString = """
 SELECT url FROM trio_cancel.account WHERE id = (SELECT account FROM trio_cancel.journal WHERE id = %(journal)s)
 """
@@ -64,8 +64,8 @@ SELECT greatest((SELECT max(number) FROM trio_cancel.hold WHERE journal = %(jour
 """The last number of a hold or intent, and of an attempt."""
 _ROWS: LiteralString = ", ".join(
     f"""(SELECT json_agg(json_build_array({columns}) ORDER BY {columns.partition(",")[0]}) FROM trio_cancel.{table}
-         WHERE journal = %(journal)s AND {by} = ANY((SELECT numbers FROM theirs)::bigint[]))"""
-    for table, (columns, by) in COLUMNS.items()
+         WHERE journal = %(journal)s AND {RECORDS[table]} = ANY((SELECT numbers FROM theirs)::bigint[]))"""
+    for table, columns in COLUMNS.items()
 )
 _LEFT: LiteralString = f"""
 WITH name (external, key) AS MATERIALIZED ({NAMES}), every AS MATERIALIZED (
@@ -135,7 +135,7 @@ def tables_of(cursor: psycopg.Cursor[Any], journal: int) -> Tables:
     sessions = cursor.execute(_SESSIONS, values).fetchall()
     queries: dict[str, LiteralString] = {
         table: f"SELECT {columns} FROM trio_cancel.{table} WHERE journal = %(journal)s ORDER BY 1"
-        for table, (columns, _) in COLUMNS.items()
+        for table, columns in COLUMNS.items()
     }
     rows = {table: cursor.execute(query, values).fetchall() for table, query in queries.items()}
     return _tables(found[0], sessions, rows)

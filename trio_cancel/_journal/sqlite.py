@@ -211,8 +211,8 @@ def read_tables(path: str | os.PathLike[str]) -> Tables:
     lost = _lacks_log(real)
     with _explained(real):
         tables = _read(real)
-    if lost and _lacks_log(real):
-        _warn_of_lost_log(real, bool(tables.sessions) and tables.sessions[-1].closed is None)
+    if lost and _lacks_log(real) and tables.sessions and tables.sessions[-1].closed is None:
+        _warn_of_lost_log(real)
     return tables
 
 
@@ -360,26 +360,24 @@ def _lacks_log(real: str) -> bool:
         return False
 
 
-def _warn_of_lost_log(real: str, in_use: bool) -> None:
-    if in_use:
-        logger.warning(
-            "the last session of the journal %s did not end in an orderly way, and %s-wal, where it writes first, is "
-            "not there: if the journal was copied or moved without it, what was recorded last is missing",
-            real,
-            real,
-        )
+def _warn_of_lost_log(real: str) -> None:
+    logger.warning(
+        "the last session of the journal %s did not end in an orderly way, and %s-wal, where it writes first, is not "
+        "there: if the journal was copied or moved without it, what was recorded last is missing",
+        real,
+        real,
+    )
 
 
 def _insert(database: sqlite3.Connection, table: str, rows: list[tuple[int | str | None, ...]]) -> None:
     """Insert rows, many with one statement, because a statement costs more than a row."""
     width = len(rows[0]) if rows else 0
     at = 0
-    for count in _AT_ONCE if rows else ():
-        if count * width <= _PARAMETERS:
-            while len(rows) - at >= count:
-                some = rows[at : at + count]
-                database.execute(_statement(table, width, count), tuple(chain.from_iterable(some)))
-                at += count
+    for count in _AT_ONCE:
+        while count * width <= _PARAMETERS and len(rows) - at >= count:
+            some = rows[at : at + count]
+            database.execute(_statement(table, width, count), tuple(chain.from_iterable(some)))
+            at += count
 
 
 @cache
@@ -396,8 +394,8 @@ def _open(real: str, account: Account, prefix: str, now: int) -> tuple[sqlite3.C
     with closing(_connect(real, "ro")) as database:
         _check(real, database, account)
         last = database.execute("SELECT closed FROM session ORDER BY number DESC LIMIT 1").fetchone()
-    if lost:
-        _warn_of_lost_log(real, last == (None,))
+    if lost and last == (None,):
+        _warn_of_lost_log(real)
     database = _connect(real, "rw")
     fork.keep_for_ever(database)
     try:

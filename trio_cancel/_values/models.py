@@ -129,11 +129,7 @@ _CREDENTIAL_MOST = 65_536
 
 
 def _from_env(name: str) -> tuple[str, str]:
-    """Return a credential and what to call it in a message; it is empty if it is not given.
-
-    Raises:
-        ConfigurationError: it is given twice, or its file is unusable.
-    """
+    """Return a credential, empty if it is not given, and what to call it in a message; or raise ConfigurationError."""
     value, variable = os.environ.get(name, ""), f"{name}_FILE"
     path = os.environ.get(variable)
     if path is None:

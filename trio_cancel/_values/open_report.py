@@ -31,11 +31,7 @@ class OpenFilter:
 
     @staticmethod
     def of(pair: object, side: object, everything: object) -> OpenFilter:
-        """Return the filter that a caller named.
-
-        Raises:
-            ConfigurationError: none was named, two contradict each other, or a word is not understood.
-        """
+        """Return the filter that a caller named; raise ConfigurationError if that is nothing, or contradicts itself."""
         if not isinstance(everything, bool):
             raise ConfigurationError(f"everything must be True or False, not {everything!r}.")
         if pair is not None and (not isinstance(pair, str) or not pair.strip()):

@@ -157,11 +157,7 @@ class OrderLookup(Protocol):
 
 
 def checked(state: object, request: CancelRequest) -> OrderState:
-    """Return what a lookup returned, if it is a state of the requested order.
-
-    Raises:
-        LookupFailed: it is something else.
-    """
+    """Return what a lookup returned if it is a state of the requested order; otherwise raise LookupFailed."""
     if not isinstance(state, OrderState):
         raise LookupFailed(f"The lookup of {request} returned {type(state).__name__}, not an OrderState.")
     flaw = _flaw(state)
