@@ -103,15 +103,11 @@ class Holder(Protocol):
 
 
 class HeldOrders:
-    """The orders that are held, each by one scope.
-
-    Attributes:
-        holders: each order that is held, and its scope.
-        may_have_applied: those for which a cancel ended as Unknown, so that it may have taken them off the book.
-    """
+    """The orders that are held, each by one scope."""
 
     def __init__(self) -> None:
         self.holders: dict[CancelRequest, Holder] = {}
+        # Those for which a cancel ended as Unknown, so that it may have taken them off the book.
         self.may_have_applied: set[CancelRequest] = set()
         self._names: dict[CancelRequest, CancelRequest] = {}  # by the venue's id: the external id that is held
         self._orders: dict[CancelRequest, CancelRequest] = {}  # the reverse

@@ -45,17 +45,11 @@ from trio_cancel._values.outcomes import Attempt, NotSent, Outcome, Rejected, Un
 
 @attrs.frozen
 class RetryPolicy:
-    """How long and how often an order is tried.
+    """How long and how often an order is tried."""
 
-    Attributes:
-        reply_timeout: seconds after its write from which an attempt counts as unanswered.
-        give_up_after: seconds after the first write until the last attempt is given up.
-        retry: whether there may be more than one attempt.
-    """
-
-    reply_timeout: float = 12.0
-    give_up_after: float = 30.0
-    retry: bool = True
+    reply_timeout: float = 12.0  # seconds after its write from which an attempt counts as unanswered
+    give_up_after: float = 30.0  # seconds after the first write until the last attempt is given up
+    retry: bool = True  # whether there may be more than one attempt
 
 
 class IllegalStep(AssertionError):

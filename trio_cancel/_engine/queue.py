@@ -49,19 +49,16 @@ class Source(Protocol):
 
 
 class Queue:
-    """Everything that waits to be written, in the order in which it may be.
-
-    Attributes:
-        priority: the single cancels, oldest first, including those that were withdrawn.
-        fresh: those of them that the engine has not looked at yet, perhaps with others that have been taken.
-        last_chance: orders not written that should be written before their time is over in a silence.
-        returning: orders that have no place in the window and wait for their next attempt.
-    """
+    """Everything that waits to be written, in the order in which it may be."""
 
     def __init__(self) -> None:
+        # The single cancels, oldest first, including those that were withdrawn.
         self.priority: deque[OrderCancel] = deque()
+        # Those of them that the engine has not checked yet, perhaps with others that have been taken.
         self.fresh: deque[OrderCancel] = deque()
+        # Orders not written that should be written before their time is over in a silence.
         self.last_chance: deque[OrderCancel] = deque()
+        # Orders that have no place in the window and wait for their next attempt.
         self.returning: deque[OrderCancel] = deque()
         # Orders that wait for their next attempt: a heap of those not due yet, and two lines of those that are due.
         self._later: list[tuple[float, int, OrderCancel]] = []

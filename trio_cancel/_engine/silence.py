@@ -34,16 +34,11 @@ EACH = 5e-5
 
 
 class Silence:
-    """How long a session's venue has shown no sign of life.
-
-    Attributes:
-        alive_at: trio's clock at the last sign of life.
-        asked_at: trio's clock at the first open question since; None if there is none, and so no silence.
-    """
+    """How long a session's venue has shown no sign of life."""
 
     def __init__(self) -> None:
-        self.alive_at: float = -math.inf
-        self.asked_at: float | None = None
+        self.alive_at: float = -math.inf  # trio's clock at the last sign of life
+        self.asked_at: float | None = None  # trio's clock at the first open question since; None if there is no silence
 
     def ask(self, now: float) -> None:
         """Note that there is a question to be answered."""

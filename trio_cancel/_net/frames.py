@@ -86,17 +86,11 @@ class NotHTTP(Exception):
 
 @attrs.define
 class HeadReader:
-    """Reads the head of the answer to the upgrade. Interim answers (1xx except 101) are skipped, as HTTP requires.
+    """Reads the head of the answer to the upgrade. Interim answers (1xx except 101) are skipped, as HTTP requires."""
 
-    Attributes:
-        status: HTTP status once :meth:`feed` has returned True; 0 before.
-        head: the head as it came, its blank line included.
-        rest: bytes that came right after the head.
-    """
-
-    status: int = 0
-    head: bytes = b""
-    rest: bytes = b""
+    status: int = 0  # the HTTP status once :meth:`feed` has returned True
+    head: bytes = b""  # as it came, with its blank line
+    rest: bytes = b""  # what came right after the head
     _buffer: bytearray = attrs.field(factory=bytearray, init=False)
     _skipped: int = attrs.field(default=0, init=False)
 
@@ -156,14 +150,6 @@ class FramePeeler:
     comes. At the first irregular byte, and after a Close frame, everything passes unchanged, for good.
 
     It also protects the memory of whoever gets the rest: see ``too_big`` and ``backlog``.
-
-    Attributes:
-        irregular: peeling has stopped for good.
-        close_seen: the header of a Close frame has come.
-        too_big: a message is longer than ``MAX_MESSAGE_SIZE`` or in more than ``MAX_PIECES`` pieces; it and all that
-            follows are dropped.
-        passed: sizes in bytes of the whole messages that were passed on; whoever takes a message pops its size.
-        backlog: the sum of ``passed``.
     """
 
     def __init__(self, on_texts: Callable[[list[bytes]], object]) -> None:
@@ -174,11 +160,12 @@ class FramePeeler:
         self._open = False  # inside a fragmented message
         self._size = 0  # bytes of the message that is passing, and the pieces it came in
         self._pieces = 0
-        self.irregular = False
-        self.close_seen = False
+        self.irregular = False  # peeling has stopped for good
+        self.close_seen = False  # the header of a Close frame has come
+        # A message is longer than MAX_MESSAGE_SIZE or in more than MAX_PIECES pieces; it and all after it is dropped.
         self.too_big = False
-        self.passed: deque[int] = deque()
-        self.backlog = 0
+        self.passed: deque[int] = deque()  # sizes of the messages that were passed on; whoever takes one pops its size
+        self.backlog = 0  # the sum of `passed`
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the peer; deliver the text frames in them, in order and in one call.

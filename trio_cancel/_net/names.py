@@ -34,11 +34,7 @@ Address = tuple[int, int, int, Any]
 
 
 class Names:
-    """The addresses of one host and port. Made once for a session, for all its connections.
-
-    Args:
-        patience: seconds that a lookup may take when there are kept addresses.
-    """
+    """The addresses of one host and port. Made once for a session, for all its connections."""
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self._patience = patience

@@ -192,11 +192,7 @@ def _is_in_network(address: IPv4Address | IPv6Address, entry: str) -> bool:
 
 
 class Tunnel:
-    """Dials through a proxy. Made once for a session, for all its connections.
-
-    Attributes:
-        proxy: the proxy.
-    """
+    """Dials through a proxy. Made once for a session, for all its connections."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy

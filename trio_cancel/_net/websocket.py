@@ -51,15 +51,6 @@ class TapStream(trio.abc.Stream):
 
     ``receive_some``, if cancelled, loses only what was already passed on. ``send_all`` writes directly during the
     upgrade and only queues afterwards.
-
-    Attributes:
-        connection: trio-websocket's object; whoever sets it must then set ``attached``. No frame is read before.
-        failure: the first reason why the link ended, unless it ended by Close frames alone.
-        close_queued: our Close frame is on its way; nothing may follow it.
-        close_code: code of the peer's Close frame, if one came.
-        close_reason: the reason in it.
-        requested_at: wall clock before the request was written, in seconds.
-        answered_at: wall clock after the head of the answer was read, in seconds.
     """
 
     def __init__(
@@ -77,12 +68,14 @@ class TapStream(trio.abc.Stream):
         self.on_fed = on_fed
         self.head = HeadReader()
         self.control: list[bytes] = []
+        # Whoever sets this must then set `attached`. No frame is read before.
         self.connection: trio_websocket.WebSocketConnection | None = None
         self.attached = trio.Event()
-        self.failure: BaseException | None = None
-        self.close_queued = False
-        self.close_code: int | None = None
+        self.failure: BaseException | None = None  # the first reason for the end, unless it came by Close frames alone
+        self.close_queued = False  # our Close frame is on its way; nothing may follow it
+        self.close_code: int | None = None  # of the peer's Close frame
         self.close_reason: str | None = None
+        # Unix seconds before the request was written, and after the head of the answer was read.
         self.requested_at = self.answered_at = 0.0
         self._wall_clock = wall_clock
         self._control_size = 0

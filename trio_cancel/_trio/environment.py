@@ -24,22 +24,13 @@ def suspended() -> float:
 
 @attrs.frozen
 class Environment:
-    """The clocks other than trio's, the sources of randomness, and the times to wait.
+    """The clocks other than trio's, the sources of randomness, and the times to wait."""
 
-    Attributes:
-        wall: returns Unix seconds; it may be set at any time.
-        id_prefix: returns a new prefix for request ids; unique across processes and restarts.
-        random_bytes: returns that many unpredictable bytes, for the masks of frames.
-        jitter: spreads retries.
-        steady: returns the seconds of a clock that nobody sets; it may stop while the machine is suspended.
-        suspended: returns the seconds for which the machine has been suspended; only the growth matters.
-        timings: how long to wait for what.
-    """
-
-    wall: Callable[[], float] = time.time
+    wall: Callable[[], float] = time.time  # Unix seconds; it may be set at any time
+    # A new prefix for request ids; unique across processes and restarts.
     id_prefix: Callable[[], str] = attrs.field(default=lambda: secrets.token_hex(8))
-    random_bytes: Callable[[int], bytes] = os.urandom
-    jitter: random.Random = attrs.field(factory=random.SystemRandom)
-    steady: Callable[[], float] = time.monotonic
-    suspended: Callable[[], float] = suspended
+    random_bytes: Callable[[int], bytes] = os.urandom  # that many unpredictable bytes, for the masks of frames
+    jitter: random.Random = attrs.field(factory=random.SystemRandom)  # spreads retries
+    steady: Callable[[], float] = time.monotonic  # a clock that nobody sets; it may stop while the machine is suspended
+    suspended: Callable[[], float] = suspended  # seconds for which the machine was suspended; only the growth matters
     timings: Timings = attrs.field(factory=Timings)

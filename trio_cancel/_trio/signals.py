@@ -67,14 +67,10 @@ class SignalRepeats:
 
 
 class SignalCounter:
-    """Count the signals of one run, and end early what they should end.
-
-    Attributes:
-        count: how many signals have come while something was listening.
-    """
+    """Counts the signals of one run, and ends early what they should end."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = 0  # how many signals have come while something was listening
         self._ends: dict[trio.CancelScope, int] = {}
         self._listeners = 0
         self._ours: Handler | None = None
