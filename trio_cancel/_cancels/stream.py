@@ -177,7 +177,8 @@ class StreamSource:
 
     # The intake task
 
-    async def _take_in(self, requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest]) -> None:
+    async def take_in(self, requests: Iterable[str | CancelRequest] | AsyncIterable[str | CancelRequest]) -> None:
+        """Take items from the user's iterable until it ends."""
         try:
             if isinstance(requests, AsyncIterable):
                 iterator = aiter(requests)
@@ -187,13 +188,13 @@ class StreamSource:
                     async for item in iterator:
                         now = trio.current_time()
                         self._came = now if now - asked >= WAITED else self._came + now - asked
-                        self._take_item(item, index)
+                        self.take_item(item, index)
                         await self._make_room(index)
                         index += 1
                         asked = trio.current_time()
             else:
                 for index, item in enumerate(requests):
-                    self._take_item(item, index)
+                    self.take_item(item, index)
                     if (index + 1) % YIELD_EVERY == 0 or len(self._shelf) >= SHELF or self._refused is not None:
                         await self._make_room(index)
         except Exception as error:  # the user's iterable failed: the stream raises it, after its outcomes
@@ -206,7 +207,8 @@ class StreamSource:
         self._exhausted = True
         self._finish_if_done()
 
-    def _take_item(self, item: object, index: int) -> None:
+    def take_item(self, item: object, index: int) -> None:
+        """Put an item on the shelf."""
         self._taken_in += 1
         try:
             self._shelf.append((as_request(item, index), self._came))
@@ -233,7 +235,7 @@ class StreamSource:
             self._not_sent(self._refused)
 
     @trio.lowlevel.enable_ki_protection
-    async def _close(self) -> None:
+    async def close(self) -> None:
         """Withdraw orders without an outcome, in slices."""
         self._shelf.clear()
         self._engine.remove_source(self)
@@ -296,7 +298,7 @@ async def run_stream(
     @trio.lowlevel.enable_ki_protection  # Ctrl-C goes to the block, not into a group of exceptions beside it
     async def intake() -> None:
         try:
-            await stream._take_in(requests)
+            await stream.take_in(requests)
         finally:
             intake_ended.set()
 
@@ -308,7 +310,7 @@ async def run_stream(
         finally:
             nursery.cancel_scope.cancel()
             try:
-                await stream._close()  # noqa: ASYNC102 - it shields itself, and ends by itself
+                await stream.close()  # noqa: ASYNC102 - it shields itself, and ends by itself
             finally:
                 with trio.CancelScope(shield=True):  # (Ctrl-C may end even a wait that is shielded.)
                     await intake_ended.wait()

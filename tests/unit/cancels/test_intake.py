@@ -11,7 +11,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.tools.desk import CountedWakeup, Desk, bare
-from trio_cancel import CancelRequest, NotWritten, Outcome
+from trio_cancel import CancelRequest, NotSent, NotWritten, Outcome
 from trio_cancel._cancels import batch, stream
 from trio_cancel._cancels.stream import StreamSource
 from trio_cancel._engine.order import RetryPolicy
@@ -34,20 +34,24 @@ class Steps(trio.abc.Instrument):
             self.seen.append(now)
 
 
-def names(count: int) -> Iterator[str]:
-    return (f"o-{number}" for number in range(count))
+def names(count: int, taken: list[str] | None = None) -> Iterator[str]:
+    """Return that many names; each is noted when it is taken."""
+    for name in (f"o-{number}" for number in range(count)):
+        if taken is not None:
+            taken.append(name)
+        yield name
 
 
 async def test_the_intake_stops_at_a_full_shelf(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "SHELF", 10)
-    taking = source()
+    taking, taken = source(), list[str]()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(taking._take_in, names(100))
+        nursery.start_soon(taking.take_in, names(100, taken))
         await trio.testing.wait_all_tasks_blocked()
-        assert taking._taken_in == 10
+        assert len(taken) == 10
         assert len(taking.take(7)) == 7
         await trio.testing.wait_all_tasks_blocked()
-        assert taking._taken_in == 17
+        assert len(taken) == 17
         nursery.cancel_scope.cancel()
 
 
@@ -56,11 +60,11 @@ async def test_an_input_that_never_waits_lets_others_run(
 ) -> None:
     monkeypatch.setattr(stream, "SHELF", 1000)
     monkeypatch.setattr(stream, "YIELD_EVERY", 50)
-    taking = source()
-    steps = Steps(lambda: taking._taken_in)
+    taking, taken = source(), list[str]()
+    steps = Steps(lambda: len(taken))
     trio.lowlevel.add_instrument(steps)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(taking._take_in, names(120))
+        nursery.start_soon(taking.take_in, names(120, taken))
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     trio.lowlevel.remove_instrument(steps)
@@ -71,43 +75,39 @@ async def test_outcomes_that_nobody_receives_stop_the_intake(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "ROOM", 5)
-    taking = source()
-    for number, name in enumerate(names(5)):
-        taking._take_item(name, number)
-        taking._not_sent(NotWritten("no"))
-    made = trio.Event()
-
-    async def make_room() -> None:
-        await taking._make_room(0)
-        made.set()
-
+    monkeypatch.setattr(stream, "SHELF", 5)
+    monkeypatch.setattr(stream, "TOLD_EVERY", 1)
+    taking, taken = source(), list[str]()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(make_room)
+        nursery.start_soon(taking.take_in, names(100, taken))
         await trio.testing.wait_all_tasks_blocked()
-        assert not made.is_set()
+        taking.give_up(NotWritten("no"), trio.current_time())
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(taken) == 5
         await taking.next_outcome()
-        taking._tell_room()
         await trio.testing.wait_all_tasks_blocked()
-        assert made.is_set()
+        assert len(taken) == 10
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_refused_is_told_as_it_is_received(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "ROOM", 5)
-    taking = source()
-    for number, name in enumerate(names(8)):
-        taking._take_item(name, number)
-    taking._refused = NotWritten("it has ended")
+    monkeypatch.setattr(stream, "TOLD_EVERY", 1)
+    taking, taken = source(), list[str]()
+    cause = NotWritten("it has ended")
+    taking.refuse(cause)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(taking._settle_shelf)
+        nursery.start_soon(taking.take_in, names(8, taken))
         await trio.testing.wait_all_tasks_blocked()
-        assert taking._unreceived == 5
-        for _ in range(3):
-            await taking.next_outcome()
-            taking._tell_room()
-        await trio.testing.wait_all_tasks_blocked()
-        assert (taking._unreceived, len(taking._shelf)) == (5, 0)
+        assert len(taken) == 6, "five wait to be received, and one for room"
+        outcomes = [await taking.next_outcome() for _ in range(8)]
+    assert [(outcome.request.id, outcome.cause) for outcome in outcomes if isinstance(outcome, NotSent)] == [
+        (name, cause) for name in taken
+    ]
+    with pytest.raises(StopAsyncIteration):
+        await taking.next_outcome()
 
 
 async def test_from_when_the_time_of_each_item_counts(
@@ -128,10 +128,10 @@ async def test_from_when_the_time_of_each_item_counts(
         yield "late"
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(taking._take_in, items())
+        nursery.start_soon(taking.take_in, items())
         await trio.sleep(10)
         nursery.cancel_scope.cancel()
-    assert [came for _, came in taking._shelf] == [0.0, 0.125, 3.375, 8.375]
+    assert [order.held_since for order in taking.take(9)] == [0.0, 0.125, 3.375, 8.375]
 
 
 async def test_an_async_generator_is_closed_with_the_intake(
@@ -149,7 +149,7 @@ async def test_an_async_generator_is_closed_with_the_intake(
 
     kept = items()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(source()._take_in, kept)
+        nursery.start_soon(source().take_in, kept)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert closed.is_set()
@@ -157,7 +157,7 @@ async def test_an_async_generator_is_closed_with_the_intake(
 
 async def test_an_item_that_names_no_order_is_kept_as_it_came() -> None:
     taking = source(invalid="report")
-    taking._take_item(7, 3)
+    taking.take_item(7, 3)
     (invalid,) = taking.invalid
     assert (invalid.index, invalid.item) == (3, 7)
 
@@ -185,7 +185,7 @@ async def test_the_intake_is_woken_when_half_of_the_shelf_is_free_and_when_all_i
     taking = source()
     taking._intake_wakeup = woken = CountedWakeup()
     for number, name in enumerate(names(10)):
-        taking._take_item(name, number)
+        taking.take_item(name, number)
     rings = []
     for most in (4, 1, 1, 4):
         taking.take(most)
@@ -199,7 +199,7 @@ async def test_one_outcome_in_so_many_tells_that_there_is_room(
     monkeypatch.setattr(stream, "TOLD_EVERY", 10)
     taking = source()
     for number, name in enumerate(names(30)):
-        taking._take_item(name, number)
+        taking.take_item(name, number)
         taking._not_sent(NotWritten("no"))
     told: list[int] = []
     received: list[Outcome] = []

@@ -521,7 +521,7 @@ async def test_a_stream_says_how_many_of_its_orders_have_not_been_asked_for(tota
     source = StreamSource(RetryPolicy(), Desk().engine, total)
     for number in range(SHELF):
         assert source.behind() == number
-        source._take_item(f"o-{number}", number)
+        source.take_item(f"o-{number}", number)
     assert source.behind() == behind
 
 
@@ -535,6 +535,6 @@ async def test_what_is_under_way_takes_room(monkeypatch: pytest.MonkeyPatch, roo
     monkeypatch.setattr(stream, room, 10)
     source = StreamSource(RetryPolicy(), Desk().engine)
     for number in range(SHELF):
-        source._take_item(f"o-{number}", number)
+        source.take_item(f"o-{number}", number)
     take = source.take if room == "ROOM" else source.take_last
     assert [len(take(7)) for _ in range(3)] == [7, 3, 0]
