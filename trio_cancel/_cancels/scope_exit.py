@@ -77,8 +77,7 @@ class ScopeExit:
         self._send, self._receive = trio.open_memory_channel[OrderCancel](max(1, len(self._holds)))
         self._again: list[tuple[float, int, int]] = []  # a heap: when to ask again
         self._waits: dict[Hold, float] = {}
-        self._surely: set[Hold] = set()  # off the book, and not another order of that name
-        self._found: dict[Hold, Outcome] = {}  # a yes for each of those
+        self._surely: dict[Hold, Outcome] = {}  # off the book, and not another order of that name: the yes for each
         self._asked = 0  # breaks ties, so that equal times keep their order
         # Cancels other than ours, by order, and after how many writes that was looked up.
         self._others: dict[CancelRequest, list[OrderCancel]] = {}
@@ -133,8 +132,7 @@ class ScopeExit:
     def found(self, hold: Hold, outcome: Outcome) -> None:
         """Note that a cancel, perhaps not one of ours, certainly found an order of ours off the book."""
         if hold in self._outcomes:
-            self._surely.add(hold)
-            self._found[hold] = outcome
+            self._surely[hold] = outcome
 
     def _submit(self, place: int) -> None:
         hold = self._holds[place]
@@ -162,7 +160,7 @@ class ScopeExit:
             return  # reported as it was; an observer of the session learns what happened to it
         del self._under_way[hold]
         if turn.result.off_book and self._is_sure(turn, turn.result):
-            self._surely.add(hold)
+            self._surely[hold] = turn.result
         outcome = self._outcomes[hold] = self._read(turn, turn.result)
         self._awaken()
         now = trio.current_time()
@@ -237,8 +235,8 @@ class ScopeExit:
         self._concluded(tuple(self._final(hold, outcome) for hold, outcome in self._outcomes.items()))
 
     def _final(self, hold: Hold, outcome: Outcome | None) -> Outcome:
-        if hold in self._found and (outcome is None or not outcome.off_book):
-            return msgspec.structs.replace(self._found[hold], request=hold.request)
+        if hold in self._surely and (outcome is None or not outcome.off_book):
+            return msgspec.structs.replace(self._surely[hold], request=hold.request)
         if outcome is None:
             return NotSent(hold.request, cause=NotWritten("the scope's grace was over before its turn came"))
         if isinstance(outcome, Canceled | AlreadyClosed) and hold not in self._surely:

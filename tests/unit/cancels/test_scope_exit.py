@@ -14,7 +14,17 @@ from trio.testing import MockClock
 
 from tests.tools.journals import Executor, MemoryStore
 from tests.tools.venues import Venue, one_clock, open_venue, venue_clock
-from trio_cancel import CancelRequest, JournalError, NotSent, NotWritten, OrdersLeft, Pacer, TradingWS, Unknown
+from trio_cancel import (
+    CancelRequest,
+    InvalidRequest,
+    JournalError,
+    NotSent,
+    NotWritten,
+    OrdersLeft,
+    Pacer,
+    TradingWS,
+    Unknown,
+)
 from trio_cancel._journal import opening
 from trio_cancel._journal.opening import open_journal
 from trio_cancel.sandbox import Fault, RequestRecord
@@ -201,7 +211,9 @@ async def test_a_yes_while_the_name_is_added_again_releases_nothing(autojump_clo
             assert ws.statistics().settled == 1
             disk.executor.seconds = 0
             assert orders.held == (MM,)
-            assert ws._session.engine.holds.holder(MM) is orders._link
+            async with ws.open_order_scope() as other:
+                with pytest.raises(InvalidRequest, match="Another scope holds"):
+                    await other.add(MM)
             await trio.sleep(1)
             assert disk.held == {"mm-1"}
             new = venue.book.create(external_id="mm-1")

@@ -360,9 +360,9 @@ async def test_what_was_canceled_is_recorded_with_others(autojump_clock: MockClo
         (order_id,) = venue.orders(1)
         await orders.add(order_id)
         await trio.sleep(10)
-        orders._release(CancelRequest(order_id))
+        await ws.try_cancel(order_id)
+        assert orders.held == ()
         await trio.sleep(0.001)
         assert disk.held == {order_id}
         await trio.sleep(10)
         assert disk.held == set()
-        del orders._held[CancelRequest(order_id)]
