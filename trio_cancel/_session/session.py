@@ -109,6 +109,7 @@ class Session:
         self._options = options
         self._environment = environment
         self.timings: Timings = environment.timings
+        self.wall: Callable[[], float] = environment.wall  # returns our Unix seconds
         self.journal = journal
         self._connection: Connection | None = None
         self._connections = 0
@@ -179,10 +180,6 @@ class Session:
     def journal_failed(self) -> bool:
         """True if there is a journal and it cannot record everything now."""
         return self.journal is not None and self.journal.failed
-
-    def wall(self) -> float:
-        """Return our Unix seconds."""
-        return self._environment.wall()
 
     def write_now(self) -> None:
         """Have what is queued written, at once if that is possible without waiting."""
