@@ -265,12 +265,16 @@ class World:
                 (postgres, "_take", take_and_note),
                 (Journal, "intend", intend_and_measure),
                 (trio.to_thread, "run_sync", self._run_sync),
+                (trio.lowlevel, "start_thread_soon", self._start_thread_soon),
             ):
                 stack.enter_context(patch.object(owner, name, value))
             yield
 
     async def _run_sync(self, function: Callable[..., Any], *args: object, **keywords: Any) -> Any:
         return await self._threads.run_sync(function, *args, **keywords)
+
+    def _start_thread_soon(self, function: Callable[[], Any], _: object) -> None:
+        self.spawn(drive, partial(contextvars.copy_context().run, function))  # the process's own, that of who asks
 
     def _sleep(self, seconds: float) -> None:
         wait(partial(trio.sleep, seconds))

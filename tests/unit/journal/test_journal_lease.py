@@ -273,31 +273,31 @@ async def test_a_process_that_was_stopped_asks_first_for_a_bounded_time(autojump
 # In the event loop
 
 
-class Here(SharedStore):
+class InLoop(SharedStore):
     """A store that the event loop may use, unless it ``blocks``."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.here: list[int] = []
+        self.in_loop: list[int] = []
         self.blocks = False
 
     async def commit_in_loop(self, changes: Changes, /) -> int | None:
         if self.blocks:
             raise trio.WouldBlock
-        self.here.append(len(changes))
+        self.in_loop.append(len(changes))
         await trio.sleep(0.01)
         return self.commit(changes)
 
 
 async def test_the_loop_commits_what_is_not_much(autojump_clock: MockClock) -> None:
-    store, executor = Here(), Executor()
+    store, executor = InLoop(), Executor()
     async with shared(store, executor) as journal:
         before = executor.calls
         await journal.hold(CancelRequest(external_id="a"))
-        assert store.here == [1]
+        assert store.in_loop == [1]
         journal.release_left(range(IN_LOOP_MOST + 1))
         await journal.flush()
-        assert store.here == [1], "to make a statement of so many rows would hold the loop up"
+        assert store.in_loop == [1], "to make a statement of so many rows would hold the loop up"
         store.blocks = True
         await journal.hold(CancelRequest(external_id="b"))
         assert executor.calls == before + 2
@@ -305,7 +305,7 @@ async def test_the_loop_commits_what_is_not_much(autojump_clock: MockClock) -> N
 
 
 async def test_what_fails_in_the_loop_fails_as_in_a_thread(autojump_clock: MockClock) -> None:
-    store = Here()
+    store = InLoop()
     async with shared(store) as journal:
         store.failure = AWAY
         with pytest.raises(JournalError, match="the server has gone"):
