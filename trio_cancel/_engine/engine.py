@@ -32,6 +32,8 @@ from trio_cancel._values.clock import OffsetInterval
 from trio_cancel._values.errors import ConnectionLost, NoReply, NotWritten
 from trio_cancel._values.models import CancelRequest
 from trio_cancel._values.observer import Notifier, Statistics, logger
+from trio_cancel._values.order_state import OrderState
+from trio_cancel._values.outcomes import Outcome
 
 WRITE_MOST = 256
 """Requests in one write at most, so that their signatures are fresh when they are sent."""
@@ -114,12 +116,12 @@ class Engine:
         self.holds: HeldOrders = in_flight.holds
         self.lookup_wakeup: Wakeup = in_flight.lookup_wakeup
         # What one of its parts does alone.
-        self.read = self._replies.read
-        self.count_binary = self._replies.count_binary
-        self.abandon = in_flight.abandon
-        self.notify_late = in_flight.notify_late
-        self.seen = in_flight.seen
-        self.not_seen = in_flight.not_seen
+        self.read: Callable[[Iterable[bytes | str], int, float, float], None] = self._replies.read
+        self.count_binary: Callable[[float], None] = self._replies.count_binary
+        self.abandon: Callable[[OrderCancel], None] = in_flight.abandon
+        self.notify_late: Callable[[CancelRequest, Outcome], None] = in_flight.notify_late
+        self.seen: Callable[[OrderCancel, OrderState], float | None] = in_flight.seen
+        self.not_seen: Callable[[OrderCancel, bool], float | None] = in_flight.not_seen
         self._journal = journal
         self._down_since: float | None = 0.0
         self._down_because: BaseException | None = None

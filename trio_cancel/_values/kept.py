@@ -115,7 +115,7 @@ class Repeats:
 
     def __init__(self) -> None:
         self._items = array("q")
-        self.places = array("q")
+        self.places: array[int] = array("q")
 
     def __len__(self) -> int:
         return len(self._items)

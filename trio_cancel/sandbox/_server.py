@@ -76,7 +76,7 @@ class Sandbox:
         self._nursery = nursery
         self._rng = rng
         self._side_door = SideDoor(exchange.book, exchange.plan)
-        self.credentials = exchange.credentials
+        self.credentials: Credentials = exchange.credentials
         self.book: Book = exchange.book
         self.log: Log = exchange.log
         self.rest_log: RestLog = rest.log
