@@ -102,6 +102,8 @@ def _off_book(whole: GuardRun) -> Iterator[str]:
             said = "was reported once" if (bot.journal, key) in reported else "nobody has told of it"
             if said != "was reported once":
                 yield f"G7: {held.request} ({held.id}) is on the book, and {said}"
+        elif whole.names.get(key, bot.journal) != bot.journal:
+            continue  # another program's `add` had the name last, be it that nobody told that program; it stays left
         elif _could_be_seen_to(whole, bot) and not _is_held_again(whole, held):
             yield f"G7: {held.request} ({held.id}) is on the book, though a guard had long enough"
 

@@ -144,6 +144,7 @@ class GuardRun:
     left: dict[str, set[str]] = attrs.field(factory=dict)
     away: list[tuple[float, float]] = attrs.field(factory=list)
     states: dict[str, str] = attrs.field(factory=dict)
+    names: dict[str, str] = attrs.field(factory=dict)
     rows: str = ""
     lost_by_failover: bool = False
     looked: float = 0.0
@@ -504,6 +505,8 @@ class World:
         for number, row in server.table("journal").items():
             whole.left[row["name"]] = {order.request.key for order in server.contents(number).left}
             whole.states[row["name"]] = row["state"]
+        journals = server.table("journal")
+        whole.names = {key: journals[row["journal"]]["name"] for (_, key), row in server.table("name").items()}
         whole.rows = repr(server.tables)
 
     def _process(self, name: str, number: int) -> Process:

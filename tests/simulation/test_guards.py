@@ -101,6 +101,17 @@ def test_a_take_over_is_judged_by_when_the_row_was_locked() -> None:
     assert check_guards(whole) == []
 
 
+def test_a_name_that_another_journal_has_stays_left() -> None:
+    """In this seed that one's `add` was recorded, and its answer lost, so that no program held the name."""
+    whole = run_guards(draw_guards(3229))
+    assert whole.names["mm-1-1"] == "mm-1"
+    assert "mm-1-1" in whole.left["mm-3"]
+    assert any(order.external_id == "mm-1-1" and order.status.active for order in whole.orders.values())
+    assert check_guards(whole) == []
+    whole.names["mm-1-1"] = "mm-3"
+    assert [wrong[:3] for wrong in check_guards(whole)] == ["G7:"], "if the name were its own, a guard had to cancel it"
+
+
 def test_a_seed_gives_the_same_trace_in_any_process() -> None:
     summary = ScopeSummary()
     for seed in range(3):
