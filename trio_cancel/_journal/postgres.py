@@ -153,7 +153,7 @@ class _Shared:
         self._waiting: deque[_Entry] = deque()
         self._led = False  # a thread commits for all that wait, or a task for itself
         self._loop: trio.lowlevel.TrioToken | None = None  # of the sessions
-        self._loops = False  # there are several
+        self._several_loops = False  # there are several
         self._connection: DatabaseConnection | None = None
 
     def commit(self, entry: _Entry, seconds: float) -> None:
@@ -192,10 +192,10 @@ class _Shared:
         loop = trio.lowlevel.current_trio_token()
         self._loop = self._loop or loop
         # A loop that stands still must not hold up the sessions of another one.
-        self._loops = self._loops or self._loop is not loop
+        self._several_loops = self._several_loops or self._loop is not loop
         with self._guard:
             connection = self._connection
-            if self._loops or self._led or connection is None or not self._turn.acquire(blocking=False):
+            if self._several_loops or self._led or connection is None or not self._turn.acquire(blocking=False):
                 raise trio.WouldBlock
             self._led = True
         some = [entry]
